@@ -1,0 +1,169 @@
+"""What flows through vidlab: frozen records, from the data loader to the loss.
+
+Axes, used in every file: ``B`` batch, ``C`` channels, ``T`` frames, ``H W`` space, ``L`` tokens, ``D`` width,
+``N`` heads, ``S`` text tokens. A clip is ``(B, C, T, H, W)``; pixels are float32 in [-1, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from vidlab.randomness import Draw
+
+
+@dataclass(frozen=True)
+class ObjectFactors:
+    """The true state of one object of a rendered clip.
+
+    Lengths are fractions of the frame's short side, angles are radians, ``x`` grows to the right and ``y``
+    downwards, both in [0, 1] over width and height. Tuples over time hold one entry per frame, after the camera,
+    so they describe what is seen.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    motion: str
+    speed: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    diameter: tuple[float, ...]
+    angle: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The true factors of a rendered clip, kept in the index and used to grade generated videos.
+
+    ``objects`` is ordered back to front. ``named`` lists the factors the caption speaks of, such as
+    ``("objects.0.colour", "background")``: a caption never names what cannot be seen.
+    """
+
+    objects: tuple[ObjectFactors, ...]
+    background: str
+    camera: str
+    occlusion: bool
+    named: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One planned batch of clips.
+
+    Args:
+        pixels: (B, 3, T, H, W) in [-1, 1].
+        captions: one text per clip.
+        keys: one clip key per clip, unique within a data set.
+        epochs: the epoch each clip is visited in.
+        number: the global batch number, which is what "step" means for data.
+        fps: frames per second after frame sampling, one per clip.
+        factors: the true factors of rendered clips, otherwise None.
+        skipped: ``key: reason`` for each clip that could not be read and was replaced by another.
+    """
+
+    pixels: Float[Tensor, "B 3 T H W"]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    epochs: tuple[int, ...]
+    number: int
+    fps: tuple[float, ...]
+    factors: tuple[Factors | None, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same batch with its pixels on another device."""
+        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory; called by the data loader."""
+        return replace(self, pixels=self.pixels.pin_memory())
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """Encoded captions: token features, which tokens are real, and one vector per caption.
+
+    Every row of ``mask`` has at least one True entry, so attention over it is always defined.
+    """
+
+    tokens: Float[Tensor, "B S D"]
+    mask: Bool[Tensor, "B S"]
+    pooled: Float[Tensor, "B D"]
+
+
+@dataclass(frozen=True)
+class History:
+    """Known latents that are not predicted, with their own resolution (pyramid flow, continuation)."""
+
+    latents: Float[Tensor, "B C T H W"]
+    frame_index: Int[Tensor, "T"]
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Extra input channels and the mask of what they make known."""
+
+    channels: Float[Tensor, "B K T H W"]
+    mask: Float[Tensor, "B 1 T H W"]
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything that conditions a denoiser besides the noisy latents and the noise level."""
+
+    text: TextEmbedding | None = None
+    history: tuple[History, ...] = ()
+    controls: Controls | None = None
+    micro: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DenoiserInput:
+    """What a backbone reads.
+
+    Args:
+        latents: noisy latents (B, C, T, H, W).
+        t: noise level in [0, 1], 0 is data and 1 is noise; one per clip (B,) or per latent frame (B, T).
+        embedded_t: the number the schedule wants embedded for ``t``, same shape.
+        text: encoded captions, or None for a backbone that takes no text.
+        history: known latents, each with its own resolution.
+        controls: extra input channels.
+        micro: micro-conditions by name, such as the original resolution, each (B, ...).
+        requested: names of the features to return besides the prediction.
+    """
+
+    latents: Float[Tensor, "B C T H W"]
+    t: Float[Tensor, "B"] | Float[Tensor, "B T"]
+    embedded_t: Float[Tensor, "B"] | Float[Tensor, "B T"]
+    text: TextEmbedding | None = None
+    history: tuple[History, ...] = ()
+    controls: Controls | None = None
+    micro: Mapping[str, Tensor] = field(default_factory=dict)
+    requested: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class DenoiserOutput:
+    """A backbone's prediction, in the shape of its input latents, and exactly the requested features."""
+
+    prediction: Float[Tensor, "B C T H W"]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """What a regulariser may look at."""
+
+    batch: ClipBatch
+    input: DenoiserInput
+    output: DenoiserOutput
+    target: Float[Tensor, "B C T H W"]
+    step: int
+    draw: Draw

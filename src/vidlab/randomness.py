@@ -1,0 +1,62 @@
+"""Keyed randomness: every random quantity of a clip is a pure function of what it belongs to.
+
+A number is drawn from a generator seeded by (seed, clip key, epoch, purpose). It does not depend on the batch, the
+rank, the worker or the order of calls, so resuming, resharding and comparing backbones see the same numbers.
+"""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+KeyPart = str | int
+
+
+def seed_of(*parts: KeyPart) -> int:
+    """Hash any mixture of strings and integers to a seed in [0, 2**63).
+
+    Parts are separated by a control character, so ``("ab", "c")`` and ``("a", "bc")`` differ.
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def generator(*parts: KeyPart, device: torch.device | str = "cpu") -> torch.Generator:
+    """A torch generator seeded by ``seed_of(*parts)``."""
+    return torch.Generator(device=device).manual_seed(seed_of(*parts))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one batch: one independent stream per clip and purpose.
+
+    Args:
+        seed: the run's seed.
+        keys: clip keys, one per clip of the batch.
+        epochs: the epoch each clip is visited in (a batch may straddle two epochs).
+        device: where numbers are made. CPU and CUDA generators give different streams for one seed.
+    """
+
+    seed: int
+    keys: tuple[str, ...]
+    epochs: tuple[int, ...]
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        if len(self.keys) != len(self.epochs):
+            raise ValueError(f"{len(self.keys)} keys but {len(self.epochs)} epochs")
+
+    def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        """Standard normal float32 numbers of shape ``(B, *shape)``."""
+        out = torch.empty((len(self.keys), *shape), device=self.device)
+        for row, key, epoch in zip(out, self.keys, self.epochs, strict=True):
+            row.normal_(generator=generator(self.seed, key, epoch, purpose, device=self.device))
+        return out
+
+    def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
+        """Uniform float32 numbers in [0, 1) of shape ``(B, *shape)``."""
+        out = torch.empty((len(self.keys), *shape), device=self.device)
+        for row, key, epoch in zip(out.unbind(0), self.keys, self.epochs, strict=True):
+            row.uniform_(generator=generator(self.seed, key, epoch, purpose, device=self.device))
+        return out
