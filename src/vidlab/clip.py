@@ -17,11 +17,21 @@ from vidlab.randomness import Draw
 
 @dataclass(frozen=True)
 class ObjectFactors:
-    """The true state of one object of a rendered clip.
+    """The true state of one object of a rendered clip, as it is seen on screen.
 
-    Lengths are fractions of the frame's short side, angles are radians, ``x`` grows to the right and ``y``
-    downwards, both in [0, 1] over width and height. Tuples over time hold one entry per frame, after the camera,
-    so they describe what is seen.
+    Args:
+        shape: name of the shape.
+        colour: name of the colour.
+        size: "small", "medium" or "large", or "varying" when the diameter changes during the clip.
+        motion: a direction ("right", "upper right", "up", ...), or "still", "bouncing", "rotating",
+            "growing", "shrinking".
+        speed: "slow" or "fast" for an object that changes place, else "none".
+        position: where an object that keeps its place is ("centre", "left", "upper left", ...); "" for one
+            that moves, or whose place is between two names.
+        x, y: the centre in each frame, ``x`` growing to the right and ``y`` downwards, both in [0, 1] over
+            the frame's width and height.
+        diameter: of the disc of the same area in each frame, as a fraction of the frame's short side.
+        angle: clockwise turn in each frame, in radians; 0 is upright.
     """
 
     shape: str
@@ -29,6 +39,7 @@ class ObjectFactors:
     size: str
     motion: str
     speed: str
+    position: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     diameter: tuple[float, ...]
@@ -39,14 +50,26 @@ class ObjectFactors:
 class Factors:
     """The true factors of a rendered clip, kept in the index and used to grade generated videos.
 
-    ``objects`` is ordered back to front. ``named`` lists the factors the caption speaks of, such as
-    ``("objects.0.colour", "background")``: a caption never names what cannot be seen.
+    Args:
+        objects: back to front.
+        background: pattern of the background ("plain", "striped", "checkered", "gradient").
+        background_colours: one colour for a plain background, two otherwise.
+        camera: "fixed", "pan left", "pan right", "pan up", "pan down", "zoom in" or "zoom out".
+        occlusion: whether the front object visibly passes before the back one.
+        relation: where the first object is in frame 0, seen from the second: "left of", "right of", "above",
+            "below", or "" where that is unclear or there is one object.
+        relation_frames: for how many frames, counted from the first, the relation holds.
+        named: the factors the caption speaks of, such as ``("objects.0.colour", "background")``. A caption
+            never names what cannot be seen.
     """
 
     objects: tuple[ObjectFactors, ...]
     background: str
+    background_colours: tuple[str, ...]
     camera: str
     occlusion: bool
+    relation: str
+    relation_frames: int
     named: tuple[str, ...]
 
 

@@ -1,0 +1,23 @@
+"""Diffusion in pixel space."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.autoencoders.base import Autoencoder, Stride
+
+
+class Identity(Autoencoder):
+    """Latents are the pixels themselves: 3 channels, stride 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 3
+        self.stride = Stride(1, 1, 1)
+
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
+        """The pixels."""
+        return pixels
+
+    def decode(self, latents: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
+        """The latents."""
+        return latents

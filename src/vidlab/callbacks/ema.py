@@ -1,0 +1,114 @@
+"""Exponential moving average of the trainable parameters."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from vidlab.errors import UserError
+
+
+def warmed_up_decay(step: int, decay: float) -> float:
+    """min(decay, (1 + step) / (10 + step)): short runs average over about the last tenth of their steps."""
+    return min(decay, (1 + step) / (10 + step))
+
+
+class EMA(Callback):
+    """Averages trainable parameters after each optimiser step; validation and previews use the average.
+
+    Frozen parameters and those of regularisers are left out. The average is kept in float32 and written to the
+    checkpoint under ``ema``. (Lightning's own callback averages and stores frozen parts too, and its flat decay
+    ruins short runs.)
+
+    Args:
+        decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)).
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0 <= decay < 1:
+            raise UserError(f"callbacks.ema.decay={decay} must lie in [0, 1).")
+        self.decay = decay
+        self.average: dict[str, Tensor] = {}
+        self._raw: dict[str, Tensor] | None = None
+        self._last_step = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the current weights, or put a restored average on the module's device."""
+        current = self._parameters(pl_module)
+        if not self.average:
+            self.average = {name: p.detach().float().clone() for name, p in current.items()}
+        self.average = {name: self.average[name].to(p.device) for name, p in current.items()}
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Average once per optimiser step, whatever the gradient accumulation."""
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        weight = 1 - warmed_up_decay(trainer.global_step, self.decay)
+        current = self._parameters(pl_module)
+        with torch.no_grad():
+            values = [current[name].detach().float() for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), values, weight)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the average in."""
+        self._swap_in(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Swap the training weights back, before checkpoints are written."""
+        self._swap_out(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Never leave the average in place of the training weights."""
+        self._swap_out(pl_module)
+
+    @contextmanager
+    def averaged(self, pl_module: LightningModule) -> Iterator[None]:
+        """Use the average inside the block."""
+        self._swap_in(pl_module)
+        try:
+            yield
+        finally:
+            self._swap_out(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the average under ``ema``."""
+        checkpoint["ema"] = {name: value.clone() for name, value in self.average.items()}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue a stored average; a checkpoint without one starts from its weights."""
+        self.average = dict(checkpoint.get("ema", {}))
+
+    @staticmethod
+    def _parameters(pl_module: LightningModule) -> dict[str, torch.nn.Parameter]:
+        return {
+            name: parameter
+            for name, parameter in pl_module.named_parameters()
+            if parameter.requires_grad and not name.startswith("regularizer_modules.")
+        }
+
+    @torch.no_grad()
+    def _swap_in(self, pl_module: LightningModule) -> None:
+        if self._raw is not None or not self.average:
+            return
+        current = self._parameters(pl_module)
+        self._raw = {name: current[name].detach().clone() for name in self.average}
+        for name, value in self.average.items():
+            current[name].copy_(value)
+
+    @torch.no_grad()
+    def _swap_out(self, pl_module: LightningModule) -> None:
+        if self._raw is None:
+            return
+        current = self._parameters(pl_module)
+        for name, value in self._raw.items():
+            current[name].copy_(value)
+        self._raw = None

@@ -1,0 +1,122 @@
+"""Videos made during training from fixed prompts and fixed noise, to be looked at."""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from vidlab.callbacks.ema import EMA
+from vidlab.data.media import contact_sheet, grid_mp4
+from vidlab.data.module import ClipDataModule
+from vidlab.data.video import to_frames
+from vidlab.errors import UserError
+from vidlab.randomness import Draw
+from vidlab.training.video_diffusion import VideoDiffusion
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class MediaLogger(Protocol):
+    """A logger that takes pictures and videos."""
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Store an image (H, W, 3) uint8 for a step."""
+        ...
+
+    def log_video(self, key: str, path: Path, step: int) -> None:
+        """Store an mp4 for a step."""
+        ...
+
+
+class Previews(Callback):
+    """Every ``every_n_steps`` and at the end: one video per prompt, as a contact sheet and an mp4.
+
+    The weights are the averaged ones when an EMA callback is present. Noise is keyed by prompt and never changes, so
+    sheets of different steps show the same videos growing.
+
+    Args:
+        folder: where ``step-000100.png`` and ``.mp4`` are written.
+        every_n_steps: interval in optimiser steps.
+        prompts: fixed prompts; null takes captions of the first held-out clips.
+        count: how many prompts to take when ``prompts`` is null.
+        seed: seed of the noise.
+        fps: frames per second of the mp4.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        every_n_steps: int,
+        prompts: Sequence[str] | None = None,
+        count: int = 6,
+        seed: int = 0,
+        fps: float = 8.0,
+    ) -> None:
+        if every_n_steps < 1:
+            raise UserError(f"callbacks.previews.every_n_steps={every_n_steps} must be at least 1.")
+        self.folder = Path(folder)
+        self.every_n_steps = every_n_steps
+        self.prompts = None if prompts is None else list(prompts)
+        self.count = count
+        self.seed = seed
+        self.fps = fps
+        self.latest: Path | None = None
+        self._last_step = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Preview at the interval, once per optimiser step."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._preview(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Preview the final weights."""
+        self._preview(trainer, pl_module)
+
+    def _preview(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        if step == self._last_step or step == 0 or not trainer.is_global_zero:
+            return
+        self._last_step = step
+        assert isinstance(pl_module, VideoDiffusion)
+        prompts = self._prompts(trainer)
+        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
+        pl_module.eval()
+        with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
+            videos = self.videos(pl_module, prompts)
+        pl_module.train()
+        self._write(trainer, videos, prompts, step)
+
+    def _prompts(self, trainer: Trainer) -> list[str]:
+        if self.prompts is None:
+            datamodule = trainer.datamodule  # type: ignore[attr-defined]
+            assert isinstance(datamodule, ClipDataModule)
+            self.prompts = datamodule.held_out_captions(self.count)
+        return self.prompts
+
+    def videos(self, module: VideoDiffusion, prompts: Sequence[str]) -> np.ndarray:
+        """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt."""
+        keys = tuple(f"{index}:{prompt}" for index, prompt in enumerate(prompts))
+        latent = module.latent
+        shape = (latent.channels, latent.frames, latent.height, latent.width)
+        noise = Draw(self.seed, keys, (0,) * len(keys)).normal("preview", shape).to(module.device)
+        pixels = module.generate(prompts, noise).float().cpu()
+        return np.stack([to_frames(video) for video in pixels])
+
+    def _write(self, trainer: Trainer, videos: np.ndarray, prompts: Sequence[str], step: int) -> None:
+        from PIL import Image
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sheet = contact_sheet(videos, labels=list(prompts))
+        self.latest = self.folder / f"step-{step:06d}.png"
+        Image.fromarray(sheet).save(self.latest)
+        movie = self.latest.with_suffix(".mp4")
+        grid_mp4(movie, videos, self.fps)
+        for logger in trainer.loggers:
+            if isinstance(logger, MediaLogger):
+                logger.log_image("previews", sheet, step)
+                logger.log_video("previews", movie, step)

@@ -1,0 +1,79 @@
+"""What a model costs: parameters, FLOPs, and the rate this machine reaches on plain matrix products."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from vidlab.backbones.base import LatentShape, VideoDenoiser
+from vidlab.clip import DenoiserInput, TextEmbedding
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Cost of one clip.
+
+    ``forward_flops`` counts each multiply-add of matrix products as two operations and nothing else;
+    ``training_flops`` is three times as much, since the backward pass makes two products for each one.
+    """
+
+    parameters: int
+    tokens: int
+    forward_flops: int
+
+    @property
+    def training_flops(self) -> int:
+        """FLOPs of forward and backward for one clip, without recomputation."""
+        return 3 * self.forward_flops
+
+
+def denoiser_cost(
+    make_backbone: Callable[..., VideoDenoiser], latent: LatentShape, text_width: int, text_tokens: int = 16
+) -> ModelCost:
+    """Count on the meta device: no memory is touched, any size is fine.
+
+    Args:
+        make_backbone: called with ``latent`` and ``text_width``.
+        latent: latents of one clip.
+        text_width: width of text tokens.
+        text_tokens: assumed caption length.
+    """
+    with torch.device("meta"):
+        backbone = make_backbone(latent=latent, text_width=text_width)
+        shape = (1, latent.channels, latent.frames, latent.height, latent.width)
+        text = TextEmbedding(
+            tokens=torch.empty(1, text_tokens, text_width),
+            mask=torch.ones(1, text_tokens, dtype=torch.bool),
+            pooled=torch.empty(1, text_width),
+        )
+        level = torch.empty(1)
+        input = DenoiserInput(latents=torch.empty(shape), t=level, embedded_t=level, text=text)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            backbone.eval()(input)
+    return ModelCost(
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        tokens=backbone.token_count(latent),
+        forward_flops=counter.get_total_flops(),
+    )
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device | str, size: int = 2048, seconds: float = 0.3) -> float:
+    """Measured FLOP/s of a square matrix product: the yardstick for the achieved rate of training."""
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    device = a.device
+    best, deadline = 0.0, time.perf_counter() + seconds
+    a @ b
+    while time.perf_counter() < deadline:
+        _synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        _synchronize(device)
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

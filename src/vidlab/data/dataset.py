@@ -1,0 +1,279 @@
+"""Planned batches of clips: read the bytes, decode, sample frames, resize, crop, choose a caption.
+
+One item is one whole batch, found by its number. Every choice is keyed by (seed, clip key, epoch, purpose),
+so a batch is the same whoever makes it: any worker, any rank, before or after a resume.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from vidlab.clip import ClipBatch
+from vidlab.data.index import ClipIndex, ClipRow
+from vidlab.data.plan import Plan, Visit
+from vidlab.data.shards import read_member
+from vidlab.data.video import read_frames, to_pixels
+from vidlab.errors import CorruptClipError
+from vidlab.randomness import seed_of
+
+# A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
+WHOLE_CLIP_RATIO = 2
+
+# Replacements tried for one unreadable clip before the data set is called unusable.
+MAX_REPLACEMENTS = 32
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """How a clip becomes pixels.
+
+    A stretch of ``(frames - 1) * frame_stride + 1`` source frames is chosen, every ``frame_stride``-th frame
+    of it is kept, the frames are scaled so that they just cover ``height`` x ``width``, and the rest is
+    cropped away.
+
+    Args:
+        frames: frames of a clip.
+        height: pixels.
+        width: pixels.
+        frame_stride: distance of kept frames in source frames; a clip's rate becomes fps / frame_stride.
+        random: True draws the stretch, the crop and the caption by key and epoch (training); False takes the
+            middle stretch, the middle crop and the first caption (validation).
+    """
+
+    frames: int
+    height: int
+    width: int
+    frame_stride: int = 1
+    random: bool = True
+
+    @property
+    def span(self) -> int:
+        """Source frames a clip must have."""
+        return (self.frames - 1) * self.frame_stride + 1
+
+
+@dataclass(frozen=True)
+class LoadFailure:
+    """Why a batch could not be made; the main process raises it, free of a worker's traceback."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    frames: np.ndarray
+    row: ClipRow
+    visit: Visit
+    caption: str
+
+
+class ClipDataset(Dataset[ClipBatch | LoadFailure]):
+    """A map from batch number to batch.
+
+    A clip that cannot be read is replaced by another one, found by its key, and named in
+    ``ClipBatch.skipped``. Frames of short clips are kept, already scaled, as long as ``cache_mb`` lasts;
+    nothing is evicted, because under a shuffled order every kept clip is as likely to be used next as any
+    other.
+
+    Args:
+        index: the clips, at least one, each at least ``view.span`` frames long.
+        batches: the visits of batch ``number``.
+        view: how a clip becomes pixels.
+        seed: the run's seed.
+        cache_mb: megabytes (1e6 bytes) of decoded frames kept per worker; 0 keeps none.
+    """
+
+    def __init__(
+        self,
+        index: ClipIndex,
+        batches: Callable[[int], Sequence[Visit]],
+        view: ClipView,
+        seed: int,
+        cache_mb: float | int = 0,
+    ) -> None:
+        self.index = index
+        self.batches = batches
+        self.view = view
+        self.seed = seed
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_left = int(cache_mb * 1e6)
+        self._unreadable: dict[int, str] = {}
+
+    def __getitem__(self, number: int) -> ClipBatch | LoadFailure:
+        """Batch ``number``; a ``LoadFailure`` when no readable replacement for a clip is found."""
+        skipped: list[str] = []
+        loaded = []
+        for visit in self.batches(number):
+            clip = self._load_or_replace(visit, skipped)
+            if clip is None:
+                return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {skipped[0]}")
+            loaded.append(clip)
+        return ClipBatch(
+            pixels=torch.stack([to_pixels(clip.frames) for clip in loaded]),
+            captions=tuple(clip.caption for clip in loaded),
+            keys=tuple(clip.row.key for clip in loaded),
+            epochs=tuple(clip.visit.epoch for clip in loaded),
+            number=number,
+            fps=tuple(clip.row.fps / self.view.frame_stride for clip in loaded),
+            factors=tuple(clip.row.factors for clip in loaded),
+            skipped=tuple(dict.fromkeys(skipped)),
+        )
+
+    def _load_or_replace(self, visit: Visit, skipped: list[str]) -> _Loaded | None:
+        for attempt in range(MAX_REPLACEMENTS):
+            row = self.index.row(visit.position)
+            try:
+                return self._load(row, visit)
+            except CorruptClipError as error:
+                reason = str(error).removeprefix(f"{row.key}: ")
+                self._unreadable[visit.position] = reason
+                skipped.append(f"{row.key}: {reason}")
+                place = seed_of(self.seed, row.key, visit.epoch, "replacement", attempt) % len(self.index)
+                visit = Visit(place, visit.epoch)
+        return None
+
+    def _load(self, row: ClipRow, visit: Visit) -> _Loaded:
+        if visit.position in self._unreadable:
+            raise CorruptClipError(self._unreadable[visit.position])
+        offset = self._choose(row, visit, "frame_offset", row.frames - self.view.span + 1)
+        wanted = range(offset, offset + self.view.span, self.view.frame_stride)
+        frames = self._scaled(row, visit.position, wanted)
+        top = self._choose(row, visit, "crop_y", frames.shape[1] - self.view.height + 1)
+        left = self._choose(row, visit, "crop_x", frames.shape[2] - self.view.width + 1)
+        frames = frames[:, top : top + self.view.height, left : left + self.view.width]
+        caption = 0
+        if self.view.random and len(row.captions) > 1:
+            caption = self._choose(row, visit, "caption", len(row.captions))
+        return _Loaded(frames, row, visit, row.captions[caption])
+
+    def _choose(self, row: ClipRow, visit: Visit, purpose: str, choices: int) -> int:
+        """A keyed number in [0, choices), or the middle one."""
+        if choices <= 1 or not self.view.random:
+            return (choices - 1) // 2
+        return seed_of(self.seed, row.key, visit.epoch, purpose) % choices
+
+    def _scaled(self, row: ClipRow, position: int, wanted: range) -> np.ndarray:
+        """The wanted frames, scaled but not cropped, from memory when they are kept there."""
+        whole = self._cache.get(position)
+        if whole is not None:
+            return whole[wanted.start : wanted.stop : wanted.step]
+        data = read_member(self.index.root, row.shard, row.offset, row.size)
+        if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * self.view.span:
+            return scale_to_cover(read_frames(data, wanted, row.key), self.view.height, self.view.width)
+        whole = scale_to_cover(read_frames(data, None, row.key), self.view.height, self.view.width)
+        if len(whole) < wanted.stop:
+            raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
+        if whole.nbytes <= self._cache_left:
+            self._cache[position] = whole
+            self._cache_left -= whole.nbytes
+        return whole[wanted.start : wanted.stop : wanted.step]
+
+
+def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale frames so that they just cover ``height`` x ``width``, keeping proportions; one side fits.
+
+    The filter is torch's antialiased bicubic on uint8 (Keys a = -0.5 widened by the scale, as Pillow's),
+    everywhere in vidlab, because metrics move with it. Frames already of the right size are returned as they
+    are.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        height: smallest height to cover.
+        width: smallest width to cover.
+    """
+    rows, columns = frames.shape[1:3]
+    scale = max(height / rows, width / columns)
+    size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
+    if size == (rows, columns):
+        return frames
+    planes: Tensor = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    scaled = interpolate(planes, size=size, mode="bicubic", antialias=True)
+    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@dataclass(frozen=True)
+class PlannedBatches:
+    """The batches of one rank of a plan."""
+
+    plan: Plan
+    rank: int
+
+    def __call__(self, number: int) -> Sequence[Visit]:
+        """The visits of batch ``number``."""
+        return self.plan.batch(number, self.rank)
+
+
+@dataclass(frozen=True)
+class FixedBatches:
+    """The first ``clips`` positions dealt to the ranks in turn, epoch 0; the last batch may be smaller.
+
+    ``clips`` must be a multiple of ``world_size``, so that all ranks have equally many batches.
+    """
+
+    clips: int
+    batch_size: int
+    rank: int
+    world_size: int
+
+    def __len__(self) -> int:
+        return -(-self.clips // (self.world_size * self.batch_size))
+
+    def __call__(self, number: int) -> Sequence[Visit]:
+        """The visits of batch ``number``."""
+        mine = range(self.rank, self.clips, self.world_size)
+        return [Visit(place, 0) for place in mine[number * self.batch_size : (number + 1) * self.batch_size]]
+
+
+class BatchNumbers(Sampler[int]):
+    """Batch numbers, counted up from ``first()`` without end, or up to ``stop``."""
+
+    def __init__(self, first: Callable[[], int], stop: int | None = None) -> None:
+        self.first = first
+        self.stop = stop
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.first()
+        return itertools.count(first) if self.stop is None else iter(range(first, self.stop))
+
+
+class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
+    """A loader of planned batches; the main process passes each through ``inspect`` before handing it out.
+
+    The order of batches does not depend on ``num_workers``. Workers use one torch thread each (torch's
+    default).
+    """
+
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        numbers: BatchNumbers,
+        num_workers: int,
+        inspect: Callable[[ClipBatch | LoadFailure], ClipBatch],
+    ) -> None:
+        workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if num_workers else {}
+        super().__init__(
+            dataset,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            **workers,
+        )
+        self.inspect = inspect
+
+    def __len__(self) -> int:
+        """Number of batches; an endless loader has none."""
+        if not isinstance(self.sampler, BatchNumbers) or self.sampler.stop is None:
+            raise TypeError("an endless loader has no length")
+        return self.sampler.stop
+
+    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            yield self.inspect(batch)

@@ -1,0 +1,296 @@
+"""The DataModule: from a source to planned batches, with exact resume and a limit on unreadable clips."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from hashlib import blake2b
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from vidlab.clip import ClipBatch
+from vidlab.data.dataset import (
+    BatchNumbers,
+    ClipDataset,
+    ClipLoader,
+    ClipView,
+    FixedBatches,
+    LoadFailure,
+    PlannedBatches,
+)
+from vidlab.data.index import ClipIndex
+from vidlab.data.plan import Plan
+from vidlab.data.source import ClipSource
+from vidlab.errors import DataError, UserError
+
+# What resuming must find unchanged, and the key that sets it.
+RESUME_KEYS = {
+    "index_hash": "data",
+    "seed": "seed",
+    "batch_size": "data.batch_size",
+    "world_size": "trainer.devices x trainer.num_nodes",
+}
+
+
+class ClipDataModule(L.LightningDataModule):
+    """Training and validation batches of one source.
+
+    Training is one endless loader of planned batches, beginning at ``batches_consumed``; the training module
+    sets that to ``batch.number + 1`` after each batch, and checkpoints carry it. Validation is a fixed list
+    of batches: the first ``val_clips`` clips of split ``val``, middle frames, middle crop, first caption,
+    dealt to the ranks in turn.
+
+    Use ``Trainer(use_distributed_sampler=False)``: the plan already gives each rank its own clips.
+
+    Args:
+        source: makes the data set.
+        name: name of the data set in logs.
+        frames: frames of a clip.
+        height: pixels.
+        width: pixels.
+        frame_stride: distance of sampled frames in source frames; 2 halves the frame rate.
+        batch_size: clips per batch and rank.
+        num_workers: decoding processes; 0 decodes in the main process. Batches do not depend on it.
+        val_clips: held-out clips used for validation; 0 turns it off.
+        max_corrupt: unreadable clips tolerated: a share of all clips when below 1, otherwise a number of
+            clips.
+        seed: the run's seed; with the index it fixes the order, the crops and the captions.
+        cache_decoded_mb: megabytes of decoded short clips kept in memory, shared out among the workers.
+        difficulty: what ``source`` was asked for; for the record.
+        path: where ``source`` reads; for the record.
+
+    Raises:
+        UserError: for a setting out of range, before any data is touched.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        name: str,
+        frames: int,
+        height: int,
+        width: int,
+        frame_stride: int = 1,
+        batch_size: int = 16,
+        num_workers: int = 1,
+        val_clips: int = 64,
+        max_corrupt: float | int = 0.01,
+        seed: int = 0,
+        cache_decoded_mb: float | int = 256,
+        difficulty: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        super().__init__()
+        _require(
+            1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size
+        )
+        _require(0, num_workers=num_workers, val_clips=val_clips, max_corrupt=max_corrupt)
+        _require(0, cache_decoded_mb=cache_decoded_mb)
+        if seed < 0:
+            raise UserError(f"seed={seed}: it must be 0 or more")
+        self.source = source
+        self.name = name
+        self.view = ClipView(frames, height, width, frame_stride)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.val_clips = val_clips
+        self.max_corrupt = max_corrupt
+        self.seed = seed
+        self.cache_decoded_mb = cache_decoded_mb
+        self.description = {"difficulty": difficulty, "path": path}
+        self.batches_consumed = 0
+        self.corrupt: dict[str, str] = {}
+        self._data: SplitIndex | None = None
+
+    @property
+    def rank(self) -> int:
+        """This process's rank; 0 before a trainer is attached."""
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def world_size(self) -> int:
+        """Processes that share the data; 1 before a trainer is attached."""
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def plan(self) -> Plan:
+        """The order of the training clips."""
+        return Plan(len(self.data.train), self.batch_size, self.seed, self.world_size)
+
+    @property
+    def data(self) -> "SplitIndex":
+        """The usable clips; read from the source on first use."""
+        if self._data is None:
+            self._data = self._open()
+        return self._data
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits that two runs share when they see the same clips, in the same order and view."""
+        clips_per_step = self.batch_size * self.world_size
+        what = [self.data.hash, asdict(self.view), self.seed, clips_per_step, self.val_clips]
+        return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+    def prepare_data(self) -> None:
+        """Make the data set when it does not exist yet."""
+        self.source.prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the index and refuse what cannot be trained on; see the class for the errors."""
+        self._data = self.data
+
+    def train_dataloader(self) -> ClipLoader:
+        """Endless training batches of this rank, from ``batches_consumed``."""
+        batches = PlannedBatches(self.plan, self.rank)
+        dataset = ClipDataset(
+            self.data.train, batches, self.view, self.seed, self.cache_decoded_mb / max(1, self.num_workers)
+        )
+        return ClipLoader(
+            dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect
+        )
+
+    def val_dataloader(self) -> ClipLoader | list[Any]:
+        """The validation batches of this rank; an empty list when ``val_clips`` is 0."""
+        if self.val_clips == 0:
+            return []
+        clips = min(self.val_clips, len(self.data.val)) // self.world_size * self.world_size
+        if clips == 0:
+            raise DataError(
+                f"{self.world_size} processes share {len(self.data.val)} validation clips; each needs one: "
+                "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
+            )
+        batches = FixedBatches(clips, self.batch_size, self.rank, self.world_size)
+        workers = min(self.num_workers, len(batches))
+        view = replace(self.view, random=False)
+        dataset = ClipDataset(
+            self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers)
+        )
+        return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
+
+    def held_out_captions(self, count: int) -> list[str]:
+        """The first captions of the first ``count`` validation clips, or of training clips when none is held out."""
+        clips = self.data.val if len(self.data.val) else self.data.train
+        return [clips.row(position).captions[0] for position in range(min(count, len(clips)))]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the data stands, and what must be the same for that to mean anything."""
+        return {
+            "batches_consumed": self.batches_consumed,
+            "index_hash": self.data.hash,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where a checkpoint stopped. Ignored outside training, where no order is resumed.
+
+        Raises:
+            UserError: when the order would differ: another data set, seed, batch size or number of processes.
+        """
+        if self.trainer is not None and self.trainer.state.fn not in (None, "fit"):
+            return
+        now = self.state_dict()
+        for name, key in RESUME_KEYS.items():
+            if state_dict[name] != now[name]:
+                raise UserError(
+                    f"ckpt_path: the checkpoint was trained with {name}={state_dict[name]} ({key}), this run "
+                    f"has {now[name]}. Set it back to resume, or start a new run from the checkpoint's weights"
+                )
+        self.batches_consumed = int(state_dict["batches_consumed"])
+
+    def _open(self) -> "SplitIndex":
+        index = ClipIndex.open(self.source.prepare())
+        self.corrupt.update(index.metadata.get("rejected", {}))
+        total = len(index) + len(self.corrupt)
+        self._check_corrupt(total)
+        usable = self._long_enough(index)
+        train, val = usable.select("train"), usable.select("val")
+        for split, rows, needed in (("train", train, 1), ("val", val, min(1, self.val_clips))):
+            if len(rows) < needed:
+                raise DataError(
+                    f"data={self.name}: none of the {len(usable)} usable clips is in split {split!r}"
+                    + (", set data.val_clips=0 to train without validation" if split == "val" else "")
+                )
+        self._warn_when_enlarged(usable)
+        rank_zero_info(f"data={self.name}: {len(train)} training and {len(val)} held-out clips")
+        if 0 < len(val) < self.val_clips:
+            rank_zero_info(f"data.val_clips={self.val_clips}, but {len(val)} are held out: using all of them")
+        return SplitIndex(train, val, f"{index.hash}:{len(train)}", total)
+
+    def _long_enough(self, index: ClipIndex) -> ClipIndex:
+        """The clips with as many frames as the view spans."""
+        view = self.view
+        usable = index.select(min_frames=view.span)
+        asked = f"data.frames={view.frames}, data.frame_stride={view.frame_stride}: {view.span} frames needed"
+        if len(usable) == 0:
+            longest = max(index.column("frames"), default=0)
+            possible = (longest - 1) // view.frame_stride + 1
+            raise DataError(
+                f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
+                f"Set data.frames={possible} or lower"
+                + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
+            )
+        if len(usable) < len(index):
+            rank_zero_warn(
+                f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and left out"
+            )
+        return usable
+
+    def _warn_when_enlarged(self, usable: ClipIndex) -> None:
+        view = self.view
+        sizes = list(zip(usable.column("height"), usable.column("width"), strict=True))
+        small = [size for size in sizes if size[0] < view.height or size[1] < view.width]
+        if small:
+            least = min(small, key=lambda size: size[0] * size[1])
+            rank_zero_warn(
+                f"{len(small)} of {len(sizes)} clips are smaller than data.height={view.height} x "
+                f"data.width={view.width} (the smallest is {least[0]} x {least[1]}) and will be enlarged"
+            )
+
+    def _inspect(self, batch: ClipBatch | LoadFailure) -> ClipBatch:
+        """Count unreadable clips in the main process."""
+        if isinstance(batch, LoadFailure):
+            raise DataError(
+                f"data={self.name}: {batch.message}. Check the files under {self.data.train.root}"
+            )
+        for entry in batch.skipped:
+            key, _, reason = entry.partition(": ")
+            if key not in self.corrupt:
+                self.corrupt[key] = reason
+                self._check_corrupt(self.data.total)
+        return batch
+
+    def _check_corrupt(self, total: int) -> None:
+        limit = self.max_corrupt * total if self.max_corrupt < 1 else self.max_corrupt
+        if len(self.corrupt) <= limit:
+            return
+        first = "; ".join(f"{key}: {reason}" for key, reason in list(self.corrupt.items())[:3])
+        raise DataError(
+            f"{len(self.corrupt)} of {total} clips of data={self.name} cannot be read, more than "
+            f"data.max_corrupt={self.max_corrupt:g} allows ({first}). "
+            "Mend or remove them, or raise data.max_corrupt"
+        )
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """The usable clips of a data set.
+
+    Args:
+        train: clips to train on.
+        val: held-out clips.
+        hash: identity of the data set and the number of training clips, which together fix the order.
+        total: clips of the data set, unusable ones included.
+    """
+
+    train: ClipIndex
+    val: ClipIndex
+    hash: str
+    total: int
+
+
+def _require(least: int, **settings: float | int) -> None:
+    for key, value in settings.items():
+        if value < least:
+            raise UserError(f"data.{key}={value}: it must be {least} or more")

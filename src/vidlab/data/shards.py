@@ -1,0 +1,154 @@
+"""Shards on disk: WebDataset tar files plus an index, written once and read member by member.
+
+``000000.tar`` holds ``key.mp4``, ``key.txt`` (first caption) and ``key.json`` (all captions, split, factors)
+of each clip, so the shards can be read by any WebDataset loader as well.
+"""
+
+import json
+import os
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vidlab.clip import Factors
+from vidlab.data.index import INDEX_NAME, ClipRow, write_index
+from vidlab.data.video import VideoInfo
+from vidlab.errors import CorruptClipError, DataError
+
+SPLITS = ("train", "val", "test")
+
+
+class ShardWriter:
+    """Write clips into tar shards, then the index.
+
+    Used as a context manager. The index is written last and in one step, so a folder with an index is
+    complete; after an exception there is none, and the next writer starts over. The bytes written depend only
+    on what is added.
+
+    Args:
+        folder: made when missing. Unfinished shards of an earlier attempt are removed.
+        clips_per_shard: clips in each tar file.
+        metadata: JSON values recorded in the index and part of its hash.
+
+    Raises:
+        DataError: when the folder already holds a finished data set, or a clip cannot be added.
+    """
+
+    def __init__(
+        self, folder: Path, clips_per_shard: int = 512, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        if clips_per_shard < 1:
+            raise ValueError(f"clips_per_shard must be at least 1, got {clips_per_shard}")
+        self.folder = Path(folder)
+        self.clips_per_shard = clips_per_shard
+        self.metadata = dict(metadata or {})
+        self._rows: list[ClipRow] = []
+        self._shard_start = 0
+        self._keys: set[str] = set()
+        self._tar: Any = None
+        self._stream: Any = None
+
+    def __enter__(self) -> "ShardWriter":
+        if (self.folder / INDEX_NAME).exists():
+            raise DataError(f"{self.folder} already holds a finished data set; write to another folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob("[0-9]*.tar"):
+            leftover.unlink()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._close_shard()
+            write_index(self.folder, self._rows, self.metadata)
+        elif self._stream is not None:
+            self._stream.close()
+
+    def add(
+        self,
+        key: str,
+        video: bytes,
+        info: VideoInfo,
+        captions: Sequence[str],
+        split: str = "train",
+        source: str = "",
+        factors: Factors | None = None,
+    ) -> None:
+        """Add one clip; see ``ClipRow`` for the fields. A ``.`` would end the key in a tar file."""
+        if not key or "." in key or "/" in key or key in self._keys:
+            raise DataError(f"clip key {key!r} must be new, not empty, and without '.' and '/'")
+        if split not in SPLITS:
+            raise DataError(f"clip {key}: split {split!r} is not one of {', '.join(SPLITS)}")
+        if not captions or not all(captions):
+            raise DataError(f"clip {key} has no caption, or an empty one")
+        if self._tar is None:
+            self._open_shard()
+        captions = tuple(captions)
+        record = {"captions": captions, "split": split, "source": source, **asdict(info)}
+        record["factors"] = None if factors is None else asdict(factors)
+        text = json.dumps(record, sort_keys=True)
+        self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
+        self._keys.add(key)
+        # The offset is read back from the tar file when the shard is closed.
+        self._rows.append(
+            ClipRow(
+                key=key,
+                shard=self._shard_name(),
+                offset=-1,
+                size=len(video),
+                captions=captions,
+                split=split,
+                source=source,
+                factors=factors,
+                **asdict(info),
+            )
+        )
+        if len(self._rows) - self._shard_start >= self.clips_per_shard:
+            self._close_shard()
+
+    def _shard_name(self) -> str:
+        return f"{self._shard_start // self.clips_per_shard:06d}.tar"
+
+    def _open_shard(self) -> None:
+        from webdataset.writer import TarWriter
+
+        self._stream = (self.folder / self._shard_name()).open("wb")
+        # A fixed time and owner make equal clips give equal bytes.
+        self._tar = TarWriter(self._stream, user="vidlab", group="vidlab", encoder=False, mtime=0)
+
+    def _close_shard(self) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        self._stream.close()
+        self._tar = self._stream = None
+        with tarfile.open(self.folder / self._rows[-1].shard) as tar:
+            offsets = {member.name: member.offset_data for member in tar.getmembers()}
+        for place in range(self._shard_start, len(self._rows)):
+            row = self._rows[place]
+            self._rows[place] = replace(row, offset=offsets[f"{row.key}.mp4"])
+        self._shard_start = len(self._rows)
+
+
+def read_member(folder: Path, shard: str, offset: int, size: int) -> bytes:
+    """The bytes of one clip: ``size`` bytes of ``folder/shard`` from ``offset``.
+
+    Raises:
+        CorruptClipError: when the shard is missing, unreadable or too short.
+    """
+    path = Path(folder) / shard
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            data = os.pread(handle, size, offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise CorruptClipError(f"{path}: {error.strerror}") from error
+    if len(data) != size:
+        raise CorruptClipError(f"{path}: cut off, {len(data)} of {size} bytes at offset {offset}")
+    return data

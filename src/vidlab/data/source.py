@@ -1,0 +1,47 @@
+"""Where clips come from: a source makes a folder of shards with an index, once, and names it ever after."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from vidlab.data.index import INDEX_NAME
+
+
+@runtime_checkable
+class ClipSource(Protocol):
+    """Makes a data set on first use.
+
+    ``prepare`` returns a folder with an index. It is cached under a hash of everything that changes the data,
+    is safe when several processes call it together, and shows a progress bar while it works.
+    """
+
+    name: str
+
+    def prepare(self) -> Path:
+        """The data set's folder, made now when it does not exist yet."""
+        ...
+
+
+def cache_folder() -> Path:
+    """Where vidlab keeps what it makes or fetches once: ``$VIDLAB_CACHE``, or the user's cache folder."""
+    configured = os.environ.get("VIDLAB_CACHE")
+    return Path(configured).expanduser() if configured else user_cache_path("vidlab")
+
+
+def prepare_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Run ``build(folder)`` unless ``folder`` has an index; other processes wait for the one that builds.
+
+    ``build`` writes the index last (``ShardWriter`` and ``write_index`` do), so an interrupted build runs
+    again.
+    """
+    if not (folder / INDEX_NAME).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / INDEX_NAME).is_file():
+                folder.mkdir(exist_ok=True)
+                build(folder)
+    return folder

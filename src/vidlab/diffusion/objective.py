@@ -1,0 +1,116 @@
+"""Objectives: from clean latents to what the backbone reads, and from its answer to a loss."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
+from vidlab.diffusion.parameterizations import Denoised, Parameterization, noised
+from vidlab.diffusion.schedules import Schedule, over_latents
+from vidlab.diffusion.time_samplers import TimeSampler
+from vidlab.diffusion.weightings import Weighting
+from vidlab.randomness import Draw
+
+Latents = Float[Tensor, "B C T H W"]
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """A training example: the backbone's input, its target, and how the error counts.
+
+    Args:
+        input: what the backbone reads.
+        target: what it should predict.
+        weight: factor on the squared error, one per clip (B,) or latent frame (B, T).
+        loss_mask: 1 where the error counts, 0 where the answer was given away; broadcastable to the target,
+            or None when everything counts.
+    """
+
+    input: DenoiserInput
+    target: Latents
+    weight: Float[Tensor, "B"] | Float[Tensor, "B T"]
+    loss_mask: Float[Tensor, "B #C #T #H #W"] | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveLoss:
+    """The scalar to minimise and the same error per clip."""
+
+    total: Float[Tensor, ""]
+    per_clip: Float[Tensor, "B"]
+
+
+class Objective(Protocol):
+    """A training problem: free to choose noise level, resolution, stage and history."""
+
+    def prepare(self, x0: Latents, conditions: Conditions, draw: Draw) -> Corrupted:
+        """Corrupt clean latents with numbers from ``draw``."""
+        ...
+
+    def prepare_at(self, x0: Latents, t: Float[Tensor, "B"], conditions: Conditions, draw: Draw) -> Corrupted:
+        """Corrupt clean latents at given noise levels."""
+        ...
+
+    def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
+        """The error of a prediction."""
+        ...
+
+    def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
+        """Exact conversion of a prediction to clean latents and noise."""
+        ...
+
+
+@dataclass(frozen=True)
+class GaussianObjective:
+    """Four small parts: a schedule, a parameterisation, a weighting and a time sampler.
+
+    Flow matching, v-prediction and epsilon-prediction are settings of the same four parts, so they share samplers.
+    """
+
+    schedule: Schedule
+    parameterization: Parameterization
+    weighting: Weighting
+    time_sampler: TimeSampler
+
+    def prepare(self, x0: Latents, conditions: Conditions, draw: Draw) -> Corrupted:
+        """Draw t (purpose "t") and noise (purpose "noise") for each clip and corrupt it."""
+        t = self.time_sampler.from_uniform(draw.uniform("t"))
+        return self.prepare_at(x0, t, conditions, draw)
+
+    def prepare_at(self, x0: Latents, t: Float[Tensor, "B"], conditions: Conditions, draw: Draw) -> Corrupted:
+        """Corrupt at given t; the noise does not depend on t."""
+        noise = draw.normal("noise", tuple(x0.shape[1:])).to(x0)
+        path = self.schedule.coefficients(t.to(x0))
+        wide = path.like(x0)
+        return Corrupted(
+            input=DenoiserInput(
+                latents=noised(x0, noise, wide),
+                t=t,
+                embedded_t=self.schedule.embedded(t),
+                text=conditions.text,
+                history=conditions.history,
+                controls=conditions.controls,
+                micro=conditions.micro,
+            ),
+            target=self.parameterization.target(x0, noise, wide),
+            weight=self.weighting.weight(path),
+        )
+
+    def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
+        """Weighted squared error, averaged where the mask counts: sum(w m e^2) / sum(m)."""
+        error = (output.prediction.float() - corrupted.target.float()).square()
+        error = error * over_latents(corrupted.weight, error)
+        if corrupted.loss_mask is None:
+            per_clip = error.mean(dim=(1, 2, 3, 4))
+            return ObjectiveLoss(total=per_clip.mean(), per_clip=per_clip)
+        mask = corrupted.loss_mask.expand_as(error)
+        total, counted = (error * mask).sum(dim=(1, 2, 3, 4)), mask.sum(dim=(1, 2, 3, 4))
+        return ObjectiveLoss(total=total.sum() / counted.sum(), per_clip=total / counted.clamp(min=1))
+
+    def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
+        """Convert a prediction at ``input`` to clean latents and noise, in float32."""
+        latents = input.latents.float()
+        path = self.schedule.coefficients(input.t.float()).like(latents)
+        return self.parameterization.denoised(output.prediction.float(), latents, path)

@@ -1,0 +1,191 @@
+"""What the entry points share: one clear message instead of a traceback, and the right exit code.
+
+An entry point is::
+
+    @entry.main(config_path="conf", config_name="train")
+    def main(cfg: DictConfig) -> float | None:
+        from vidlab.lab.train import train
+        return train(cfg)
+
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import hydra
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vidlab.errors import UserError
+from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
+
+RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
+
+
+class JobFailedError(Exception):
+    """One job of a sweep failed; the message names the job. Survives being sent between processes."""
+
+
+def main(config_path: str, config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """``hydra.main`` with clear messages, for misspelt keys and choices too, in single runs and in sweeps.
+
+    In a sweep a failing job prints its message, the other jobs still run, and the exit code is not 0.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @functools.wraps(task)  # hydra looks through it to find the config folder beside the entry point
+        def guarded(cfg: DictConfig) -> Any:
+            with friendly():
+                return task(cfg)
+
+        composed = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(guarded)
+
+        @functools.wraps(task)
+        def run() -> Any:
+            # hydra's documented switch to raise its own errors instead of printing them
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            with friendly():
+                return composed()
+
+        return run
+
+    return decorate
+
+
+@contextmanager
+def friendly() -> Iterator[None]:
+    """Turn errors a person can mend into one message on stderr and an exit code.
+
+    A bug passes unchanged. Inside a job of a sweep the message is printed and ``JobFailedError`` raised.
+
+    Raises:
+        SystemExit: 2 for what a person can mend, 130 for an interrupt.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+    except JobFailedError as error:
+        print(f"The sweep ended with failed jobs; the first: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        message, job = explain(error), _sweep_job()
+        if os.environ.get("VIDLAB_DEBUG") == "1" or (message is None and job is not None):
+            traceback.print_exc()
+        if job is not None:
+            text = message or f"{type(error).__name__}: {error}"
+            print(f"Job {job} failed: {text}", file=sys.stderr)
+            raise JobFailedError(f"job {job}: {text}") from None
+        if message is None:
+            raise
+        print(f"{message}\n(set VIDLAB_DEBUG=1 for the traceback)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _sweep_job() -> str | None:
+    """The number of the running sweep job; None outside sweeps."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    return str(OmegaConf.select(HydraConfig.get(), "job.num", throw_on_missing=False))
+
+
+def instantiate(node: Any, key: str, **kwargs: Any) -> Any:
+    """``hydra.utils.instantiate`` that checks the settings first and names the configuration key at fault.
+
+    Args:
+        node: a configuration node with ``_target_``; None gives None.
+        key: the full key of the node, such as ``data``, used in messages.
+        kwargs: further arguments of the target, which win over the node's.
+
+    Raises:
+        UserError: an unknown target, an unknown or missing setting, or a value the target refuses.
+    """
+    try:
+        _check(node, key, kwargs)
+        return hydra.utils.instantiate(node, _convert_="all", **kwargs)
+    except InstantiationException as error:
+        message = explain_instantiation(error, key)
+        if message is None:
+            raise
+        cause = root_cause(error)
+        kind = type(cause) if isinstance(cause, UserError) else UserError
+        raise kind(message) from error
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error) or str(error)) from error
+
+
+def _check(node: Any, key: str, given: Mapping[str, Any]) -> None:
+    """Find missing and unknown settings of ``node`` and of the nodes inside it before anything is built."""
+    if isinstance(node, ListConfig):
+        for number in range(len(node)):
+            _check(node[number], f"{key}.{number}", {})
+    if not isinstance(node, DictConfig) or node._is_none():
+        return
+    for name in map(str, node):
+        if OmegaConf.is_missing(node, name) and name not in given:
+            raise UserError(f"{key}.{name} is required: add {key}.{name}=... to the command line.")
+    if node.get("_target_") is not None:
+        _check_signature(node, key, given)
+    if node.get("_recursive_", True):
+        for name in map(str, node):
+            if name not in given:
+                _check(node[name], f"{key}.{name}", {})
+
+
+def _check_signature(node: DictConfig, key: str, given: Mapping[str, Any]) -> None:
+    target = _locate(node["_target_"], key)
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (ValueError, TypeError):  # some builtins have no signature; they check for themselves
+        return
+    by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [p.name for p in by_name]
+    title = getattr(target, "__name__", node["_target_"])
+    unknown = [str(name) for name in node if name not in RESERVED and name not in names]
+    if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        shown = (
+            OmegaConf.to_yaml(node[unknown[0]]) if OmegaConf.is_config(node[unknown[0]]) else node[unknown[0]]
+        )
+        hint = did_you_mean(unknown[0], [name for name in names if name not in given], "Its settings")
+        raise UserError(f"{key}.{unknown[0]}={shown}: {title} has no setting {unknown[0]!r}.{hint}")
+    if node.get("_partial_", False) or "_args_" in node:
+        return
+    for parameter in by_name:
+        if (
+            parameter.default is parameter.empty
+            and parameter.name not in node
+            and parameter.name not in given
+        ):
+            full = f"{key}.{parameter.name}"
+            raise UserError(f"{full} is required by {title}: add +{full}=... to the command line.")
+
+
+def _locate(target: str, key: str) -> Any:
+    """The object at a dotted path; unlike hydra's own search, silent when it fails."""
+    parts = target.split(".")
+    try:
+        found: Any = importlib.import_module(parts[0])
+        for count, part in enumerate(parts[1:], start=2):
+            if not hasattr(found, part) and hasattr(found, "__path__"):
+                found = importlib.import_module(".".join(parts[:count]))
+            else:
+                found = getattr(found, part)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the module's own import raised
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{key}._target_={target}: cannot be imported ({detail}).") from error
+    return found

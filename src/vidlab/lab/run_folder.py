@@ -1,0 +1,29 @@
+"""Where a run writes: a new folder, or the folder of the run it resumes."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vidlab.errors import UserError
+
+RUNS = Path("runs")
+
+
+def run_folder(ckpt_path: str | None, name: str, time: str) -> str:
+    """``runs/<name>/<time>``, or the folder of the run that ``ckpt_path`` names.
+
+    A reference that cannot be resolved gets a new folder here and its error from the training job.
+    """
+    fresh = RUNS / name / time
+    if not ckpt_path:
+        return str(fresh)
+    from vidlab.lab.runs import resolve_run
+
+    try:
+        found = resolve_run(ckpt_path, RUNS, name, None)
+    except UserError:
+        return str(fresh)
+    return str(found.folder if (found.folder / "run.json").exists() else fresh)
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

@@ -1,0 +1,205 @@
+"""The one resolver of runs: ``last``, a run folder, a checkpoint file or an MLflow run id.
+
+Run folders are ``<runs root>/<experiment>/<time>/``, in sweeps ``<runs root>/<experiment>/<time>/<job>/``,
+each with ``run.json`` and ``checkpoints/last.ckpt``, ``checkpoints/best.ckpt``.
+"""
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vidlab.errors import UserError
+
+Which = Literal["last", "best"]
+RECORD = "run.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run folder says about itself in ``run.json``."""
+
+    mlflow_run_id: str | None
+    experiment: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was found: its folder, the checkpoint asked for, and its MLflow run where it has one."""
+
+    folder: Path
+    checkpoint: Path
+    mlflow_run_id: str | None
+
+
+def resolve_run(
+    reference: str,
+    runs_root: Path,
+    experiment: str,
+    tracking_uri: str | None = None,
+    which: Which = "last",
+    key: str = "ckpt_path",
+) -> Run:
+    """Find a run.
+
+    Args:
+        reference: ``last`` (the newest run of ``experiment`` with a checkpoint), a run folder, a ``.ckpt``
+            file, or an MLflow run id of 32 hexadecimal digits.
+        runs_root: where run folders are kept.
+        experiment: whose runs ``last`` looks through.
+        tracking_uri: the MLflow store in which run ids are looked up; None refuses them.
+        which: the checkpoint wanted from a folder: ``last.ckpt`` or ``best.ckpt``.
+        key: the configuration key that held ``reference``, for messages.
+
+    Raises:
+        UserError: nothing was found; says where it looked and what exists.
+    """
+    reference = str(reference).strip()
+    path = Path(reference).expanduser()
+    if reference == "last":
+        return _newest(Path(runs_root), experiment, which, key)
+    if path.is_file():
+        return _from_file(path.resolve(), key)
+    if path.is_dir():
+        return _from_folder(path.resolve(), which, key)
+    if re.fullmatch(r"[0-9a-f]{32}", reference):
+        return _from_mlflow(reference, tracking_uri, which, key)
+    raise UserError(
+        f"{key}={reference}: no such run folder or checkpoint file, and not an MLflow run id (32 hexadecimal "
+        f"digits). {_what_exists(Path(runs_root))}"
+    )
+
+
+def _newest(runs_root: Path, experiment: str, which: Which, key: str) -> Run:
+    folder = runs_root / experiment
+    found = _with_checkpoint(folder)
+    if not found:
+        raise UserError(
+            f"{key}=last: no run of experiment {experiment!r} has a checkpoint yet (looked for "
+            f"{folder}/*/checkpoints/last.ckpt). {_what_exists(runs_root)}"
+        )
+    return _from_folder(found[0].resolve(), which, key)
+
+
+def _with_checkpoint(folder: Path) -> list[Path]:
+    """Run folders below ``folder`` with a last.ckpt, newest first."""
+    files = [*folder.glob("*/checkpoints/last.ckpt"), *folder.glob("*/*/checkpoints/last.ckpt")]
+    files.sort(key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
+    return [file.parents[1] for file in files]
+
+
+def _what_exists(runs_root: Path) -> str:
+    experiments = sorted(p for p in runs_root.iterdir() if p.is_dir()) if runs_root.is_dir() else []
+    newest = {folder.name: _with_checkpoint(folder) for folder in experiments}
+    lines = [f"{name}: newest {runs[0]}" for name, runs in newest.items() if runs]
+    if not lines:
+        return f"There is no run with a checkpoint in {runs_root.resolve()}."
+    more = f", and {len(lines) - 5} more experiments" if len(lines) > 5 else ""
+    return f"Runs with a checkpoint: {'; '.join(lines[:5])}{more}."
+
+
+def _from_file(path: Path, key: str) -> Run:
+    if path.suffix != ".ckpt":
+        raise UserError(
+            f"{key}={path}: a checkpoint file ends in .ckpt; name a .ckpt file or the run folder."
+        )
+    folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
+    return Run(folder, path, _run_id(folder))
+
+
+def _from_folder(folder: Path, which: Which, key: str) -> Run:
+    if folder.name == "checkpoints":
+        folder = folder.parent
+    checkpoint = folder / "checkpoints" / f"{which}.ckpt"
+    if checkpoint.is_file():
+        return Run(folder, checkpoint, _run_id(folder))
+    jobs = sorted(file.parents[1] for file in folder.glob(f"*/checkpoints/{which}.ckpt"))
+    if jobs:
+        names = ", ".join(str(job) for job in jobs[:5]) + (", ..." if len(jobs) > 5 else "")
+        raise UserError(f"{key}={folder}: this folder holds {len(jobs)} runs, choose one: {names}.")
+    present = sorted(file.name for file in folder.glob("checkpoints/*.ckpt"))
+    has = f"it has {', '.join(present)}; name that file" if present else "it has no checkpoints yet"
+    raise UserError(f"{key}={folder}: no checkpoints/{which}.ckpt in this folder; {has}.")
+
+
+def _from_mlflow(run_id: str, tracking_uri: str | None, which: Which, key: str) -> Run:
+    if tracking_uri is None:
+        raise UserError(
+            f"{key}={run_id}: looks like an MLflow run id, but logger=none has no store to look it up in."
+        )
+    from vidlab.lab.store import absolute_uri, find_run
+
+    tags: Mapping[str, str] = find_run(tracking_uri, run_id, key).data.tags
+    folder = Path(tags.get("vidlab.run_folder", ""))
+    if "vidlab.run_folder" not in tags or not folder.is_dir():
+        where = tags.get("vidlab.run_folder", "not recorded (no tag vidlab.run_folder)")
+        raise UserError(
+            f"{key}={run_id}: the MLflow run is known to {absolute_uri(tracking_uri)}, but its run folder is "
+            f"missing: {where}. Copy the folder to this machine and name it instead."
+        )
+    found = _from_folder(folder, which, key)
+    return Run(found.folder, found.checkpoint, run_id)
+
+
+def _run_id(folder: Path) -> str | None:
+    record = read_run_record(folder)
+    return record.mlflow_run_id if record else None
+
+
+def write_run_record(folder: Path, mlflow_run_id: str | None, experiment: str) -> Path:
+    """Write ``run.json`` atomically and return its path."""
+    path = Path(folder) / RECORD
+    temporary = path.with_name(f".{RECORD}.{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(RunRecord(mlflow_run_id, experiment)), indent=2) + "\n")
+    temporary.replace(path)
+    return path
+
+
+def read_run_record(folder: Path) -> RunRecord | None:
+    """Read ``run.json``; None where a folder has none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = Path(folder) / RECORD
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        return RunRecord(content["mlflow_run_id"], content["experiment"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on."
+        ) from error
+
+
+def load_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
+    """Load a checkpoint to the CPU; tensors and plain values only, so a stranger's file cannot run code.
+
+    Raises:
+        UserError: the file is missing, truncated, not a checkpoint, or holds other objects.
+    """
+    import torch
+
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{key}={path}: no such file.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError) as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        fault = f"refused, it wants {wanted[1]}, which could run code" if wanted else "cut off or not a checkpoint"
+        raise UserError(f"{key}={path}: {fault}. {_other(path)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{key}={path}: holds a {type(content).__name__}, not a checkpoint. {_other(path)}")
+    return content
+
+
+def _other(path: Path) -> str:
+    others = [p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name]
+    best = next((p for p in others if p.name == "best.ckpt"), others[0] if others else None)
+    return f"Try {best}." if best else "No other checkpoint lies beside it."

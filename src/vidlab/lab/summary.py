@@ -1,0 +1,114 @@
+"""What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+
+from vidlab.callbacks.previews import Previews
+from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
+from vidlab.cost import matmul_rate
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run, in numbers.
+
+    ``matmul_flops_per_second`` is this machine's measured rate of a 2048-cube product in the training precision, the
+    yardstick of ``throughput.flops_per_second``.
+    """
+
+    folder: Path
+    steps: int
+    wall_seconds: float
+    first: Mapping[str, float]
+    last: Mapping[str, float]
+    throughput: ThroughputReport | None
+    matmul_flops_per_second: float
+    previews: Path | None
+    skipped: Mapping[str, str]
+    tracking_uri: str | None
+
+    def write(self) -> None:
+        """Write ``summary.json`` into the run folder."""
+        record = asdict(self) | {"folder": str(self.folder), "previews": self.previews and str(self.previews)}
+        (self.folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    def tags(self) -> dict[str, str]:
+        """Facts worth a column in a table of runs."""
+        return {"vidlab.skipped_clips": str(len(self.skipped))}
+
+    def text(self) -> str:
+        """A screenful for the terminal."""
+        return "\n".join(["", *self._results(), *self._speed(), *self._places(), *self._next(), ""])
+
+    def _results(self) -> list[str]:
+        lines = [f"Trained {self.steps} steps in {self.wall_seconds:.0f} s."]
+        for name in ("val/loss", "val/x0_mse"):
+            if name in self.last:
+                before = f"{self.first[name]:.4f} -> " if name in self.first else ""
+                lines.append(f"  {name:<12} {before}{self.last[name]:.4f}")
+        if self.skipped:
+            shown = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:3])
+            lines.append(f"  {len(self.skipped)} unreadable clips were skipped ({shown})")
+        return lines
+
+    def _speed(self) -> list[str]:
+        report = self.throughput
+        if report is None or report.steps == 0:
+            return []
+        total = max(sum(report.seconds.values()), 1e-9)
+        split = ", ".join(f"{phase} {report.seconds[phase] / total:.0%}" for phase in PHASES)
+        share = report.flops_per_second / self.matmul_flops_per_second
+        return [
+            f"  time         {split} (validation, previews and files are other)",
+            f"  speed        {report.steps_per_second:.2f} steps/s, {report.tokens_per_second:,.0f} tokens/s, "
+            f"{report.flops_per_second / 1e9:.0f} GFLOP/s = {share:.0%} of this machine's matrix product rate",
+        ]
+
+    def _places(self) -> list[str]:
+        lines = [f"  checkpoints  {self.folder / 'checkpoints'}/last.ckpt, best.ckpt"]
+        if self.previews:
+            lines.append(f"  previews     {self.previews} and .mp4")
+        return lines
+
+    def _next(self) -> list[str]:
+        lines = ["Next:", f'  python generate.py checkpoint={self.folder} prompt="a red square moving right"']
+        if self.tracking_uri:
+            lines.append(f"  mlflow ui --backend-store-uri {self.tracking_uri}")
+        return [*lines, "  python train.py -m seed=0,1,2      # a sweep: comma-separated values of any setting"]
+
+
+def summarize(
+    folder: Path, trainer: Trainer, module: VideoDiffusion, first: Mapping[str, float], wall_seconds: float
+) -> Summary:
+    """Gather the summary of a finished run."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
+    previews = next((c for c in callbacks if isinstance(c, Previews)), None)
+    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    return Summary(
+        folder=_short(folder),
+        steps=trainer.global_step,
+        wall_seconds=wall_seconds,
+        first=first,
+        last={name: float(value) for name, value in trainer.callback_metrics.items()},
+        throughput=throughput.report() if throughput else None,
+        matmul_flops_per_second=matmul_rate(dtype, module.device),
+        previews=_short(previews.latest) if previews and previews.latest else None,
+        skipped=dict(getattr(datamodule, "corrupt", {})),
+        tracking_uri=getattr(trainer.logger, "uri", None),
+    )
+
+
+def _short(path: Path) -> Path:
+    """Relative to the current folder where that is shorter to type."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

@@ -1,0 +1,329 @@
+"""MLflow tracking that never stops a training: clear errors at the start, nothing lost at the end."""
+
+import atexit
+import json
+import re
+import shutil
+import tempfile
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from difflib import unified_diff
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from vidlab.lab.metric_queue import MetricPoint, MetricQueue
+from vidlab.lab.store import absolute_uri, find_run, open_client, short, with_experiment_ready
+
+MAX_PARAMS = 100  # of one log_batch call, tags too
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+
+
+def legal_name(key: str) -> str:
+    """A metric, parameter or image name MLflow accepts: other characters (such as ``@``) become ``_``."""
+    name = re.sub(r"[^a-zA-Z0-9_\-. /]", "_", key).strip("/")
+    return re.sub(r"\.{2,}|//+", "_", name)[:MAX_KEY] or "_"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested mappings and lists to dotted keys, ``{"model.width": "64", "callbacks.0": "ema"}``."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, (list, tuple)):
+            value = {str(i): item for i, item in enumerate(value)} or "[]"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[legal_name(name)] = str(value)[:MAX_PARAM]
+    return flat
+
+
+class MLflowLogger(Logger):
+    """Lightning logger over one MLflow run. Opened on first use; ranks above 0 do nothing.
+
+    A store that fails after the start never stops a training: metrics stay queued, are tried again and end in
+    ``<folder>/metrics-unsent.jsonl``; an image, video or file that cannot be stored is named in a warning.
+    ``finalize``, which Lightning also calls between validate and fit, only sends what is queued and remembers
+    the status; ``close`` ends the run. A process that exits without ``close`` gets the last status of
+    ``finalize``, and KILLED if there was none.
+
+    Args:
+        uri: ``sqlite:///relative/or/absolute.db`` or the address of a tracking server.
+        experiment: name of the experiment, created when missing.
+        run_name: name shown in the run table; MLflow invents one otherwise.
+        run_id: continue this run instead of starting one.
+        artifact_location: where a new experiment keeps its files; beside the database by default.
+        tags: tags of the run.
+        system_metrics: log CPU, memory and GPU use every 10 s as ``system/...``.
+        flush_seconds: send queued metrics at least this often.
+        flush_size: send as soon as this many values are queued.
+        folder: the run's folder, stored as tag ``vidlab.run_folder``.
+    """
+
+    def __init__(
+        self,
+        uri: str = "sqlite:///mlflow.db",
+        experiment: str = "vidlab",
+        run_name: str | None = None,
+        run_id: str | None = None,
+        artifact_location: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        system_metrics: bool = True,
+        flush_seconds: float = 10.0,
+        flush_size: int = 1000,
+        folder: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.uri = absolute_uri(uri)
+        self._experiment, self._run_name, self._run_id = experiment, run_name, run_id
+        self._artifact_location, self._system_metrics = artifact_location, system_metrics
+        self._flush_seconds, self._flush_size = flush_seconds, flush_size
+        self._folder = Path(folder).resolve() if folder else None
+        self._tags = dict(tags or {}) | ({"vidlab.run_folder": self._folder} if self._folder else {})
+        self._status = "interrupted"
+        self._client: Any = None
+        self._queue: MetricQueue | None = None
+        self._monitor: Any = None
+        self._warned: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_client": None, "_queue": None, "_monitor": None}
+
+    @property
+    def name(self) -> str:
+        """The experiment's name."""
+        return self._experiment
+
+    @property
+    def version(self) -> str | None:
+        """The run id, once the run is open."""
+        return self._run_id
+
+    @property
+    def run_id(self) -> str | None:
+        """The run id; opens a new run. None on ranks above 0 of a new run."""
+        if self._run_id is None:
+            self.start()
+        return self._run_id
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run's folder."""
+        return str(self._folder) if self._folder else None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The MLflow client, for what this logger does not offer; use it with ``run_id``."""
+        return self._open()
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Open the run now, so that a wrong address is found before the data is.
+
+        Raises:
+            UserError: the store cannot be used, or ``run_id`` is unknown to it.
+        """
+        self._open()
+
+    def _open(self) -> Any:
+        if self._client is not None:
+            return self._client
+        experiment_id = with_experiment_ready(self.uri, self._experiment, self._artifact_location)
+        client = open_client(self.uri)
+        resumed = self._run_id is not None
+        if self._run_id is not None:
+            find_run(self.uri, self._run_id, "logger.run_id")
+            client.update_run(self._run_id, status="RUNNING")
+        else:
+            self._run_id = str(client.create_run(experiment_id, run_name=self._run_name).info.run_id)
+        self._client = client
+        self._queue = MetricQueue(partial(_send, client, self._run_id), self._flush_seconds, self._flush_size)
+        atexit.register(self.close)
+        self.set_tags(self._tags)
+        if self._system_metrics:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=resumed, tracking_uri=self.uri)
+            self._monitor.start()
+        return client
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Queue scalars; returns at once. Illegal characters of names become ``_``."""
+        self._open()
+        assert self._queue is not None
+        now = time.time_ns() // 1_000_000
+        self._queue.add([MetricPoint(legal_name(k), float(v), step or 0, now) for k, v in metrics.items()])
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Log nested settings as dotted parameters.
+
+        MLflow never changes a parameter: of a continued run, new values of known parameters become tags
+        ``resumed.<key>``.
+        """
+        flat = flatten(vars(params) if isinstance(params, Namespace) else params)
+        self._attempt("parameters", lambda: self._store_params(flat))
+
+    def _store_params(self, flat: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        client = self._open()
+        known = client.get_run(self._run_id).data.params
+        new = [Param(key, value) for key, value in flat.items() if key not in known]
+        for start in range(0, len(new), MAX_PARAMS):
+            client.log_batch(self._run_id, params=new[start : start + MAX_PARAMS])
+        changed = {f"resumed.{key}": value for key, value in flat.items() if known.get(key, value) != value}
+        self.set_tags(changed)
+
+    @rank_zero_only
+    def log_config(self, resolved_yaml: str) -> None:
+        """Store the resolved configuration as ``config/config.yaml``.
+
+        A continued run keeps the first one and adds ``config/config-resume-<n>.yaml`` and, when they differ,
+        a ``.diff`` against the first.
+        """
+        self._attempt("config", lambda: self._store_config(resolved_yaml))
+
+    def _store_config(self, text: str) -> None:
+        client, run_id = self._open(), self._run_id
+        names = [Path(file.path).name for file in client.list_artifacts(run_id, "config")]
+        if "config.yaml" not in names:
+            client.log_text(run_id, text, "config/config.yaml")
+            return
+        stem = f"config/config-resume-{1 + sum(name.endswith('.yaml') for name in names)}"
+        client.log_text(run_id, text, f"{stem}.yaml")
+        with tempfile.TemporaryDirectory() as folder:
+            first = Path(client.download_artifacts(run_id, "config/config.yaml", folder)).read_text()
+        diff = "\n".join(unified_diff(first.splitlines(), text.splitlines(), "first", "resumed", lineterm=""))
+        if diff:
+            client.log_text(run_id, diff, f"{stem}.diff")
+
+    @rank_zero_only
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set or replace tags of the run."""
+        from mlflow.entities import RunTag
+
+        entries = [RunTag(legal_name(key), str(value)[:MAX_TAG]) for key, value in tags.items()]
+        for start in range(0, len(entries), MAX_PARAMS):
+            send = partial(self._open().log_batch, self._run_id, tags=entries[start : start + MAX_PARAMS])
+            self._attempt("tags", send)
+
+    @rank_zero_only
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Store a uint8 (H, W, 3) image under ``key``, shown with a step slider."""
+        store = partial(self._open().log_image, self._run_id, image, key=legal_name(key), step=step)
+        self._attempt(f"image {key}", store)
+
+    @rank_zero_only
+    def log_video(self, key: str, path: Path, step: int) -> None:
+        """Store a video file as ``videos/<key>/step-000100.mp4``."""
+        with tempfile.TemporaryDirectory() as folder:
+            named = shutil.copy(path, Path(folder) / f"step-{step:06d}{Path(path).suffix}")
+            self.log_artifact(Path(named), f"videos/{legal_name(key)}")
+
+    @rank_zero_only
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file among the run's artifacts, inside ``folder``."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(path)
+        self._attempt(f"file {path}", lambda: self._open().log_artifact(self._run_id, str(path), folder))
+
+    def _attempt(self, what: str, call: Callable[[], Any]) -> None:
+        self._open()  # failing to open is an error; failing later is a warning
+        try:
+            call()
+        except Exception as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                warnings.warn(f"MLflow did not store {what} ({short(error)})", RuntimeWarning, stacklevel=3)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Send what is queued and remember ``status``; the run stays open (see ``close``)."""
+        self._status = status
+        if self._queue is not None:
+            self._queue.flush()
+
+    @rank_zero_only
+    def close(self, status: str | None = None) -> None:
+        """End the run as "success", "failed" or "interrupted". Using the logger again continues the run."""
+        self._status = status or self._status
+        atexit.unregister(self.close)
+        if self._client is None or self._queue is None:
+            return
+        if self._monitor is not None:
+            self._monitor.finish()
+        unsent = self._queue.close()
+        if unsent:
+            self._keep(unsent)
+        client, ended = self._client, STATUSES.get(self._status, "FAILED")
+        self._attempt("the end of the run", lambda: client.set_terminated(self._run_id, ended))
+        self._client = self._queue = self._monitor = None
+
+    def _keep(self, unsent: Sequence[MetricPoint]) -> None:
+        path = (self._folder or Path.cwd()) / "metrics-unsent.jsonl"
+        with path.open("a") as file:
+            file.writelines(json.dumps(asdict(point)) + "\n" for point in unsent)
+        warnings.warn(f"{len(unsent)} metric values did not reach MLflow; they are in {path}", stacklevel=3)
+
+
+def _send(client: Any, run_id: str, points: Sequence[MetricPoint]) -> None:
+    from mlflow.entities import Metric
+
+    metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
+    client.log_batch(run_id, metrics=metrics)
+
+
+class NoLogger(Logger):
+    """``logger=none``: the interface of ``MLflowLogger``, keeping nothing."""
+
+    name = "none"
+    version = None
+    run_id = None
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        super().__init__()
+        self._folder = folder
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run's folder."""
+        return str(self._folder) if self._folder else None
+
+    def start(self) -> None:
+        """Nothing to open."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Not kept."""
+
+    def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
+        """Not kept."""
+
+    def log_config(self, resolved_yaml: str) -> None:
+        """Not kept."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Not kept."""
+
+    def log_image(self, key: str, image: np.ndarray, step: int) -> None:
+        """Not kept."""
+
+    def log_video(self, key: str, path: Path, step: int) -> None:
+        """Not kept."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Not kept."""
+
+    def close(self, status: str | None = None) -> None:
+        """Nothing to end."""

@@ -1,0 +1,178 @@
+"""The main job: compose, train, summarise."""
+
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.errors import UserError
+from vidlab.lab import provenance
+from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.config_record import ConfigRecord
+from vidlab.lab.entry import instantiate
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import Run, resolve_run, write_run_record
+from vidlab.lab.summary import Summary, summarize
+from vidlab.training.video_diffusion import VideoDiffusion
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a run writes and what it continues."""
+
+    folder: Path
+    overrides: tuple[str, ...]
+    resumed: Run | None
+
+
+def run_training(cfg: DictConfig) -> float | None:
+    """Train as configured; returns the last ``val/loss``.
+
+    Raises:
+        UserError: a configuration that cannot work, before the first batch.
+    """
+    _quiet()
+    job = find_job(cfg)
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    module = build_module(cfg)
+    data = build_data(cfg)
+    logger = open_logger(cfg, job)
+    status = "failed"
+    try:
+        trainer = build_trainer(cfg, logger)
+        trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
+        record_run(cfg, job, trainer, module)
+        started = time.monotonic()
+        first = fit(trainer, module, data, job.resumed)
+        summary = summarize(job.folder, trainer, module, first, time.monotonic() - started)
+        report(summary, logger)
+        status = "success"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    except SystemExit:
+        status = "interrupted"
+        raise KeyboardInterrupt from None
+    finally:
+        logger.close(status)
+    leave_process_group(trainer)
+    return summary.last.get("val/loss")
+
+
+def find_job(cfg: DictConfig) -> Job:
+    """The run folder Hydra has made, and the run to continue."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra = HydraConfig.get()
+    uri = cfg.logger.get("uri")
+    resumed = resolve_run(cfg.ckpt_path, RUNS, cfg.name, uri) if cfg.ckpt_path else None
+    if hydra.mode == RunMode.MULTIRUN and _launches_processes(cfg):
+        raise UserError(
+            "trainer=ddp with more than one device cannot be launched by --multirun: each process would start the "
+            "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
+        )
+    return Job(Path(hydra.runtime.output_dir), tuple(hydra.overrides.task), resumed)
+
+
+def _launches_processes(cfg: DictConfig) -> bool:
+    import os
+
+    several = str(cfg.trainer.get("devices", 1)) not in ("1", "[0]")
+    return several and "ddp" in str(cfg.trainer.get("strategy", "")) and "LOCAL_RANK" not in os.environ
+
+
+def open_logger(cfg: DictConfig, job: Job) -> Any:
+    """The logger of the run; a resumed run continues its MLflow run."""
+    extra = {"folder": str(job.folder)}
+    if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
+        extra["run_id"] = job.resumed.mlflow_run_id
+    logger = instantiate(cfg.logger, "logger", **extra)
+    logger.start()
+    return logger
+
+
+@rank_zero_only
+def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion) -> None:
+    """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    (job.folder / "config.yaml").write_text(text)
+    found = provenance.collect(job.overrides)
+    found.write(job.folder)
+    logger: Any = trainer.logger
+    write_run_record(job.folder, logger.run_id, cfg.name)
+    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    logger.log_config(text)
+    cost = module.cost()
+    logger.set_tags(
+        found.tags()
+        | {
+            "vidlab.backbone": cfg.model.name,
+            "vidlab.objective": type(module.objective.parameterization).__name__,
+            "vidlab.data": cfg.data.name,
+            "vidlab.precision": trainer.precision,
+            "vidlab.parameters": cost.parameters,
+            "vidlab.flops_per_step": cost.training_flops * cfg.data.batch_size * trainer.world_size,
+            "vidlab.checkpoints": str(job.folder / "checkpoints"),
+        }
+    )
+    log.info("run folder %s", job.folder)
+
+
+def fit(
+    trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, resumed: Run | None
+) -> dict[str, float]:
+    """Validate before the first step, train, validate after the last; returns the first validation's metrics."""
+    first: dict[str, float] = {}
+    if resumed is None:
+        trainer.validate(module, datamodule=data, verbose=False)
+        first = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    trainer.fit(module, datamodule=data, ckpt_path=str(resumed.checkpoint) if resumed else None)
+    return first
+
+
+@rank_zero_only
+def report(summary: Summary, logger: Any) -> None:
+    """Write ``summary.json`` and print the summary."""
+    summary.write()
+    logger.set_tags(summary.tags())
+    print(summary.text(), file=sys.stdout, flush=True)
+
+
+def leave_process_group(trainer: Trainer) -> None:
+    """End a gloo process group in order: its threads abort now and then when the interpreter goes first."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        time.sleep(0.5)
+        dist.destroy_process_group()
+
+
+def _quiet() -> None:
+    """Drop messages that say nothing to the person who started the run."""
+    import warnings
+
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+QUIET = (
+    # the order of data is restored by the DataModule, from batches_consumed
+    r".*resuming from a checkpoint that ended before the epoch ended.*",
+    r".*does not have many workers.*",
+    r".*The dirpath has changed.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*`isinstance\(treespec, LeafSpec\)`.*",
+    r".*lr_scheduler.step\(\).*",
+)

@@ -1,0 +1,87 @@
+"""What every text encoder is: captions in, ``TextEmbedding`` out."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vidlab.clip import TextEmbedding
+from vidlab.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class TextEncoder(nn.Module, ABC):
+    """Captions -> token features (B, S, D), the mask of real tokens (B, S) and one vector per caption (B, D).
+
+    The empty caption ``""`` is the null prompt of text dropout and classifier-free guidance; it has at least one
+    real token. S is the longest caption of the batch. Padding is masked in attention and its features are exactly
+    zero, so a caption's features do not depend on the other captions of its batch beyond rounding.
+
+    Attributes:
+        width: the feature dimension D.
+        max_tokens: captions are cut to this many tokens, special tokens included.
+        trainable: True when the encoder is learned with the denoiser, False when it is frozen.
+        truncated: how many captions have been cut so far, in this process.
+    """
+
+    def __init__(self, width: int, max_tokens: int, trainable: bool) -> None:
+        super().__init__()
+        self.width = width
+        self.max_tokens = max_tokens
+        self.trainable = trainable
+        self.truncated = 0
+
+    @abstractmethod
+    def encode(self, captions: Sequence[str]) -> TextEmbedding:
+        """Encode captions; one longer than ``max_tokens`` is cut, counted in ``truncated`` and warned of once."""
+
+    @abstractmethod
+    def count_tokens(self, caption: str) -> int:
+        """The number of tokens of a caption, special tokens included, before any cut."""
+
+    def forward(self, captions: Sequence[str]) -> TextEmbedding:
+        """``encode``."""
+        return self.encode(captions)
+
+    def check(self, prompt: str) -> None:
+        """Refuse a prompt that would be cut.
+
+        Raises:
+            UserError: the prompt has more than ``max_tokens`` tokens.
+        """
+        count = self.count_tokens(prompt)
+        if count > self.max_tokens:
+            start = prompt if len(prompt) <= 40 else prompt[:40] + "..."
+            raise UserError(
+                f'prompt "{start}" has {count} tokens; this text encoder reads at most {self.max_tokens} '
+                "(text_encoder.max_tokens, fixed when the model is trained). Shorten the prompt."
+            )
+
+    def _note_truncated(self, counts: Sequence[int]) -> None:
+        cut = sum(count > self.max_tokens for count in counts)
+        if cut and not self.truncated:
+            log.warning(
+                "%d of the %d captions of this batch cut to text_encoder.max_tokens=%d tokens (the longest has %d). "
+                "Further cuts are counted, not shown.",
+                cut,
+                len(counts),
+                self.max_tokens,
+                max(counts),
+            )
+        self.truncated += cut
+
+
+def token_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Bool[Tensor, "B S"]:
+    """The mask of real tokens of right-padded captions, S being the largest length."""
+    positions = torch.arange(max(lengths), device=device)
+    return positions < torch.tensor(lengths, device=device)[:, None]
+
+
+def masked_mean(tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B D"]:
+    """The mean over the real tokens of each caption."""
+    weight = mask.to(tokens.dtype).unsqueeze(-1)
+    return (tokens * weight).sum(1) / weight.sum(1)

@@ -1,0 +1,229 @@
+"""Frozen Hugging Face encoders: T5, UMT5, BERT, MiniLM, the text tower of CLIP."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.clip import TextEmbedding
+from vidlab.errors import UserError
+from vidlab.text.base import TextEncoder, masked_mean, token_mask
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_HUB_TIMEOUT = 10.0  # seconds
+
+
+class PretrainedEncoder(TextEncoder):
+    """Token features of a frozen transformer: its last hidden states. ``pooled`` is their mean over real tokens.
+
+    The encoder stays in evaluation mode, without gradients, and outside autocast, so its features do not depend on
+    the trainer's precision. Features are returned as float32. Of encoder-decoder models only the encoder runs. Only
+    safetensors weights are read and no code of the model's folder is run.
+
+    Each caption is encoded on its own and remembered, so its bits never depend on the other captions of the batch
+    nor on what was seen before a resume. With ``cache_mb=0`` nothing is remembered and a batch is encoded at once,
+    which is faster when captions hardly repeat.
+
+    Args:
+        path: a local folder (config.json, *.safetensors, tokenizer files), a hub id such as ``google-t5/t5-small``,
+            or ``asset:NAME`` for a pinned model of ``vidlab.assets``.
+        max_tokens: the longest caption in tokens, special tokens included.
+        dtype: the precision the encoder computes in.
+        cache_mb: memory for remembered captions, in MiB on the CPU; the least recently used go first.
+
+    Raises:
+        UserError: the path is unset, not found or not readable, or ``max_tokens`` is more than the model reads.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        max_tokens: int = 128,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        cache_mb: int = 256,
+    ) -> None:
+        if not path:
+            raise UserError(
+                "text_encoder.path is not set. Give a local folder with config.json and *.safetensors, "
+                "a hub id such as google-t5/t5-small, or asset:minilm."
+            )
+        if max_tokens < 2:
+            raise UserError(f"text_encoder.max_tokens={max_tokens}: must be at least 2.")
+        folder = _resolve(path)
+        tokenizer, model = _load(path, folder, getattr(torch, dtype))
+        super().__init__(_width(model), max_tokens, trainable=False)
+        self.tokenizer = tokenizer
+        self.model = model.eval().requires_grad_(False)
+        self._cache = FeatureCache(cache_mb * 2**20) if cache_mb > 0 else None
+        self._check_length(path)
+
+    def train(self, mode: bool = True) -> "PretrainedEncoder":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def count_tokens(self, caption: str) -> int:
+        """Tokens of the model's own tokenizer, special tokens included."""
+        return len(self._ids([caption])[0])
+
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> TextEmbedding:
+        """Captions -> ``TextEmbedding`` in float32, without gradient, on the encoder's device."""
+        ids = self._ids(captions)
+        self._note_truncated([len(row) for row in ids])
+        ids = [self._cut(row) for row in ids]
+        if self._cache is None:
+            tokens = self._forward(ids)
+        else:
+            device = next(self.model.parameters()).device
+            rows = [self._remembered(tuple(row)).to(device, torch.float32) for row in ids]
+            tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = token_mask([len(row) for row in ids], tokens.device)
+        tokens = tokens.masked_fill(~mask[..., None], 0.0)
+        return TextEmbedding(tokens, mask, masked_mean(tokens, mask))
+
+    def _remembered(self, ids: tuple[int, ...]) -> Float[Tensor, "S D"]:
+        assert self._cache is not None
+        found = self._cache.get(ids)
+        if found is None:
+            found = self._forward([list(ids)])[0].cpu()
+            self._cache.put(ids, found)
+        return found
+
+    def _forward(self, ids: Sequence[Sequence[int]]) -> Float[Tensor, "B S D"]:
+        device = next(self.model.parameters()).device
+        mask = token_mask([len(row) for row in ids], device)
+        padded = torch.zeros(mask.shape, dtype=torch.long, device=device)
+        padded[mask] = torch.tensor([i for row in ids for i in row], device=device)
+        with torch.autocast(device.type, enabled=False):
+            output = self.model(input_ids=padded, attention_mask=mask.long())
+        return output.last_hidden_state.float()
+
+    def _ids(self, captions: Sequence[str]) -> list[list[int]]:
+        rows = self.tokenizer(list(captions), add_special_tokens=True, verbose=False)["input_ids"]
+        return [list(row) or [self._null_token()] for row in rows]
+
+    def _cut(self, row: list[int]) -> list[int]:
+        """At most ``max_tokens`` tokens, keeping the special token that ends a T5, BERT or CLIP caption."""
+        if len(row) <= self.max_tokens:
+            return row
+        ending = [row[-1]] if row[-1] in self.tokenizer.all_special_ids else []
+        return row[: self.max_tokens - len(ending)] + ending
+
+    def _null_token(self) -> int:
+        """The token of an empty caption, for tokenizers that add no special tokens."""
+        tokenizer = self.tokenizer
+        for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    def _check_length(self, path: str) -> None:
+        limits = [getattr(self.model.config, "max_position_embeddings", None), self.tokenizer.model_max_length]
+        # Tokenizers without a limit of their own report an astronomically large one.
+        known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
+        if known and self.max_tokens > min(known):
+            raise UserError(
+                f"text_encoder.max_tokens={self.max_tokens}: {path} reads at most {min(known)} tokens. "
+                f"Set text_encoder.max_tokens={min(known)} or less."
+            )
+
+
+class FeatureCache:
+    """Remembers token features by token ids, up to ``capacity`` bytes; the least recently used go first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self._features: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def get(self, ids: tuple[int, ...]) -> Tensor | None:
+        """The remembered features, or None."""
+        found = self._features.get(ids)
+        if found is not None:
+            self._features.move_to_end(ids)
+        return found
+
+    def put(self, ids: tuple[int, ...], features: Tensor) -> None:
+        """Remember features, forgetting old ones to make room."""
+        self._features[ids] = features
+        self.used += features.nbytes
+        while self.used > self.capacity and len(self._features) > 1:
+            _, oldest = self._features.popitem(last=False)
+            self.used -= oldest.nbytes
+
+
+def _resolve(path: str) -> Path:
+    """The local folder behind ``path``."""
+    if path.startswith("asset:"):
+        from vidlab.assets import fetch_folder
+
+        return fetch_folder(path.removeprefix("asset:"))
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+        raise UserError(f"text_encoder.path={path}: there is no such folder ({folder.absolute()}).")
+    return _from_hub(path)
+
+
+def _from_hub(path: str) -> Path:
+    """The hub's local copy if it is complete, otherwise one quick look at the hub, then the download."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(path, local_files_only=True, allow_patterns=list(_FILES)))
+        if _is_complete(folder):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    try:
+        HfApi().model_info(path, timeout=_HUB_TIMEOUT)
+        return Path(snapshot_download(path, allow_patterns=list(_FILES)))
+    # The hub client raises its own, its HTTP library's and the system's errors.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"text_encoder.path={path} is neither a local folder nor in the local hub cache, and the hub did not "
+            f"give it ({reason}). Correct the name, connect and run again, give a local folder, or use "
+            "text_encoder=minilm or text_encoder=words, which need no hub."
+        ) from error
+
+
+def _is_complete(folder: Path) -> bool:
+    return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+
+
+def _load(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The tokenizer and the encoder of a folder."""
+    if not _is_complete(folder):
+        raise UserError(
+            f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. Pickled weights are "
+            "not read; convert them once with AutoModel.from_pretrained(...).save_pretrained(folder)."
+        )
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+
+    local = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **local)
+        loader: Any = AutoModel
+        if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+            loader = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
+        model = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise UserError(
+            f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if model.config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
+        model = model.get_encoder()
+    return tokenizer, model
+
+
+def _width(model: Any) -> int:
+    return int(getattr(model.config, "hidden_size", 0) or model.config.d_model)

@@ -1,0 +1,151 @@
+"""A small text encoder that is learned with the denoiser and needs no vocabulary file."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidlab.clip import TextEmbedding
+from vidlab.errors import UserError
+from vidlab.text.base import TextEncoder, masked_mean, token_mask
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")  # noqa: RUF001
+_REMEMBERED_WORDS = 1 << 16
+
+
+def split_words(caption: str) -> list[str]:
+    """Lower-cased words (with inner apostrophes) and single punctuation marks, after Unicode NFKC."""
+    return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+
+
+def hash_rows(word: str, hashes: int, rows: int) -> tuple[int, ...]:
+    """The table rows of a word: one keyed BLAKE2b hash per hash function, modulo ``rows``.
+
+    The same on every machine and Python version, unlike ``hash``.
+    """
+    text = word.encode()
+    return tuple(
+        int.from_bytes(blake2b(text, digest_size=8, key=b"vidlab-%d" % i).digest(), "little") % rows
+        for i in range(hashes)
+    )
+
+
+class WordsEncoder(TextEncoder):
+    """Hashed word embeddings and a small pre-norm transformer, learned with the denoiser.
+
+    A word is the sum of ``hashes`` rows of one learned table, chosen by independent hash functions: two words
+    coincide only when all their rows do, about one pair in ``rows**hashes / hashes!``. This is Svenstrup,
+    Hansen & Winther, "Hash Embeddings for Efficient Word Representations", NeurIPS 2017, section 2, with the
+    importance weights fixed to one. A learned start token comes first, so the empty caption has one token.
+    Positions are learned. ``pooled`` is a learned linear map of the mean over the real tokens.
+
+    Args:
+        width: feature dimension D.
+        depth: transformer layers; 0 leaves a bag of words.
+        heads: attention heads; must divide ``width``.
+        rows: rows of the table.
+        hashes: rows summed per word.
+        max_tokens: the longest caption in tokens, the start token included.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        width: int = 128,
+        depth: int = 1,
+        heads: int = 4,
+        rows: int = 4096,
+        hashes: int = 2,
+        max_tokens: int = 64,
+    ) -> None:
+        _check_arguments(
+            width=(width, 1), depth=(depth, 0), heads=(heads, 1), rows=(rows, 2), hashes=(hashes, 1),
+            max_tokens=(max_tokens, 2),
+        )  # fmt: skip
+        if width % heads:
+            raise UserError(f"text_encoder.heads={heads} does not divide text_encoder.width={width}.")
+        super().__init__(width, max_tokens, trainable=True)
+        self.hashes = hashes
+        self.table = nn.Embedding(rows, width)
+        self.start = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(max_tokens, width))
+        self.layers = nn.ModuleList(TextLayer(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.pool = nn.Linear(width, width)
+        self._rows_of: dict[str, tuple[int, ...]] = {}
+        # Words start larger than positions: what is said matters more than where.
+        nn.init.normal_(self.table.weight, std=0.1 / hashes**0.5)
+        nn.init.normal_(self.start, std=0.1)
+        nn.init.normal_(self.positions, std=0.02)
+
+    def count_tokens(self, caption: str) -> int:
+        """Words and punctuation marks, plus the start token."""
+        return 1 + len(split_words(caption))
+
+    def encode(self, captions: Sequence[str]) -> TextEmbedding:
+        """Captions -> ``TextEmbedding``; gradients flow to every parameter."""
+        words = [split_words(caption) for caption in captions]
+        self._note_truncated([1 + len(found) for found in words])
+        words = [found[: self.max_tokens - 1] for found in words]
+        device = self.start.device
+        mask = token_mask([1 + len(found) for found in words], device)
+        tokens = self._embed(self._ids(words).to(device))
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        tokens = self.norm(tokens)
+        pooled = self.pool(masked_mean(tokens, mask))
+        return TextEmbedding(tokens.masked_fill(~mask[..., None], 0.0), mask, pooled)
+
+    def _ids(self, words: Sequence[Sequence[str]]) -> Int[Tensor, "B W K"]:
+        longest = max(len(found) for found in words)
+        pad = (0,) * self.hashes
+        rows = [[self._lookup(w) for w in found] + [pad] * (longest - len(found)) for found in words]
+        return torch.tensor(rows, dtype=torch.long).view(len(words), longest, self.hashes)
+
+    def _lookup(self, word: str) -> tuple[int, ...]:
+        found = self._rows_of.get(word)
+        if found is None:
+            if len(self._rows_of) >= _REMEMBERED_WORDS:
+                self._rows_of.clear()
+            found = self._rows_of[word] = hash_rows(word, self.hashes, self.table.num_embeddings)
+        return found
+
+    def _embed(self, ids: Int[Tensor, "B W K"]) -> Float[Tensor, "B S D"]:
+        start = self.start.expand(len(ids), 1, -1)
+        tokens = torch.cat([start, self.table(ids).sum(2)], dim=1)
+        return tokens + self.positions[: tokens.shape[1]]
+
+
+class TextLayer(nn.Module):
+    """Pre-norm self-attention over the real tokens, then a pre-norm GELU MLP of four times the width."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
+        """One layer; padded positions are never attended to."""
+        q, k, v = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
+        return tokens + self.mlp(tokens)
+
+
+def _check_arguments(**arguments: tuple[int, int]) -> None:
+    for name, (value, least) in arguments.items():
+        if value < least:
+            raise UserError(f"text_encoder.{name}={value}: must be at least {least}.")

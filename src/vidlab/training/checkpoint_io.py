@@ -1,0 +1,72 @@
+"""Reading and writing checkpoint files without losing one and without running code from one."""
+
+import contextlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from vidlab.errors import UserError
+
+
+def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint as data only (``weights_only=True``).
+
+    Raises:
+        UserError: no such file, not a checkpoint, truncated, or holding anything but tensors and plain data.
+    """
+    path = Path(path)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{path} cannot be read as a checkpoint: it is truncated, of another kind, or holds more than tensors and "
+            f"plain data, which vidlab never loads ({reason}). Try best.ckpt or last.ckpt beside it."
+        ) from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UserError(f"{path} is a file of tensors but not a vidlab checkpoint: it has no state_dict.")
+    return checkpoint
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes to a temporary file in the same folder, then renames: a full disk or a kill leaves the old file whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: the folder cannot be written or the disk is full.
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except (OSError, RuntimeError) as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise UserError(
+                f"The checkpoint {path} could not be written ({error}). Checkpoints written before are intact. Free disk "
+                f"space or make the folder writable, then resume with ckpt_path=last."
+            ) from error
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint; ``weights_only`` is always on."""
+        return load_checkpoint(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint file."""
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""Parameter groups, the optimiser and learning-rate schedules."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from torch import nn
+
+from vidlab.errors import UserError
+
+LrFactor = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Builds an optimiser over the trainable parameters, in groups by rule.
+
+    Weight decay is left off every parameter with fewer than two dimensions (biases, norm gains, modulation tables)
+    and off every embedding table, and on for the rest.
+
+    Args:
+        algorithm: called with parameter groups, e.g. a partial of ``torch.optim.AdamW``.
+        lr: base learning rate.
+        weight_decay: decay of the groups that decay.
+        clip_norm: largest global gradient norm, applied after every other treatment of gradients; null is off.
+        lr_multipliers: shell-style name pattern to a factor on the learning rate; the first match counts.
+
+    Raises:
+        UserError: a negative setting, or a pattern that matches no trainable parameter.
+    """
+
+    algorithm: Callable[..., torch.optim.Optimizer]
+    lr: float
+    weight_decay: float = 0.0
+    clip_norm: float | None = None
+    lr_multipliers: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"optimizer.{name}={value} must not be negative.")
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a module's trainable parameters."""
+        groups = self.groups(module)
+        if not groups:
+            raise UserError("Nothing to train: every parameter of the model is frozen.")
+        return self.algorithm(groups, lr=self.lr)
+
+    def groups(self, module: nn.Module) -> list[dict[str, Any]]:
+        """Parameter groups with keys params, names, weight_decay and lr."""
+        no_decay = _embedding_parameters(module)
+        groups: dict[tuple[float, float], dict[str, Any]] = {}
+        matched: set[str] = set()
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decay = 0.0 if parameter.ndim < 2 or id(parameter) in no_decay else self.weight_decay
+            pattern = next((p for p in self.lr_multipliers if fnmatch(name, p)), None)
+            matched |= {pattern} if pattern else set()
+            lr = self.lr * (self.lr_multipliers[pattern] if pattern else 1.0)
+            group = groups.setdefault((decay, lr), {"params": [], "names": [], "weight_decay": decay, "lr": lr})
+            group["params"].append(parameter)
+            group["names"].append(name)
+        unmatched = [pattern for pattern in self.lr_multipliers if pattern not in matched]
+        if unmatched:
+            raise UserError(
+                f"optimizer.lr_multipliers: {unmatched} match no trainable parameter. Names look like "
+                f"{[name for name, p in module.named_parameters() if p.requires_grad][:3]}."
+            )
+        return list(groups.values())
+
+
+def _embedding_parameters(module: nn.Module) -> set[int]:
+    tables = (m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
+    positions = (p for name, p in module.named_parameters() if name.endswith(("position", "positions", "start")))
+    return {id(parameter) for parameter in [*tables, *positions]}
+
+
+def trainable_parameters(module: nn.Module) -> Iterable[nn.Parameter]:
+    """Parameters that receive gradients."""
+    return (parameter for parameter in module.parameters() if parameter.requires_grad)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up from lr / warmup_steps, then a constant learning rate."""
+
+    warmup_steps: int = 0
+
+    def factor(self, max_steps: int) -> LrFactor:
+        """The factor on the learning rate by optimiser step; ``max_steps`` is not used."""
+        return lambda step: _warmup(step, self.warmup_steps)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine from 1 down to ``final`` at the last step (Loshchilov & Hutter 2016, eq. 5)."""
+
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def factor(self, max_steps: int) -> LrFactor:
+        """The factor by optimiser step."""
+        _check_length("cosine", self.warmup_steps, max_steps)
+
+        def at(step: int) -> float:
+            progress = _progress(step, self.warmup_steps, max_steps)
+            decay = self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
+            return _warmup(step, self.warmup_steps) * decay
+
+        return at
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Linear warm-up, then a straight line from 1 down to ``final`` at the last step."""
+
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def factor(self, max_steps: int) -> LrFactor:
+        """The factor by optimiser step."""
+        _check_length("linear_decay", self.warmup_steps, max_steps)
+
+        def at(step: int) -> float:
+            decay = 1 - (1 - self.final) * _progress(step, self.warmup_steps, max_steps)
+            return _warmup(step, self.warmup_steps) * decay
+
+        return at
+
+
+def _warmup(step: int, warmup_steps: int) -> float:
+    return min(1.0, (step + 1) / warmup_steps) if warmup_steps > 0 else 1.0
+
+
+def _progress(step: int, warmup_steps: int, max_steps: int) -> float:
+    return min(max((step - warmup_steps) / max(max_steps - warmup_steps, 1), 0.0), 1.0)
+
+
+def _check_length(name: str, warmup_steps: int, max_steps: int) -> None:
+    if max_steps <= 0:
+        raise UserError(
+            f"lr_schedule={name} needs to know the length of the run: set trainer.max_steps, or use lr_schedule=constant."
+        )
+    if warmup_steps < 0:
+        raise UserError(f"lr_schedule.warmup_steps={warmup_steps} must not be negative.")

@@ -1,0 +1,154 @@
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from vidlab.errors import UserError
+from vidlab.lab import runs
+
+
+def make_run(folder: Path, age: int = 0, names: tuple[str, ...] = ("last.ckpt", "best.ckpt")) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in names:
+        path = folder / "checkpoints" / name
+        torch.save({"state_dict": {"weight": torch.arange(3.0)}, "global_step": 7}, path)
+        os.utime(path, (1_700_000_000 - age, 1_700_000_000 - age))
+    return folder
+
+
+def test_last_is_the_run_whose_checkpoint_is_newest(tmp_path):
+    make_run(tmp_path / "a" / "2026-01-02", age=50)
+    newest = make_run(tmp_path / "a" / "2026-01-01", age=10)  # resumed later than the other
+    make_run(tmp_path / "b" / "2026-01-03", age=0)
+    (tmp_path / "a" / "2026-01-04").mkdir()  # crashed before its first checkpoint
+    run = runs.resolve_run("last", tmp_path, "a")
+    assert run == runs.Run(newest, newest / "checkpoints" / "last.ckpt", None)
+    assert runs.resolve_run("last", tmp_path, "a", which="best").checkpoint.name == "best.ckpt"
+
+
+def test_last_finds_jobs_of_sweeps(tmp_path):
+    make_run(tmp_path / "a" / "2026-01-01" / "0", age=20)
+    job = make_run(tmp_path / "a" / "2026-01-01" / "1", age=10)
+    assert runs.resolve_run("last", tmp_path, "a").folder == job
+    with pytest.raises(UserError, match=r"holds 2 runs, choose one: .*/0, .*/1"):
+        runs.resolve_run(str(tmp_path / "a" / "2026-01-01"), tmp_path, "a")
+
+
+def test_finding_nothing_says_what_exists(tmp_path):
+    with pytest.raises(UserError, match=r"ckpt_path=last: no run of experiment 'a'.*There is no run"):
+        runs.resolve_run("last", tmp_path, "a")
+    other = make_run(tmp_path / "b" / "2026-01-01")
+    with pytest.raises(UserError, match="no run of experiment 'a'") as caught:
+        runs.resolve_run("last", tmp_path, "a")
+    assert str(other) in str(caught.value)
+    with pytest.raises(UserError, match="run=typo: no such run folder"):
+        runs.resolve_run("typo", tmp_path, "a", key="run")
+
+
+def test_folder_and_file(tmp_path):
+    folder = make_run(tmp_path / "a" / "2026-01-01")
+    runs.write_run_record(folder, "0" * 32, "a")
+    by_folder = runs.resolve_run(str(folder), tmp_path, "a")
+    by_checkpoints = runs.resolve_run(str(folder / "checkpoints"), tmp_path, "a")
+    by_file = runs.resolve_run(str(folder / "checkpoints" / "last.ckpt"), tmp_path, "a", which="best")
+    assert by_folder == by_checkpoints == by_file
+    assert by_folder.mlflow_run_id == "0" * 32
+
+
+def test_missing_best_names_what_is_there(tmp_path):
+    folder = make_run(tmp_path / "a" / "2026-01-01", names=("last.ckpt",))
+    with pytest.raises(UserError, match=r"no checkpoints/best\.ckpt in this folder; it has last\.ckpt"):
+        runs.resolve_run(str(folder), tmp_path, "a", which="best")
+    config = folder / "config.yaml"
+    config.write_text("a: 1")
+    with pytest.raises(UserError, match=r"ends in \.ckpt"):
+        runs.resolve_run(str(config), tmp_path, "a")
+
+
+def test_mlflow_run_id_leads_to_the_folder(tmp_path, monkeypatch):
+    from vidlab.lab.store import open_client, with_experiment_ready
+
+    folder = make_run(tmp_path / "runs" / "a" / "2026-01-01")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    missing = "f" * 32
+    with pytest.raises(UserError, match="there is no store"):
+        runs.resolve_run(missing, tmp_path, "a", uri)
+    assert not (tmp_path / "mlflow.db").exists()
+    client = open_client(uri)
+    experiment = with_experiment_ready(uri, "a")
+    known = client.create_run(experiment, tags={"vidlab.run_folder": str(folder)}).info.run_id
+    moved = client.create_run(experiment, tags={"vidlab.run_folder": "/gone/away"}).info.run_id
+    foreign = client.create_run(experiment).info.run_id
+    assert runs.resolve_run(known, tmp_path, "a", uri) == runs.Run(
+        folder, folder / "checkpoints" / "last.ckpt", known
+    )
+    for run_id, message in [(moved, "missing: /gone/away"), (foreign, "not recorded"), (missing, "not found")]:
+        with pytest.raises(UserError, match=message):
+            runs.resolve_run(run_id, tmp_path, "a", uri)
+    with pytest.raises(UserError, match="logger=none"):
+        runs.resolve_run(known, tmp_path, "a", None)
+
+
+def test_run_record_round_trip_and_damage(tmp_path):
+    assert runs.read_run_record(tmp_path) is None
+    runs.write_run_record(tmp_path, None, "first")
+    path = runs.write_run_record(tmp_path, "abc", "second")
+    assert runs.read_run_record(tmp_path) == runs.RunRecord("abc", "second")
+    assert [file.name for file in tmp_path.iterdir()] == ["run.json"], "no temporary file is left"
+    path.write_text('{"mlflow_run_id": ')
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        runs.read_run_record(tmp_path)
+
+
+def test_load_checkpoint(tmp_path):
+    folder = make_run(tmp_path / "run")
+    content = runs.load_checkpoint(folder / "checkpoints" / "last.ckpt")
+    assert content["global_step"] == 7
+    assert torch.equal(content["state_dict"]["weight"], torch.tensor([0.0, 1.0, 2.0]))
+    with pytest.raises(UserError, match="no such file"):
+        runs.load_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.95])
+def test_truncated_checkpoint_points_to_best(tmp_path, kept):
+    folder = make_run(tmp_path / "run")
+    last = folder / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    last.write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
+    with pytest.raises(UserError, match=r"last\.ckpt: cut off or not a checkpoint\. Try .*best\.ckpt"):
+        runs.load_checkpoint(last)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"a: 1\n" * 100, b"\x80\x04." * 9, b"PK\x03\x04" + b"\0" * 50])
+def test_other_files_are_not_checkpoints(tmp_path, content):
+    path = tmp_path / "odd.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"odd\.ckpt"):
+        runs.load_checkpoint(path)
+    torch.save([1, 2], path)
+    with pytest.raises(UserError, match="holds a list"):
+        runs.load_checkpoint(path)
+
+
+class Hostile:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.system, (f"{sys.executable} -c \"open('{self.marker}', 'w')\"",))
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_hostile_checkpoint_runs_no_code(tmp_path, legacy):
+    path, marker = tmp_path / "hostile.ckpt", tmp_path / "executed"
+    if legacy:
+        path.write_bytes(pickle.dumps(Hostile(marker)))
+    else:
+        torch.save({"state_dict": Hostile(marker)}, path)
+    with pytest.raises(UserError, match=r"hostile\.ckpt: refused, it wants .*system, which could run code"):
+        runs.load_checkpoint(path)
+    assert not marker.exists()
+    assert Hostile(marker).__reduce__()[0] is os.system, "the file would have run code"
