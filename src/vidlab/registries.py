@@ -1,4 +1,10 @@
-"""Fetching one exact package file with the machine's own pip or apt-get, without installing it."""
+"""Fetching one exact package file with the machine's own pip or apt-get, without installing it.
+
+``pip download`` asks a source archive for its metadata, which runs the archive's ``setup.py``. That is
+avoided twice: pip compares the archive with its pinned SHA-256 first, and the ``setuptools`` it then asks
+is a stand-in that answers from the pin. So source archives are supported when they build with setuptools,
+the common case.
+"""
 
 import contextlib
 import importlib.util
@@ -15,6 +21,17 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from vidlab.assets import Package
 
+_BACKEND = """
+import pathlib, sys
+def get_requires_for_build_wheel(config_settings=None):
+    return []
+def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
+    folder = pathlib.Path(metadata_directory, {folder!r})
+    folder.mkdir()
+    (folder / "METADATA").write_text({metadata!r})
+    return folder.name
+__legacy__ = sys.modules[__name__]
+"""
 _POLL = 0.1  # seconds
 _TIMEOUT = 30  # seconds without an answer, per connection
 
@@ -42,7 +59,7 @@ def download(package: "Package", folder: Path) -> Path:
 
 
 def available(package: "Package") -> bool:
-    """False when this machine has no tool for the package's registry at all, such as apt-get outside Debian."""
+    """False when this machine has no tool for the package's registry, such as apt-get outside Debian."""
     if package.registry == "debian":
         return shutil.which("apt-get") is not None and shutil.which("dpkg-deb") is not None
     return _find_pip() is not None
@@ -72,7 +89,21 @@ def _from_pypi(package: "Package", target: Path) -> None:
     options += ["--timeout", str(_TIMEOUT), only, package.name, "--dest", str(target)]
     # pip keeps unfinished files in TMPDIR; there they can be measured, and go away with the scratch folder.
     environment = {**os.environ, "TMPDIR": str(target.parent)}
+    if package.form == "sdist":
+        options += ["--use-pep517", "--no-build-isolation"]
+        environment["PYTHONPATH"] = str(_write_backend(package, target.parent / "backend"))
     _run([*pip, *options, "--requirement", str(requirements)], package, target, environment)
+
+
+def _write_backend(package: "Package", folder: Path) -> Path:
+    """A stand-in for setuptools that knows the metadata of one package and runs nothing."""
+    (folder / "setuptools").mkdir(parents=True)
+    (folder / "setuptools" / "__init__.py").touch()
+    name = f"{package.name.replace('-', '_')}-{package.version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {package.name}\nVersion: {package.version}\n"
+    source = _BACKEND.format(folder=name, metadata=metadata)
+    (folder / "setuptools" / "build_meta.py").write_text(source)
+    return folder
 
 
 def _from_debian(package: "Package", target: Path) -> None:
@@ -124,7 +155,7 @@ def _watch(process: subprocess.Popen[bytes], package: "Package", folder: Path) -
 
 
 def _bytes_in(folder: Path) -> int:
-    """The bytes below a folder. The tool moves and deletes its own temporary files meanwhile, which is no error."""
+    """The bytes below a folder, whose files the tool moves and deletes meanwhile."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:

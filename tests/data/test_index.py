@@ -48,7 +48,9 @@ def test_factors_are_plain_json():
 
 def test_select_keeps_order_and_identity(tmp_path):
     lengths = {"a": 8, "b": 20, "c": 12, "d": 30}
-    write_index(tmp_path, [row(k, frames=n, split="val" if k == "d" else "train") for k, n in lengths.items()], {})
+    write_index(
+        tmp_path, [row(k, frames=n, split="val" if k == "d" else "train") for k, n in lengths.items()], {}
+    )
     index = ClipIndex.open(tmp_path)
     assert index.select("train", min_frames=12).column("key") == ["b", "c"]
     assert index.select(min_frames=12).column("key") == ["b", "c", "d"]
@@ -90,7 +92,7 @@ def test_what_is_not_an_index_is_named(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         ClipIndex.open(tmp_path)
     pq.write_table(pa.table({"key": ["a"]}), tmp_path / "index.parquet")
-    with pytest.raises(DataError, match="not an index of clips.*shard"):
+    with pytest.raises(DataError, match=r"not an index of clips.*shard"):
         ClipIndex.open(tmp_path)
     pq.write_table(pa.table({name: ["a"] for name in COLUMNS}), tmp_path / "index.parquet")
     with pytest.raises(DataError, match="header"):

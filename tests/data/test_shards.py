@@ -21,7 +21,14 @@ def videos(count: int) -> list[bytes]:
 def write(folder, clips: list[bytes], clips_per_shard: int = 2) -> ClipIndex:
     with ShardWriter(folder, clips_per_shard, {"made": "here"}) as writer:
         for number, video in enumerate(clips):
-            writer.add(f"clip_{number}", video, INFO, [f"text {number}", "more"], "train" if number else "val", "film")
+            writer.add(
+                f"clip_{number}",
+                video,
+                INFO,
+                [f"text {number}", "more"],
+                "train" if number else "val",
+                "film",
+            )
     return ClipIndex.open(folder)
 
 

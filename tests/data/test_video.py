@@ -42,7 +42,9 @@ def numbered_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray
     return np.broadcast_to(ramp, (count, height, width, 3)).astype(np.uint8)
 
 
-def write(path: Path, frames: np.ndarray, codec: str, pix_fmt: str, options: dict[str, str], **container) -> None:
+def write(
+    path: Path, frames: np.ndarray, codec: str, pix_fmt: str, options: dict[str, str], **container
+) -> None:
     with av.open(str(path), "w", **container) as output:
         stream = output.add_stream(codec, rate=Fraction(24), options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
@@ -125,7 +127,9 @@ def test_container_that_declares_no_count_is_counted(tmp_path):
     assert probe(path).frames == 7
 
 
-@pytest.mark.parametrize(("turn", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))])
+@pytest.mark.parametrize(
+    ("turn", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))]
+)
 def test_rotation_metadata_is_applied(turn, matrix):
     frames = np.random.default_rng(1).integers(0, 256, (2, 16, 32, 3), dtype=np.uint8)
 
@@ -144,11 +148,17 @@ def test_rotation_metadata_is_applied(turn, matrix):
 
 def test_broken_files_are_named_with_the_reason(tmp_path, capfd):
     whole = tmp_path / "whole.mp4"
-    write(whole, numbered_frames(60), *FORMATS["x264_b_frames.mp4"], container_options={"movflags": "+faststart"})
+    write(
+        whole,
+        numbered_frames(60),
+        *FORMATS["x264_b_frames.mp4"],
+        container_options={"movflags": "+faststart"},
+    )
+    lossy = encode(numbered_frames(30), 8)
     cases = {
         "empty.mp4": (b"", "empty"),
         "text.mp4": (b"just some words\n" * 40, "not a readable video"),
-        "no_header.mp4": (encode(numbered_frames(30), 8)[:-400], "not a readable video|no video"),
+        "no_header.mp4": (lossy[: lossy.index(b"moov")], "not a readable video|no video"),
         "cut_off.mp4": (whole.read_bytes()[: whole.stat().st_size * 2 // 3], "cut off: .* of 60"),
     }
     for name, (content, reason) in cases.items():
@@ -200,7 +210,9 @@ def test_pixels_are_frames_between_minus_one_and_one():
     assert to_frames(torch.tensor([-7.0, 0.2, 9.0]).view(3, 1, 1, 1)).flatten().tolist() == [0, 153, 255]
 
 
-@pytest.mark.parametrize("bad", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 1), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 8, 8, 3)), np.zeros((2, 8, 8, 1), np.uint8), np.zeros((0, 8, 8, 3), np.uint8)]
+)
 def test_encode_refuses_what_is_not_frames(bad):
     with pytest.raises(ValueError, match="uint8"):
         encode(bad, 8)

@@ -85,7 +85,11 @@ def test_mlflow_run_id_leads_to_the_folder(tmp_path, monkeypatch):
     assert runs.resolve_run(known, tmp_path, "a", uri) == runs.Run(
         folder, folder / "checkpoints" / "last.ckpt", known
     )
-    for run_id, message in [(moved, "missing: /gone/away"), (foreign, "not recorded"), (missing, "not found")]:
+    for run_id, message in [
+        (moved, "missing: /gone/away"),
+        (foreign, "not recorded"),
+        (missing, "not found"),
+    ]:
         with pytest.raises(UserError, match=message):
             runs.resolve_run(run_id, tmp_path, "a", uri)
     with pytest.raises(UserError, match="logger=none"):
@@ -145,7 +149,7 @@ class Hostile:
 def test_a_hostile_checkpoint_runs_no_code(tmp_path, legacy):
     path, marker = tmp_path / "hostile.ckpt", tmp_path / "executed"
     if legacy:
-        path.write_bytes(pickle.dumps(Hostile(marker)))
+        path.write_bytes(pickle.dumps(Hostile(marker), protocol=2))
     else:
         torch.save({"state_dict": Hostile(marker)}, path)
     with pytest.raises(UserError, match=r"hostile\.ckpt: refused, it wants .*system, which could run code"):

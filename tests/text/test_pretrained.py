@@ -7,12 +7,12 @@ import torch
 from vidlab.errors import UserError
 from vidlab.text.pretrained import FeatureCache, PretrainedEncoder
 
-WORDS = "a red blue circle square moves left right the and slowly".split()
+WORDS = ["a", "red", "blue", "circle", "square", "moves", "left", "right", "the", "and", "slowly"]
 CAPTIONS = ["a red circle moves left", "", "the blue square and a red circle moves slowly right"]
 
 
 def save_tokenizer(folder, ending):
-    """A word-level tokenizer in the real file format; ``ending`` as BERT ([CLS] ... [SEP]) or as T5 (... </s>)."""
+    """A word-level tokenizer in the real file format, ending captions as BERT or as T5 does."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -53,7 +53,9 @@ def t5(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
     size = save_tokenizer(folder, "t5")
     torch.manual_seed(0)
-    config = T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(
+        vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
+    )
     T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
 
@@ -199,7 +201,11 @@ def test_cache_forgets_the_least_recently_used():
 def test_minilm_knows_paraphrases():
     encoder = PretrainedEncoder("asset:minilm")
     text = encoder.encode(
-        ["a man is playing a guitar", "someone plays a guitar on stage", "the stock market fell sharply today"]
+        [
+            "a man is playing a guitar",
+            "someone plays a guitar on stage",
+            "the stock market fell sharply today",
+        ]
     )
     near = torch.cosine_similarity(text.pooled[0], text.pooled[1], dim=0).item()
     far = torch.cosine_similarity(text.pooled[0], text.pooled[2], dim=0).item()

@@ -7,7 +7,11 @@ from vidlab.errors import UserError
 from vidlab.text.base import masked_mean, token_mask
 from vidlab.text.words import WordsEncoder, hash_rows, split_words
 
-CAPTIONS = ["A red circle moves right.", "", "two blue squares turn slowly over a green background, then stop"]
+CAPTIONS = [
+    "A red circle moves right.",
+    "",
+    "two blue squares turn slowly over a green background, then stop",
+]
 
 
 @pytest.fixture
@@ -25,7 +29,8 @@ def test_words_are_lower_cased_and_punctuation_stands_alone():
 
 
 def test_hashes_are_the_published_keyed_blake2b():
-    # python -c "from hashlib import blake2b; print(blake2b(b'red', digest_size=8, key=b'vidlab-0').hexdigest())"
+    # python -c "from hashlib import blake2b; print(blake2b(b'red', digest_size=8,
+    # key=b'vidlab-0').hexdigest())"
     digests = ("cb547ecbb45ebfd6", "7f11ad24f66628a4")
     expected = tuple(int.from_bytes(bytes.fromhex(digest), "little") % 4096 for digest in digests)
     assert hash_rows("red", hashes=2, rows=4096) == expected

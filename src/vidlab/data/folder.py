@@ -253,8 +253,8 @@ def _too_few(folder: Path, rows: list[ClipRow], rejected: Mapping[str, str], wit
     start = f"data.path={folder}: "
     if not rows and not rejected:
         return start + (
-            f"none of the {without} videos has a caption; put it into clip.txt beside clip.mp4, or into a table "
-            "(.csv or .parquet) at the top of the folder with the columns file and caption"
+            f"none of the {without} videos has a caption; put it into clip.txt beside clip.mp4, or into a "
+            "table (.csv or .parquet) at the top of the folder with the columns file and caption"
         )
     bad = "".join(f"; {key}: {reason}" for key, reason in list(rejected.items())[:3])
     count = "no video is" if not rows else f"only {rows[0].key} is"

@@ -91,7 +91,7 @@ def tile(videos: UInt8[np.ndarray, "N T H W 3"], columns: int | None = None) -> 
     return canvas
 
 
-def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> Path:
+def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Path:
     """Write a GIF that loops forever, with one palette for all frames so that colours do not flicker.
 
     A GIF counts hundredths of a second: single frames are rounded, the whole keeps its length. Repeated
@@ -111,23 +111,23 @@ def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> P
     return path
 
 
-def write_playable_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> Path:
+def write_playable_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Path:
     """Write an mp4 (H.264, yuv420p, BT.709) enlarged to at least 256 pixels; plays in browsers and slides."""
-    return _write_streamable(path, encode(upscale_nearest(frames), fps))
+    return _write_streamable(path, encode(upscale_nearest(frames), float(fps)))
 
 
-def write_lossless_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float) -> Path:
+def write_lossless_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Path:
     """Write an mp4 that keeps every RGB value at the original size, for metrics; few players show it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(frames, fps, lossless=True))
+    path.write_bytes(encode(frames, float(fps), lossless=True))
     return path
 
 
 def grid_mp4(
-    path: Path, videos: UInt8[np.ndarray, "N T H W 3"], fps: float, columns: int | None = None
+    path: Path, videos: UInt8[np.ndarray, "N T H W 3"], fps: float | int, columns: int | None = None
 ) -> Path:
     """Write several videos into one playable mp4, tiled row by row."""
-    return _write_streamable(path, encode(tile(upscale_nearest(videos, 128), columns), fps))
+    return _write_streamable(path, encode(tile(upscale_nearest(videos, 128), columns), float(fps)))
 
 
 def _write_streamable(path: Path, content: bytes) -> Path:

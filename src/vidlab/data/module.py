@@ -168,7 +168,7 @@ class ClipDataModule(L.LightningDataModule):
         return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
 
     def held_out_captions(self, count: int) -> list[str]:
-        """The first captions of the first ``count`` validation clips, or of training clips when none is held out."""
+        """Captions of the first ``count`` held-out clips, or of training clips when none is held out."""
         clips = self.data.val if len(self.data.val) else self.data.train
         return [clips.row(position).captions[0] for position in range(min(count, len(clips)))]
 
@@ -195,7 +195,7 @@ class ClipDataModule(L.LightningDataModule):
             if state_dict[name] != now[name]:
                 raise UserError(
                     f"ckpt_path: the checkpoint was trained with {name}={state_dict[name]} ({key}), this run "
-                    f"has {now[name]}. Set it back to resume, or start a new run from the checkpoint's weights"
+                    f"has {now[name]}. Set it back to resume, or start a new run from its weights"
                 )
         self.batches_consumed = int(state_dict["batches_consumed"])
 

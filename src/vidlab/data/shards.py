@@ -65,7 +65,8 @@ class ShardWriter:
         if kind is None:
             self._close_shard()
             write_index(self.folder, self._rows, self.metadata)
-        elif self._stream is not None:
+        elif self._tar is not None:
+            self._tar.close()
             self._stream.close()
 
     def add(
@@ -79,12 +80,7 @@ class ShardWriter:
         factors: Factors | None = None,
     ) -> None:
         """Add one clip; see ``ClipRow`` for the fields. A ``.`` would end the key in a tar file."""
-        if not key or "." in key or "/" in key or key in self._keys:
-            raise DataError(f"clip key {key!r} must be new, not empty, and without '.' and '/'")
-        if split not in SPLITS:
-            raise DataError(f"clip {key}: split {split!r} is not one of {', '.join(SPLITS)}")
-        if not captions or not all(captions):
-            raise DataError(f"clip {key} has no caption, or an empty one")
+        self._check(key, captions, split)
         if self._tar is None:
             self._open_shard()
         captions = tuple(captions)
@@ -109,6 +105,14 @@ class ShardWriter:
         )
         if len(self._rows) - self._shard_start >= self.clips_per_shard:
             self._close_shard()
+
+    def _check(self, key: str, captions: Sequence[str], split: str) -> None:
+        if not key or "." in key or "/" in key or key in self._keys:
+            raise DataError(f"clip key {key!r} must be new, not empty, and without '.' and '/'")
+        if split not in SPLITS:
+            raise DataError(f"clip {key}: split {split!r} is not one of {', '.join(SPLITS)}")
+        if not captions or not all(captions):
+            raise DataError(f"clip {key} has no caption, or an empty one")
 
     def _shard_name(self) -> str:
         return f"{self._shard_start // self.clips_per_shard:06d}.tar"

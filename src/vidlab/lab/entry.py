@@ -35,10 +35,17 @@ class JobFailedError(Exception):
     """One job of a sweep failed; the message names the job. Survives being sent between processes."""
 
 
-def main(config_path: str, config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+def main(
+    config_path: str, config_name: str, text_keys: tuple[str, ...] = ()
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """``hydra.main`` with clear messages, for misspelt keys and choices too, in single runs and in sweeps.
 
     In a sweep a failing job prints its message, the other jobs still run, and the exit code is not 0.
+
+    Args:
+        config_path: folder of the configuration, relative to the entry point.
+        config_name: the primary configuration.
+        text_keys: keys that hold free text: their values need no Hydra quoting on the command line.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -53,12 +60,22 @@ def main(config_path: str, config_name: str) -> Callable[[Callable[[DictConfig],
         def run() -> Any:
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            sys.argv[1:] = [quote_text(argument, text_keys) for argument in sys.argv[1:]]
             with friendly():
                 return composed()
 
         return run
 
     return decorate
+
+
+def quote_text(argument: str, text_keys: tuple[str, ...]) -> str:
+    """Quote the value of ``key=value`` for Hydra when key holds free text; lists and quoted values stay."""
+    key, equals, value = argument.partition("=")
+    if not equals or key not in text_keys or value.startswith(("[", "'", '"')):
+        return argument
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 @contextmanager

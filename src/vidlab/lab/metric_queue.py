@@ -27,7 +27,9 @@ class MetricQueue:
     order of ``add``. What cannot be sent stays pending and is tried again later; the first failure warns.
     """
 
-    def __init__(self, send: Callable[[Sequence[MetricPoint]], None], seconds: float, size: int) -> None:
+    def __init__(
+        self, send: Callable[[Sequence[MetricPoint]], None], seconds: float | int, size: int
+    ) -> None:
         self._send, self._seconds, self._size = send, seconds, min(size, MAX_METRICS)
         self._pending: list[MetricPoint] = []
         self._lock, self._one_sender = threading.Lock(), threading.Lock()

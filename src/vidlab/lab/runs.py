@@ -192,7 +192,8 @@ def load_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
         raise UserError(f"{key}={path}: no such file.") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError) as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        fault = f"refused, it wants {wanted[1]}, which could run code" if wanted else "cut off or not a checkpoint"
+        hostile = f"refused, it wants {wanted[1]}, which could run code" if wanted else None
+        fault = hostile or "cut off or not a checkpoint"
         raise UserError(f"{key}={path}: {fault}. {_other(path)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{key}={path}: holds a {type(content).__name__}, not a checkpoint. {_other(path)}")

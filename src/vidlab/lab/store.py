@@ -96,8 +96,11 @@ def _check_database_port(uri: str) -> None:
 
 
 def _unreachable(uri: str, error: Exception) -> UserError:
+    reason: BaseException = error
+    while inner := reason.__cause__ or reason.__context__:  # "connection refused" lies at the bottom
+        reason = inner
     return UserError(
-        f"logger.uri={_without_password(uri)}: the MLflow store does not answer ({short(error)[:160]}). "
+        f"logger.uri={_without_password(uri)}: the MLflow store does not answer ({short(reason)[:160]}). "
         "Start it, correct the address, or use logger.uri=sqlite:///mlflow.db or logger=none."
     )
 

@@ -78,7 +78,7 @@ class MLflowLogger(Logger):
         artifact_location: str | None = None,
         tags: Mapping[str, Any] | None = None,
         system_metrics: bool = True,
-        flush_seconds: float = 10.0,
+        flush_seconds: float | int = 10.0,
         flush_size: int = 1000,
         folder: str | Path | None = None,
     ) -> None:

@@ -17,9 +17,10 @@ log = logging.getLogger(__name__)
 class TextEncoder(nn.Module, ABC):
     """Captions -> token features (B, S, D), the mask of real tokens (B, S) and one vector per caption (B, D).
 
-    The empty caption ``""`` is the null prompt of text dropout and classifier-free guidance; it has at least one
-    real token. S is the longest caption of the batch. Padding is masked in attention and its features are exactly
-    zero, so a caption's features do not depend on the other captions of its batch beyond rounding.
+    The empty caption ``""`` is the null prompt of text dropout and classifier-free guidance; it has at
+    least one real token. S is the longest caption of the batch. Padding is masked in attention and its
+    features are exactly zero, so a caption's features do not depend on the other captions of its batch
+    beyond rounding.
 
     Attributes:
         width: the feature dimension D.
@@ -37,7 +38,7 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> TextEmbedding:
-        """Encode captions; one longer than ``max_tokens`` is cut, counted in ``truncated`` and warned of once."""
+        """Encode captions. Long ones are cut to ``max_tokens``, counted in ``truncated``, warned of once."""
 
     @abstractmethod
     def count_tokens(self, caption: str) -> int:
@@ -65,8 +66,8 @@ class TextEncoder(nn.Module, ABC):
         cut = sum(count > self.max_tokens for count in counts)
         if cut and not self.truncated:
             log.warning(
-                "%d of the %d captions of this batch cut to text_encoder.max_tokens=%d tokens (the longest has %d). "
-                "Further cuts are counted, not shown.",
+                "%d of the %d captions of this batch cut to text_encoder.max_tokens=%d tokens "
+                "(the longest has %d). Further cuts are counted, not shown.",
                 cut,
                 len(counts),
                 self.max_tokens,

@@ -18,25 +18,25 @@ _HUB_TIMEOUT = 10.0  # seconds
 
 
 class PretrainedEncoder(TextEncoder):
-    """Token features of a frozen transformer: its last hidden states. ``pooled`` is their mean over real tokens.
+    """The last hidden states of a frozen transformer; ``pooled`` is their mean over the real tokens.
 
-    The encoder stays in evaluation mode, without gradients, and outside autocast, so its features do not depend on
-    the trainer's precision. Features are returned as float32. Of encoder-decoder models only the encoder runs. Only
-    safetensors weights are read and no code of the model's folder is run.
+    The encoder stays in evaluation mode, without gradients, and outside autocast, so its features do not
+    depend on the trainer's precision. Features are returned as float32. Of encoder-decoder models only the
+    encoder runs. Only safetensors weights are read and no code of the model's folder is run.
 
-    Each caption is encoded on its own and remembered, so its bits never depend on the other captions of the batch
-    nor on what was seen before a resume. With ``cache_mb=0`` nothing is remembered and a batch is encoded at once,
-    which is faster when captions hardly repeat.
+    Each caption is encoded on its own and remembered, so its bits never depend on the other captions of the
+    batch nor on what was seen before a resume. With ``cache_mb=0`` nothing is remembered and a batch is
+    encoded at once, which is faster when captions hardly repeat.
 
     Args:
-        path: a local folder (config.json, *.safetensors, tokenizer files), a hub id such as ``google-t5/t5-small``,
-            or ``asset:NAME`` for a pinned model of ``vidlab.assets``.
+        path: a local folder (config.json, *.safetensors, tokenizer files), a hub id such as
+            ``google-t5/t5-small``, or ``asset:NAME`` for a pinned model of ``vidlab.assets``.
         max_tokens: the longest caption in tokens, special tokens included.
         dtype: the precision the encoder computes in.
         cache_mb: memory for remembered captions, in MiB on the CPU; the least recently used go first.
 
     Raises:
-        UserError: the path is unset, not found or not readable, or ``max_tokens`` is more than the model reads.
+        UserError: the path is unset, not found or not readable, or ``max_tokens`` is out of range.
     """
 
     def __init__(
@@ -122,7 +122,10 @@ class PretrainedEncoder(TextEncoder):
         return 0
 
     def _check_length(self, path: str) -> None:
-        limits = [getattr(self.model.config, "max_position_embeddings", None), self.tokenizer.model_max_length]
+        limits = [
+            getattr(self.model.config, "max_position_embeddings", None),
+            self.tokenizer.model_max_length,
+        ]
         # Tokenizers without a limit of their own report an astronomically large one.
         known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
         if known and self.max_tokens > min(known):
@@ -188,8 +191,8 @@ def _from_hub(path: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"text_encoder.path={path} is neither a local folder nor in the local hub cache, and the hub did not "
-            f"give it ({reason}). Correct the name, connect and run again, give a local folder, or use "
+            f"text_encoder.path={path} is neither a local folder nor in the local hub cache, and the hub did "
+            f"not give it ({reason}). Correct the name, connect and run again, give a local folder, or use "
             "text_encoder=minilm or text_encoder=words, which need no hub."
         ) from error
 
@@ -202,8 +205,8 @@ def _load(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the encoder of a folder."""
     if not _is_complete(folder):
         raise UserError(
-            f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. Pickled weights are "
-            "not read; convert them once with AutoModel.from_pretrained(...).save_pretrained(folder)."
+            f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. "
+            "Pickled weights are not read; load them once elsewhere and save_pretrained(folder)."
         )
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 

@@ -28,12 +28,8 @@ DIRECTION_LIMIT = np.cos(np.deg2rad(12))
 STEADY_LIMIT = 1.06  # ratio of diameters of an object that keeps its size
 GROWTH_LIMIT = 1.4
 TURN_LIMIT = 1.0  # radians
-PLACE_LIMITS = (
-    0.36,
-    0.45,
-    0.55,
-    0.64,
-)  # below the first is left or upper, between the inner two is the middle
+# Up to the first is left or upper, between the inner two the middle, from the last on right or lower.
+PLACE_LIMITS = (0.36, 0.45, 0.55, 0.64)
 RELATION_DISTANCE = 0.28
 CENTRE = "centre"
 

@@ -97,7 +97,7 @@ def _mix(background: Background, canvas: Canvas, camera: str) -> Floats:
     across = _wave(canvas.width, canvas, zoom, pan_x, background.tile, background.phase[0])[:, None, :]
     down = _wave(canvas.height, canvas, zoom, pan_y, background.tile, background.phase[1])[:, :, None]
     if background.pattern == "checkered":
-        return (1 + across * down) / 2
+        return (1 - across * down) / 2
     return (1 + (down if background.vertical else across)) / 2
 
 
@@ -117,5 +117,5 @@ def _wave(
     points = (np.arange(length * SUPERSAMPLING) + 0.5) / SUPERSAMPLING / canvas.short
     middle = length / canvas.short / 2
     world = (points - middle) / zoom[:, None] + middle + (PAN * pan * canvas.time)[:, None]
-    sign = 1 - 2 * (np.floor(world / tile + phase) % 2)
+    sign = 2 * (np.floor(world / tile + phase) % 2) - 1
     return sign.reshape(canvas.frames, length, SUPERSAMPLING).mean(2).astype(np.float32)

@@ -52,8 +52,8 @@ class Sample:
 def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> Sample:
     """Draw a scene.
 
-    "plain" has one object, a plain background and a fixed camera. "rich" adds textured backgrounds, a second object,
-    occlusion, and a camera that pans or zooms over a striped or checkered background.
+    "plain" has one object, a plain background and a fixed camera. "rich" adds textured backgrounds, a second
+    object, occlusion, and a camera that pans or zooms over a striped or checkered background.
     """
     if difficulty == "plain":
         background = Background("plain", (rng.choice(tuple(BACKGROUND_COLOURS)),))

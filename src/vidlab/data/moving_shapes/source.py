@@ -39,10 +39,10 @@ class RenderedClip:
 class MovingShapes:
     """Clips of coloured shapes that move, grow, turn, bounce and pass before one another.
 
-    "plain" shows one object on a plain background with a fixed camera. "rich" adds striped, checkered and gradient
-    backgrounds, a second object, occlusion, and a camera that pans or zooms. Lengths and speeds are fractions
-    of the short side and of the clip, so other frame counts and sizes show the same scenes. The validation
-    clips come from their own range of indices and are never trained on.
+    "plain" shows one object on a plain background with a fixed camera. "rich" adds striped, checkered and
+    gradient backgrounds, a second object, occlusion, and a camera that pans or zooms. Lengths and speeds are
+    fractions of the short side and of the clip, so other frame counts and sizes show the same scenes. The
+    validation clips come from their own range of indices and are never trained on.
 
     Args:
         frames: frames per clip, at least 4.

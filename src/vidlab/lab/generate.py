@@ -1,0 +1,149 @@
+"""From a checkpoint and prompts to video files, for people and for metrics."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.data.media import contact_sheet, grid_mp4, tile, upscale_nearest, write_gif, write_lossless_mp4
+from vidlab.data.media import write_playable_mp4
+from vidlab.data.video import to_frames
+from vidlab.errors import UserError
+from vidlab.lab.compose import build_module, resolve_accelerator
+from vidlab.lab.precision import resolve_precision
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import resolve_run
+from vidlab.randomness import Draw
+from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.video_diffusion import VideoDiffusion
+
+SIZES = ("frames", "height", "width")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated video: uint8 (T, H, W, 3) and what it was made from."""
+
+    prompt: str
+    number: int
+    frames: np.ndarray
+
+
+def run_generation(cfg: DictConfig) -> Path:
+    """Generate ``num_videos`` per prompt and write them; returns the folder.
+
+    Raises:
+        UserError: no checkpoint, a prompt the text encoder cannot read whole, or sizes that do not fit.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    prompts = [cfg.prompt] if isinstance(cfg.prompt, str) else [str(prompt) for prompt in cfg.prompt]
+    if cfg.num_videos < 1 or not prompts:
+        raise UserError(f"num_videos={cfg.num_videos} and prompt={prompts}: at least one of each is needed.")
+    run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
+    module = load_module(run.checkpoint, cfg)
+    for prompt in prompts:
+        module.text_encoder.check(prompt)
+    device = resolve_accelerator(cfg.accelerator)
+    samples = generate(module.to(device), prompts, cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision)
+    write(samples, folder, cfg.fps)
+    print(f"{len(samples)} videos from {run.checkpoint}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
+    print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
+    return folder
+
+
+def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
+    """Rebuild the trained module from its checkpoint alone, in evaluation mode.
+
+    Raises:
+        UserError: a checkpoint without a configuration, or a setting of ``cfg`` it cannot take.
+    """
+    state = load_checkpoint(checkpoint)
+    if "config" not in state:
+        raise UserError(f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint.")
+    trained = OmegaConf.create(state["config"])
+    assert isinstance(trained, DictConfig)
+    for name in SIZES:
+        trained.data[name] = cfg[name] or trained.data[name]
+    for group in ("sampler", "guidance"):
+        trained[group] = cfg.get(group) or trained[group]
+    module = build_module(trained)
+    module.configure_model()
+    module.on_load_checkpoint(state)
+    module.load_state_dict(state["state_dict"])
+    if cfg.weights == "ema":
+        _take_average(module, state, checkpoint)
+    elif cfg.weights != "raw":
+        raise UserError(f"weights={cfg.weights}: choose ema or raw.")
+    return module.eval()
+
+
+@torch.no_grad()
+def _take_average(module: VideoDiffusion, state: dict[str, Any], checkpoint: Path) -> None:
+    if not state.get("ema"):
+        raise UserError(f"{checkpoint} holds no averaged weights (trained without callbacks.ema). Use weights=raw.")
+    parameters = dict(module.named_parameters())
+    for name, value in state["ema"].items():
+        parameters[name].copy_(value)
+
+
+def generate(
+    module: VideoDiffusion, prompts: Sequence[str], num_videos: int, seed: int, batch_size: int, precision: str
+) -> list[Sample]:
+    """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
+    jobs = [(prompt, number) for prompt in prompts for number in range(num_videos)]
+    latent = module.latent
+    shape = (latent.channels, latent.frames, latent.height, latent.width)
+    samples = []
+    with torch.inference_mode(), _autocast(module.device.type, precision), _bar(len(jobs)) as advance:
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            keys = tuple(f"{prompt}\x1f{number}" for prompt, number in batch)
+            noise = Draw(seed, keys, (0,) * len(keys)).normal("generate", shape).to(module.device)
+            pixels = module.generate([p for p, _ in batch], noise, progress=_scaled(advance, len(batch)))
+            samples += [Sample(p, n, to_frames(v.cpu())) for (p, n), v in zip(batch, pixels.float(), strict=True)]
+    return samples
+
+
+def _autocast(device: str, precision: str) -> torch.autocast:
+    bf16 = resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
+    return torch.autocast(device, torch.bfloat16, enabled=bf16)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[float], None]]:
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        task = progress.add_task("generating", total=total)
+        yield lambda amount: progress.advance(task, amount)
+
+
+def _scaled(advance: Callable[[float], None], videos: int) -> Callable[[int, int], None]:
+    return lambda done, steps: advance(videos / steps)
+
+
+def write(samples: Sequence[Sample], folder: Path, fps: float) -> None:
+    """Write, for people, a contact sheet, a grid and every video as gif and mp4; for metrics, lossless originals.
+
+    ``originals`` is a folder of videos with caption files, so it is also a data set (``data=folder``).
+    """
+    from PIL import Image
+
+    originals = folder / "originals"
+    originals.mkdir(parents=True, exist_ok=True)
+    videos = np.stack([sample.frames for sample in samples])
+    Image.fromarray(contact_sheet(videos, labels=[sample.prompt for sample in samples])).save(folder / "sheet.png")
+    grid_mp4(folder / "grid.mp4", videos, fps)
+    write_gif(folder / "grid.gif", tile(upscale_nearest(videos, 128)), fps)
+    for index, sample in enumerate(samples):
+        write_playable_mp4(folder / f"{index:03d}.mp4", sample.frames, fps)
+        write_gif(folder / f"{index:03d}.gif", upscale_nearest(sample.frames, 256), fps)
+        write_lossless_mp4(originals / f"{index:03d}.mp4", sample.frames, fps)
+        (originals / f"{index:03d}.txt").write_text(sample.prompt + "\n")
