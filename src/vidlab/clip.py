@@ -6,7 +6,6 @@ Axes, used in every file: ``B`` batch, ``C`` channels, ``T`` frames, ``H W`` spa
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,11 +99,11 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "ClipBatch":
         """The same batch with its pixels on another device."""
         return replace(self, pixels=self.pixels.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Self:
+    def pin_memory(self) -> "ClipBatch":
         """The same batch in page-locked memory; called by the data loader."""
         return replace(self, pixels=self.pixels.pin_memory())
 

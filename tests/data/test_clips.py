@@ -6,7 +6,16 @@ import pytest
 
 from vidlab.assets import AssetError
 from vidlab.data import clips
-from vidlab.data.clips import Clips, Detector, check_cuts, detect_cuts, read_recordings, reduce_frames
+from vidlab.data.clips import (
+    Clips,
+    Detector,
+    Window,
+    check_cuts,
+    detect_cuts,
+    read_recordings,
+    read_windows,
+    reduce_frame,
+)
 from vidlab.data.index import ClipIndex
 from vidlab.data.shards import read_member
 from vidlab.data.video import encode, read_frames
@@ -115,7 +124,7 @@ def test_the_number_of_shots_must_agree():
 
 def test_the_manifest_is_a_small_well_captioned_set():
     recordings = read_recordings(clips.MANIFEST)
-    windows = [(r, w) for r in recordings for shot in r.shots for w in shot.windows]
+    windows = [(r, w) for r in recordings for w in r.windows]
     assert 6 <= len(recordings) <= 10 and 20 <= len(windows) <= 60
     assert sum(r.split == "val" for r, _ in windows) >= 4
     assert all(r.split == "train" for r in recordings if r.asset.package.registry == "debian")
@@ -149,17 +158,29 @@ def test_mistakes_in_a_manifest_are_named(make_manifest, old, new, message):
 
 
 def test_frames_are_reduced_to_even_sides_and_never_enlarged():
-    wide = np.zeros((2, 272, 640, 3), np.uint8)
-    assert reduce_frames(wide, 128).shape == (2, 128, 302, 3)
-    tall = np.zeros((1, 405, 255, 3), np.uint8)
-    assert reduce_frames(tall, 128).shape == (1, 204, 128, 3)
-    small = np.zeros((1, 90, 160, 3), np.uint8)
-    assert reduce_frames(small, 128).shape == (1, 90, 160, 3)
+    def shape(height, width):
+        return reduce_frame(np.zeros((height, width, 3), np.uint8), 128).shape
+
+    assert shape(272, 640) == (128, 302, 3)
+    assert shape(405, 255) == (204, 128, 3)
+    assert shape(90, 160) == (90, 160, 3)
     # Fine stripes average out instead of aliasing.
-    stripes = np.zeros((1, 64, 64, 3), np.uint8)
-    stripes[:, :, ::2] = 255
-    reduced = reduce_frames(stripes, 16)
-    assert abs(reduced.mean() - 127.5) < 1 and np.ptp(reduced[:, :, 2:-2]) <= 4
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    reduced = reduce_frame(stripes, 16)
+    assert abs(reduced.mean() - 127.5) < 1 and np.ptp(reduced[:, 2:-2]) <= 4
+
+
+def test_windows_are_read_in_one_pass_and_a_short_file_is_refused(tmp_path):
+    file = make_video(tmp_path)
+    windows = [Window(3, 7, "a"), Window(7, 9, "b"), Window(60, 66, "c")]
+    whole = read_frames(file)
+    found = read_windows(file, windows, 48)
+    for window in windows[:2]:
+        got, frames = next(found)
+        assert got == window and np.array_equal(frames, whole[window.first : window.end])
+    with pytest.raises(DataError, match="ends before frame 66"):
+        next(found)
 
 
 def test_a_tiny_short_side_is_refused():
@@ -172,3 +193,7 @@ def test_the_real_clips_are_cut_as_captioned(tmp_path, monkeypatch):
     index = ClipIndex.open(Clips(cache_dir=tmp_path).prepare())
     assert len(index) >= 40 and len(index.select("val", min_frames=22)) == 5
     assert set(index.column("height")) == {128}
+    # Key frame 145 of this file decodes to plain green when reached by seeking.
+    row = index.row(index.column("key").index("cockatoo_00202"))
+    frame = read_frames(read_member(index.root, row.shard, row.offset, row.size), [0])[0]
+    assert frame.mean((0, 1)).std() < 30

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -14,7 +14,7 @@ from vidlab.assets import Asset, AssetError, cache_folder, fetch_all, read_manif
 from vidlab.data.index import INDEX_NAME
 from vidlab.data.shards import ShardWriter
 from vidlab.data.source import prepare_once
-from vidlab.data.video import encode, probe, read_frames
+from vidlab.data.video import encode, probe
 from vidlab.errors import DataError, MissingPackageError, UserError
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,11 @@ class Recording:
     asset: Asset
     split: str
     shots: tuple[Shot, ...]
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The used windows in order."""
+        return tuple(window for shot in self.shots for window in shot.windows)
 
     @property
     def source(self) -> str:
@@ -139,9 +144,8 @@ class Clips:
         check_cuts(recording, detect_cuts(file, self.detector))
         fps = probe(file).fps
         stem = recording.asset.name.split(".")[0]
-        for window in (window for shot in recording.shots for window in shot.windows):
-            frames = read_frames(file, range(window.first, window.end), name=recording.asset.name)
-            video = encode(reduce_frames(frames, self.short_side), fps)
+        for window, frames in read_windows(file, recording.windows, self.short_side):
+            video = encode(frames, fps)
             writer.add(
                 f"{stem}_{window.first:05d}",
                 video,
@@ -150,6 +154,33 @@ class Clips:
                 split=recording.split,
                 source=recording.source,
             )
+
+
+def read_windows(
+    file: Path, windows: Sequence[Window], short_side: int
+) -> Iterator[tuple[Window, np.ndarray]]:
+    """Each window with its reduced frames, in one pass over the file.
+
+    Nothing is skipped by seeking: pinned files have key frames that cannot be decoded on their own.
+
+    Raises:
+        DataError: the file ends before the last window does.
+    """
+    import av
+
+    remaining = list(windows)
+    frames: list[np.ndarray] = []
+    with av.open(str(file)) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if not remaining:
+                return
+            if number >= remaining[0].first:
+                frames.append(reduce_frame(frame.to_ndarray(format="rgb24"), short_side))
+            if number == remaining[0].end - 1:
+                yield remaining.pop(0), np.stack(frames)
+                frames = []
+    if remaining:
+        raise DataError(f"{file}: the video ends before frame {remaining[0].end} of its windows.")
 
 
 def detect_cuts(file: Path, detector: Detector) -> list[int]:
@@ -164,8 +195,7 @@ def detect_cuts(file: Path, detector: Detector) -> list[int]:
     logging.getLogger("pyscenedetect").setLevel(logging.WARNING)
     manager = SceneManager()
     manager.add_detector(ContentDetector(threshold=detector.threshold, min_scene_len=detector.min_scene_len))
-    # Left to itself PySceneDetect turns FFmpeg's messages on for the whole process; silent needs a single
-    # thread.
+    # Left to itself PySceneDetect turns FFmpeg's messages on for the whole process.
     video = open_video(str(file), backend="pyav", suppress_output=True, threading_mode=None)
     manager.detect_scenes(video)
     return [start.frame_num for start, _ in manager.get_scene_list(start_in_scene=True)]
@@ -187,18 +217,16 @@ def check_cuts(recording: Recording, cuts: Sequence[int]) -> None:
         )
 
 
-def reduce_frames(frames: np.ndarray, short_side: int) -> np.ndarray:
-    """uint8 frames (T, H, W, 3) reduced to at most ``short_side``, with even sides; antialiased bicubic."""
+def reduce_frame(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """A uint8 frame (H, W, 3) reduced to at most ``short_side``, with even sides; antialiased bicubic."""
     from PIL import Image
 
-    height, width = frames.shape[1:3]
+    height, width = frame.shape[:2]
     scale = min(1.0, short_side / min(height, width))
     size = (2 * round(width * scale / 2), 2 * round(height * scale / 2))
     if size == (width, height):
-        return frames
-    return np.stack(
-        [np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC)) for frame in frames]
-    )
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
 
 
 def read_recordings(manifest: Path) -> tuple[Recording, ...]:

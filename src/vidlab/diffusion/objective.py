@@ -1,7 +1,7 @@
 """Objectives: from clean latents to what the backbone reads, and from its answer to a loss."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -42,6 +42,7 @@ class ObjectiveLoss:
     per_clip: Float[Tensor, "B"]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A training problem: free to choose noise level, resolution, stage and history."""
 

@@ -6,7 +6,7 @@ Every target is a linear combination ``y = a x0 + b eps``, and so is the network
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -25,6 +25,7 @@ class Denoised:
     epsilon: Latents
 
 
+@runtime_checkable
 class Parameterization(Protocol):
     """One choice of network target."""
 

@@ -4,7 +4,7 @@ A Gaussian path is ``z_t = alpha(t) x0 + sigma(t) eps``. In vidlab t = 0 is data
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ def over_latents(value: Float[Tensor, "B"] | Float[Tensor, "B T"], latents: Tens
     raise ValueError(f"one number per clip or per latent frame is needed, not {tuple(value.shape)}")
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """A Gaussian path and the number by which a backbone knows a point on it."""
 

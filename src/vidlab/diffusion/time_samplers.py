@@ -1,13 +1,14 @@
 """Distributions of the training noise level."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class TimeSampler(Protocol):
     """Maps uniform numbers to noise levels, so that the draw stays keyed by clip."""
 

@@ -1,7 +1,7 @@
 """Loss weights by noise level."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 from vidlab.diffusion.schedules import PathCoefficients
 
 
+@runtime_checkable
 class Weighting(Protocol):
     """A factor on the squared error of the network's own target."""
 

@@ -133,9 +133,10 @@ def fit(
     """Validate before the first step, train, validate after the last; returns the first validation's metrics."""
     first: dict[str, float] = {}
     if resumed is None:
-        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
         first = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    trainer.fit(module, datamodule=data, ckpt_path=str(resumed.checkpoint) if resumed else None)
+    checkpoint = str(resumed.checkpoint) if resumed else None
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return first
 
 
@@ -175,4 +176,6 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)`.*",
     r".*lr_scheduler.step\(\).*",
+    # batches know how to move themselves, wherever they come from
+    r".*You have overridden `transfer_batch_to_device`.*",
 )

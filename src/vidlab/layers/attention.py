@@ -81,7 +81,8 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "B L D"], layout: TokenLayout, grid: Grid, rotation: Rotation
     ) -> Float[Tensor, "B L D"]:
         """Attend within each group of the layout."""
-        q, k, v = rearrange(self.qkv(x), "b l (three n d) -> three b l n d", three=3, n=self.heads)
+        # unflatten + unbind: their backward is one stack, where a permutation would copy once more
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
         k = rotate(self.k_norm(k), rotation).to(v.dtype)
         groups = attention(*(layout.partition(part, grid) for part in (q, k, v)))
@@ -105,7 +106,7 @@ class CrossAttention(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """Attend to the real text tokens."""
         q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)
-        k, v = rearrange(self.kv(text), "b s (two n d) -> two b s n d", two=2, n=self.heads)
+        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         return self.out(rearrange(attention(q, k, v, mask), "b l n d -> b l (n d)"))
 

@@ -5,7 +5,7 @@ is per token, so one block serves every layout, and switching the layout changes
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from einops import rearrange
 from jaxtyping import Float
@@ -26,6 +26,7 @@ class Grid:
         return self.frames * self.height * self.width
 
 
+@runtime_checkable
 class TokenLayout(Protocol):
     """A reversible partition of the sequence."""
 

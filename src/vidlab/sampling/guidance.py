@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +12,7 @@ from vidlab.errors import UserError
 Latents = Float[Tensor, "B C T H W"]
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """Names the conditions it needs at noise level t and combines the predictions made under them.
 

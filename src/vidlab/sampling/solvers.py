@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +14,7 @@ Latents = Float[Tensor, "B C T H W"]
 Denoise = Callable[[Latents, float], Denoised]
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Moves latents from noise level t to the lower level s."""
 

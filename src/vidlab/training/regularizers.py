@@ -1,6 +1,6 @@
 """The protocol of losses added to an objective."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch import Tensor
 from vidlab.clip import LossContext
 
 
+@runtime_checkable
 class Regularizer(Protocol):
     """A named term of the loss.
 

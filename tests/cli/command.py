@@ -1,0 +1,133 @@
+"""Running the programs as a person does: own process, own working folder, real signals and exit codes.
+
+Importing torch, Lightning and MLflow takes most of a short run. ``Commands`` pays it once: a small server process imports
+them and forks one child per command, which then executes ``train.py`` or ``generate.py`` from its first line.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TINY = (
+    "trainer=cpu", "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
+    "data.source.train_clips=64", "data.source.val_clips=8", "data.val_clips=8", "data.batch_size=4",
+    "data.num_workers=0", "sampler.steps=2", "logger.system_metrics=false",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished command; ``code`` is negative when a signal ended it."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def message(self) -> str:
+        """The last message on stderr, without the hint about VIDLAB_DEBUG."""
+        lines = [line for line in self.err.splitlines() if line and not line.startswith("(set VIDLAB_DEBUG")]
+        return lines[-1] if lines else ""
+
+
+class Running:
+    """A command that has been started."""
+
+    def __init__(self, commands: "Commands", pid: int, out: Path, err: Path) -> None:
+        self.pid, self._commands, self._out, self._err = pid, commands, out, err
+
+    def send(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def stop_when(self, pattern: str, folder: Path, number: int = signal.SIGKILL, seconds: float = 60) -> Done:
+        """Send a signal as soon as a file that matches exists."""
+        deadline = time.monotonic() + seconds
+        while not any(folder.glob(pattern)):
+            if time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+                raise TimeoutError(f"no {pattern} after {seconds} s; {self.wait()}")
+            time.sleep(0.005)
+        self.send(number)
+        return self.wait()
+
+    def wait(self) -> Done:
+        code = self._commands.ask({"wait": self.pid})
+        return Done(code, self._out.read_text(), self._err.read_text())
+
+
+class Commands:
+    """The server's end in the tests."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("server.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        assert self._server.stdin is not None and self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def start(
+        self, program: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, max_file_bytes: int | None = None
+    ) -> Running:
+        """Start a program of the repository; ``max_file_bytes`` makes longer files fail as a full disk does."""
+        self._count += 1
+        out, err = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
+        request = {
+            "program": str(REPOSITORY / program), "arguments": list(arguments), "cwd": str(cwd), "env": dict(env or {}),
+            "out": str(out), "err": str(err), "max_file_bytes": max_file_bytes,
+        }  # fmt: skip
+        return Running(self, self.ask(request), out, err)
+
+    def run(self, program: str, *arguments: str, **options: Any) -> Done:
+        return self.start(program, *arguments, **options).wait()
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(30)
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A working folder and what a person types in it."""
+
+    commands: Commands
+    folder: Path
+
+    def train(self, *arguments: str, **options: Any) -> Done:
+        return self.commands.run("train.py", *TINY, *arguments, cwd=self.folder, **options)
+
+    def start_train(self, *arguments: str, **options: Any) -> Running:
+        return self.commands.start("train.py", *TINY, *arguments, cwd=self.folder, **options)
+
+    def generate(self, *arguments: str, **options: Any) -> Done:
+        return self.commands.run(
+            "generate.py", "accelerator=cpu", "precision=32-true", *arguments, cwd=self.folder, **options
+        )
+
+    @property
+    def runs(self) -> list[Path]:
+        """Run folders, oldest first."""
+        return sorted(path.parent for path in self.folder.glob("runs/*/*/run.json"))
+
+
+def new_lab(commands: Commands, folder: Path, database: Path) -> Lab:
+    """A working folder with an empty MLflow store: creating one takes MLflow seconds, copying it none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(database, folder / "mlflow.db")
+    return Lab(commands, folder)

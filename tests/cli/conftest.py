@@ -1,0 +1,29 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .command import Commands, Lab, new_lab
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    server = Commands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs."""
+    from vidlab.lab.store import open_client
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def lab(commands: Commands, empty_store: Path, tmp_path: Path) -> Lab:
+    """A fresh working folder."""
+    return new_lab(commands, tmp_path / "work", empty_store)

@@ -1,0 +1,71 @@
+"""Reads requests on stdin, one JSON object a line: forks a command, or waits for one. See command.py."""
+
+import json
+import os
+import resource
+import runpy
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def child(request: dict[str, Any]) -> None:
+    for number, key in ((1, "out"), (2, "err")):
+        file = os.open(request[key], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    if request["max_file_bytes"] is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write() fails instead
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
+    os.chdir(request["cwd"])
+    os.environ.update(request["env"])
+    sys.path[0:1] = [str(Path(request["program"]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.argv = [request["program"], *request["arguments"]]
+    runpy.run_path(request["program"], run_name="__main__")
+
+
+def leave(request: dict[str, Any]) -> None:
+    """Run the command and end the process the way the interpreter does."""
+    import threading
+    import traceback
+
+    code = 0
+    try:
+        child(request)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    import atexit
+
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def main() -> None:
+    import av  # noqa: F401
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+    import vidlab.lab.generate
+    import vidlab.lab.train  # noqa: F401
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                leave(request)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
