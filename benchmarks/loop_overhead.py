@@ -20,8 +20,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, open_dict
-from record import record
 
+from record import record
 from vidlab.callbacks.ema import warmed_up_decay
 from vidlab.lab import run_folder  # noqa: F401  registers a resolver
 from vidlab.lab.compose import build_data, build_module, build_trainer
@@ -89,9 +89,7 @@ def bare_round(cfg: DictConfig) -> list[float]:
     return step_seconds(list(bare_steps(module, iter(data.train_dataloader()), optimizer, schedule, cfg)))
 
 
-def bare_steps(
-    module: Any, batches: Iterator[Any], optimizer: Any, schedule: Any, cfg: DictConfig
-) -> Iterator[float]:
+def bare_steps(module: Any, batches: Iterator[Any], optimizer: Any, schedule: Any, cfg: DictConfig) -> Iterator[float]:
     """Train, yielding a time stamp after each step."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in parameters]

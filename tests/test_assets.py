@@ -268,7 +268,8 @@ def test_command_line_lists_and_refuses_unknown_names(capsys):
     ("old", "new", "message"),
     [
         ("'1.10'", "1.10", r"packages\.some\.version must be quoted"),
-        ("licence: MIT", "license: MIT", r"packages\.some: got an unexpected keyword argument 'license'"),
+        ("licence: MIT", "license: MIT", r"packages\.some: license is unknown"),
+        ("size: 1, licence: CC0", "licence: CC0", r"files\.a\.bin: size is missing"),
         ("package: some", "package: same", r"files\.a\.bin\.package=same is not listed under packages"),
         ("files:", "file:", "the section files is missing"),
     ],

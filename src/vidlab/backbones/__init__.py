@@ -1,0 +1,1 @@
+"""Video denoisers built from layers."""

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from vidlab.backbones.base import LatentShape, VideoDenoiser
 from vidlab.clip import DenoiserInput, DenoiserOutput, TextEmbedding
 from vidlab.errors import UserError
-from vidlab.layers.attention import trunc_normal_linears, zero_init
+from vidlab.layers.attention import CrossAttention, trunc_normal_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.layouts import Grid, TokenLayout
@@ -83,8 +83,9 @@ class DiT(VideoDenoiser):
         nn.init.xavier_uniform_(self.embed.weight)
         for linear in (self.modulation, self.head_modulation, self.head):
             zero_init(linear)
-        for block in self.blocks:
-            zero_init(block.cross_attention.out)
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                zero_init(module.out)
 
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         """Predict the objective's target for every latent position."""

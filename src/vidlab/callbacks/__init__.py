@@ -1,0 +1,1 @@
+"""What happens around training steps: averages, previews, progress, rates, checkpoints."""

@@ -75,15 +75,11 @@ class EMA(Callback):
         finally:
             self._swap_out(pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average under ``ema``."""
         checkpoint["ema"] = {name: value.clone() for name, value in self.average.items()}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue a stored average; a checkpoint without one starts from its weights."""
         self.average = dict(checkpoint.get("ema", {}))
 

@@ -1,0 +1,1 @@
+"""Index, shards, plan, decoding, sources of clips and the DataModule."""

@@ -156,9 +156,7 @@ class Clips:
             )
 
 
-def read_windows(
-    file: Path, windows: Sequence[Window], short_side: int
-) -> Iterator[tuple[Window, np.ndarray]]:
+def read_windows(file: Path, windows: Sequence[Window], short_side: int) -> Iterator[tuple[Window, np.ndarray]]:
     """Each window with its reduced frames, in one pass over the file.
 
     Nothing is skipped by seeking: pinned files have key frames that cannot be decoded on their own.

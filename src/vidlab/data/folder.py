@@ -9,8 +9,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from vidlab.assets import cache_folder
 from vidlab.data.index import ClipRow, write_index
-from vidlab.data.source import cache_folder, prepare_once
+from vidlab.data.source import prepare_once
 from vidlab.data.video import probe
 from vidlab.errors import CorruptClipError, DataError, UserError
 from vidlab.randomness import seed_of
@@ -128,9 +129,7 @@ class FolderSource:
 def find_videos(folder: Path) -> list[Path]:
     """Every video file under ``folder``, sorted; hidden files and folders are passed over."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
-    return sorted(
-        path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def gather_captions(folder: Path, videos: list[Path], table: Path | None) -> dict[Path, list[str]]:

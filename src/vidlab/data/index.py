@@ -85,9 +85,7 @@ class ClipIndex:
         try:
             table = pq.read_table(path)
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be read ({error}); delete it and make the data set again"
-            ) from error
+            raise DataError(f"{path} cannot be read ({error}); delete it and make the data set again") from error
         header = json.loads((table.schema.metadata or {}).get(b"vidlab", b"null"))
         missing = [column for column in COLUMNS if column not in table.column_names]
         if missing or header is None:
@@ -120,9 +118,7 @@ class ClipIndex:
         return ClipIndex(self.table.filter(keep), self.root, self.metadata, self.hash)
 
 
-def write_index(
-    folder: Path, rows: list[ClipRow], metadata: Mapping[str, Any], root: Path | None = None
-) -> None:
+def write_index(folder: Path, rows: list[ClipRow], metadata: Mapping[str, Any], root: Path | None = None) -> None:
     """Write ``folder/index.parquet`` in one step: it is either complete or absent.
 
     Args:
@@ -166,9 +162,7 @@ def factors_from_json(text: str | None) -> Factors | None:
     if text is None:
         return None
     values = json.loads(text)
-    objects = tuple(
-        ObjectFactors(**{k: _as_tuple(v) for k, v in one.items()}) for one in values.pop("objects")
-    )
+    objects = tuple(ObjectFactors(**{k: _as_tuple(v) for k, v in one.items()}) for one in values.pop("objects"))
     return Factors(objects=objects, **{name: _as_tuple(value) for name, value in values.items()})
 
 

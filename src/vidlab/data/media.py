@@ -24,9 +24,7 @@ PAPER, INK = (255, 255, 255), (20, 20, 20)
 GIF_COLOURS = 256
 
 
-def upscale_nearest(
-    frames: UInt8[np.ndarray, "*N H W 3"], min_side: int = 256
-) -> UInt8[np.ndarray, "*N h w 3"]:
+def upscale_nearest(frames: UInt8[np.ndarray, "*N H W 3"], min_side: int = 256) -> UInt8[np.ndarray, "*N h w 3"]:
     """Repeat pixels by the smallest whole factor that makes the shorter side at least ``min_side``."""
     factor = max(1, math.ceil(min_side / min(frames.shape[-3:-1])))
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
@@ -123,9 +121,7 @@ def write_lossless_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: fl
     return path
 
 
-def grid_mp4(
-    path: Path, videos: UInt8[np.ndarray, "N T H W 3"], fps: float | int, columns: int | None = None
-) -> Path:
+def grid_mp4(path: Path, videos: UInt8[np.ndarray, "N T H W 3"], fps: float | int, columns: int | None = None) -> Path:
     """Write several videos into one playable mp4, tiled row by row."""
     return _write_streamable(path, encode(tile(upscale_nearest(videos, 128), columns), float(fps)))
 

@@ -81,9 +81,7 @@ class ClipDataModule(L.LightningDataModule):
         path: str | None = None,
     ) -> None:
         super().__init__()
-        _require(
-            1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size
-        )
+        _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)
         _require(0, num_workers=num_workers, val_clips=val_clips, max_corrupt=max_corrupt)
         _require(0, cache_decoded_mb=cache_decoded_mb)
         if seed < 0:
@@ -145,9 +143,7 @@ class ClipDataModule(L.LightningDataModule):
         dataset = ClipDataset(
             self.data.train, batches, self.view, self.seed, self.cache_decoded_mb / max(1, self.num_workers)
         )
-        return ClipLoader(
-            dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect
-        )
+        return ClipLoader(dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
         """The validation batches of this rank; an empty list when ``val_clips`` is 0."""
@@ -162,9 +158,7 @@ class ClipDataModule(L.LightningDataModule):
         batches = FixedBatches(clips, self.batch_size, self.rank, self.world_size)
         workers = min(self.num_workers, len(batches))
         view = replace(self.view, random=False)
-        dataset = ClipDataset(
-            self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers)
-        )
+        dataset = ClipDataset(self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers))
         return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
 
     def held_out_captions(self, count: int) -> list[str]:
@@ -228,13 +222,10 @@ class ClipDataModule(L.LightningDataModule):
             possible = (longest - 1) // view.frame_stride + 1
             raise DataError(
                 f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
-                f"Set data.frames={possible} or lower"
-                + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
+                f"Set data.frames={possible} or lower" + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
             )
         if len(usable) < len(index):
-            rank_zero_warn(
-                f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and left out"
-            )
+            rank_zero_warn(f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and left out")
         return usable
 
     def _warn_when_enlarged(self, usable: ClipIndex) -> None:
@@ -251,9 +242,7 @@ class ClipDataModule(L.LightningDataModule):
     def _inspect(self, batch: ClipBatch | LoadFailure) -> ClipBatch:
         """Count unreadable clips in the main process."""
         if isinstance(batch, LoadFailure):
-            raise DataError(
-                f"data={self.name}: {batch.message}. Check the files under {self.data.train.root}"
-            )
+            raise DataError(f"data={self.name}: {batch.message}. Check the files under {self.data.train.root}")
         for entry in batch.skipped:
             key, _, reason = entry.partition(": ")
             if key not in self.corrupt:

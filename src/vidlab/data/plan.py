@@ -62,7 +62,5 @@ class Plan:
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
             key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
-            self._orders[epoch] = np.argsort(
-                np.random.Philox(key=key).random_raw(self.num_clips), kind="stable"
-            )
+            self._orders[epoch] = np.argsort(np.random.Philox(key=key).random_raw(self.num_clips), kind="stable")
         return self._orders[epoch]

@@ -37,9 +37,7 @@ class ShardWriter:
         DataError: when the folder already holds a finished data set, or a clip cannot be added.
     """
 
-    def __init__(
-        self, folder: Path, clips_per_shard: int = 512, metadata: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, clips_per_shard: int = 512, metadata: Mapping[str, Any] | None = None) -> None:
         if clips_per_shard < 1:
             raise ValueError(f"clips_per_shard must be at least 1, got {clips_per_shard}")
         self.folder = Path(folder)

@@ -1,12 +1,10 @@
 """Where clips come from: a source makes a folder of shards with an index, once, and names it ever after."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from vidlab.data.index import INDEX_NAME
 
@@ -24,12 +22,6 @@ class ClipSource(Protocol):
     def prepare(self) -> Path:
         """The data set's folder, made now when it does not exist yet."""
         ...
-
-
-def cache_folder() -> Path:
-    """Where vidlab keeps what it makes or fetches once: ``$VIDLAB_CACHE``, or the user's cache folder."""
-    configured = os.environ.get("VIDLAB_CACHE")
-    return Path(configured).expanduser() if configured else user_cache_path("vidlab")
 
 
 def prepare_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -259,7 +259,8 @@ def _seek_and_decode(container: Any, stream: Any, wanted: Sequence[int]) -> dict
         keep, last = set(run.tolist()), int(run[-1])
         for frame in container.decode(stream):
             index = -1 if frame.pts is None else int(np.searchsorted(packets.times, frame.pts))
-            if not 0 <= index < packets.shown or packets.times[index] != frame.pts:
+            # a key frame that needs what came before it decodes as rubbish after a seek; FFmpeg flags it
+            if frame.is_corrupt or not 0 <= index < packets.shown or packets.times[index] != frame.pts:
                 return None
             if index in keep:
                 found[index] = _to_rgb(frame, reformatter)
@@ -272,8 +273,8 @@ def _seek_and_decode(container: Any, stream: Any, wanted: Sequence[int]) -> dict
 
 def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
     """One decoded frame as upright uint8 (H, W, 3)."""
-    if frame.format.name == "gbrp":
-        rgb = frame.to_ndarray()  # planar RGB needs no colour conversion: exact, and half the time
+    if frame.format.name in ("gbrp", "rgb24"):
+        rgb = frame.to_ndarray()  # RGB needs no colour conversion: exact, and half the time
     else:
         rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
     return np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation else rgb

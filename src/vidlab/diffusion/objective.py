@@ -14,6 +14,7 @@ from vidlab.diffusion.weightings import Weighting
 from vidlab.randomness import Draw
 
 Latents = Float[Tensor, "B C T H W"]
+Levels = Float[Tensor, "B"] | Float[Tensor, "B T"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Corrupted:
 
     input: DenoiserInput
     target: Latents
-    weight: Float[Tensor, "B"] | Float[Tensor, "B T"]
+    weight: Levels
     loss_mask: Float[Tensor, "B #C #T #H #W"] | None = None
 
 
@@ -50,8 +51,8 @@ class Objective(Protocol):
         """Corrupt clean latents with numbers from ``draw``."""
         ...
 
-    def prepare_at(self, x0: Latents, t: Float[Tensor, "B"], conditions: Conditions, draw: Draw) -> Corrupted:
-        """Corrupt clean latents at given noise levels."""
+    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: Draw) -> Corrupted:
+        """Corrupt clean latents at given noise levels, one per clip or per latent frame."""
         ...
 
     def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
@@ -80,8 +81,8 @@ class GaussianObjective:
         t = self.time_sampler.from_uniform(draw.uniform("t"))
         return self.prepare_at(x0, t, conditions, draw)
 
-    def prepare_at(self, x0: Latents, t: Float[Tensor, "B"], conditions: Conditions, draw: Draw) -> Corrupted:
-        """Corrupt at given t; the noise does not depend on t."""
+    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: Draw) -> Corrupted:
+        """Corrupt at given t, one per clip or per latent frame; the noise does not depend on t."""
         noise = draw.normal("noise", tuple(x0.shape[1:])).to(x0)
         path = self.schedule.coefficients(t.to(x0))
         wide = path.like(x0)
@@ -100,7 +101,7 @@ class GaussianObjective:
         )
 
     def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
-        """Weighted squared error, averaged where the mask counts: sum(w m e^2) / sum(m)."""
+        """Weighted squared error, averaged where the mask counts: sum(w m e^2) / sum(m); 0 where nothing counts."""
         error = (output.prediction.float() - corrupted.target.float()).square()
         error = error * over_latents(corrupted.weight, error)
         if corrupted.loss_mask is None:
@@ -108,7 +109,7 @@ class GaussianObjective:
             return ObjectiveLoss(total=per_clip.mean(), per_clip=per_clip)
         mask = corrupted.loss_mask.expand_as(error)
         total, counted = (error * mask).sum(dim=(1, 2, 3, 4)), mask.sum(dim=(1, 2, 3, 4))
-        return ObjectiveLoss(total=total.sum() / counted.sum(), per_clip=total / counted.clamp(min=1))
+        return ObjectiveLoss(total=total.sum() / counted.sum().clamp(min=1), per_clip=total / counted.clamp(min=1))
 
     def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
         """Convert a prediction at ``input`` to clean latents and noise, in float32."""

@@ -1,0 +1,1 @@
+"""Runs: composition, tracking, resuming, summaries, generation."""

@@ -1,12 +1,18 @@
 """From a composed configuration to objects."""
 
+import os
+from collections.abc import Callable
 from typing import Any
 
+from hydra.errors import InstantiationException
 from lightning.pytorch import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
+from vidlab.autoencoders.base import Stride
+from vidlab.backbones.base import VideoDenoiser
 from vidlab.errors import UserError
 from vidlab.lab.entry import instantiate
+from vidlab.lab.messages import root_cause
 from vidlab.lab.precision import resolve_precision
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -21,7 +27,7 @@ def build_module(cfg: DictConfig) -> VideoDiffusion:
     regularizers = {name: instantiate(node, f"losses.{name}") for name, node in cfg.losses.items() if node}
     make = instantiate(cfg.task, "task", compile=cfg.compile, seed=cfg.seed)
     return make(
-        backbone=instantiate(cfg.model.backbone, "model.backbone"),
+        backbone=make_backbone(cfg.model, parts["autoencoder"].stride),
         clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width),
         regularizers=regularizers,
         **parts,
@@ -29,6 +35,27 @@ def build_module(cfg: DictConfig) -> VideoDiffusion:
 
 
 MODULE_PARTS = ("autoencoder", "text_encoder", "objective", "optimizer", "lr_schedule", "sampler", "guidance")
+
+
+def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoiser]:
+    """The denoiser's constructor.
+
+    ``model.token``, where a model has it, is the size of a token in pixels (frames, rows, columns): the patch follows
+    from the autoencoder's stride, so that every autoencoder gives the same number of tokens.
+
+    Raises:
+        UserError: the token is not a whole number of latent positions.
+    """
+    if model.get("token") is None:
+        return instantiate(model.backbone, "model.backbone")
+    steps = (stride.frames, stride.height, stride.width)
+    if any(size % step for size, step in zip(model.token, steps, strict=True)):
+        raise UserError(
+            f"model.token={list(model.token)} pixels is not a multiple of the autoencoder's stride {list(steps)}. "
+            f"Use model.token={[max(size // step, 1) * step for size, step in zip(model.token, steps, strict=True)]}."
+        )
+    patch = [size // step for size, step in zip(model.token, steps, strict=True)]
+    return instantiate(model.backbone, "model.backbone", patch=patch)
 
 
 def build_data(cfg: DictConfig) -> LightningDataModule:
@@ -47,6 +74,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     from vidlab.training.checkpoint_io import AtomicCheckpointIO
 
     accelerator = resolve_accelerator(cfg.trainer.accelerator)
+    _check_processes(cfg.trainer.get("devices", 1), accelerator)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     try:
         return instantiate(
@@ -58,8 +86,17 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
         )
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    except (MisconfigurationException, InstantiationException) as error:
+        cause = root_cause(error)
+        if not isinstance(cause, MisconfigurationException):
+            raise
+        raise UserError(f"trainer: {cause}") from error
+
+
+def _check_processes(devices: int | str, accelerator: str) -> None:
+    cores = os.cpu_count() or 1
+    if accelerator == "cpu" and str(devices).isdigit() and int(devices) > max(cores, 2):
+        raise UserError(f"trainer.devices={devices}: one process per core at most, and this machine has {cores} cores.")
 
 
 def resolve_accelerator(accelerator: str) -> str:

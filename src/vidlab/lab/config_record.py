@@ -11,8 +11,6 @@ class ConfigRecord(Callback):
     def __init__(self, resolved_yaml: str) -> None:
         self.resolved_yaml = resolved_yaml
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the configuration."""
         checkpoint["config"] = self.resolved_yaml

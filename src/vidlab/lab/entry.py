@@ -16,6 +16,8 @@ import inspect
 import os
 import sys
 import traceback
+import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +30,13 @@ from omegaconf.errors import OmegaConfBaseException
 from vidlab.errors import UserError
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
 
+KINDS = {
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "a text",
+    type(None): "null",
+}
 RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_args_"})
 
 
@@ -60,6 +69,7 @@ def main(
         def run() -> Any:
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            warnings.formatwarning = _without_source
             sys.argv[1:] = [quote_text(argument, text_keys) for argument in sys.argv[1:]]
             with friendly():
                 return composed()
@@ -67,6 +77,10 @@ def main(
         return run
 
     return decorate
+
+
+def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    return f"Warning: {message}\n"
 
 
 def quote_text(argument: str, text_keys: tuple[str, ...]) -> str:
@@ -173,21 +187,28 @@ def _check_signature(node: DictConfig, key: str, given: Mapping[str, Any]) -> No
     title = getattr(target, "__name__", node["_target_"])
     unknown = [str(name) for name in node if name not in RESERVED and name not in names]
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        shown = (
-            OmegaConf.to_yaml(node[unknown[0]]) if OmegaConf.is_config(node[unknown[0]]) else node[unknown[0]]
-        )
+        shown = OmegaConf.to_yaml(node[unknown[0]]) if OmegaConf.is_config(node[unknown[0]]) else node[unknown[0]]
         hint = did_you_mean(unknown[0], [name for name in names if name not in given], "Its settings")
         raise UserError(f"{key}.{unknown[0]}={shown}: {title} has no setting {unknown[0]!r}.{hint}")
+    for parameter in by_name:
+        if parameter.name in node and parameter.name not in given:
+            _check_type(f"{key}.{parameter.name}", node[parameter.name], parameter.annotation)
     if node.get("_partial_", False) or "_args_" in node:
         return
     for parameter in by_name:
-        if (
-            parameter.default is parameter.empty
-            and parameter.name not in node
-            and parameter.name not in given
-        ):
+        if parameter.default is parameter.empty and parameter.name not in node and parameter.name not in given:
             full = f"{key}.{parameter.name}"
             raise UserError(f"{full} is required by {title}: add +{full}=... to the command line.")
+
+
+def _check_type(key: str, value: Any, annotation: Any) -> None:
+    """Refuse a plain value where the annotation has only other plain types, such as a word for a number."""
+    allowed = set(typing.get_args(annotation)) or {annotation}
+    if not allowed <= KINDS.keys() or OmegaConf.is_config(value):
+        return
+    if type(value) not in allowed and not (type(value) is int and float in allowed):
+        wanted = " or ".join(text for kind, text in KINDS.items() if kind in allowed)
+        raise UserError(f"{key}={value}: it must be {wanted}.")
 
 
 def _locate(target: str, key: str) -> Any:

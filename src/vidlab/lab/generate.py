@@ -10,8 +10,15 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vidlab.data.media import contact_sheet, grid_mp4, tile, upscale_nearest, write_gif, write_lossless_mp4
-from vidlab.data.media import write_playable_mp4
+from vidlab.data.media import (
+    contact_sheet,
+    grid_mp4,
+    tile,
+    upscale_nearest,
+    write_gif,
+    write_lossless_mp4,
+    write_playable_mp4,
+)
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module, resolve_accelerator
@@ -66,7 +73,9 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     """
     state = load_checkpoint(checkpoint)
     if "config" not in state:
-        raise UserError(f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint.")
+        raise UserError(
+            f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint."
+        )
     trained = OmegaConf.create(state["config"])
     assert isinstance(trained, DictConfig)
     for name in SIZES:

@@ -30,6 +30,8 @@ STORAGE_PROBLEMS = {
     errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission; choose a folder you may write to",
+    errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
+    errno.EFBIG: "the file is larger than this machine allows (ulimit -f); raise the limit",
 }
 REFUSALS = (ValueError, TypeError, OSError, ImportError)  # what targets raise for settings they do not like
 
@@ -62,9 +64,7 @@ def explain_instantiation(error: InstantiationException, key: str) -> str | None
     cause = root_cause(error)
     located = re.match(r"Error locating target '([^']+)'", str(error))
     if located:
-        return (
-            f"{where}._target_={located[1]}: cannot be imported ({type(cause).__name__}: {_one_line(cause)})."
-        )
+        return f"{where}._target_={located[1]}: cannot be imported ({type(cause).__name__}: {_one_line(cause)})."
     if isinstance(cause, UserError):
         text = str(cause)
         return text if not where or f"{where.split('.')[0]}." in text else f"{where}: {text}"
@@ -93,7 +93,9 @@ def _explain_composition(error: Exception) -> str:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-    if not group or not error.options:
+    if group and not error.options:  # hydra does not list the choices of list groups, such as callbacks=[...]
+        return f"{group}={choice}: no such choice; --help lists the choices of {group}."
+    if not group:
         return str(error).split("Config search path")[0].strip()
     asked = re.match(r"In '([^']+)'", str(error))
     by = f" (asked for by {asked[1]!r})" if asked and "/" in asked[1] else ""
@@ -118,7 +120,8 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
     elsewhere = [path for path in _paths(parent._get_root()) if path.split(".")[-1] == name]
     place = f"Keys of {'.'.join(above)}" if above else "Top-level keys"
     if elsewhere and name not in known:
-        return f"{full_key}: no such key. Did you mean {' or '.join(elsewhere[:3])}?"
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        return f"{full_key}: no such key. Did you mean {' or '.join([*close, *elsewhere[:3]])}?"
     return f"{full_key}: no such key.{did_you_mean(name, known, place)}"
 
 

@@ -27,9 +27,7 @@ class MetricQueue:
     order of ``add``. What cannot be sent stays pending and is tried again later; the first failure warns.
     """
 
-    def __init__(
-        self, send: Callable[[Sequence[MetricPoint]], None], seconds: float | int, size: int
-    ) -> None:
+    def __init__(self, send: Callable[[Sequence[MetricPoint]], None], seconds: float | int, size: int) -> None:
         self._send, self._seconds, self._size = send, seconds, min(size, MAX_METRICS)
         self._pending: list[MetricPoint] = []
         self._lock, self._one_sender = threading.Lock(), threading.Lock()
@@ -82,7 +80,5 @@ class MetricQueue:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            message = (
-                f"MLflow did not take the metrics ({short(error)}); the run goes on and tries again later"
-            )
+            message = f"MLflow did not take the metrics ({short(error)}); the run goes on and tries again later"
             warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -104,9 +104,7 @@ def _what_exists(runs_root: Path) -> str:
 
 def _from_file(path: Path, key: str) -> Run:
     if path.suffix != ".ckpt":
-        raise UserError(
-            f"{key}={path}: a checkpoint file ends in .ckpt; name a .ckpt file or the run folder."
-        )
+        raise UserError(f"{key}={path}: a checkpoint file ends in .ckpt; name a .ckpt file or the run folder.")
     folder = path.parents[1] if path.parent.name == "checkpoints" else path.parent
     return Run(folder, path, _run_id(folder))
 
@@ -128,9 +126,7 @@ def _from_folder(folder: Path, which: Which, key: str) -> Run:
 
 def _from_mlflow(run_id: str, tracking_uri: str | None, which: Which, key: str) -> Run:
     if tracking_uri is None:
-        raise UserError(
-            f"{key}={run_id}: looks like an MLflow run id, but logger=none has no store to look it up in."
-        )
+        raise UserError(f"{key}={run_id}: looks like an MLflow run id, but logger=none has no store to look it up in.")
     from vidlab.lab.store import absolute_uri, find_run
 
     tags: Mapping[str, str] = find_run(tracking_uri, run_id, key).data.tags
@@ -172,9 +168,7 @@ def read_run_record(folder: Path) -> RunRecord | None:
         content = json.loads(path.read_text())
         return RunRecord(content["mlflow_run_id"], content["experiment"])
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on."
-        ) from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on.") from error
 
 
 def load_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:

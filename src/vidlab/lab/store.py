@@ -63,9 +63,7 @@ def with_experiment_ready(uri: str, experiment: str, artifact_location: str | No
     from filelock import FileLock
 
     database = Path(uri.removeprefix(SQLITE))
-    artifact_location = artifact_location or str(
-        database.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment)
-    )
+    artifact_location = artifact_location or str(database.parent / "mlruns" / re.sub(r"[^\w.-]", "_", experiment))
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{database}.lock"):
@@ -73,9 +71,7 @@ def with_experiment_ready(uri: str, experiment: str, artifact_location: str | No
                 file.seek(0)
                 header = file.read(16)
             if header and header != b"SQLite format 3\0":
-                raise UserError(
-                    f"logger.uri={uri}: {database} is not an sqlite database; choose another file."
-                )
+                raise UserError(f"logger.uri={uri}: {database} is not an sqlite database; choose another file.")
             return _experiment_id(uri, experiment, artifact_location)
     except OSError as error:
         raise UserError(

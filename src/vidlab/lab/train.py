@@ -41,6 +41,7 @@ def run_training(cfg: DictConfig) -> float | None:
     """
     _quiet()
     job = find_job(cfg)
+    check_seed(cfg.seed)
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = build_module(cfg)
     data = build_data(cfg)
@@ -65,6 +66,16 @@ def run_training(cfg: DictConfig) -> float | None:
         logger.close(status)
     leave_process_group(trainer)
     return summary.last.get("val/loss")
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is not a seed.
+
+    Raises:
+        UserError: anything but a whole number from 0 to 2**32 - 1.
+    """
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed}: it must be a whole number from 0 to {2**32 - 1}.")
 
 
 def find_job(cfg: DictConfig) -> Job:
@@ -127,11 +138,10 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
     log.info("run folder %s", job.folder)
 
 
-def fit(
-    trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, resumed: Run | None
-) -> dict[str, float]:
+def fit(trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, resumed: Run | None) -> dict[str, float]:
     """Validate before the first step, train, validate after the last; returns the first validation's metrics."""
     first: dict[str, float] = {}
+    module.lr_schedule.factor(trainer.max_steps)  # refuses a run without an end before anything is computed
     if resumed is None:
         trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
         first = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -176,6 +186,7 @@ QUIET = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)`.*",
     r".*lr_scheduler.step\(\).*",
+    r".*Total length of `list` across ranks is zero.*",  # data.val_clips=0
     # batches know how to move themselves, wherever they come from
     r".*You have overridden `transfer_batch_to_device`.*",
 )

@@ -1,0 +1,1 @@
+"""Pure network pieces: attention, token layouts, positions, modulation."""

@@ -1,6 +1,5 @@
 """Attention: one kernel function and the two sublayers built on it."""
 
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
@@ -14,8 +13,8 @@ Heads = Float[Tensor, "B L N d"]
 Keys = Float[Tensor, "B S N d"]
 
 
-# Measured on a Zen 5 CPU (one thread, bf16, B16 N3 L256 d64): products and softmax written out take 13 ms forward and
-# backward, torch's flash kernel 33 ms, since its inner products run in float32. The probabilities are kept for the
+# Measured on a Zen 5 CPU (one thread, bf16, B16 N3 L256 d64): products and softmax written out take 13 ms forward
+# and backward, torch's flash kernel 33 ms, since its inner products run in float32. The probabilities are kept for the
 # backward pass, so this is only for sequences where they are small.
 WRITTEN_OUT_LIMIT_BYTES = 256 * 2**20
 
@@ -45,7 +44,7 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Ten
 
 
 def rms_norm(x: Float[Tensor, "*b d"], gain: Float[Tensor, "d"]) -> Float[Tensor, "*b d"]:
-    """x / rms(x) * gain in float32 (Zhang & Sennrich 2019); fewer passes on a CPU than torch's for reduced precision."""
+    """x / rms(x) * gain in float32 (Zhang & Sennrich 2019); on a CPU, fewer passes than torch's."""
     x = x.float()
     return x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + 1e-6) * gain
 

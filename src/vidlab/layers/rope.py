@@ -6,14 +6,13 @@ from torch import Tensor
 
 from vidlab.layers.layouts import Grid
 
-
 # Adjacent planes (x_0, x_1), (x_2, x_3), ... are complex numbers in memory: one complex product rotates a head. The
 # half-split convention is the same map up to a permutation of the rows of the query and key projections.
 Rotation = Complex[Tensor, "L 1 half"]
 
 
 def axis_split(head_dim: int) -> tuple[int, int, int]:
-    """Split the d / 2 rotation planes of a head over (t, y, x), as evenly as can be, space first.
+    """Split the d / 2 rotation planes of a head over (t, y, x), as evenly as can be with y and x alike.
 
     Raises:
         ValueError: the head has an odd dimension or fewer than three planes.
@@ -21,7 +20,7 @@ def axis_split(head_dim: int) -> tuple[int, int, int]:
     planes = head_dim // 2
     if head_dim % 2 or planes < 3:
         raise ValueError(f"head_dim={head_dim}: 3-D rotary positions need an even head_dim of at least 6")
-    space = -(-planes // 3)
+    space = round(planes / 3)
     return planes - 2 * space, space, space
 
 

@@ -1,0 +1,1 @@
+"""Solvers, guidance, and the loop that turns noise into a video."""

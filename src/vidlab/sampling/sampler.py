@@ -1,7 +1,8 @@
 """The loop that turns noise into latents."""
 
+import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -65,7 +66,7 @@ class Sampler:
         times = self.times()
         path = objective.schedule.coefficients(noise.new_ones(noise.shape[0])).like(noise)
         z = path.sigma * noise
-        for done, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
+        for done, (t, s) in enumerate(itertools.pairwise(times), start=1):
             z = self.solver.step(z, t, s, denoise, objective.schedule)
             if progress is not None:
                 progress(done, self.steps)
@@ -100,7 +101,8 @@ class GuidedDenoiser:
         )
         predictions = self.backbone(input).prediction.float().chunk(len(names))
         combined = self.guidance.combine(dict(zip(names, predictions, strict=True)), t)
-        single = replace(input, latents=z, t=levels[: z.shape[0]])
+        level = levels[: z.shape[0]]
+        single = DenoiserInput(z, t=level, embedded_t=self.objective.schedule.embedded(level))
         return self.objective.denoised(DenoiserOutput(prediction=combined), single)
 
 
@@ -108,13 +110,16 @@ def concatenate(conditions: list[Conditions]) -> Conditions:
     """Stack conditions along the batch, padding texts to a common length.
 
     Raises:
-        ValueError: history, controls or micro-conditions, which no sampler combines yet.
+        ValueError: history, controls or micro-conditions, which no sampler combines yet; text in some conditions only.
     """
     if len(conditions) == 1:
         return conditions[0]
     if any(c.history or c.controls is not None or c.micro for c in conditions):
         raise ValueError("only text conditions can be evaluated in one batch")
-    return Conditions(text=concatenate_texts([c.text for c in conditions if c.text is not None]))
+    texts = [c.text for c in conditions if c.text is not None]
+    if 0 < len(texts) < len(conditions):
+        raise ValueError("some conditions have text and some have none: use an empty caption for the null prompt")
+    return Conditions(text=concatenate_texts(texts) if texts else None)
 
 
 def concatenate_texts(texts: list[TextEmbedding]) -> TextEmbedding:

@@ -1,0 +1,1 @@
+"""The LightningModule, its optimisation and its checkpoints."""

@@ -57,7 +57,7 @@ class AtomicCheckpointIO(CheckpointIO):
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise UserError(
-                f"The checkpoint {path} could not be written ({error}). Checkpoints written before are intact. Free disk "
+                f"The checkpoint {path} could not be written ({error}). Earlier checkpoints are intact. Free disk "
                 f"space or make the folder writable, then resume with ckpt_path=last."
             ) from error
 

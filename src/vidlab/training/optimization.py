@@ -99,7 +99,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up, then half a cosine from 1 down to ``final`` at the last step (Loshchilov & Hutter 2016, eq. 5)."""
+    """Linear warm-up, then half a cosine from 1 to ``final`` at the last step (Loshchilov & Hutter 2016, eq. 5)."""
 
     warmup_steps: int = 0
     final: float = 0.0
@@ -145,7 +145,7 @@ def _progress(step: int, warmup_steps: int, max_steps: int) -> float:
 def _check_length(name: str, warmup_steps: int, max_steps: int) -> None:
     if max_steps <= 0:
         raise UserError(
-            f"lr_schedule={name} needs to know the length of the run: set trainer.max_steps, or use lr_schedule=constant."
+            f"lr_schedule={name} needs the length of the run: set trainer.max_steps, or use lr_schedule=constant."
         )
     if warmup_steps < 0:
         raise UserError(f"lr_schedule.warmup_steps={warmup_steps} must not be negative.")

@@ -15,12 +15,12 @@ from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LossContext, Text
 from vidlab.cost import ModelCost, denoiser_cost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective
 from vidlab.errors import UserError
+from vidlab.losses.base import Regularizer
 from vidlab.randomness import Draw
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
-from vidlab.training.regularizers import Regularizer
 
 Latents = Float[Tensor, "B C T H W"]
 Pixels = Float[Tensor, "B 3 T H W"]
@@ -208,7 +208,7 @@ class VideoDiffusion(LightningModule):
         text: TextEmbedding = self.text_encoder(prompts)
         return Conditions(text=text)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters and a schedule stepped per optimiser step."""
         optimizer = self.optimizer_factory.build(self)
         factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
@@ -222,9 +222,7 @@ class VideoDiffusion(LightningModule):
         norm = nn.utils.clip_grad_norm_(trainable_parameters(self), limit if limit else float("inf"))
         self.log("train/grad_norm", norm)
 
-    def transfer_batch_to_device(
-        self, batch: ClipBatch, device: torch.device, dataloader_index: int
-    ) -> ClipBatch:
+    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_index: int) -> ClipBatch:
         """Batches know how to move."""
         return batch.to(device)
 

@@ -112,9 +112,7 @@ def _two(rng: Random, factors: Factors) -> _Part:
         # "a blue circle to the left of a red square drifts up"
         if lasts:
             return _join(one, relation, two, _done(one_does), background, camera)
-        return _join(
-            _comma(one), _Part("at first"), relation, _comma(two), _done(one_does), background, camera
-        )
+        return _join(_comma(one), _Part("at first"), relation, _comma(two), _done(one_does), background, camera)
     # "a blue circle is to the left of a red square; the circle drifts up while the square spins"
     again, also = (_Part(f"the {factors.objects[index].shape}") for index in (first, second))
     opening = _join(one, _Part("is" if lasts else "starts"), relation, two, background, _Part(";"))

@@ -107,9 +107,7 @@ def zoom_of(camera: str, canvas: Canvas) -> NDArray[np.float64]:
     return np.geomspace(start, end, canvas.frames)
 
 
-def _wave(
-    length: int, canvas: Canvas, zoom: NDArray[np.float64], pan: float, tile: float, phase: float
-) -> Floats:
+def _wave(length: int, canvas: Canvas, zoom: NDArray[np.float64], pan: float, tile: float, phase: float) -> Floats:
     """A square wave of -1 and 1 along one axis, averaged over each pixel, (T, length).
 
     The camera looks at the middle of the axis; pan is 1 when it moves along the axis, -1 against it.

@@ -117,9 +117,7 @@ def _body(
     motion = rng.choice(motions)
     if motion in DIRECTIONS:
         length = rng.uniform(*rng.choice((SLOW, FAST)))
-        return _linear(
-            rng, canvas, looks, DIRECTIONS[motion], length, np.full(canvas.frames, _size(rng, sizes))
-        )
+        return _linear(rng, canvas, looks, DIRECTIONS[motion], length, np.full(canvas.frames, _size(rng, sizes)))
     if motion == "bouncing":
         return _bouncing(rng, canvas, looks, sizes)
     return _in_place(rng, canvas, looks, motion, sizes)
@@ -176,9 +174,7 @@ def _bouncing(rng: Random, canvas: Canvas, looks: _Looks, sizes: tuple[str, ...]
     turn = rng.randint(math.ceil(last / 3), last - math.ceil(last / 3))
     distance = rng.uniform(*BOUNCE) * np.abs(np.arange(canvas.frames) - turn) / last
     wall = rng.choice(("left", "right", "top", "bottom"))
-    sideways = _path(
-        rng, np.zeros(canvas.frames), *_room(canvas, reach, diameter, across=wall in ("top", "bottom"))
-    )
+    sideways = _path(rng, np.zeros(canvas.frames), *_room(canvas, reach, diameter, across=wall in ("top", "bottom")))
     low, high = _room(canvas, reach, diameter, across=wall in ("left", "right"))
     along = low + distance if wall in ("left", "top") else high - distance
     x, y = (along, sideways) if wall in ("left", "right") else (sideways, along)

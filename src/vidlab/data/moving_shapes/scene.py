@@ -62,9 +62,7 @@ DIRECTIONS: dict[str, tuple[float, float]] = {
 }
 IN_PLACE = ("still", "rotating", "growing", "shrinking")
 MOTIONS = (*DIRECTIONS, "bouncing", *IN_PLACE)
-PANS: dict[str, tuple[float, float]] = {
-    f"pan {name}": DIRECTIONS[name] for name in ("left", "right", "up", "down")
-}
+PANS: dict[str, tuple[float, float]] = {f"pan {name}": DIRECTIONS[name] for name in ("left", "right", "up", "down")}
 CAMERAS = ("fixed", *PANS, "zoom in", "zoom out")
 
 # Outlines in units of the diameter of the disc of the same area, so that a size is an area whatever the

@@ -115,7 +115,7 @@ class MovingShapes:
     @property
     def folder(self) -> Path:
         """Where the shards of these settings live; the name changes with everything that changes a clip."""
-        from vidlab.data.source import cache_folder
+        from vidlab.assets import cache_folder
 
         text = json.dumps(self._settings, sort_keys=True)
         digest = blake2b(text.encode(), digest_size=6).hexdigest()

@@ -12,8 +12,8 @@ from vidlab.clip import LossContext
 class Regularizer(Protocol):
     """A named term of the loss.
 
-    It may be an ``nn.Module`` with parameters and buffers: they are optimised, checkpointed and resumed, and left out of
-    EMA and export.
+    It may be an ``nn.Module`` with parameters and buffers: they are optimised, checkpointed and resumed, and left out
+    of EMA and export.
     """
 
     weight: float

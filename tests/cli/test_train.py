@@ -1,0 +1,77 @@
+import json
+import resource
+import signal
+import subprocess
+import sys
+
+from .command import REPOSITORY, new_lab
+from .tracked import equal, only, tracked, weights
+
+SHORT = ("trainer.max_steps=4", "trainer.val_check_interval=2", "lr_schedule.warmup_steps=2")
+
+
+def test_same_seed_same_numbers_whatever_the_workers(commands, empty_store, tmp_path):
+    labs = [new_lab(commands, tmp_path / name, empty_store) for name in ("one", "again", "workers", "other")]
+    changes = ([], [], ["data.num_workers=2"], ["seed=1"])
+    for lab, change in zip(labs, changes, strict=True):
+        done = lab.train(*SHORT, *change)
+        assert done.code == 0, done.err
+        assert "Traceback" not in done.err and "Warning" not in done.err, done.err
+    one, again, workers, other = (only(lab).losses() for lab in labs)
+    assert {step for name, step in one if name == "train/loss"} == {0, 1, 2, 3}
+    assert one == again == workers
+    assert all(one["train/loss", step] != other["train/loss", step] for step in range(4))
+    last = [weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in labs]
+    assert equal(last[0], last[1]) and equal(last[0], last[2]) and not equal(last[0], last[3])
+
+
+def test_what_a_run_leaves_behind(lab):
+    done = lab.train(*SHORT)
+    (folder,) = lab.runs
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    wanted = {"config.yaml", "provenance.json", "run.json", "summary.json", "previews/step-000004.png"}
+    assert wanted | {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "previews/step-000004.mp4"} <= names
+    run = only(lab)
+    assert run.status == "FINISHED"
+    assert json.loads((folder / "run.json").read_text())["mlflow_run_id"] == run.run_id
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 4 and summary["last"]["val/loss"] == run.curve["val/loss", 4]
+    assert f"checkpoint={folder.relative_to(lab.folder)}" in done.out
+
+
+def test_sweep_gives_one_tracked_run_per_job(lab):
+    done = lab.train("-m", "model=full3d", "objective=flow_matching", "seed=0,1", "trainer.max_steps=2")
+    assert done.code == 0, done.err
+    assert [run.status for run in tracked(lab)] == ["FINISHED", "FINISHED"]
+    assert len(lab.runs) == 0 and len(list(lab.folder.glob("runs/vidlab/*/*/run.json"))) == 2
+    first, second = (run.curve["train/loss", 0] for run in tracked(lab))
+    assert first != second
+
+
+def test_failing_jobs_do_not_stop_a_sweep(lab):
+    done = lab.train("-m", "trainer.max_steps=2", "data.frames=400,8", "data.source.frames=8")
+    assert done.code == 2
+    assert "Job 0 failed: data.frames=400, data.frame_stride=1: 400 frames needed per clip" in done.err
+    assert done.message.startswith("The sweep ended with failed jobs; the first: job 0: data.frames=400")
+    assert "Traceback" not in done.err
+    assert [run.status for run in tracked(lab)] == ["FAILED", "FINISHED"]
+
+
+def test_interrupt_keeps_the_checkpoint_and_says_so(lab):
+    running = lab.start_train("trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=2")
+    done = running.stop_when("runs/*/*/checkpoints/last.ckpt", lab.folder, signal.SIGINT)
+    assert done.code == 130, done.err
+    assert "Interrupted." in done.err and "Traceback" not in done.err
+    assert only(lab).status == "KILLED"
+    assert weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"] >= 2
+
+
+def test_help_is_quick():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "train.py", "--help"], capture_output=True, text=True, check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "== Configuration groups ==" in done.stdout and "model: full3d" in done.stdout
+    # processor time, which other programs on the machine do not change
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3

@@ -1,0 +1,183 @@
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
+from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.parameterizations import Sample, Velocity, VPrediction
+from vidlab.diffusion.schedules import LinearPath
+from vidlab.diffusion.time_samplers import Uniform
+from vidlab.diffusion.weightings import Constant
+from vidlab.errors import UserError
+from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
+from vidlab.sampling.sampler import GuidedDenoiser, Sampler, concatenate, concatenate_texts
+from vidlab.sampling.solvers import Euler, Solver
+
+SHAPE = (3, 4, 4, 6)
+
+
+def objective(parameterization=None) -> GaussianObjective:
+    return GaussianObjective(LinearPath(), parameterization or Velocity(), Constant(), Uniform())
+
+
+def gaussian_denoiser(mean: float, std: float, parameterization) -> Callable[[DenoiserInput], DenoiserOutput]:
+    """The exact answer for data N(mean, std^2): x0 is its posterior mean, noise is what then remains."""
+
+    def denoise(input: DenoiserInput) -> DenoiserOutput:
+        path = LinearPath().coefficients(input.t).like(input.latents)
+        variance = path.alpha**2 * std**2 + path.sigma**2
+        gain = path.alpha * std**2 / variance
+        x0 = mean + gain * (input.latents - path.alpha * mean)
+        epsilon = path.sigma / variance * (input.latents - path.alpha * mean)
+        return DenoiserOutput(parameterization.target(x0, epsilon, path))
+
+    return denoise
+
+
+def error_at(steps: int, parameterization, mean=0.7, std=0.4) -> float:
+    noise = torch.linspace(-2, 2, 24, dtype=torch.float64).view(1, 1, 1, 4, 6)
+    sampled = Sampler(Euler(), steps).sample(
+        gaussian_denoiser(mean, std, parameterization), objective(parameterization), NoGuidance(), noise,
+        {"text": Conditions()},
+    )  # fmt: skip
+    # z_t = (1 - t) mean + sqrt((1 - t)^2 std^2 + t^2) z_1 solves the ODE, so z_0 = mean + std z_1
+    return (sampled - (mean + std * noise)).abs().max().item()
+
+
+@pytest.mark.parametrize("parameterization", [Velocity(), VPrediction(), Sample()], ids=lambda p: p.name)
+def test_euler_converges_at_first_order_to_the_gaussian_solution(parameterization):
+    errors = [error_at(steps, parameterization) for steps in (50, 100, 200)]
+    assert errors[0] < 0.05
+    assert 1.8 < errors[0] / errors[1] < 2.2
+    assert 1.8 < errors[1] / errors[2] < 2.2
+
+
+def test_one_value_is_reached_in_one_step():
+    # data without spread: the path to it is straight
+    assert error_at(1, Velocity(), std=0.0) < 1e-6
+
+
+def test_one_euler_step_by_hand():
+    # z = 2 at t = 3/4 with velocity 3: at t = 1/2 z = 2 - 3/4
+    z = torch.full((1, 1, 1, 1, 1), 2.0)
+
+    def denoise(z, t):
+        assert t == 0.75
+        input = DenoiserInput(z, torch.tensor([t]), torch.tensor([t]))
+        return objective().denoised(DenoiserOutput(torch.full_like(z, 3.0)), input)
+
+    assert Euler().step(z, 0.75, 0.5, denoise, LinearPath()).item() == pytest.approx(1.25, abs=1e-6)
+    assert isinstance(Euler(), Solver)
+
+
+def test_levels_run_from_noise_to_data_in_equal_steps():
+    assert Sampler(Euler(), 4).times() == [1, 0.75, 0.5, 0.25, 0]
+    seen = []
+
+    def backbone(input: DenoiserInput) -> DenoiserOutput:
+        seen.append((input.t.tolist(), input.embedded_t.tolist()))
+        return DenoiserOutput(torch.zeros_like(input.latents))
+
+    done = []
+    noise = torch.randn(2, *SHAPE)
+    result = Sampler(Euler(), 2).sample(
+        backbone, objective(), NoGuidance(), noise, {"text": Conditions()}, lambda *x: done.append(x)
+    )
+    assert seen == [([1, 1], [1000, 1000]), ([0.5, 0.5], [500, 500])]
+    assert done == [(1, 2), (2, 2)]
+    torch.testing.assert_close(result, noise)  # velocity 0
+
+
+def test_at_least_one_step():
+    with pytest.raises(UserError, match=r"sampler.steps=0"):
+        Sampler(Euler(), 0)
+
+
+@pytest.fixture
+def awake_dit(make_dit):
+    """A denoiser whose every branch speaks."""
+    dit = make_dit().eval()
+    for parameter in dit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return dit
+
+
+class Counting:
+    """A backbone that remembers what it was given."""
+
+    def __init__(self, backbone):
+        self.backbone = backbone
+        self.inputs: list[DenoiserInput] = []
+
+    def __call__(self, input: DenoiserInput) -> DenoiserOutput:
+        self.inputs.append(input)
+        return self.backbone(input)
+
+
+def test_both_conditions_in_one_batch_equal_two_evaluations(awake_dit, make_text):
+    conditions = {"text": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
+    z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
+    with torch.no_grad():
+        joint = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(3), conditions)(z, 0.5)
+        apart = {
+            name: GuidedDenoiser(awake_dit, objective(), NoGuidance(), {"text": condition})(z, 0.5)
+            for name, condition in conditions.items()
+        }
+    assert [len(input.latents) for input in counting.inputs] == [4]
+    # conversions are linear, so guidance may as well be applied to x0
+    expected = apart["null"].x0 + 3 * (apart["text"].x0 - apart["null"].x0)
+    torch.testing.assert_close(joint.x0, expected, rtol=1e-4, atol=1e-4)
+    assert (apart["text"].x0 - apart["null"].x0).abs().max() > 1e-2  # else nothing was tested
+
+
+def test_no_guidance_evaluates_the_prompt_alone(awake_dit, make_text):
+    conditions = {"text": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
+    z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
+    with torch.no_grad():
+        one = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(1), conditions)(z, 0.5)
+        none = GuidedDenoiser(counting, objective(), NoGuidance(), conditions)(z, 0.5)
+    assert [len(input.latents) for input in counting.inputs] == [2, 2]
+    assert torch.equal(one.x0, none.x0)
+
+
+def test_a_missing_condition_is_named(awake_dit):
+    denoise = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), {"text": Conditions()})
+    with pytest.raises(ValueError, match=r"\['null'\], given are \['text'\]"):
+        denoise(torch.randn(1, *SHAPE), 0.5)
+
+
+def test_guidance_without_any_text(awake_dit):
+    conditions = {"text": Conditions(), "null": Conditions()}
+    z = torch.randn(1, *SHAPE)
+    with torch.no_grad():
+        guided = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), conditions)(z, 0.5)
+        plain = GuidedDenoiser(awake_dit, objective(), NoGuidance(), conditions)(z, 0.5)
+    torch.testing.assert_close(guided.x0, plain.x0)
+
+
+def test_texts_of_different_lengths_are_padded_with_hidden_zeros():
+    a = TextEmbedding(torch.ones(1, 1, 2), torch.tensor([[True]]), torch.tensor([[1.0, 2.0]]))
+    b = TextEmbedding(torch.full((1, 3, 2), 5.0), torch.tensor([[True, True, False]]), torch.tensor([[3.0, 4.0]]))
+    both = concatenate_texts([a, b])
+    assert both.tokens[..., 0].tolist() == [[1, 0, 0], [5, 5, 5]]
+    assert both.mask.tolist() == [[True, False, False], [True, True, False]]
+    assert both.pooled.tolist() == [[1, 2], [3, 4]]
+
+
+def test_what_cannot_share_a_batch_is_refused(make_text):
+    text = Conditions(make_text((2,)))
+    with pytest.raises(ValueError, match="some conditions have text and some have none"):
+        concatenate([text, Conditions()])
+    controls = Controls(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1))
+    with pytest.raises(ValueError, match="only text"):
+        concatenate([text, replace(text, controls=controls)])
+    assert concatenate([replace(text, controls=controls)]).controls is controls
+
+
+def test_sampling_leaves_no_graph(awake_dit):
+    noise = torch.randn(1, *SHAPE)
+    latents = Sampler(Euler(), 2).sample(awake_dit, objective(), NoGuidance(), noise, {"text": Conditions()})
+    assert not latents.requires_grad and math.isfinite(latents.sum().item())

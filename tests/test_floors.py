@@ -1,0 +1,136 @@
+"""The floors of docs/design.md: a room imports only from rooms below it."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "vidlab"
+ENTRY_POINTS = sorted(
+    path for path in ROOT.glob("*.py") if "vidlab.lab.entry" in path.read_text()
+)  # train.py, generate.py, ...
+FLOORS = (
+    ("clip", "assets", "errors", "randomness", "registries"),
+    ("layers", "diffusion", "perceptual"),
+    ("backbones", "autoencoders", "text", "losses", "conditioning"),
+    ("cost",),
+    ("sampling", "data"),
+    ("metrics", "curation"),
+    ("training",),
+    ("callbacks",),
+    ("lab",),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+HEAVY = ("torch", "lightning", "mlflow", "transformers", "av", "cv2", "pyarrow", "matplotlib", "diffusers")
+# Within the lowest floor rooms know each other; above it, two rooms of one floor do not.
+GROUND = set(FLOORS[0])
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything imported anywhere in a module, in functions and for types too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: import by full name"
+            yield node.lineno, node.module or ""
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def violations(room: str, source: str) -> list[str]:
+    """Imports of ``source``, a module of ``room``, that go up or sideways."""
+    found = []
+    for line, name in imported(ast.parse(source)):
+        parts = name.split(".")
+        if parts[0] != "vidlab" or len(parts) < 2:
+            continue
+        other = parts[1]
+        if other not in FLOOR_OF and other.startswith("_"):
+            continue  # vidlab.__version__
+        below = FLOOR_OF[other] < FLOOR_OF[room] or (other in GROUND and room in GROUND)
+        if other != room and not below:
+            found.append(f"line {line}: {room} imports {name}")
+    return found
+
+
+def test_every_room_has_a_floor():
+    assert {room_of(path) for path in modules()} <= set(FLOOR_OF)
+    assert len(modules()) > 30 and {path.name for path in ENTRY_POINTS} >= {"train.py", "generate.py"}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down(path):
+    assert violations(room_of(path), path.read_text()) == []
+
+
+def test_the_test_of_floors_sees_violations():
+    assert violations("layers", "from vidlab.backbones.dit import DiT")  # up
+    assert violations("layers", "import vidlab.diffusion.schedules")  # sideways
+    assert violations("data", "def f():\n    from vidlab import training")  # inside a function
+    assert violations("layers", "from vidlab.layers.rope import rotate\nfrom vidlab.errors import UserError") == []
+
+
+def names_a_model(node: ast.AST) -> bool:
+    text = ast.unparse(node).lower()
+    return any(word in text for word in ("model", "backbone", "denoiser", "objective", "system"))
+
+
+def model_branches(source: str) -> list[str]:
+    """Comparisons of a model's or objective's name or class with a constant: what ``_target_`` is for."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            texts = [s for s in sides if isinstance(s, ast.Constant) and isinstance(s.value, str) and s.value]
+            lists = [s for s in sides if isinstance(s, ast.Tuple | ast.List | ast.Set) and isinstance(s.elts[0], ast.Constant)]
+            others = [s for s in sides if s not in texts and s not in lists]
+            # "text" in config is a question about keys, not about which model it is
+            equality = isinstance(node.ops[0], ast.Eq | ast.NotEq) or lists
+            if (texts or lists) and equality and any(names_a_model(s) for s in others):
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            kinds = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            if kinds & {"DiT", "PyramidFlow", "GaussianObjective"}:
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("path", [*modules(), *ENTRY_POINTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_branches_on_which_model_it_is(path):
+    assert model_branches(path.read_text()) == []
+
+
+def test_the_test_of_branches_sees_them():
+    assert model_branches('if cfg.model.name == "dit": pass')
+    assert model_branches('x = 1 if model in ("dit", "mmdim") else 2')
+    assert model_branches("isinstance(self.backbone, DiT)")
+    assert model_branches('if "config" not in model: pass') == []
+
+
+@pytest.mark.parametrize("path", ENTRY_POINTS, ids=lambda path: path.name)
+def test_help_needs_no_heavy_package(path):
+    code = f"""
+import runpy, sys
+sys.argv = [{str(path)!r}, "--help"]
+try:
+    runpy.run_path({str(path)!r}, run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print("HEAVY", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "HEAVY []"
+    assert len(run.stdout) > 200  # it did print its help

@@ -1,0 +1,332 @@
+"""The README keeps its word: its commands are executed, its tables and sample output match the programs.
+
+``RULES`` says how each command is run and what is shortened. A command without a rule fails a test.
+"""
+
+import configparser
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cli.command import Commands, Done
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+# The shortening: a smaller model, fewer and smaller batches, two steps. Words of the README come after FIRST
+# and so win over it; LAST wins over them.
+FIRST = (
+    "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
+    "data.batch_size=2", "data.val_clips=4", "data.num_workers=0", "sampler.steps=2",
+    "logger.system_metrics=false",
+)  # fmt: skip
+FEW_SHAPES = ("data.source.train_clips=16", "data.source.val_clips=8")
+LAST = ("trainer.max_steps=2",)
+Words = tuple[str, ...]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    """The contents of fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def simple_commands(text: str = README) -> list[str]:
+    """The commands of all bash blocks, those joined by && one by one."""
+    lines = "\n".join(blocks("bash", text)).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.split(" && ")]
+    return list(dict.fromkeys(part for part in parts if part and not part.startswith("#")))
+
+
+class Bench:
+    """A working folder in which the README's commands are run."""
+
+    def __init__(self, commands: Commands, folder: Path) -> None:
+        self.commands, self.folder = commands, folder
+
+    def python(self, words: list[str], first: Words = (), last: Words = ()) -> Done:
+        """``python program.py words`` with words before and after; it must succeed."""
+        done = self.commands.run(words[1], *first, *words[2:], *last, cwd=self.folder)
+        assert done.code == 0, done.err
+        return done
+
+    def train(self, words: list[str], last: Words = (), shapes: Words = FEW_SHAPES) -> Done:
+        return self.python(words, (*FIRST, *shapes), (*LAST, *last))
+
+    def count(self, pattern: str) -> int:
+        return len(list(self.folder.glob(pattern)))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    commands = Commands(tmp_path_factory.mktemp("server"))
+    yield Bench(commands, tmp_path_factory.mktemp("readme"))
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def first_run(bench: Bench) -> Done:
+    """``python train.py``, which the other commands of the README build on."""
+    return bench.train(["python", "train.py"])
+
+
+def run_plain(bench: Bench, words: list[str]) -> None:
+    before = bench.count("runs/*/*/summary.json")
+    bench.train(words)
+    assert bench.count("runs/*/*/summary.json") == before + 1
+
+
+def run_sweep(bench: Bench, words: list[str]) -> None:
+    jobs = 1
+    for word in words:
+        jobs *= len(word.split(",")) if "=" in word else 1
+    before = bench.count("runs/*/*/*/summary.json")
+    bench.train(words)
+    assert jobs > 1 and bench.count("runs/*/*/*/summary.json") == before + jobs
+
+
+def run_resume(bench: Bench, words: list[str]) -> None:
+    before = bench.count("runs/*/*/summary.json")
+    done = bench.train(words, ("trainer.max_steps=3",))
+    assert "Trained 3 steps" in done.out
+    assert bench.count("runs/*/*/summary.json") == before, "a resumed run writes into its own folder"
+
+
+def run_gpu(bench: Bench, words: list[str]) -> None:
+    if torch.cuda.is_available():
+        run_plain(bench, words)
+        return
+    done = bench.commands.run("train.py", *FIRST, *FEW_SHAPES, *words[2:], *LAST, cwd=bench.folder)
+    assert done.code == 2 and "no CUDA GPU" in done.err
+
+
+def run_ddp(bench: Bench, words: list[str]) -> None:
+    """Two processes on the CPU in place of eight on GPUs."""
+    done = bench.train(words, ("trainer.accelerator=cpu", "trainer.devices=2"))
+    assert "Trained 2 steps" in done.out
+
+
+def run_generate(bench: Bench, words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words[2:])
+    before = {path.parent for path in bench.folder.glob("samples/*/sheet.png")}
+    bench.python(words, last=("accelerator=cpu", "precision=32-true"))
+    (made,) = {path.parent for path in bench.folder.glob("samples/*/sheet.png")} - before
+    videos = int(given.get("num_videos", 4))
+    for name in ("grid.mp4", "grid.gif", "000.mp4", "000.gif"):
+        assert (made / name).is_file()
+    assert len(list(made.glob("originals/*.mp4"))) == videos
+    assert (made / "originals" / "000.txt").read_text().strip() == given["prompt"]
+
+
+def run_folder(bench: Bench, words: list[str]) -> None:
+    """/my/videos is a folder of videos that generate.py wrote."""
+    bench.python(["python", "generate.py", "prompt=a red square"], last=("accelerator=cpu", "fps=8"))
+    videos = max(bench.folder.glob("samples/*/originals"), key=lambda path: path.stat().st_mtime)
+    words = [word.replace("/my/videos", str(videos)) for word in words]
+    assert f"data.path={videos}" in words
+    bench.train(words, shapes=())
+
+
+def run_print(bench: Bench, words: list[str]) -> None:
+    """--help and --cfg print and do nothing."""
+    before = bench.count("runs/*/*")
+    done = bench.python(words)
+    groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
+    assert all(re.search(rf"\b{name}\b", done.out) for name in groups - {"experiment"})
+    assert bench.count("runs/*/*") == before
+    composed = yaml.safe_load(done.out) if "--cfg" in words else {}
+    for word in (word for word in words if "=" in word and composed):
+        key, value = word.split("=")
+        found = composed
+        for part in key.split("."):
+            found = found[part]
+        assert str(found) == value
+
+
+def compose_only(bench: Bench, words: list[str]) -> None:
+    """What fetches files is composed here, and run by the test marked network."""
+    run_print(bench, [*words, "--cfg", "job"])
+
+
+def run_assets(bench: Bench, words: list[str]) -> None:
+    command = [sys.executable, *words[1:]]
+    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, timeout=120, check=True)
+    listed = {line.split()[0]: line for line in done.stdout.splitlines()}
+    assert "bikes.mp4" in listed and "Apache-2.0" in listed["minilm/model.safetensors"]
+    named = re.search(r"Licences differ per recording \((.*?)\)", " ".join(README.split()))
+    assert named is not None
+    for licence in named[1].split(", "):
+        assert licence in done.stdout
+
+
+def run_mlflow_ui(bench: Bench, words: list[str]) -> None:
+    """The server with one worker, until it answers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", *words, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    log = (bench.folder / "mlflow-ui.log").open("w+")
+    server = subprocess.Popen(
+        command, cwd=bench.folder, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        assert answer(server, f"http://127.0.0.1:{port}/health") == "OK", Path(log.name).read_text()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def answer(server: subprocess.Popen[bytes], url: str, seconds: float = 120) -> str:
+    """The body at ``url`` as soon as the server answers; "" when it ends or takes too long."""
+    deadline = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                return response.read().decode()
+        except OSError:
+            time.sleep(0.2)
+    return ""
+
+
+def check_requirements(bench: Bench, words: list[str]) -> None:
+    """Not installed again: the file brings vidlab and pins the rest; test_packaging.py looks closer."""
+    lines = (ROOT / words[-1]).read_text().splitlines()
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    assert wanted[0] == "-e ." and len(wanted) > 100
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+", line) for line in wanted[1:])
+
+
+def check_tox_is_one_package(bench: Bench, words: list[str]) -> None:
+    assert words == ["pip", "install", "tox"]
+
+
+def check_tox(bench: Bench, words: list[str]) -> None:
+    """tox cannot run inside itself: what it would run is read from tox.ini."""
+    ini = configparser.ConfigParser(interpolation=None)
+    ini.read(ROOT / "tox.ini")
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    run = {}
+    for name in ini["tox"]["env_list"].replace(",", " ").split():
+        section = ini[f"testenv:{name}"]
+        assert set(section["dependency_groups"].split()) <= set(groups)
+        run |= {command.split()[0]: command for command in section["commands"].strip().splitlines()}
+    assert set(run) == {"ruff", "mypy", "pytest"}
+    assert ini["testenv"]["deps"] == "-r requirements.txt" and ini["testenv"].getboolean("skip_install")
+
+
+PAGES = ("docs", "benchmarks", "experiments", "notebooks")
+Rule = Callable[[Bench, list[str]], None]
+RULES: tuple[tuple[str, Rule], ...] = (
+    (r"pip install -r requirements\.txt", check_requirements),
+    (r"pip install tox", check_tox_is_one_package),
+    (r"tox", check_tox),
+    (r"mlflow ui .*", run_mlflow_ui),
+    (r"python -m vidlab\.assets", run_assets),
+    (r"python generate\.py .*", run_generate),
+    (r"python train\.py .*(--help|--cfg job)", run_print),
+    (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
+    (r"python train\.py -m .*", run_sweep),
+    (r"python train\.py ckpt_path=last .*", run_resume),
+    (r"python train\.py trainer=gpu", run_gpu),
+    (r"python train\.py trainer=ddp .*", run_ddp),
+    (r"python train\.py data=folder .*", run_folder),
+    (r"python train\.py( experiment=\S+)?", run_plain),
+)
+
+
+def rule_of(command: str) -> Rule:
+    found = [rule for pattern, rule in RULES if re.fullmatch(pattern, command)]
+    assert found, f"README.md has a command without a rule in tests/test_readme.py: {command}"
+    return found[0]
+
+
+@pytest.mark.parametrize("command", simple_commands())
+def test_command(command: str, bench: Bench, first_run: Done) -> None:
+    rule_of(command)(bench, shlex.split(command))
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("command", [c for c in simple_commands() if rule_of(c) is compose_only])
+def test_command_that_fetches(command: str, bench: Bench) -> None:
+    shapes = FEW_SHAPES if "data=" not in command else ()
+    bench.train(shlex.split(command), shapes=shapes)
+
+
+def test_every_rule_is_used() -> None:
+    used = {rule_of(command) for command in simple_commands()}
+    assert {rule for _, rule in RULES} == used
+
+
+def test_commands_are_found_and_unknown_ones_refused() -> None:
+    text = "```bash\na && b \\\n  c\n# no\n```\ntext\n```bash\npython train.py\n```\n"
+    assert [command.split() for command in simple_commands(text)] == [
+        ["a"],
+        ["b", "c"],
+        ["python", "train.py"],
+    ]
+    with pytest.raises(AssertionError, match="without a rule"):
+        rule_of("python evaluate.py")
+
+
+def labels(text: str) -> list[str]:
+    """The first word of each line."""
+    return [line.split()[0] for line in text.splitlines() if line.strip()]
+
+
+def test_sample_output_has_the_lines_of_a_real_one(first_run: Done) -> None:
+    (sample,) = blocks("text")
+    assert labels(sample) == labels(first_run.out[first_run.out.index("Trained ") :])
+
+
+def tables() -> list[list[list[str]]]:
+    """Tables as rows of cells, without heads."""
+    found = re.findall(r"(?:^\|.*\|\n)+", README, flags=re.MULTILINE)
+    return [[cells(row) for row in table.splitlines()[2:]] for table in found]
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("|")[1:-1]]
+
+
+def test_the_table_of_groups_is_that_of_conf() -> None:
+    (table,) = [table for table in tables() if table[0][0] == "`task`"]
+    listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table}
+    folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
+    assert {name: set(choices) for name, choices in listed.items()} == {
+        folder.name: {file.stem for file in folder.rglob("*.yaml")} for folder in folders
+    }
+    for entry in yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())["defaults"]:
+        for name, default in entry.items() if entry != "_self_" else ():
+            first = default[0] if isinstance(default, list) else default
+            assert first is None or listed[name][0] == first, f"the default of {name} comes first"
+
+
+def test_files_are_where_the_readme_says(bench: Bench, first_run: Done) -> None:
+    (table,) = [table for table in tables() if table[0][0].startswith("`runs/")]
+    run = min(path.parent for path in bench.folder.glob("runs/vidlab/*/summary.json"))
+    for row in table[:2]:
+        folder = Path(row[0].strip("`").replace("runs/<name>/<time>", str(run)))
+        for name in re.findall(r"`([\w.]+\.\w+)`", row[1]):
+            assert (folder / name).is_file(), f"{folder / name}"
+    assert list((run / "previews").glob("*.png")) and (bench.folder / "mlflow.db").is_file()
+
+
+def test_links_lead_somewhere() -> None:
+    files = [*ROOT.glob("*.md"), *(file for folder in PAGES for file in (ROOT / folder).glob("*.md"))]
+    assert len(files) >= 6
+    for file in files:
+        for link in re.findall(r"\]\(([^)#]+)", file.read_text()):
+            assert link.startswith("https://") or (file.parent / link).exists(), f"{file}: {link}"
