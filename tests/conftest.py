@@ -1,9 +1,13 @@
 """What every test shares: shape checks at run time, a quiet machine, a cache of its own, tiny modules."""
 
+# ruff: noqa: E402  the environment and the import hook come before everything they are for
+
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 # Before torch and mlflow are imported, for this process and for those that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -26,6 +30,27 @@ from vidlab.backbones.dit import DiT
 from vidlab.clip import ClipBatch, TextEmbedding
 from vidlab.layers.layouts import Full3D, TokenLayout
 from vidlab.randomness import Draw
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from vidlab.training.video_diffusion import VideoDiffusion
+
+
+# What Lightning says about any loader and loop that is not its own.
+UNIMPORTANT = (
+    "ignore:.*You defined a `validation_step` but have no `val_dataloader`",
+    "ignore:.*`isinstance.treespec, LeafSpec.` is deprecated",
+    "ignore:.*You have overridden `transfer_batch_to_device`",
+    "ignore:.*resuming from a checkpoint that ended before the epoch ended",
+    "ignore:.*does not have many workers",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the warnings that mean something."""
+    for line in UNIMPORTANT:
+        config.addinivalue_line("filterwarnings", line)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -113,5 +138,80 @@ def make_batch() -> Callable[..., ClipBatch]:
         pixels = Draw(7, tuple(keys), (0,) * count).uniform("pixels", (3, *size)) * 2 - 1
         captions = tuple(f"a {key} moves" for key in keys)
         return ClipBatch(pixels, captions, tuple(keys), (0,) * count, number, (8.0,) * count)
+
+    return make
+
+
+CLIP_SIZE = (4, 8, 8)
+
+
+@pytest.fixture
+def make_module() -> "Callable[..., VideoDiffusion]":
+    """Builds a VideoDiffusion in pixel space for the clips of ``make_batch``; keywords replace its parts.
+
+    Every parameter of its denoiser is random, so that it answers; ``built=False`` leaves the denoiser out.
+    """
+    from vidlab.autoencoders.identity import Identity
+    from vidlab.diffusion.objective import GaussianObjective
+    from vidlab.diffusion.parameterizations import Velocity
+    from vidlab.diffusion.schedules import LinearPath
+    from vidlab.diffusion.time_samplers import Uniform
+    from vidlab.diffusion.weightings import Constant as Unweighted
+    from vidlab.sampling.guidance import ClassifierFreeGuidance
+    from vidlab.sampling.sampler import Sampler
+    from vidlab.sampling.solvers import Euler
+    from vidlab.text.words import WordsEncoder
+    from vidlab.training.optimization import Constant, OptimizerFactory
+    from vidlab.training.video_diffusion import VideoDiffusion
+
+    def make(built: bool = True, **parts: Any) -> VideoDiffusion:
+        torch.manual_seed(0)
+        defaults = {
+            "backbone": partial(DiT, layouts=(Full3D(),), width=12, depth=1, heads=2, patch=(2, 4, 4)),
+            "objective": GaussianObjective(LinearPath(), Velocity(), Unweighted(), Uniform()),
+            "autoencoder": Identity(),
+            "text_encoder": WordsEncoder(width=8, depth=1, heads=2, rows=32, max_tokens=8),
+            "clip_shape": CLIP_SIZE,
+            "optimizer": OptimizerFactory(torch.optim.SGD, lr=0.05),
+            "lr_schedule": Constant(),
+            "sampler": Sampler(Euler(), 2),
+            "guidance": ClassifierFreeGuidance(2.0),
+        }
+        module = VideoDiffusion(**(defaults | parts))
+        if built:
+            module.configure_model()
+            for parameter in module.denoiser.parameters():
+                torch.nn.init.normal_(parameter, std=0.1)
+        return module
+
+    return make
+
+
+@pytest.fixture
+def loader() -> Callable[[list[ClipBatch]], torch.utils.data.DataLoader]:
+    """A loader of given batches. (Lightning takes a bare list for several loaders.)"""
+    return partial(torch.utils.data.DataLoader, batch_size=None, collate_fn=lambda batch: batch)
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path, loader: Callable) -> "Callable[..., Trainer]":
+    """Builds a silent Trainer on the CPU that takes lists of batches; keywords replace its settings."""
+    from lightning.pytorch import Trainer
+
+    class BatchTrainer(Trainer):
+        def fit(self, model: Any, batches: Any = None, val_batches: Any = None, **settings: Any) -> None:
+            train, val = (None if x is None else loader(x) for x in (batches, val_batches))
+            super().fit(model, train, val, **settings)
+
+        def validate(self, model: Any, batches: list[ClipBatch], **settings: Any) -> Any:
+            return super().validate(model, loader(batches), verbose=False, **settings)
+
+    def make(**settings: Any) -> Trainer:
+        defaults = {
+            "accelerator": "cpu", "devices": 1, "max_steps": 2, "logger": False, "enable_checkpointing": False,
+            "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
+            "default_root_dir": tmp_path, "log_every_n_steps": 1,
+        }  # fmt: skip
+        return BatchTrainer(**(defaults | settings))
 
     return make

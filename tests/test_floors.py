@@ -94,7 +94,11 @@ def model_branches(source: str) -> list[str]:
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             texts = [s for s in sides if isinstance(s, ast.Constant) and isinstance(s.value, str) and s.value]
-            lists = [s for s in sides if isinstance(s, ast.Tuple | ast.List | ast.Set) and isinstance(s.elts[0], ast.Constant)]
+            lists = [
+                s
+                for s in sides
+                if isinstance(s, ast.Tuple | ast.List | ast.Set) and isinstance(s.elts[0], ast.Constant)
+            ]
             others = [s for s in sides if s not in texts and s not in lists]
             # "text" in config is a question about keys, not about which model it is
             equality = isinstance(node.ops[0], ast.Eq | ast.NotEq) or lists

@@ -58,7 +58,9 @@ class Bench:
 
     def python(self, words: list[str], first: Words = (), last: Words = ()) -> Done:
         """``python program.py words`` with words before and after; it must succeed."""
-        done = self.commands.run(words[1], *first, *words[2:], *last, cwd=self.folder)
+        options = [word for word in words[2:] if word == "-m"]  # Hydra wants them before the settings
+        settings = [word for word in words[2:] if word != "-m"]
+        done = self.commands.run(words[1], *options, *first, *settings, *last, cwd=self.folder)
         assert done.code == 0, done.err
         return done
 
@@ -152,7 +154,8 @@ def run_print(bench: Bench, words: list[str]) -> None:
         found = composed
         for part in key.split("."):
             found = found[part]
-        assert str(found) == value
+        chosen = (found.get("name"), found.get("path")) if isinstance(found, dict) else (str(found),)
+        assert value in chosen or f"asset:{value}" in chosen
 
 
 def compose_only(bench: Bench, words: list[str]) -> None:

@@ -80,7 +80,9 @@ def test_backward_reaches_every_parameter(module, backbone):
     input = example(module)
     input.latents.requires_grad_()
     backbone.train()(input).prediction.square().mean().backward()
-    idle = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()]
+    idle = [
+        n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.isfinite().all() or not p.grad.any()
+    ]
     assert idle == []
     assert input.latents.grad.any()
 
@@ -96,7 +98,9 @@ def test_bfloat16_autocast_is_close(module, backbone):
     with torch.autocast("cpu", torch.bfloat16):
         loss = backbone(input).prediction.float().square().mean()
     loss.backward()
-    assert all(p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in backbone.parameters())
+    assert all(
+        p.grad is not None and p.grad.dtype == p.dtype and p.grad.isfinite().all() for p in backbone.parameters()
+    )
 
 
 def test_saving_and_loading_restores_the_function(module, backbone):

@@ -27,8 +27,13 @@ def awaken(module: nn.Module) -> nn.Module:
 def test_a_new_model_predicts_exactly_zero_and_its_blocks_are_the_identity(make_dit, make_text):
     dit = make_dit()
     tokens, kept = [], []
+
+    def keep(_, inputs, output):
+        tokens.append(inputs[0])
+        kept.append(output)
+
     for block in dit.blocks:
-        block.register_forward_hook(lambda _, inputs, output: (tokens.append(inputs[0]), kept.append(output)))
+        block.register_forward_hook(keep)
     assert torch.equal(dit(example(make_text())).prediction, torch.zeros(2, *SHAPE))
     assert len(tokens) == 2 and all(torch.equal(a, b) for a, b in zip(tokens, kept, strict=True))
     assert tokens[0].abs().max() > 0.1
@@ -185,6 +190,8 @@ def test_latents_that_do_not_divide_into_patches(make_dit, shape):
         ({"patch": (3, 1, 1)}, r"their frames is 4"),
         ({"layouts": ()}, r"model.backbone.layouts"),
         ({"depth": 0}, r"model.backbone.depth=0"),
+        ({"heads": 0}, r"model.backbone.heads=0"),
+        ({"patch": (1, 0, 2)}, r"model.backbone.patch=0"),
     ],
 )
 def test_sizes_that_cannot_work(make_dit, settings, message):

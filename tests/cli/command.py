@@ -97,9 +97,8 @@ class Commands:
         return self.start(program, *arguments, **options).wait()
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(30)
+        self._server.kill()
+        self._server.wait()
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,11 @@ class Lab:
         return self.commands.run(
             "generate.py", "accelerator=cpu", "precision=32-true", *arguments, cwd=self.folder, **options
         )
+
+    @property
+    def source(self) -> Path:
+        """What PYTHONPATH needs for a copy of vidlab that is not installed."""
+        return REPOSITORY / "src"
 
     @property
     def runs(self) -> list[Path]:

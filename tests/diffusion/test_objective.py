@@ -13,9 +13,7 @@ SHAPE = (3, 4, 2, 2)
 
 
 def objective(parameterization=None, time_sampler=None) -> GaussianObjective:
-    return GaussianObjective(
-        LinearPath(), parameterization or Velocity(), Constant(), time_sampler or Uniform()
-    )
+    return GaussianObjective(LinearPath(), parameterization or Velocity(), Constant(), time_sampler or Uniform())
 
 
 def corrupted(target, weight, mask=None) -> Corrupted:

@@ -55,9 +55,7 @@ def test_both_ends_are_exact_in_single_precision(parameterization):
     path = LinearPath().coefficients(torch.tensor([0.0, 1.0]))
     x0, epsilon = torch.randn(2, 2, 3, 2, 4, 4)
     path = path.like(x0)
-    back = parameterization.denoised(
-        parameterization.target(x0, epsilon, path), noised(x0, epsilon, path), path
-    )
+    back = parameterization.denoised(parameterization.target(x0, epsilon, path), noised(x0, epsilon, path), path)
     torch.testing.assert_close(back.x0, x0, rtol=0, atol=1e-6)
     torch.testing.assert_close(back.epsilon, epsilon, rtol=0, atol=1e-6)
 

@@ -78,8 +78,8 @@ def test_a_block_is_its_three_residual_branches(make_text):
 
     y = x + g1 * block.attention(norm(x) * (1 + c1) + s1, Full3D(), GRID, by)
     with_text = y + block.cross_attention(norm(y), text.tokens, text.mask)
-    for given, y in ((None, y), (text, with_text)):
-        expected = y + g2 * block.mlp(norm(y) * (1 + c2) + s2)
+    for given, z in ((None, y), (text, with_text)):
+        expected = z + g2 * block.mlp(norm(z) * (1 + c2) + s2)
         torch.testing.assert_close(block(x, context(shared, given)), expected)
 
 

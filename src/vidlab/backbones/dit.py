@@ -40,7 +40,7 @@ class DiT(VideoDenoiser):
         activation_checkpointing: recompute each block in the backward pass to save memory.
 
     Raises:
-        UserError: sizes that do not divide.
+        UserError: sizes that do not divide or are not positive, or no layout.
     """
 
     def __init__(
@@ -58,6 +58,9 @@ class DiT(VideoDenoiser):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        _check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
+        if not layouts:
+            raise UserError("model.backbone.layouts is empty: name at least one token layout.")
         _check_sizes(latent, width, heads, patch)
         self.patch = tuple(patch)
         self.head_dim = width // heads
@@ -149,6 +152,12 @@ def _per_token(condition: Tensor, patch_frames: int, grid: Grid) -> Float[Tensor
         return condition[:, None]
     per_patch = rearrange(condition, "b (t p) d -> b t p d", p=patch_frames).mean(dim=2)
     return per_patch.repeat_interleave(grid.height * grid.width, dim=1)
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"model.backbone.{name}={size} must be at least 1.")
 
 
 def _check_sizes(latent: LatentShape, width: int, heads: int, patch: Sequence[int]) -> None:

@@ -41,6 +41,9 @@ class EMA(Callback):
         if not self.average:
             self.average = {name: p.detach().float().clone() for name, p in current.items()}
         self.average = {name: self.average[name].to(p.device) for name, p in current.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only now a resumed run knows its step: a batch that still accumulates must not average again."""
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

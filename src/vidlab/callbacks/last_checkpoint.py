@@ -26,6 +26,10 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._saved_step = -1
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The step a run resumes from is on disk; saving again while gradients accumulate would lose them."""
+        self._saved_step = trainer.global_step
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save at the interval, once per optimiser step."""
         if trainer.global_step % self.every_n_steps == 0:
@@ -39,4 +43,4 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._saved_step = trainer.global_step
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.path, weights_only=False)  # the state of training too

@@ -70,7 +70,9 @@ def main(
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             warnings.formatwarning = _without_source
-            sys.argv[1:] = [quote_text(argument, text_keys) for argument in sys.argv[1:]]
+            # argparse takes overrides on one side of a flag only
+            arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+            sys.argv[1:] = [quote_text(argument, text_keys) for argument in arguments]
             with friendly():
                 return composed()
 

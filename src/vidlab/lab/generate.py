@@ -51,18 +51,35 @@ def run_generation(cfg: DictConfig) -> Path:
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     prompts = [cfg.prompt] if isinstance(cfg.prompt, str) else [str(prompt) for prompt in cfg.prompt]
-    if cfg.num_videos < 1 or not prompts:
-        raise UserError(f"num_videos={cfg.num_videos} and prompt={prompts}: at least one of each is needed.")
+    check_settings(cfg)
+    if not prompts:
+        raise UserError("prompt=[]: at least one prompt is needed.")
     run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
     module = load_module(run.checkpoint, cfg)
     for prompt in prompts:
         module.text_encoder.check(prompt)
-    device = resolve_accelerator(cfg.accelerator)
+    device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
     samples = generate(module.to(device), prompts, cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision)
     write(samples, folder, cfg.fps)
     print(f"{len(samples)} videos from {run.checkpoint}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
     print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
     return folder
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse settings out of range before the checkpoint is read.
+
+    Raises:
+        UserError: by key, value and what is allowed.
+    """
+    for name, least in {"num_videos": 1, "batch_size": 1, "seed": 0, **dict.fromkeys(SIZES, 1)}.items():
+        value = cfg[name]
+        if (value is not None or name not in SIZES) and (not isinstance(value, int) or value < least):
+            raise UserError(f"{name}={value}: it must be a whole number of {least} or more.")
+    if not isinstance(cfg.fps, int | float) or not 0 < cfg.fps <= 1000:
+        raise UserError(f"fps={cfg.fps}: it must be a number above 0, at most 1000.")
+    if cfg.accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"accelerator={cfg.accelerator}: choose auto, cpu or gpu.")
 
 
 def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:

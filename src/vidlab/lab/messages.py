@@ -30,6 +30,7 @@ STORAGE_PROBLEMS = {
     errno.EDQUOT: "your disk quota is used up; free some space or choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission; choose a folder you may write to",
+    errno.EPERM: "not permitted; choose a folder you may write to",
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
     errno.EFBIG: "the file is larger than this machine allows (ulimit -f); raise the limit",
 }

@@ -9,7 +9,7 @@ from vidlab.errors import UserError
 RUNS = Path("runs")
 
 
-def run_folder(ckpt_path: str | None, name: str, time: str) -> str:
+def run_folder(ckpt_path: str | None, name: str, time: str, tracking_uri: str | None = None) -> str:
     """``runs/<name>/<time>``, or the folder of the run that ``ckpt_path`` names.
 
     A reference that cannot be resolved gets a new folder here and its error from the training job.
@@ -20,7 +20,7 @@ def run_folder(ckpt_path: str | None, name: str, time: str) -> str:
     from vidlab.lab.runs import resolve_run
 
     try:
-        found = resolve_run(ckpt_path, RUNS, name, None)
+        found = resolve_run(ckpt_path, RUNS, name, tracking_uri)
     except UserError:
         return str(fresh)
     return str(found.folder if (found.folder / "run.json").exists() else fresh)

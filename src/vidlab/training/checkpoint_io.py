@@ -2,8 +2,6 @@
 
 import contextlib
 import os
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, An
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, OSError) as error:
+    except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{path} cannot be read as a checkpoint: it is truncated, of another kind, or holds more than tensors and "
@@ -54,12 +52,13 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             temporary.replace(path)
         except (OSError, RuntimeError) as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise UserError(
                 f"The checkpoint {path} could not be written ({error}). Earlier checkpoints are intact. Free disk "
                 f"space or make the folder writable, then resume with ckpt_path=last."
             ) from error
+        finally:
+            with contextlib.suppress(OSError):  # an interrupt leaves no half file either
+                temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

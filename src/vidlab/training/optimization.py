@@ -29,7 +29,7 @@ class OptimizerFactory:
         lr_multipliers: shell-style name pattern to a factor on the learning rate; the first match counts.
 
     Raises:
-        UserError: a negative setting, or a pattern that matches no trainable parameter.
+        UserError: a negative setting, a ``clip_norm`` of 0, or a pattern that matches no trainable parameter.
     """
 
     algorithm: Callable[..., torch.optim.Optimizer]
@@ -43,6 +43,11 @@ class OptimizerFactory:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UserError(f"optimizer.{name}={value} must not be negative.")
+        if self.clip_norm == 0:
+            raise UserError("optimizer.clip_norm=0 would stop all training; null turns clipping off.")
+        for pattern, multiplier in self.lr_multipliers.items():
+            if multiplier < 0:
+                raise UserError(f"optimizer.lr_multipliers: {pattern}={multiplier} must not be negative.")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a module's trainable parameters."""
@@ -69,8 +74,8 @@ class OptimizerFactory:
         unmatched = [pattern for pattern in self.lr_multipliers if pattern not in matched]
         if unmatched:
             raise UserError(
-                f"optimizer.lr_multipliers: {unmatched} match no trainable parameter. Names look like "
-                f"{[name for name, p in module.named_parameters() if p.requires_grad][:3]}."
+                f"optimizer.lr_multipliers: {unmatched} match no trainable parameter that an earlier pattern has not "
+                f"taken. Names look like {[name for name, p in module.named_parameters() if p.requires_grad][:3]}."
             )
         return list(groups.values())
 
@@ -94,12 +99,16 @@ class Constant:
 
     def factor(self, max_steps: int) -> LrFactor:
         """The factor on the learning rate by optimiser step; ``max_steps`` is not used."""
+        _check_warmup(self.warmup_steps)
         return lambda step: _warmup(step, self.warmup_steps)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up, then half a cosine from 1 to ``final`` at the last step (Loshchilov & Hutter 2016, eq. 5)."""
+    """Linear warm-up, then half a cosine from 1 down to ``final`` (Loshchilov & Hutter 2016, eq. 5).
+
+    ``final`` is the factor at ``max_steps``, one past the last step taken.
+    """
 
     warmup_steps: int = 0
     final: float = 0.0
@@ -118,7 +127,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """Linear warm-up, then a straight line from 1 down to ``final`` at the last step."""
+    """Linear warm-up, then a straight line from 1 down to ``final`` at ``max_steps``, one past the last step taken."""
 
     warmup_steps: int = 0
     final: float = 0.0
@@ -147,5 +156,9 @@ def _check_length(name: str, warmup_steps: int, max_steps: int) -> None:
         raise UserError(
             f"lr_schedule={name} needs the length of the run: set trainer.max_steps, or use lr_schedule=constant."
         )
+    _check_warmup(warmup_steps)
+
+
+def _check_warmup(warmup_steps: int) -> None:
     if warmup_steps < 0:
         raise UserError(f"lr_schedule.warmup_steps={warmup_steps} must not be negative.")

@@ -22,7 +22,7 @@ from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
 
-Latents = Float[Tensor, "B C T H W"]
+Latents = Float[Tensor, "B C t h w"]
 Pixels = Float[Tensor, "B 3 T H W"]
 
 # Validation draws the same noise in every run, whatever its seed, so that runs compare.
@@ -91,6 +91,7 @@ class VideoDiffusion(LightningModule):
         self.seed = seed
         self.compile_backbone = compile
         self.backbone: VideoDenoiser | None = None
+        self._base_lrs: list[float] = []
 
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
@@ -211,10 +212,28 @@ class VideoDiffusion(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters and a schedule stepped per optimiser step."""
         optimizer = self.optimizer_factory.build(self)
+        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
         factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
         # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """A resumed optimiser holds the rate of the run that stored it: take this run's from the first step on."""
+        schedule: Any = self.lr_schedulers()
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = base * factor(schedule.last_epoch)
+
+    def on_train_start(self) -> None:
+        """Follow this run's learning rate and schedule, also where a resumed optimiser remembers another."""
+        scheduler: Any = self.lr_schedulers()
+        scheduler.base_lrs = list(self._base_lrs)
+        for group, base, factor in zip(
+            scheduler.optimizer.param_groups, self._base_lrs, scheduler.lr_lambdas, strict=True
+        ):
+            group["initial_lr"], group["lr"] = base, base * factor(scheduler.last_epoch)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
@@ -232,9 +251,23 @@ class VideoDiffusion(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the frozen parts of this model in, so that loading stays strict."""
+        """Put the frozen parts of this model in, so that loading stays strict.
+
+        Raises:
+            UserError: the checkpoint is of another model.
+        """
         own, frozen = self.state_dict(), self._frozen_keys()
         checkpoint["state_dict"] |= {key: own[key] for key in frozen}
+        here = {name: tuple(value.shape) for name, value in own.items()}
+        there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        differing = [name for name in here | there if here.get(name) != there.get(name)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"The checkpoint is of another model: {len(differing)} parameters differ, the first is {name}, "
+                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings it "
+                "was trained with; they are in config.yaml of its run folder."
+            )
 
     def _frozen_keys(self) -> set[str]:
         keys = {f"autoencoder.{key}" for key in self.autoencoder.state_dict()}

@@ -1,0 +1,142 @@
+"""Callbacks that act at certain steps: the last checkpoint, validation at the end, the clock."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from vidlab.callbacks import throughput
+from vidlab.callbacks.finite_loss import FiniteLoss
+from vidlab.callbacks.last_checkpoint import LastCheckpoint
+from vidlab.callbacks.throughput import Throughput
+from vidlab.callbacks.validate_at_end import ValidateAtEnd
+from vidlab.errors import UserError
+from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+
+
+class Saves(Callback):
+    """Remembers the optimiser steps at which checkpoints are written."""
+
+    def __init__(self):
+        self.steps: list[int] = []
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        self.steps.append(trainer.global_step)
+
+
+def batches(make_batch, count: int):
+    return [make_batch("ab", number=n) for n in range(count)]
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_checkpoints_at_intervals_and_at_the_end(make_module, make_batch, make_trainer, tmp_path, accumulate):
+    saves, last = Saves(), LastCheckpoint(str(tmp_path / "checkpoints"), 2)
+    trainer = make_trainer(
+        max_steps=5, accumulate_grad_batches=accumulate, callbacks=[saves, last], plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=True,
+    )  # fmt: skip
+    trainer.fit(make_module(), batches(make_batch, 5 * accumulate))
+    assert saves.steps == [2, 4, 5]
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["global_step"] == 5
+
+
+def test_a_resumed_run_does_not_save_before_its_first_step(make_module, make_batch, make_trainer, tmp_path):
+    def trainer(steps, saves):
+        return make_trainer(
+            max_steps=steps, accumulate_grad_batches=3, plugins=[AtomicCheckpointIO()],
+            callbacks=[saves, LastCheckpoint(str(tmp_path), 2)], enable_checkpointing=True,
+        )  # fmt: skip
+
+    trainer(2, first := Saves()).fit(make_module(), batches(make_batch, 6))
+    trainer(4, second := Saves()).fit(make_module(), batches(make_batch, 12), ckpt_path=tmp_path / "last.ckpt")
+    assert first.steps == [2] and second.steps == [4]
+
+
+def test_an_interval_is_at_least_one_step():
+    with pytest.raises(UserError, match=r"callbacks.checkpoint.every_n_steps=0"):
+        LastCheckpoint("folder", 0)
+
+
+class Validations(Callback):
+    def __init__(self):
+        self.steps: list[int] = []
+
+    def on_validation_start(self, trainer, pl_module):
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(5, [2, 4, 5]), (4, [2, 4])])
+def test_validation_follows_the_last_step(make_module, make_batch, make_trainer, steps, expected):
+    seen = Validations()
+    trainer = make_trainer(
+        max_steps=steps, val_check_interval=2, check_val_every_n_epoch=None, callbacks=[ValidateAtEnd(), seen]
+    )
+    trainer.fit(make_module(), batches(make_batch, 8), [make_batch("cd")])
+    assert trainer.global_step == steps and seen.steps == expected
+
+
+def test_phases_and_rates_by_a_hand_set_clock(make_module, make_batch, make_trainer, monkeypatch):
+    module, clock = make_module(), SimpleNamespace(now=0.0)
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    callback, trainer, batch = Throughput(every_n_steps=2), make_trainer(), make_batch("ab")
+    monkeypatch.setattr(type(trainer), "world_size", 3)
+    callback.on_train_start(trainer, module)
+
+    def step(data, forward, backward, optimizer):
+        for seconds, hook in (
+            (data, lambda: callback.on_train_batch_start(trainer, module, batch, 0)),
+            (forward, lambda: callback.on_before_backward(trainer, module, torch.zeros(()))),
+            (backward, lambda: callback.on_after_backward(trainer, module)),
+            (optimizer, lambda: callback.on_train_batch_end(trainer, module, None, batch, 0)),
+        ):
+            clock.now += seconds
+            hook()
+
+    step(100, 100, 100, 100)  # the first does not count
+    step(1, 2, 4, 1)
+    callback.on_validation_start(trainer, module)
+    clock.now += 50
+    callback.on_validation_end(trainer, module)
+    assert logged == {}
+    step(1, 2, 4, 1)
+    step(0, 1, 2, 1)
+    report, cost = callback.report(), module.cost()
+    assert report.steps == 3
+    assert report.seconds == {"data": 2, "forward": 5, "backward": 10, "optimizer": 3, "other": 50}
+    assert report.steps_per_second == pytest.approx(3 / 20)
+    assert report.tokens_per_second == pytest.approx(6 * cost.tokens / 20)
+    assert report.flops_per_second == pytest.approx(6 * 3 * cost.forward_flops / 20)
+    # the last two steps took 8 and 4 seconds, two clips each, on three processes
+    assert logged["throughput/steps_per_second"] == pytest.approx(2 / 12)
+    assert logged["throughput/tokens_per_second"] == pytest.approx(3 * 4 * cost.tokens / 12)
+    assert logged["throughput/tflops_per_second"] == pytest.approx(3 * 4 * 3 * cost.forward_flops / 12 / 1e12)
+
+
+def test_a_real_run_is_timed(make_module, make_batch, make_trainer):
+    callback, started = Throughput(), time.perf_counter()
+    make_trainer(max_steps=4, callbacks=[callback]).fit(make_module(), batches(make_batch, 4))
+    elapsed = time.perf_counter() - started
+    report = callback.report()
+    assert report.steps == 3 and 0 < sum(report.seconds.values()) < elapsed
+    assert all(report.seconds[phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
+
+
+def test_a_loss_that_is_no_number_ends_training_before_a_good_checkpoint_is_lost(
+    make_module, make_batch, make_trainer, tmp_path
+):
+    module = make_module()
+    trainer = make_trainer(
+        max_steps=6, callbacks=[FiniteLoss(every_n_steps=2), LastCheckpoint(str(tmp_path), 2)],
+        plugins=[AtomicCheckpointIO()], enable_checkpointing=True,
+    )  # fmt: skip
+    poisoned = [make_batch("ab", number=n) for n in range(6)]
+    poisoned[3].pixels.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"train/loss is nan at step 4: .*optimizer.lr=0.05"):
+        trainer.fit(module, poisoned)
+    stored = load_checkpoint(tmp_path / "last.ckpt")
+    assert stored["global_step"] == 2
+    assert all(value.isfinite().all() for value in stored["state_dict"].values())

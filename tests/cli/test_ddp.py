@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from .tracked import only
+
+SPY = '''
+import hashlib, json
+from pathlib import Path
+from lightning.pytorch import Callback
+
+class Spy(Callback):
+    """Writes down what each rank saw and ended with."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.keys = Path(folder), []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.keys.extend(batch.keys)
+
+    def on_train_end(self, trainer, pl_module):
+        bits = b"".join(p.detach().numpy().tobytes() for p in pl_module.parameters())
+        record = {"keys": self.keys, "weights": hashlib.sha256(bits).hexdigest()}
+        (self.folder / f"rank-{trainer.global_rank}.json").write_text(json.dumps(record))
+'''
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_two_processes_share_the_clips_and_agree(lab, attempt):
+    (lab.folder / "spy.py").write_text(SPY)
+    done = lab.train(
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=3",
+        "+callbacks.spy._target_=spy.Spy", f"+callbacks.spy.folder={lab.folder}",
+        env={"PYTHONPATH": f"{lab.folder}:{lab.source}"},
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert "Traceback" not in done.err
+    first, second = (json.loads((lab.folder / f"rank-{rank}.json").read_text()) for rank in (0, 1))
+    assert len(first["keys"]) == len(second["keys"]) == 12
+    assert len({*first["keys"], *second["keys"]}) == 24
+    assert first["weights"] == second["weights"]
+    assert only(lab).status == "FINISHED" and len(lab.runs) == 1
+    assert done.out.count("Trained 3 steps") == 1

@@ -1,0 +1,449 @@
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor, nn
+
+from vidlab.autoencoders.haar import Haar
+from vidlab.autoencoders.identity import Identity
+from vidlab.backbones.base import VideoDenoiser
+from vidlab.callbacks.ema import EMA
+from vidlab.clip import ClipBatch, DenoiserInput, DenoiserOutput, LossContext
+from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.parameterizations import Epsilon, Sample, Velocity, VPrediction
+from vidlab.diffusion.schedules import LinearPath
+from vidlab.diffusion.time_samplers import Uniform
+from vidlab.diffusion.weightings import Constant
+from vidlab.errors import UserError
+from vidlab.randomness import Draw
+from vidlab.text.words import WordsEncoder
+from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+from vidlab.training.optimization import LinearDecay, OptimizerFactory
+from vidlab.training.video_diffusion import VALIDATION_SEED
+
+BINS = (-4.0, 0.0, 4.0)
+
+
+class FrozenGain(Identity):
+    """An autoencoder with a weight and a buffer, as learned ones have."""
+
+    def __init__(self, gain: float = 2.0):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+        self.register_buffer("offset", torch.tensor(0.0))
+
+    def encode(self, pixels):
+        return self.gain * pixels
+
+    def decode(self, latents):
+        return latents / self.gain
+
+
+class FrozenWords(WordsEncoder):
+    def __init__(self):
+        super().__init__(width=8, depth=1, heads=2, rows=32, max_tokens=8)
+        self.trainable = False
+        self.requires_grad_(False)
+
+
+class Answering(VideoDenoiser):
+    """Answers what it is told to: ``answer(input)``."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, input: DenoiserInput) -> DenoiserOutput:
+        return DenoiserOutput(self.answer(input))
+
+    def token_count(self, latent):
+        return 1
+
+
+class Pull(nn.Module):
+    """A regulariser with a parameter of its own and a feature it asks for: weight * (parameter - 1)^2."""
+
+    weight = 0.5
+
+    def __init__(self, requested: frozenset[str] = frozenset()):
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(3.0))
+        self.register_buffer("calls", torch.tensor(0))
+        self.requested = requested
+        self.seen: list[LossContext] = []
+
+    def forward(self, context: LossContext) -> Tensor:
+        self.calls += 1
+        self.seen.append(context)
+        return (self.strength - 1) ** 2
+
+
+def objective(parameterization=None) -> GaussianObjective:
+    return GaussianObjective(LinearPath(), parameterization or Velocity(), Constant(), Uniform())
+
+
+def validated(trainer, module, batches) -> dict[str, float]:
+    trainer.validate(module, batches)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+# building
+
+
+def test_the_denoiser_is_built_once(make_module):
+    module = make_module(built=False)
+    assert module.backbone is None
+    with pytest.raises(RuntimeError, match="configure_model"):
+        _ = module.denoiser
+    module.configure_model()
+    first = module.denoiser
+    module.configure_model()
+    assert module.denoiser is first
+
+
+def test_planning_leaves_the_module_unbuilt(make_module):
+    module = make_module(built=False)
+    cost = module.cost()
+    assert module.backbone is None
+    module.configure_model()
+    assert cost.parameters == sum(p.numel() for p in module.denoiser.parameters())
+    assert cost.tokens == 2 * 2 * 2
+
+
+def test_latents_follow_from_the_clip_and_the_autoencoder(make_module):
+    latent = make_module(built=False, autoencoder=Haar(2, 4, 4)).latent
+    assert (latent.channels, latent.frames, latent.height, latent.width) == (96, 2, 2, 2)
+    with pytest.raises(UserError, match=r"data.height=9"):
+        make_module(built=False, autoencoder=Haar(2, 4, 4), clip_shape=(4, 9, 8))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_is_a_share(make_module, share):
+    with pytest.raises(UserError, match=f"task.text_dropout={share}"):
+        make_module(text_dropout=share)
+
+
+# training
+
+
+def test_the_loss_of_a_step_by_hand(make_module, make_batch, make_trainer):
+    module, batch = make_module(text_dropout=0.0, seed=3), make_batch("abc")
+    trainer = make_trainer(max_steps=1)
+    draw = Draw(3, batch.keys, batch.epochs)
+    t, noise = draw.uniform("t"), draw.normal("noise", (3, 4, 8, 8))
+    wide = t.view(3, 1, 1, 1, 1)
+    with torch.no_grad():
+        text = module.text_encoder(batch.captions)
+        z = (1 - wide) * batch.pixels + wide * noise
+        output = module.denoiser(DenoiserInput(z, t, 1000 * t, text)).prediction
+        expected = (output - (noise - batch.pixels)).square().mean()
+    trainer.fit(module, [batch])
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_training_learns_the_text_encoder_too(make_module, make_batch, make_trainer):
+    module = make_module()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    make_trainer(max_steps=3).fit(module, [make_batch("abcd", number=n) for n in range(3)])
+    still = {name for name, p in module.named_parameters() if torch.equal(p, before[name])}
+    # the one text layer mixes tokens that are then averaged; nothing of it may stay
+    assert still == set()
+
+
+def test_frozen_parts_stay_as_they_are_and_out_of_the_optimizer(make_module, make_batch, make_trainer):
+    module = make_module(autoencoder=FrozenGain(), text_encoder=FrozenWords())
+    before = {name: p.detach().clone() for name, p in module.named_parameters() if not p.requires_grad}
+    assert any(name.startswith("autoencoder.") for name in before)
+    trainer = make_trainer()
+    trainer.fit(module, [make_batch("ab"), make_batch("cd", number=1)])
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters() if name in before)
+    optimized = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in module.denoiser.parameters()}
+
+
+def test_the_share_of_dropped_captions(make_module):
+    count = 2000
+    draw = Draw(1, tuple(map(str, range(count))), (0,) * count)
+    dropped = make_module(text_dropout=0.1).dropped_captions(["caption"] * count, draw)
+    share = dropped.count("") / count
+    assert set(dropped) == {"", "caption"}
+    assert abs(share - 0.1) < 5 * math.sqrt(0.1 * 0.9 / count)
+
+
+def test_dropping_is_keyed_by_clip_and_has_its_ends(make_module):
+    module, keys = make_module(text_dropout=0.5), tuple("abcdefghijklmnop")
+    captions = list(keys)
+    together = module.dropped_captions(captions, Draw(0, keys, (0,) * 16))
+    apart = [module.dropped_captions([key], Draw(0, (key,), (0,)))[0] for key in keys]
+    assert together == apart and 2 < together.count("") < 14
+    assert together != module.dropped_captions(captions, Draw(0, keys, (1,) * 16))  # another epoch, others
+    draw = Draw(0, keys, (0,) * 16)
+    assert make_module(text_dropout=0.0).dropped_captions(captions, draw) == captions
+    assert make_module(text_dropout=1.0).dropped_captions(captions, draw) == [""] * 16
+
+
+def test_dropped_captions_reach_the_denoiser(make_module, make_batch, make_trainer, monkeypatch):
+    seen = []
+    module = make_module(text_dropout=1.0)
+    encode = module.text_encoder.encode
+    monkeypatch.setattr(module.text_encoder, "encode", lambda captions: seen.append(list(captions)) or encode(captions))
+    make_trainer(max_steps=1).fit(module, [make_batch("ab")])
+    assert seen == [["", ""]]
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1.0, 1.0), (10.0, 5.0), (None, 5.0)])
+def test_the_global_norm_is_clipped_by_hand(make_module, monkeypatch, limit, expected):
+    module = make_module(optimizer=OptimizerFactory(torch.optim.SGD, lr=1.0, clip_norm=limit))
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value: logged.update({name: float(value)}))
+    a, b = module.denoiser.head.bias, module.denoiser.embed.bias
+    a.grad, b.grad = torch.zeros_like(a), torch.zeros_like(b)
+    a.grad[0], b.grad[1] = 3.0, 4.0
+    module.configure_gradient_clipping(None)
+    assert logged == {"train/grad_norm": 5.0}
+    assert torch.stack([a.grad[0], b.grad[1]]).norm().item() == pytest.approx(expected, rel=1e-5)
+    assert (a.grad[0] / b.grad[1]).item() == pytest.approx(0.75)
+
+
+def rates_of(trainer, module, batches, **settings) -> list[float]:
+    """The learning rate of each optimiser step of a fit."""
+    rates: list[float] = []
+    module.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    trainer.fit(module, batches, **settings)
+    return rates
+
+
+def test_the_schedule_is_stepped_once_per_optimizer_step(make_module, make_batch, make_trainer):
+    module = make_module(lr_schedule=LinearDecay(), optimizer=OptimizerFactory(torch.optim.SGD, lr=1e-3))
+    batches = [make_batch("ab", number=n) for n in range(8)]
+    rates = rates_of(make_trainer(max_steps=4, accumulate_grad_batches=2), module, batches)
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+
+
+class Batches(LightningDataModule):
+    """Given batches, and the position that the module reports back."""
+
+    def __init__(self, loader):
+        super().__init__()
+        self.loader, self.batches_consumed = loader, 0
+
+    def train_dataloader(self):
+        return self.loader
+
+
+def test_consumed_batches_are_counted_for_the_data(make_module, make_batch, make_trainer, loader):
+    data = Batches(loader([make_batch("ab", number=n) for n in (7, 8, 9)]))
+    make_trainer().fit(make_module(), datamodule=data)
+    assert data.batches_consumed == 9  # 7 and 8 were used
+
+
+# regularisers
+
+
+def test_a_regulariser_is_weighted_logged_trained_and_left_out_of_the_average(
+    make_module, make_batch, make_trainer, tmp_path
+):
+    term, ema = Pull(), EMA(0.9)
+    plain, module = make_module(), make_module(regularizers={"pull": term})
+    batch = make_batch("ab", number=5)
+    plain_trainer, trainer = make_trainer(max_steps=1), make_trainer(max_steps=1, callbacks=[ema])
+    plain_trainer.fit(plain, [batch])
+    trainer.fit(module, [batch])
+    metrics = trainer.callback_metrics
+    assert metrics["train/pull"].item() == 4  # (3 - 1)^2
+    difference = metrics["train/loss"] - plain_trainer.callback_metrics["train/loss"]
+    assert difference.item() == pytest.approx(0.5 * 4, rel=1e-5)
+    # d/ds 0.5 (s - 1)^2 = s - 1 = 2; SGD with lr 0.05
+    assert term.strength.item() == pytest.approx(3 - 0.05 * 2)
+    assert ema.average and not any("regularizer" in name for name in ema.average)
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    stored = load_checkpoint(path)["state_dict"]
+    assert {"regularizer_modules.pull.strength", "regularizer_modules.pull.calls"} <= set(stored)
+    other = make_module(regularizers={"pull": Pull()})
+    other.load_state_dict(stored)
+    assert other.regularizers["pull"].strength.item() == term.strength.item()
+    assert other.regularizers["pull"].calls.item() == 1
+
+
+def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_batch, make_trainer):
+    term = Pull()
+    batch = make_batch("ab", number=5)
+    make_trainer(max_steps=1).fit(make_module(regularizers={"pull": term}, seed=2), [batch])
+    (context,) = term.seen
+    assert context.batch.keys == ("a", "b") and context.step == 5
+    noise = Draw(2, ("a", "b"), (0, 0)).normal("noise", (3, 4, 8, 8))
+    torch.testing.assert_close(context.target, noise - batch.pixels)
+    assert context.output.prediction.requires_grad
+    assert torch.equal(context.draw.normal("x", (2,)), Draw(2, ("a", "b"), (0, 0)).normal("x", (2,)))
+
+
+def test_what_regularisers_ask_for_is_asked_of_the_denoiser(make_module, make_batch, make_trainer):
+    terms = {"one": Pull(frozenset({"q"})), "two": Pull(frozenset({"q", "k"}))}
+    module = make_module(regularizers=terms)
+    with pytest.raises(ValueError, match=r"no feature \['k', 'q'\]"):
+        make_trainer(max_steps=1).fit(module, [make_batch("ab")])
+
+
+# validation
+
+
+def fixed_clip(value: float, keys="ab") -> ClipBatch:
+    count = len(keys)
+    pixels = torch.full((count, 3, 4, 8, 8), value)
+    return ClipBatch(pixels, ("",) * count, tuple(keys), (0,) * count, 0, (8.0,) * count)
+
+
+@pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, Sample])
+def test_a_denoiser_that_knows_the_clip_has_no_error(make_module, make_trainer, kind):
+    chosen, value = objective(kind()), 0.25
+    module = make_module(objective=chosen, log_snr_bins=BINS)
+
+    def answer(input: DenoiserInput) -> Tensor:
+        path = LinearPath().coefficients(input.t).like(input.latents)
+        x0 = torch.full_like(input.latents, value)
+        return chosen.parameterization.target(x0, (input.latents - path.alpha * x0) / path.sigma, path)
+
+    module.backbone = Answering(answer)
+    metrics = validated(make_trainer(), module, [fixed_clip(value)])
+    assert metrics["val/x0_mse"] < 1e-9 and metrics["val/loss"] < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_denoiser_that_answers_zero_has_the_error_of_its_input(make_module, make_trainer, scale):
+    """Velocity 0 says x0 = z, so the error in pixels is (t (eps - x0))^2, divided by the latents' scale squared."""
+    module = make_module(built=False, autoencoder=Haar(2, 4, 4, scale), log_snr_bins=BINS)
+    module.backbone = Answering(lambda input: torch.zeros_like(input.latents))
+    batch = fixed_clip(0.5)
+    metrics = validated(make_trainer(), module, [batch])
+    noise = Draw(VALIDATION_SEED, batch.keys, batch.epochs).normal("noise", (96, 2, 2, 2))
+    velocity = noise - module.encode(batch.pixels)
+    levels = {value: 1 / (1 + math.exp(value / 2)) for value in BINS}  # log SNR = 2 log((1 - t) / t)
+    expected = {value: (t**2 * velocity.square().mean() / scale**2).item() for value, t in levels.items()}
+    for value in BINS:
+        assert metrics[f"val/x0_mse/log_snr_{value:g}"] == pytest.approx(expected[value], rel=1e-5)
+    assert metrics["val/x0_mse"] == pytest.approx(sum(expected.values()) / 3, rel=1e-5)
+    assert metrics["val/loss"] == pytest.approx(velocity.square().mean().item(), rel=1e-5)
+
+
+def rows(batch: ClipBatch, chosen: slice) -> ClipBatch:
+    parts = {name: getattr(batch, name)[chosen] for name in ("pixels", "captions", "keys", "epochs", "fps")}
+    return replace(batch, **parts)
+
+
+def test_validation_depends_on_neither_batch_size_nor_seed_nor_order(make_module, make_batch, make_trainer):
+    six = make_batch("abcdef")
+    results = [
+        validated(make_trainer(), make_module(seed=seed), [rows(six, part) for part in parts])
+        for seed, parts in (
+            (0, [slice(0, 6)]),
+            (1, [slice(0, 2), slice(2, 4), slice(4, 6)]),
+            (2, [slice(0, 4), slice(4, 6)]),  # a last batch that is smaller
+            (3, [slice(5, 6), slice(0, 5)]),
+        )
+    ]
+    assert "val/x0_mse" in results[0] and len(results[0]) == 2 + 5
+    for other in results[1:]:
+        assert other == pytest.approx(results[0], rel=1e-5)
+
+
+def test_validation_draws_nothing_from_the_global_generator(make_module, make_batch, monkeypatch):
+    module = make_module().eval()
+    monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    before = torch.get_rng_state()
+    module.validation_step(make_batch("ab"), 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# checkpoints
+
+
+def saved(make_module, make_trainer, batches, path, **parts):
+    module = make_module(**parts)
+    trainer = make_trainer(max_steps=len(batches), plugins=[AtomicCheckpointIO()])
+    trainer.fit(module, batches)
+    trainer.save_checkpoint(path)
+    return module
+
+
+def frozen_parts() -> dict[str, nn.Module]:
+    return {"autoencoder": FrozenGain(), "text_encoder": FrozenWords()}
+
+
+def test_frozen_parts_are_left_out_and_put_back(make_module, make_batch, make_trainer, tmp_path):
+    path, batches = tmp_path / "last.ckpt", [make_batch("ab", number=n) for n in range(2)]
+    module = saved(make_module, make_trainer, batches, path, **frozen_parts())
+    stored = load_checkpoint(path)["state_dict"]
+    assert set(stored) == {f"backbone.{name}" for name in module.denoiser.state_dict()}
+    torch.manual_seed(9)
+    other = make_module(**frozen_parts())
+    with torch.no_grad():
+        other.text_encoder.start.fill_(9.0)
+    trainer = make_trainer(max_steps=2, plugins=[AtomicCheckpointIO()])
+    trainer.fit(other, batches, ckpt_path=path)  # strict; already at its last step
+    assert trainer.global_step == 2
+    for name, value in module.denoiser.state_dict().items():
+        assert torch.equal(other.denoiser.state_dict()[name], value)
+    assert other.text_encoder.start.unique().tolist() == [9.0]  # the other's own
+
+
+def test_a_learned_text_encoder_is_stored(make_module, make_batch, make_trainer, tmp_path):
+    path = tmp_path / "last.ckpt"
+    module = saved(make_module, make_trainer, [make_batch("ab")], path)
+    stored = load_checkpoint(path)["state_dict"]
+    assert set(stored) == set(module.state_dict())
+    assert any(name.startswith("text_encoder.") for name in stored)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_a_checkpoint_of_another_model_is_refused(make_module, make_batch, make_trainer, tmp_path, change):
+    path, batches = tmp_path / "last.ckpt", [make_batch("ab")]
+    saved(make_module, make_trainer, batches, path)
+    checkpoint = load_checkpoint(path)
+    if change == "missing":
+        del checkpoint["state_dict"]["backbone.head.bias"]
+    elif change == "unknown":
+        checkpoint["state_dict"]["backbone.tail.bias"] = torch.zeros(1)
+    else:
+        checkpoint["state_dict"]["backbone.head.bias"] = torch.zeros(1)
+    torch.save(checkpoint, path)
+    name = "backbone.tail.bias" if change == "unknown" else "backbone.head.bias"
+    with pytest.raises(UserError, match=f"another model: 1 parameters differ, the first is {name}"):
+        make_trainer(plugins=[AtomicCheckpointIO()]).fit(make_module(), batches, ckpt_path=path)
+
+
+def test_a_resumed_run_follows_the_schedule_of_its_own_length(make_module, make_batch, make_trainer, tmp_path):
+    path, batches = tmp_path / "last.ckpt", [make_batch("ab", number=n) for n in range(8)]
+    parts = {"lr_schedule": LinearDecay(), "optimizer": OptimizerFactory(torch.optim.SGD, lr=1e-3)}
+    saved(make_module, make_trainer, batches[:2], path, **parts)  # its rate would now be 0
+    trainer = make_trainer(max_steps=8, plugins=[AtomicCheckpointIO()])
+    rates = rates_of(trainer, make_module(**parts), batches, ckpt_path=path)
+    assert rates == pytest.approx([1e-3 * (1 - s / 8) for s in range(2, 8)])
+
+
+def test_resuming_equals_running_through(make_module, make_batch, make_trainer, tmp_path):
+    path, batches = tmp_path / "last.ckpt", [make_batch("ab", number=n) for n in range(4)]
+    parts = {"optimizer": OptimizerFactory(partial(torch.optim.AdamW, betas=(0.9, 0.99)), lr=1e-2, clip_norm=1.0)}
+    through = saved(make_module, make_trainer, batches, tmp_path / "through.ckpt", **parts)
+    saved(make_module, make_trainer, batches[:2], path, **parts)
+    resumed = make_module(**parts)
+    make_trainer(max_steps=4, plugins=[AtomicCheckpointIO()]).fit(resumed, batches[2:], ckpt_path=path)
+    for name, value in through.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+# generation
+
+
+def test_generated_videos_are_pixels_and_a_function_of_prompt_and_noise(make_module):
+    module = make_module().eval()
+    with torch.no_grad():
+        module.denoiser.head.bias.fill_(-3.0)  # velocities that leave [-1, 1]
+    noise = torch.randn(2, 3, 4, 8, 8)
+    videos = module.generate(["a red circle", ""], noise)
+    assert videos.shape == noise.shape and not videos.requires_grad
+    assert videos.max() == 1 and videos.min() >= -1
+    torch.testing.assert_close(module.generate(["a red circle"], noise[:1]), videos[:1], rtol=1e-4, atol=1e-4)
