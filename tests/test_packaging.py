@@ -26,9 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 0, (
-        f"{done.stderr}\n(hatchling is in the dependency group test of pyproject.toml)"
-    )
+    assert done.returncode == 0, f"{done.stderr}\n(hatchling is in the dependency group test of pyproject.toml)"
     return zipfile.ZipFile(folder / done.stdout.splitlines()[-1])
 
 
@@ -57,9 +55,7 @@ def test_the_wheel_has_every_module_and_manifest(wheel: zipfile.ZipFile) -> None
 def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"vidlab", f"vidlab-{PROJECT['project']['version']}.dist-info"}
-    assert not [
-        name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".ckpt"))
-    ]
+    assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".ckpt"))]
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
 
 

@@ -63,6 +63,14 @@ def test_channels_are_colour_time_height_width():
     assert latents.nonzero().flatten().tolist() == [2 * 8 + 4]  # the same along time
 
 
+def test_it_is_one_small_matrix_per_axis():
+    x = pixels((4, 4, 16))
+    blocks = x.double().view(2, 3, 2, 2, 2, 2, 2, 8)  # b c, then (t p), (h q), (w r)
+    p, q, r = haar_matrix(2), haar_matrix(2), haar_matrix(8)
+    expected = torch.einsum("bctphqwr,ip,jq,kr->bcijkthw", blocks, p, q, r).flatten(1, 4)
+    torch.testing.assert_close(Haar(2, 2, 8).encode(x), expected.float(), rtol=0, atol=1e-6)
+
+
 def test_reduced_precision_does_not_reach_the_transform():
     x, autoencoder = pixels(), Haar()
     with torch.autocast("cpu", torch.bfloat16):

@@ -138,14 +138,14 @@ def test_a_patch_sees_the_mean_level_of_its_frames(make_dit):
 
 
 def test_patches_by_hand(make_dit):
-    dit = make_dit(width=12, heads=2, patch=(1, 2, 2))
+    dit = make_dit(width=36, heads=2, patch=(2, 2, 3))
     with torch.no_grad():
-        dit.embed.weight.copy_(torch.eye(12))
+        dit.embed.weight.copy_(torch.eye(36))
     latents = torch.randn(1, *SHAPE)
     tokens, grid = dit.patchify(latents)
-    assert grid == Grid(4, 2, 3)
-    # token (t 2, y 1, x 0) holds rows 2-3 and columns 0-1 of frame 2: channels first, then rows, then columns
-    torch.testing.assert_close(tokens[0, 2 * 6 + 1 * 3 + 0], latents[0, :, 2, 2:4, 0:2].flatten())
+    assert grid == Grid(2, 2, 2)
+    # token (t 1, y 1, x 0) holds frames 2-3, rows 2-3 and columns 0-2, in the order of the latents' own axes
+    torch.testing.assert_close(tokens[0, 1 * 4 + 1 * 2 + 0], latents[0, :, 2:4, 2:4, 0:3].flatten())
     torch.testing.assert_close(dit.unpatchify(tokens, grid), latents)
 
 

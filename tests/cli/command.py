@@ -1,7 +1,7 @@
 """Running the programs as a person does: own process, own working folder, real signals and exit codes.
 
-Importing torch, Lightning and MLflow takes most of a short run. ``Commands`` pays it once: a small server process imports
-them and forks one child per command, which then executes ``train.py`` or ``generate.py`` from its first line.
+Importing torch, Lightning and MLflow takes most of a short run. ``Commands`` pays it once: a small server process
+imports them and forks one child per command, which then executes ``train.py`` or ``generate.py`` from its first line.
 """
 
 import json
@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
     "trainer=cpu", "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
     "data.source.train_clips=64", "data.source.val_clips=8", "data.val_clips=8", "data.batch_size=4",
-    "data.num_workers=0", "sampler.steps=2", "logger.system_metrics=false",
+    "data.num_workers=0", "sampler.steps=2", "callbacks.previews.count=2", "logger.system_metrics=false",
 )  # fmt: skip
 
 
@@ -82,7 +82,12 @@ class Commands:
         return json.loads(self._server.stdout.readline())
 
     def start(
-        self, program: str, *arguments: str, cwd: Path, env: Mapping[str, str] | None = None, max_file_bytes: int | None = None
+        self,
+        program: str,
+        *arguments: str,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        max_file_bytes: int | None = None,
     ) -> Running:
         """Start a program of the repository; ``max_file_bytes`` makes longer files fail as a full disk does."""
         self._count += 1
@@ -116,7 +121,13 @@ class Lab:
 
     def generate(self, *arguments: str, **options: Any) -> Done:
         return self.commands.run(
-            "generate.py", "accelerator=cpu", "precision=32-true", *arguments, cwd=self.folder, **options
+            "generate.py",
+            "accelerator=cpu",
+            "precision=32-true",
+            "num_videos=2",
+            *arguments,
+            cwd=self.folder,
+            **options,
         )
 
     @property

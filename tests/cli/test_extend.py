@@ -57,4 +57,4 @@ def test_mistakes_in_additions_are_named_too(mine):
     done = run(mine, COMMANDS[0], "model.backbone.width=0")
     assert done.code == 2 and done.message == "model.backbone.width=0 must be at least 1."
     done = run(mine, COMMANDS[0].replace("mylab.conf", "nolab.conf"))
-    assert done.code == 2 and "nolab.conf" in done.message and "Traceback" not in done.err
+    assert done.code == 2 and "path=nolab.conf is not available" in done.err and "Traceback" not in done.err

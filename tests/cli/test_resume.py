@@ -38,6 +38,15 @@ def test_a_finished_run_can_be_made_longer(lab):
     assert {step for name, step in run.curve if name == "train/loss"} == set(range(12))
 
 
+def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):
+    rate = ("lr_schedule=linear_decay", "lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=3")
+    assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1", "optimizer.clip_norm=0.001").code == 0
+    assert lab.train(*rate, "trainer.max_steps=5", "optimizer.lr=0.01", "ckpt_path=last").code == 0
+    curve = only(lab).curve
+    logged = [curve["lr-AdamW/pg1", step] for step in range(5)]
+    assert logged == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3, 0.01 * 2 / 5, 0.01 / 5])
+
+
 def test_what_cannot_be_resumed_is_said(lab):
     assert lab.train(*STEPS, "trainer.max_steps=3").code == 0
     checkpoint = lab.runs[0] / "checkpoints" / "last.ckpt"

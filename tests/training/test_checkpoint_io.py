@@ -42,6 +42,13 @@ def test_a_new_save_replaces_the_old(last):
     assert load_checkpoint(last)["global_step"] == 4
 
 
+def test_the_old_file_is_never_written_to(last, tmp_path):
+    # a second name of the old file: it keeps the old content only if the new file took the name by renaming
+    (tmp_path / "old.ckpt").hardlink_to(last)
+    AtomicCheckpointIO().save_checkpoint(STATE | {"global_step": 4}, last)
+    assert load_checkpoint(tmp_path / "old.ckpt")["global_step"] == 3
+
+
 def test_removing(last):
     AtomicCheckpointIO().remove_checkpoint(last)
     AtomicCheckpointIO().remove_checkpoint(last)

@@ -36,6 +36,7 @@ class FiniteLoss(Callback):
             return
         rate = trainer.optimizers[0].param_groups[0]["initial_lr"]
         raise UserError(
-            f"train/loss is {loss} at step {trainer.global_step}: the training has diverged. Lower optimizer.lr={rate:g}, "
-            "set optimizer.clip_norm, or warm up longer (lr_schedule.warmup_steps). Checkpoints of earlier steps are intact."
+            f"train/loss is {loss} at step {trainer.global_step}: the training has diverged. Lower "
+            f"optimizer.lr={rate:g}, set optimizer.clip_norm, or warm up longer (lr_schedule.warmup_steps). "
+            "Checkpoints of earlier steps are intact."
         )

@@ -84,7 +84,12 @@ class Summary:
 
 
 def summarize(
-    folder: Path, trainer: Trainer, module: VideoDiffusion, first: Mapping[str, float], wall_seconds: float
+    folder: Path,
+    trainer: Trainer,
+    module: VideoDiffusion,
+    first: Mapping[str, float],
+    wall_seconds: float,
+    tracking_uri: str | None,
 ) -> Summary:
     """Gather the summary of a finished run."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -102,7 +107,7 @@ def summarize(
         matmul_flops_per_second=matmul_rate(dtype, module.device),
         previews=_short(previews.latest) if previews and previews.latest else None,
         skipped=dict(getattr(datamodule, "corrupt", {})),
-        tracking_uri=getattr(trainer.logger, "uri", None),
+        tracking_uri=tracking_uri,
     )
 
 

@@ -50,10 +50,11 @@ def run_training(cfg: DictConfig) -> float | None:
     try:
         trainer = build_trainer(cfg, logger)
         trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
-        record_run(cfg, job, trainer, module)
+        record_run(cfg, job, trainer, module, logger)
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
-        summary = summarize(job.folder, trainer, module, first, time.monotonic() - started)
+        seconds, uri = time.monotonic() - started, getattr(logger, "uri", None)
+        summary = summarize(job.folder, trainer, module, first, seconds, uri)
         report(summary, logger)
         status = "success"
     except KeyboardInterrupt:
@@ -112,13 +113,12 @@ def open_logger(cfg: DictConfig, job: Job) -> Any:
 
 
 @rank_zero_only
-def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion) -> None:
+def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, logger: Any) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
     (job.folder / "config.yaml").write_text(text)
     found = provenance.collect(job.overrides)
     found.write(job.folder)
-    logger: Any = trainer.logger
     write_run_record(job.folder, logger.run_id, cfg.name)
     logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     logger.log_config(text)

@@ -219,15 +219,7 @@ class VideoDiffusion(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """A resumed optimiser holds the rate of the run that stored it: take this run's from the first step on."""
-        schedule: Any = self.lr_schedulers()
-        for group, base, factor in zip(
-            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = base * factor(schedule.last_epoch)
-
-    def on_train_start(self) -> None:
-        """Follow this run's learning rate and schedule, also where a resumed optimiser remembers another."""
+        """Take this run's rate and schedule from the first step on: a resumed optimiser holds those stored with it."""
         scheduler: Any = self.lr_schedulers()
         scheduler.base_lrs = list(self._base_lrs)
         for group, base, factor in zip(
@@ -265,8 +257,8 @@ class VideoDiffusion(LightningModule):
             name = differing[0]
             raise UserError(
                 f"The checkpoint is of another model: {len(differing)} parameters differ, the first is {name}, "
-                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings it "
-                "was trained with; they are in config.yaml of its run folder."
+                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings "
+                "it was trained with; they are in config.yaml of its run folder."
             )
 
     def _frozen_keys(self) -> set[str]:

@@ -1,0 +1,111 @@
+"""Every file under conf/ composes, and every choice that this machine can run trains two steps.
+
+A new file is tested without touching this one. Choices that need what is not here fail with their documented message.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vidlab.errors import UserError
+from vidlab.lab import run_folder  # noqa: F401  registers its resolver
+from vidlab.lab.compose import build_module
+from vidlab.lab.train import run_training
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+CHOICES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.glob("*/**/*.yaml"))
+LISTS = ("callbacks",)  # groups of which several choices may be taken
+SMALL = {
+    "": ["precision=32-true", "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.val_clips=4",
+         "sampler.steps=2", "callbacks.previews.count=2"],
+    "model": ["model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1"],
+    "data/moving_shapes": ["data.source.train_clips=8", "data.source.val_clips=4"],
+    "trainer": ["trainer.accelerator=cpu", "trainer.devices=1"],
+}  # fmt: skip
+FETCH = "could not be fetched"
+ABSENT = {
+    "trainer/gpu": (not torch.cuda.is_available(), "trainer.accelerator=gpu: no CUDA GPU is visible to torch"),
+    "text_encoder/transformers": (True, "text_encoder.path is not set. Give a local folder"),
+    "text_encoder/minilm": (True, FETCH),
+    "data/clips": (True, FETCH),
+    "data/folder": (True, "data.path is not set: give a folder of videos"),
+}
+
+
+def overrides(choice: str) -> list[str]:
+    """The command line that takes a choice, at the smallest size."""
+    group, _, name = choice.partition("/")
+    chosen = [f"{group}=[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else f"{group}={name}"]
+    small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
+    small += SMALL["model"] if group != "model" or name == "full3d" else []
+    small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
+    # tracking is slow to start and tested with its own choice
+    return [*chosen, *small, *(["logger=none"] if group != "logger" else [])]
+
+
+def compose_train(folder: Path, *arguments: str) -> DictConfig:
+    """What ``train.py`` composes, with ``folder`` as the run's folder."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["hydra.mode=RUN", *arguments], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """An empty working folder, and no way to the network."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "CONFIG_FILE": "/dev/null", "RETRIES": "0"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice(choice, tmp_path, monkeypatch):
+    name = choice.partition("/")[2]
+    cfg = compose_train(tmp_path, *overrides(choice))
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    if name.startswith("paper/"):
+        assert build_module(cfg).cost().parameters > 0  # built on the meta device: no memory is touched
+        return
+    absent, message = ABSENT.get(choice, (False, ""))
+    if not absent:
+        loss = run_training(cfg)
+        assert loss is None or 0 < loss < float("inf")
+        assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and (tmp_path / "summary.json").is_file()
+        return
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "empty"))
+    with pytest.raises(UserError) as caught:
+        run_training(cfg)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.startswith("model/")])
+def test_every_model_is_counted_without_memory(choice, tmp_path):
+    cost = build_module(compose_train(tmp_path, choice.replace("/", "=", 1))).cost()
+    assert cost.parameters > 0 and cost.tokens > 0 and cost.forward_flops > cost.parameters
+
+
+@pytest.mark.parametrize("name", [path.stem for path in CONF.glob("*.yaml")])
+def test_every_program_composes(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert compose(name)
+
+
+def test_fast_dev_run(tmp_path):
+    """Lightning's own switch takes loggers and checkpoints away; everything else runs."""
+    run_training(compose_train(tmp_path, *overrides("model/full3d"), "+trainer.fast_dev_run=true"))
+    assert (tmp_path / "summary.json").is_file() and not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_every_absent_choice_exists():
+    assert set(ABSENT) <= set(CHOICES)
