@@ -8,6 +8,7 @@ load meets both.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -15,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the entry points set it, before torch is imported
+
+import torch  # noqa: E402
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback

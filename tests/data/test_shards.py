@@ -7,7 +7,8 @@ import webdataset
 
 from vidlab.data.index import ClipIndex
 from vidlab.data.shards import ShardWriter, read_member
-from vidlab.data.source import cache_folder, prepare_once
+from vidlab.assets import cache_folder
+from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode, read_frames
 from vidlab.errors import CorruptClipError, DataError
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from vidlab.layers import attention as module
-from vidlab.layers.attention import CrossAttention, QKNorm, SelfAttention, attention, rms_norm, trunc_normal_linears
+from vidlab.layers.attention import CrossAttention, QKNorm, SelfAttention, attention, rms_norm, xavier_linears
 from vidlab.layers.layouts import Full3D, Grid
 from vidlab.layers.rope import rotate, rotation
 
@@ -113,10 +113,10 @@ def test_cross_attention_by_its_formula(qk_norm, make_text):
     torch.testing.assert_close(attend(x, text.tokens, text.mask), expected)
 
 
-def test_truncated_normal_weights_and_zero_biases():
-    linear = nn.Linear(200, 200)
-    trunc_normal_linears(nn.Sequential(linear), std=0.1)
+def test_xavier_weights_and_zero_biases():
+    linear = nn.Linear(200, 100)
+    xavier_linears(nn.Sequential(linear))
     assert linear.bias.abs().max() == 0
-    assert linear.weight.abs().max() <= 0.2
-    # the standard deviation of a normal cut at two sigma: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)) = 0.8796
-    assert linear.weight.std().item() == pytest.approx(0.08796, rel=0.02)
+    # uniform in +-sqrt(6 / (200 + 100)) = 0.14142, whose standard deviation is sqrt(2 / 300) = 0.08165
+    assert linear.weight.abs().max() <= 0.14143
+    assert linear.weight.std().item() == pytest.approx(0.08165, rel=0.02)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from vidlab.backbones.base import LatentShape, VideoDenoiser
 from vidlab.clip import DenoiserInput, DenoiserOutput, TextEmbedding
 from vidlab.errors import UserError
-from vidlab.layers.attention import CrossAttention, trunc_normal_linears, zero_init
+from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.layouts import Grid, TokenLayout
@@ -81,9 +81,8 @@ class DiT(VideoDenoiser):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Truncated normal linears; silent branches: modulation, cross-attention output and head start at zero."""
-        trunc_normal_linears(self)
-        nn.init.xavier_uniform_(self.embed.weight)
+        """Xavier linears; silent branches: modulation, cross-attention output and head start at zero."""
+        xavier_linears(self)
         for linear in (self.modulation, self.head_modulation, self.head):
             zero_init(linear)
         for module in self.modules():

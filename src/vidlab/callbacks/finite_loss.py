@@ -8,16 +8,16 @@ from vidlab.errors import UserError
 
 
 class FiniteLoss(Callback):
-    """Looks at ``train/loss`` every ``every_n_steps`` optimiser steps and after the last.
+    """Looks at ``train/loss`` and ``train/grad_norm`` every ``every_n_steps`` optimiser steps and after the last.
 
     Checkpoints are written after every other callback of a step, so those written at multiples of
-    ``every_n_steps`` are of a finite loss.
+    ``every_n_steps`` are of finite weights.
 
     Args:
         every_n_steps: interval in optimiser steps; reading the loss waits for the device.
 
     Raises:
-        UserError: the loss is infinite or not a number.
+        UserError: one of them is infinite or not a number.
     """
 
     def __init__(self, every_n_steps: int = 5) -> None:
@@ -31,12 +31,13 @@ class FiniteLoss(Callback):
             self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
-        loss = float(trainer.callback_metrics.get("train/loss", 0.0))
-        if math.isfinite(loss):
+        values = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in ("train/loss", "train/grad_norm")}
+        broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if not broken:
             return
         rate = trainer.optimizers[0].param_groups[0]["initial_lr"]
         raise UserError(
-            f"train/loss is {loss} at step {trainer.global_step}: the training has diverged. Lower "
+            f"{' and '.join(broken)} at step {trainer.global_step}: the training has diverged. Lower "
             f"optimizer.lr={rate:g}, set optimizer.clip_norm, or warm up longer (lr_schedule.warmup_steps). "
             "Checkpoints of earlier steps are intact."
         )

@@ -118,10 +118,14 @@ def zero_init(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def trunc_normal_linears(module: nn.Module, std: float = 0.02) -> None:
-    """Initialise every linear layer below ``module``: truncated normal weights, zero biases."""
+def xavier_linears(module: nn.Module) -> None:
+    """Initialise every linear layer below ``module``: Xavier-uniform weights (Glorot & Bengio 2010), zero biases.
+
+    The scale follows the width. A fixed 0.02 suits a width near 1000; in a narrow model it leaves the path from the
+    noise level and the text to the modulation almost silent for hundreds of steps.
+    """
     for child in module.modules():
         if isinstance(child, nn.Linear):
-            nn.init.trunc_normal_(child.weight, std=std, a=-2 * std, b=2 * std)
+            nn.init.xavier_uniform_(child.weight)
             if child.bias is not None:
                 nn.init.zeros_(child.bias)
