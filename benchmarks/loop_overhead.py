@@ -18,7 +18,7 @@ from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the entry points set it, before torch is imported
 
-import torch  # noqa: E402
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback

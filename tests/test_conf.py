@@ -3,6 +3,7 @@
 A new file is tested without touching this one. Choices that need what is not here fail with their documented message.
 """
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ def alone(tmp_path, monkeypatch):
         monkeypatch.setenv(f"PIP_{name}", value)
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
+    before = dict(os.environ)
+    yield
+    # trainer=ddp sets LOCAL_RANK and more; a later test would take itself for a launched process and wait for others
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.mark.parametrize("choice", CHOICES)

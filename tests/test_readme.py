@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import urllib.request
@@ -36,6 +37,9 @@ FIRST = (
 FEW_SHAPES = ("data.source.train_clips=16", "data.source.val_clips=8")
 LAST = ("trainer.max_steps=2",)
 Words = tuple[str, ...]
+SECONDS = 240  # for one command; each takes seconds
+# With LOCAL_RANK set, Lightning takes itself for one of several launched processes and waits for the others.
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -60,9 +64,19 @@ class Bench:
         """``python program.py words`` with words before and after; it must succeed."""
         options = [word for word in words[2:] if word == "-m"]  # Hydra wants them before the settings
         settings = [word for word in words[2:] if word != "-m"]
-        done = self.commands.run(words[1], *options, *first, *settings, *last, cwd=self.folder)
+        done = self.run(words[1], *options, *first, *settings, *last)
         assert done.code == 0, done.err
         return done
+
+    def run(self, program: str, *arguments: str) -> Done:
+        """Run a program; one that hangs is killed, which its exit code then shows."""
+        running = self.commands.start(program, *arguments, cwd=self.folder)
+        limit = threading.Timer(SECONDS, running.send, [signal.SIGKILL])
+        limit.start()
+        try:
+            return running.wait()
+        finally:
+            limit.cancel()
 
     def train(self, words: list[str], last: Words = (), shapes: Words = FEW_SHAPES) -> Done:
         return self.python(words, (*FIRST, *shapes), (*LAST, *last))
@@ -73,7 +87,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    commands = Commands(tmp_path_factory.mktemp("server"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LAUNCHED:  # set in this process by any test that builds a Trainer with strategy=ddp
+            patch.delenv(name, raising=False)
+        commands = Commands(tmp_path_factory.mktemp("server"))
     yield Bench(commands, tmp_path_factory.mktemp("readme"))
     commands.close()
 
@@ -110,7 +127,7 @@ def run_gpu(bench: Bench, words: list[str]) -> None:
     if torch.cuda.is_available():
         run_plain(bench, words)
         return
-    done = bench.commands.run("train.py", *FIRST, *FEW_SHAPES, *words[2:], *LAST, cwd=bench.folder)
+    done = bench.run("train.py", *FIRST, *FEW_SHAPES, *words[2:], *LAST)
     assert done.code == 2 and "no CUDA GPU" in done.err
 
 
@@ -275,11 +292,7 @@ def test_every_rule_is_used() -> None:
 
 def test_commands_are_found_and_unknown_ones_refused() -> None:
     text = "```bash\na && b \\\n  c\n# no\n```\ntext\n```bash\npython train.py\n```\n"
-    assert [command.split() for command in simple_commands(text)] == [
-        ["a"],
-        ["b", "c"],
-        ["python", "train.py"],
-    ]
+    assert [command.split() for command in simple_commands(text)] == [["a"], ["b", "c"], ["python", "train.py"]]
     with pytest.raises(AssertionError, match="without a rule"):
         rule_of("python evaluate.py")
 

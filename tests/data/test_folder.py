@@ -71,9 +71,7 @@ def test_the_index_is_made_again_only_when_something_changed(tmp_path):
     os.utime(folder / "b.mp4", ns=(1, 1))
     third = source(folder).prepare()
     make(folder, "c.mp4")
-    assert (
-        len({first, second, third, source(folder).prepare(), source(folder, val_fraction=0.5).prepare()}) == 5
-    )
+    assert len({first, second, third, source(folder).prepare(), source(folder, val_fraction=0.5).prepare()}) == 5
     assert captions_of(ClipIndex.open(second))["a.mp4"] == ("another text",)
 
 
@@ -98,9 +96,7 @@ def test_captions_from_a_table(tmp_path, kind, file, caption):
     ]
     if kind == "csv":
         with (folder / "captions.csv").open("w", newline="") as stream:
-            csv.writer(stream).writerows(
-                [(file, "score", caption), *((name, 1, text) for name, text in rows)]
-            )
+            csv.writer(stream).writerows([(file, "score", caption), *((name, 1, text) for name, text in rows)])
     else:
         columns = {file: [row[0] for row in rows], caption: [row[1] for row in rows]}
         pq.write_table(pa.table(columns), folder / "captions.parquet")

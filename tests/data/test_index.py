@@ -48,9 +48,7 @@ def test_factors_are_plain_json():
 
 def test_select_keeps_order_and_identity(tmp_path):
     lengths = {"a": 8, "b": 20, "c": 12, "d": 30}
-    write_index(
-        tmp_path, [row(k, frames=n, split="val" if k == "d" else "train") for k, n in lengths.items()], {}
-    )
+    write_index(tmp_path, [row(k, frames=n, split="val" if k == "d" else "train") for k, n in lengths.items()], {})
     index = ClipIndex.open(tmp_path)
     assert index.select("train", min_frames=12).column("key") == ["b", "c"]
     assert index.select(min_frames=12).column("key") == ["b", "c", "d"]

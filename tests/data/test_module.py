@@ -46,9 +46,7 @@ class NoiseSource:
                 length = self.lengths[n % len(self.lengths)]
                 video = encode(frames_of(n, length), 8, lossless=True)
                 info = VideoInfo(length, *SIZE, 8.0, length / 8)
-                writer.add(
-                    f"clip_{n}", video, info, [f"{n} first", f"{n} second"], "train" if n % 5 else "val"
-                )
+                writer.add(f"clip_{n}", video, info, [f"{n} first", f"{n} second"], "train" if n % 5 else "val")
 
     def damage(self, *numbers: int) -> None:
         """Zero the bytes of clips, as a bad disc would."""
@@ -105,9 +103,7 @@ def test_a_clip_is_the_keyed_stretch_crop_and_caption(source):
     for batch in first(module_of(source, frame_stride=2, seed=9), 5):
         assert batch.pixels.shape == (6, 3, 4, 12, 12) and batch.pixels.dtype == torch.float32
         assert batch.fps == (4.0,) * 6
-        for pixels, key, epoch, caption in zip(
-            batch.pixels, batch.keys, batch.epochs, batch.captions, strict=True
-        ):
+        for pixels, key, epoch, caption in zip(batch.pixels, batch.keys, batch.epochs, batch.captions, strict=True):
             number = int(key.removeprefix("clip_"))
             # 10 frames, 7 spanned: 4 places to begin. Width 20, 12 kept: 9 places.
             begin = seed_of(9, key, epoch, "frame_offset") % 4
@@ -177,9 +173,7 @@ def test_validation_is_fixed_and_centred(source):
 
 
 def test_validation_gives_every_rank_equally_many_batches(source):
-    loaders = [
-        list(as_rank(module_of(source, val_clips=5, batch_size=1), r, 2).val_dataloader()) for r in range(2)
-    ]
+    loaders = [list(as_rank(module_of(source, val_clips=5, batch_size=1), r, 2).val_dataloader()) for r in range(2)]
     assert [[b.keys for b in batches] for batches in loaders] == [
         [("clip_0",), ("clip_10",)],
         [("clip_5",), ("clip_15",)],
@@ -205,9 +199,7 @@ def test_unreadable_clips_are_replaced_reported_and_counted(tmp_path, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize(
-    ("limit", "allowed"), [(0, False), (0.07, False), (1, False), (0.08, True), (2, True)]
-)
+@pytest.mark.parametrize(("limit", "allowed"), [(0, False), (0.07, False), (1, False), (0.08, True), (2, True)])
 def test_max_corrupt_is_a_share_or_a_number(tmp_path, limit, allowed, workers):
     source = NoiseSource(tmp_path)
     source.damage(3, 7)
@@ -215,9 +207,7 @@ def test_max_corrupt_is_a_share_or_a_number(tmp_path, limit, allowed, workers):
     if allowed:
         assert len(first(module, 8)) == 8
     else:
-        with pytest.raises(
-            DataError, match=r"^[12] of 25 clips .*data\.max_corrupt.*clip_[37]: not a readable"
-        ):
+        with pytest.raises(DataError, match=r"^[12] of 25 clips .*data\.max_corrupt.*clip_[37]: not a readable"):
             first(module, 8)
 
 
@@ -242,17 +232,13 @@ def test_short_clips_are_left_out_and_named(tmp_path):
 
 
 def test_enlarging_is_said_once(source):
-    with pytest.warns(
-        UserWarning, match=r"25 of 25 clips are smaller than data.height=24.*12 x 20"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"25 of 25 clips are smaller than data.height=24.*12 x 20") as caught:
         batch = first(module_of(source, height=24, width=24), 2)[0]
     assert batch.pixels.shape[-2:] == (24, 24)
     assert sum("smaller" in str(warning.message) for warning in caught) == 1
 
 
-@pytest.mark.parametrize(
-    "key", ["frames", "height", "batch_size", "frame_stride", "num_workers", "val_clips"]
-)
+@pytest.mark.parametrize("key", ["frames", "height", "batch_size", "frame_stride", "num_workers", "val_clips"])
 def test_settings_out_of_range_are_named(source, key):
     with pytest.raises(UserError, match=rf"data\.{key}=-1"):
         module_of(source, **{key: -1})
@@ -270,9 +256,7 @@ def test_fingerprint_tells_what_the_run_sees(source):
         {"frame_stride": 2},
         {"val_clips": 3},
     )
-    assert (
-        len({module_of(source, **changes).fingerprint for changes in others} | same_view) == len(others) + 1
-    )
+    assert len({module_of(source, **changes).fingerprint for changes in others} | same_view) == len(others) + 1
 
 
 def test_scaling_agrees_with_pillow():

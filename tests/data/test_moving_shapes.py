@@ -48,9 +48,7 @@ def test_shapes_are_told_apart_at_the_smallest_size(shape: str) -> None:
         drawn = coverage(Body(shape, "red", *place, one, none), canvas)
         x, y = ((drawn * grid).sum() / drawn.sum() for grid in np.meshgrid(*[(np.arange(32) + 0.5) / 32] * 2))
         fits = {
-            name: np.abs(
-                drawn - coverage(Body(name, "red", np.array([x]), np.array([y]), one, none), canvas)
-            ).sum()
+            name: np.abs(drawn - coverage(Body(name, "red", np.array([x]), np.array([y]), one, none), canvas)).sum()
             for name in SHAPES
         }
         best, second = sorted(fits, key=lambda name: fits[name])[:2]
@@ -146,9 +144,7 @@ def test_other_names() -> None:
     assert position_seen(np.full(8, 0.5), np.full(8, 0.9)) == "bottom"
     assert position_seen(np.full(8, 0.9), np.full(8, 0.1)) == "upper right"
     assert position_seen(np.full(8, 0.4), np.full(8, 0.5)) == ""
-    names = relation_seen(
-        np.array([0.2, 0.6]), np.array([0.5, 0.1]), np.array([0.6, 0.5]), np.array([0.5, 0.6])
-    )
+    names = relation_seen(np.array([0.2, 0.6]), np.array([0.5, 0.1]), np.array([0.6, 0.5]), np.array([0.5, 0.6]))
     assert names == ("left of", "above")
     assert relation_seen(np.zeros(1), np.zeros(1), np.array([0.3]), np.array([0.3])) == ("",)
 
@@ -178,9 +174,7 @@ def test_a_pan_stays_below_the_aliasing_limit() -> None:
 
 
 @pytest.mark.parametrize("difficulty", ["plain", "rich"])
-@pytest.mark.parametrize(
-    ("frames", "height", "width"), [(4, 16, 16), (5, 24, 48), (17, 64, 32), (16, 64, 64)]
-)
+@pytest.mark.parametrize(("frames", "height", "width"), [(4, 16, 16), (5, 24, 48), (17, 64, 32), (16, 64, 64)])
 def test_any_size_and_length(difficulty: str, frames: int, height: int, width: int) -> None:
     shapes = MovingShapes(frames=frames, height=height, width=width, difficulty=difficulty)
     for index in range(60):
@@ -247,9 +241,7 @@ def test_named_lists_exactly_what_the_words_say(difficulty: str) -> None:
         assert any(wording in text for wording in cameras) == ("camera" in named)
         for name in named:
             first, *rest = name.split(".")
-            value = (
-                getattr(clip.factors.objects[int(rest[0])], rest[1]) if rest else getattr(clip.factors, first)
-            )
+            value = getattr(clip.factors.objects[int(rest[0])], rest[1]) if rest else getattr(clip.factors, first)
             assert value not in ("", "none", "varying", "fixed", False)
         assert text == text.strip() and "  " not in text and " ," not in text
         assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", text)

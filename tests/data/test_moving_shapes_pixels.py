@@ -185,9 +185,7 @@ def check_pair(clip: RenderedClip, blobs: list[Blob]) -> None:
         assert 0 < middle < len(clip.frames) - 1
         assert before @ after < 0
     if "relation" in clip.factors.named:
-        axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[
-            clip.factors.relation
-        ]
+        axis, sign = {"left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1)}[clip.factors.relation]
         for frame in range(clip.factors.relation_frames):
             apart = [blobs[0].x[frame] - blobs[1].x[frame], blobs[0].y[frame] - blobs[1].y[frame]]
             assert apart[axis] * sign > 0.25

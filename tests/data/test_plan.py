@@ -8,17 +8,10 @@ from vidlab.data.plan import Plan, Visit
 
 def stream(plan: Plan, batches: int) -> list[Visit]:
     """The endless stream of clips, put together from all ranks."""
-    return [
-        visit
-        for number in range(batches)
-        for rank in range(plan.world_size)
-        for visit in plan.batch(number, rank)
-    ]
+    return [visit for number in range(batches) for rank in range(plan.world_size) for visit in plan.batch(number, rank)]
 
 
-@pytest.mark.parametrize(
-    ("clips", "batch", "world"), [(10, 3, 1), (7, 4, 2), (5, 2, 3), (3, 8, 1), (1, 2, 2)]
-)
+@pytest.mark.parametrize(("clips", "batch", "world"), [(10, 3, 1), (7, 4, 2), (5, 2, 3), (3, 8, 1), (1, 2, 2)])
 def test_every_epoch_visits_every_clip_once(clips, batch, world):
     plan = Plan(clips, batch, seed=1, world_size=world)
     visits = stream(plan, 12)

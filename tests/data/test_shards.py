@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import webdataset
 
+from vidlab.assets import cache_folder
 from vidlab.data.index import ClipIndex
 from vidlab.data.shards import ShardWriter, read_member
-from vidlab.assets import cache_folder
 from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode, read_frames
 from vidlab.errors import CorruptClipError, DataError

@@ -42,9 +42,7 @@ def numbered_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray
     return np.broadcast_to(ramp, (count, height, width, 3)).astype(np.uint8)
 
 
-def write(
-    path: Path, frames: np.ndarray, codec: str, pix_fmt: str, options: dict[str, str], **container
-) -> None:
+def write(path: Path, frames: np.ndarray, codec: str, pix_fmt: str, options: dict[str, str], **container) -> None:
     with av.open(str(path), "w", **container) as output:
         stream = output.add_stream(codec, rate=Fraction(24), options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
@@ -127,9 +125,7 @@ def test_container_that_declares_no_count_is_counted(tmp_path):
     assert probe(path).frames == 7
 
 
-@pytest.mark.parametrize(
-    ("turn", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))]
-)
+@pytest.mark.parametrize(("turn", "matrix"), [(90, (0, 1, -1, 0)), (180, (-1, 0, 0, -1)), (270, (0, -1, 1, 0))])
 def test_rotation_metadata_is_applied(turn, matrix):
     frames = np.random.default_rng(1).integers(0, 256, (2, 16, 32, 3), dtype=np.uint8)
 

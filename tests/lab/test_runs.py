@@ -82,9 +82,7 @@ def test_mlflow_run_id_leads_to_the_folder(tmp_path, monkeypatch):
     known = client.create_run(experiment, tags={"vidlab.run_folder": str(folder)}).info.run_id
     moved = client.create_run(experiment, tags={"vidlab.run_folder": "/gone/away"}).info.run_id
     foreign = client.create_run(experiment).info.run_id
-    assert runs.resolve_run(known, tmp_path, "a", uri) == runs.Run(
-        folder, folder / "checkpoints" / "last.ckpt", known
-    )
+    assert runs.resolve_run(known, tmp_path, "a", uri) == runs.Run(folder, folder / "checkpoints" / "last.ckpt", known)
     for run_id, message in [
         (moved, "missing: /gone/away"),
         (foreign, "not recorded"),

@@ -223,8 +223,7 @@ def test_two_processes_create_one_database(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     command = [sys.executable, "-c", code]
     both = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
     answers = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]

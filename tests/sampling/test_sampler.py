@@ -73,6 +73,16 @@ def test_one_euler_step_by_hand():
     assert isinstance(Euler(), Solver)
 
 
+def test_shift_takes_more_steps_at_high_noise():
+    # t = 3 u / (1 + 2 u) at u = 1, 3/4, 1/2, 1/4, 0
+    assert Sampler(Euler(), 4, shift=3.0).times() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+
+
+def test_shift_is_positive():
+    with pytest.raises(UserError, match=r"sampler.shift=0"):
+        Sampler(Euler(), 4, shift=0.0)
+
+
 def test_levels_run_from_noise_to_data_in_equal_steps():
     assert Sampler(Euler(), 4).times() == [1, 0.75, 0.5, 0.25, 0]
     seen = []

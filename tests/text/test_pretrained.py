@@ -53,9 +53,7 @@ def t5(tmp_path_factory):
     folder = tmp_path_factory.mktemp("t5")
     size = save_tokenizer(folder, "t5")
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0
-    )
+    config = T5Config(vocab_size=size, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, decoder_start_token_id=0)
     T5ForConditionalGeneration(config).save_pretrained(folder)
     return folder
 

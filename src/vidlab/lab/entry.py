@@ -67,9 +67,9 @@ def main(
 
         @functools.wraps(task)
         def run() -> Any:
-            # How long an idle OpenMP thread spins before it sleeps. With the default, a step takes ten times as long once
-            # another process (a decoding worker, a second job) wants a core; with no spinning at all, a fifth longer on
-            # a quiet machine. Read once, when torch is imported.
+            # How long an idle OpenMP thread spins before it sleeps. With the default, a step takes up to ten times as
+            # long once another process (a decoding worker, a second job) wants a core; with no spinning at all, a fifth
+            # longer on a quiet machine. Read once, when torch is imported.
             os.environ.setdefault("GOMP_SPINCOUNT", "2000")
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")

@@ -21,26 +21,34 @@ Backbone = Callable[[DenoiserInput], DenoiserOutput]
 
 @dataclass(frozen=True)
 class Sampler:
-    """Integrates from t = 1 (noise) to t = 0 (data) in equal steps of t.
+    """Integrates from t = 1 (noise) to t = 0 (data).
+
+    Steps are equal in u, and t = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23): a shift above 1 takes more
+    steps at high noise, where layout and colours are decided.
 
     Args:
         solver: how one step is made.
         steps: number of steps.
+        shift: 1 spaces the steps evenly in t.
 
     Raises:
-        UserError: fewer than one step.
+        UserError: fewer than one step, or a shift that is not positive.
     """
 
     solver: Solver
     steps: int = 32
+    shift: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.shift <= 0:
+            raise UserError(f"sampler.shift={self.shift} must be positive; 1 spaces the steps evenly.")
         if self.steps < 1:
             raise UserError(f"sampler.steps={self.steps} must be at least 1.")
 
     def times(self) -> list[float]:
         """``steps + 1`` noise levels from 1 to 0."""
-        return torch.linspace(1, 0, self.steps + 1, dtype=torch.float64).tolist()
+        u = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
+        return (self.shift * u / (1 + (self.shift - 1) * u)).tolist()
 
     @torch.no_grad()
     def sample(
