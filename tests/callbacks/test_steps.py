@@ -135,7 +135,7 @@ def test_a_loss_that_is_no_number_ends_training_before_a_good_checkpoint_is_lost
     )  # fmt: skip
     poisoned = [make_batch("ab", number=n) for n in range(6)]
     poisoned[3].pixels.fill_(float("nan"))
-    with pytest.raises(UserError, match=r"train/loss is nan at step 4: .*optimizer.lr=0.05"):
+    with pytest.raises(UserError, match=r"train/loss is nan and train/grad_norm is nan at step 4: .*optimizer.lr=0.05"):
         trainer.fit(module, poisoned)
     stored = load_checkpoint(tmp_path / "last.ckpt")
     assert stored["global_step"] == 2
