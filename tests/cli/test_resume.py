@@ -52,7 +52,7 @@ def test_what_cannot_be_resumed_is_said(lab):
     checkpoint = lab.runs[0] / "checkpoints" / "last.ckpt"
     before = checkpoint.read_bytes()
     for change, message in (
-        ("model.backbone.width=24", "backbone.embed.weight, (48, 96) in the checkpoint and (24, 96) here"),
+        ("model.backbone.width=24", "backbone.embed.weight, (48, 192) in the checkpoint and (24, 192) here"),
         ("model.backbone.depth=2", "absent in the checkpoint"),
         ("data.batch_size=2", "trained with batch_size=4 (data.batch_size), this run has 2"),
         ("seed=5", "trained with seed=0 (seed), this run has 5"),
