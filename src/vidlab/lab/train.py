@@ -107,6 +107,8 @@ def open_logger(cfg: DictConfig, job: Job) -> Any:
     extra = {"folder": str(job.folder)}
     if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
         extra["run_id"] = job.resumed.mlflow_run_id
+    if "run_name" in cfg.logger and cfg.logger.run_name is None:
+        extra["run_name"] = (" ".join(job.overrides) or "defaults")[:80]
     logger = instantiate(cfg.logger, "logger", **extra)
     logger.start()
     return logger
@@ -120,7 +122,8 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
     found = provenance.collect(job.overrides)
     found.write(job.folder)
     write_run_record(job.folder, logger.run_id, cfg.name)
-    logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    # paths below the run folder would differ between any two runs and hide what was changed
+    logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(job.folder), "<run folder>"))))
     logger.log_config(text)
     cost = module.cost()
     logger.set_tags(
