@@ -1,6 +1,4 @@
 import os
-import pickle
-import sys
 from pathlib import Path
 
 import pytest
@@ -103,54 +101,3 @@ def test_run_record_round_trip_and_damage(tmp_path):
     path.write_text('{"mlflow_run_id": ')
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         runs.read_run_record(tmp_path)
-
-
-def test_load_checkpoint(tmp_path):
-    folder = make_run(tmp_path / "run")
-    content = runs.load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    assert content["global_step"] == 7
-    assert torch.equal(content["state_dict"]["weight"], torch.tensor([0.0, 1.0, 2.0]))
-    with pytest.raises(UserError, match="no such file"):
-        runs.load_checkpoint(tmp_path / "none.ckpt")
-
-
-@pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.95])
-def test_truncated_checkpoint_points_to_best(tmp_path, kept):
-    folder = make_run(tmp_path / "run")
-    last = folder / "checkpoints" / "last.ckpt"
-    content = last.read_bytes()
-    last.write_bytes(content[: int(len(content) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(UserError, match=r"last\.ckpt: cut off or not a checkpoint\. Try .*best\.ckpt"):
-        runs.load_checkpoint(last)
-
-
-@pytest.mark.parametrize("content", [b"hello", b"a: 1\n" * 100, b"\x80\x04." * 9, b"PK\x03\x04" + b"\0" * 50])
-def test_other_files_are_not_checkpoints(tmp_path, content):
-    path = tmp_path / "odd.ckpt"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"odd\.ckpt"):
-        runs.load_checkpoint(path)
-    torch.save([1, 2], path)
-    with pytest.raises(UserError, match="holds a list"):
-        runs.load_checkpoint(path)
-
-
-class Hostile:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self):
-        return (os.system, (f"{sys.executable} -c \"open('{self.marker}', 'w')\"",))
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_a_hostile_checkpoint_runs_no_code(tmp_path, legacy):
-    path, marker = tmp_path / "hostile.ckpt", tmp_path / "executed"
-    if legacy:
-        path.write_bytes(pickle.dumps(Hostile(marker), protocol=2))
-    else:
-        torch.save({"state_dict": Hostile(marker)}, path)
-    with pytest.raises(UserError, match=r"hostile\.ckpt: refused, it wants .*system, which could run code"):
-        runs.load_checkpoint(path)
-    assert not marker.exists()
-    assert Hostile(marker).__reduce__()[0] is os.system, "the file would have run code"

@@ -6,12 +6,11 @@ each with ``run.json`` and ``checkpoints/last.ckpt``, ``checkpoints/best.ckpt``.
 
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vidlab.errors import UserError
 
@@ -169,32 +168,3 @@ def read_run_record(folder: Path) -> RunRecord | None:
         return RunRecord(content["mlflow_run_id"], content["experiment"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on.") from error
-
-
-def load_checkpoint(path: Path, key: str = "ckpt_path") -> dict[str, Any]:
-    """Load a checkpoint to the CPU; tensors and plain values only, so a stranger's file cannot run code.
-
-    Raises:
-        UserError: the file is missing, truncated, not a checkpoint, or holds other objects.
-    """
-    import torch
-
-    path = Path(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{key}={path}: no such file.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, LookupError) as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        hostile = f"refused, it wants {wanted[1]}, which could run code" if wanted else None
-        fault = hostile or "cut off or not a checkpoint"
-        raise UserError(f"{key}={path}: {fault}. {_other(path)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{key}={path}: holds a {type(content).__name__}, not a checkpoint. {_other(path)}")
-    return content
-
-
-def _other(path: Path) -> str:
-    others = [p for p in sorted(path.parent.glob("*.ckpt")) if p.name != path.name]
-    best = next((p for p in others if p.name == "best.ckpt"), others[0] if others else None)
-    return f"Try {best}." if best else "No other checkpoint lies beside it."
