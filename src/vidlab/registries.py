@@ -137,7 +137,8 @@ def _run(command: Sequence[str], package: "Package", target: Path, environment: 
                 process.kill()
                 process.wait()
     if process.returncode != 0:
-        raise FetchFailed(_reason(messages.read_text(errors="replace"), Path(command[0]).name))
+        tool = "pip" if "pip" in command else Path(command[0]).name  # python -m pip
+        raise FetchFailed(_reason(messages.read_text(errors="replace"), tool))
 
 
 def _watch(process: subprocess.Popen[bytes], package: "Package", folder: Path) -> None:
