@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def record(name: str, rows: list[Mapping[str, Any]]) -> Path:
     """Append rows to ``results/<name>.csv`` with the date, the machine, the revision and the versions."""
-    found = collect(source=Path(__file__))
+    found = collect(source=Path(__file__).parent)
     where = {
         "date": datetime.date.today().isoformat(),
         "revision": (found.revision or "none")[:10] + ("+" if found.dirty else ""),
