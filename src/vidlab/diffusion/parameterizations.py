@@ -5,6 +5,7 @@ Every target is a linear combination ``y = a x0 + b eps``, and so is the network
 ``alpha b - sigma a``. It is 1 everywhere for v on a variance-preserving path and for the velocity of the linear path.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -40,13 +41,14 @@ class Parameterization(Protocol):
         ...
 
 
-class _Linear:
+class _Linear(ABC):
     """Target a x0 + b eps with a and b depending on the path."""
 
     name: str
 
+    @abstractmethod
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+        """The factors (a, b)."""
 
     def target(self, x0: Latents, epsilon: Latents, path: PathCoefficients) -> Latents:
         """a x0 + b eps."""
