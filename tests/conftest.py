@@ -28,7 +28,7 @@ import torch
 from vidlab.backbones.base import LatentShape
 from vidlab.backbones.dit import DiT
 from vidlab.clip import ClipBatch, TextEmbedding
-from vidlab.layers.layouts import Full3D, TokenLayout
+from vidlab.layers.layouts import Full3D, LayerPlan, TokenLayout
 from vidlab.randomness import Draw
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def make_dit() -> Callable[..., DiT]:
 
     def make(layouts: tuple[TokenLayout, ...] = (Full3D(),), **settings: object) -> DiT:
         sizes = {"width": 24, "depth": 2, "heads": 2, "patch": (1, 2, 2), "latent": LATENT}
-        return DiT(text_width=TEXT_WIDTH, layouts=layouts, **(sizes | settings))
+        return DiT(text_width=TEXT_WIDTH, layouts=LayerPlan(layouts), **(sizes | settings))
 
     return make
 
@@ -167,7 +167,7 @@ def make_module() -> "Callable[..., VideoDiffusion]":
     def make(built: bool = True, **parts: Any) -> VideoDiffusion:
         torch.manual_seed(0)
         defaults = {
-            "backbone": partial(DiT, layouts=(Full3D(),), width=12, depth=1, heads=2, patch=(2, 4, 4)),
+            "backbone": partial(DiT, layouts=LayerPlan((Full3D(),)), width=12, depth=1, heads=2, patch=(2, 4, 4)),
             "objective": GaussianObjective(LinearPath(), Velocity(), Unweighted(), Uniform()),
             "autoencoder": Identity(),
             "text_encoder": WordsEncoder(width=8, depth=1, heads=2, rows=32, max_tokens=8),

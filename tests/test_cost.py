@@ -6,7 +6,7 @@ import torch
 from vidlab.backbones.base import LatentShape
 from vidlab.backbones.dit import DiT
 from vidlab.cost import ModelCost, denoiser_cost, matmul_rate
-from vidlab.layers.layouts import Full3D, Spatial, Temporal
+from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
 
 LATENT = LatentShape(channels=3, frames=4, height=4, width=6)
 D, DEPTH, TEXT, S = 24, 2, 10, 5
@@ -15,7 +15,7 @@ PATCH = 12  # numbers in a patch
 
 
 def counted(layouts, text_tokens=S) -> ModelCost:
-    make = partial(DiT, layouts=layouts, width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
+    make = partial(DiT, layouts=LayerPlan(layouts), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
     return denoiser_cost(make, LATENT, TEXT, text_tokens)
 
 
@@ -58,7 +58,7 @@ def test_parameters_and_tokens():
 
 
 def test_planning_touches_no_memory():
-    huge = partial(DiT, layouts=(Full3D(),), width=8192, depth=64, heads=64, patch=(1, 2, 2))
+    huge = partial(DiT, layouts=LayerPlan((Full3D(),)), width=8192, depth=64, heads=64, patch=(1, 2, 2))
     cost = denoiser_cost(huge, LatentShape(16, 32, 64, 64), 4096)
     assert cost.parameters > 50e9 and cost.tokens == 32 * 32 * 32
 

@@ -137,10 +137,31 @@ class Controls:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Latents that are given and take the place of noisy ones.
+
+    Args:
+        latents: clean latents; they count where the mask is 1.
+        mask: 1 where the latents are given, 0 elsewhere.
+        follows_image: what stands at given positions when guidance predicts without them: the given latents noised
+            to the current level, or (False) latents denoised on their own.
+    """
+
+    latents: Float[Tensor, "B C T H W"]
+    mask: Float[Tensor, "B 1 T #H #W"]
+    follows_image: bool = False
+
+    def put_into(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B C T H W"]:
+        """Replace latents where they are given."""
+        return torch.where(self.mask > 0, self.latents.to(latents.dtype), latents)
+
+
+@dataclass(frozen=True)
 class Conditions:
     """Everything that conditions a denoiser besides the noisy latents and the noise level."""
 
     text: TextEmbedding | None = None
+    known: Known | None = None
     history: tuple[History, ...] = ()
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)

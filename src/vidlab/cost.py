@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vidlab.backbones.base import LatentShape, VideoDenoiser
-from vidlab.clip import DenoiserInput, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, TextEmbedding
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,11 @@ class ModelCost:
 
 
 def denoiser_cost(
-    make_backbone: Callable[..., VideoDenoiser], latent: LatentShape, text_width: int, text_tokens: int = 16
+    make_backbone: Callable[..., VideoDenoiser],
+    latent: LatentShape,
+    text_width: int,
+    text_tokens: int = 16,
+    control_channels: int = 0,
 ) -> ModelCost:
     """Count on the meta device: no memory is touched, any size is fine.
 
@@ -39,6 +43,7 @@ def denoiser_cost(
         latent: latents of one clip.
         text_width: width of text tokens.
         text_tokens: assumed caption length.
+        control_channels: channels of the controls it reads besides the latents.
     """
     with torch.device("meta"):
         backbone = make_backbone(latent=latent, text_width=text_width)
@@ -49,7 +54,10 @@ def denoiser_cost(
             pooled=torch.empty(1, text_width),
         )
         level = torch.empty(1)
-        input = DenoiserInput(latents=torch.empty(shape), t=level, embedded_t=level, text=text)
+        latents = torch.empty(shape)
+        extra = torch.empty(1, control_channels, *shape[2:])
+        controls = Controls(extra, latents[:, :1]) if control_channels else None
+        input = DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             backbone.eval()(input)
     return ModelCost(

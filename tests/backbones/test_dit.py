@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vidlab.backbones.base import LatentShape
-from vidlab.clip import DenoiserInput, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, TextEmbedding
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Full3D, Grid, Spatial, Temporal
 
@@ -137,18 +137,6 @@ def test_a_patch_sees_the_mean_level_of_its_frames(make_dit):
     torch.testing.assert_close(condition.view(2, 2, 6, 24), expected[:, :, None].expand(2, 2, 6, 24))
 
 
-def test_patches_by_hand(make_dit):
-    dit = make_dit(width=36, heads=2, patch=(2, 2, 3))
-    with torch.no_grad():
-        dit.embed.weight.copy_(torch.eye(36))
-    latents = torch.randn(1, *SHAPE)
-    tokens, grid = dit.patchify(latents)
-    assert grid == Grid(2, 2, 2)
-    # token (t 1, y 1, x 0) holds frames 2-3, rows 2-3 and columns 0-2, in the order of the latents' own axes
-    torch.testing.assert_close(tokens[0, 1 * 4 + 1 * 2 + 0], latents[0, :, 2:4, 2:4, 0:3].flatten())
-    torch.testing.assert_close(dit.unpatchify(tokens, grid), latents)
-
-
 def test_layouts_are_cycled_over_the_layers(make_dit):
     dit = make_dit(layouts=(Spatial(), Temporal()), depth=5)
     kinds = [type(block.layout) for block in dit.blocks]
@@ -216,3 +204,34 @@ def test_the_position_of_a_token_matters_along_every_axis(make_dit):
         answer = dit(input).prediction
         answers.append(answer[:, :, t, y : y + 2, x : x + 2].detach())
     assert all(not torch.allclose(answers[0], other, atol=1e-4) for other in answers[1:])
+
+
+# controls and inheritance
+
+
+def test_new_controls_change_nothing(make_dit, make_text):
+    plain = awaken(make_dit())
+    controlled = make_dit(control_channels=(3, 2))
+    missing = controlled.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all(name.startswith("controls.") for name in missing)
+    input = example(make_text())
+    controls = Controls(torch.randn(2, 5, *SHAPE[1:]), torch.ones(2, 1, *SHAPE[1:]))
+    assert torch.equal(controlled(replace(input, controls=controls)).prediction, plain(input).prediction)
+    with pytest.raises(ValueError, match="built for 5 control channels and got 0"):
+        controlled(input)
+
+
+def test_an_image_model_inflated_along_time_embeds_a_still_video_as_its_image(make_dit):
+    image, video = awaken(make_dit(patch=(1, 2, 2))), awaken(make_dit(patch=(2, 2, 2)))
+    still = torch.randn(1, 3, 1, 4, 6).expand(1, 3, 2, 4, 6)
+    with torch.no_grad():
+        for name in ("embed.weight", "head.weight", "head.bias"):
+            video.get_parameter(name).copy_(video.inflated(name, image.get_parameter(name)))
+        video.embed.bias.copy_(image.embed.bias)
+    frame = image.embed_patches(DenoiserInput(still[:, :, :1], torch.ones(1), torch.ones(1)))
+    tokens = video.embed_patches(DenoiserInput(still, torch.ones(1), torch.ones(1)))
+    torch.testing.assert_close(tokens, frame)
+    answers = video.head(tokens).unflatten(-1, (3, 2, 4))
+    torch.testing.assert_close(answers, image.head(frame).unflatten(-1, (3, 1, 4)).expand_as(answers))
+    assert video.inflated("blocks.0.mlp.0.weight", torch.ones(2, 2)) is None
+    assert video.inflated("embed.weight", torch.ones(24, 5)) is None

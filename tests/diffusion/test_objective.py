@@ -2,18 +2,26 @@ import pytest
 import torch
 
 from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
+from vidlab.diffusion.betas import LinearBetas, ZeroTerminalSNR
 from vidlab.diffusion.objective import Corrupted, GaussianObjective, Objective
 from vidlab.diffusion.parameterizations import Epsilon, Sample, Velocity, VPrediction
-from vidlab.diffusion.schedules import LinearPath
-from vidlab.diffusion.time_samplers import LogitNormal, Uniform
-from vidlab.diffusion.weightings import Constant
+from vidlab.diffusion.schedules import LinearPath, VariancePreserving
+from vidlab.diffusion.time_samplers import DiscreteUniform, LogitNormal, RankStratified, Uniform
+from vidlab.diffusion.weightings import Constant, MinSNR, VelocityError
+from vidlab.errors import UserError
 from vidlab.randomness import Draw
 
 SHAPE = (3, 4, 2, 2)
 
 
-def objective(parameterization=None, time_sampler=None) -> GaussianObjective:
-    return GaussianObjective(LinearPath(), parameterization or Velocity(), Constant(), time_sampler or Uniform())
+def objective(parameterization=None, time_sampler=None, schedule=None) -> GaussianObjective:
+    return GaussianObjective(
+        schedule or LinearPath(), parameterization or Velocity(), Constant(), time_sampler or Uniform()
+    )  # fmt: skip
+
+
+DDPM = VariancePreserving(LinearBetas())
+ZERO_SNR = VariancePreserving(ZeroTerminalSNR(LinearBetas()))
 
 
 def corrupted(target, weight, mask=None) -> Corrupted:
@@ -72,8 +80,8 @@ def test_a_level_for_every_frame(make_draw):
 @pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, Sample])
 def test_a_perfect_answer_gives_the_clean_latents(kind, make_draw):
     x0, draw = torch.randn(2, *SHAPE), make_draw()
-    chosen = objective(kind())
-    example = chosen.prepare_at(x0, torch.tensor([0.3, 0.8]), Conditions(), draw)
+    chosen = objective(kind(), schedule=DDPM)
+    example = chosen.prepare_at(x0, torch.tensor([0.3, 0.6]), Conditions(), draw)
     back = chosen.denoised(DenoiserOutput(example.target), example.input)
     torch.testing.assert_close(back.x0, x0, rtol=0, atol=5e-6)
     torch.testing.assert_close(back.epsilon, draw.normal("noise", SHAPE), rtol=0, atol=5e-6)
@@ -125,3 +133,33 @@ def test_nothing_to_count_is_a_loss_of_zero():
 
 def test_it_is_an_objective():
     assert isinstance(objective(), Objective)
+
+
+@pytest.mark.parametrize("schedule", [LinearPath(), ZERO_SNR], ids=lambda s: type(s).__name__)
+def test_noise_prediction_needs_signal_at_the_noisiest_level(schedule):
+    with pytest.raises(UserError, match=r"objective\.parameterization=Epsilon.*objective\.schedule=.*Use VPrediction"):
+        objective(Epsilon(), schedule=schedule)
+    for kind in (Velocity, VPrediction, Sample):
+        objective(kind(), schedule=schedule)
+    objective(Epsilon(), schedule=DDPM)
+
+
+def test_v_prediction_at_the_dead_timestep(make_draw):
+    chosen = GaussianObjective(ZERO_SNR, VPrediction(), MinSNR(), RankStratified(DiscreteUniform()))
+    x0, draw = torch.randn(2, *SHAPE), make_draw()
+    example = chosen.prepare_at(x0, torch.tensor([1.0, 0.131]), Conditions(), draw)
+    assert torch.equal(example.input.latents[0], draw.normal("noise", SHAPE)[0])
+    assert torch.equal(example.target[0], -x0[0])
+    assert example.weight.tolist() == pytest.approx([0, 0.8318], abs=1e-4)
+    assert example.input.embedded_t.tolist() == [999, 130]
+    t = chosen.prepare(x0, Conditions(), draw).input.t
+    assert torch.equal(t, ((draw.uniform("t") * 1000).floor() + 1) / 1000)
+    # a known frame at level 0 beside noisy ones
+    frames = chosen.prepare_at(x0, torch.tensor([0.0, 0.3, 1.0, 1.0]).repeat(2, 1), Conditions(), draw)
+    assert torch.equal(frames.input.latents[:, :, 0], x0[:, :, 0]) and frames.weight.isfinite().all()
+
+
+def test_the_weight_is_that_of_the_parameterization(make_draw):
+    chosen = GaussianObjective(LinearPath(), Sample(), VelocityError(0.25), Uniform())
+    example = chosen.prepare_at(torch.zeros(2, *SHAPE), torch.tensor([0.1, 0.5]), Conditions(), make_draw())
+    assert example.weight.tolist() == [16, 4]

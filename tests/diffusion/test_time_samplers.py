@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from vidlab.diffusion.time_samplers import LogitNormal, Uniform
+from vidlab.diffusion.time_samplers import DiscreteUniform, LogitNormal, RankStratified, TimeSampler, Uniform
+from vidlab.errors import UserError
 
 # the quantile of a standard normal at u, from tables: Phi(1) = 0.841345
 U = torch.tensor([0.5, 0.8413447460685429, 1 - 0.8413447460685429, 0.9772498680518208], dtype=torch.float64)
@@ -41,3 +42,42 @@ def test_the_open_ends_stay_inside():
 def test_uniform_is_the_identity():
     u = torch.rand(5)
     assert torch.equal(Uniform().from_uniform(u), u)
+
+
+def test_discrete_levels_are_those_of_the_steps():
+    u = torch.tensor([0.0, 0.2499, 0.25, 0.6, 0.9999])
+    assert DiscreteUniform(4).from_uniform(u).tolist() == [0.25, 0.25, 0.5, 0.75, 1]
+    for dtype in (torch.float32, torch.float64):
+        last = 1 - torch.finfo(dtype).eps / 2
+        assert DiscreteUniform(999_983).from_uniform(torch.tensor([0.0, last], dtype=dtype))[1] == 1
+
+
+def test_every_discrete_level_is_equally_likely():
+    t = DiscreteUniform(5).from_uniform(torch.arange(1000) / 1000)
+    assert [(t == level).sum().item() for level in t.unique()] == [200] * 5
+
+
+def test_at_least_one_level():
+    with pytest.raises(UserError, match=r"objective\.time_sampler: steps=0"):
+        DiscreteUniform(0)
+
+
+def test_strata_outside_distributed_training_are_the_base():
+    u = torch.rand(7)
+    assert torch.equal(RankStratified(DiscreteUniform(10)).from_uniform(u), DiscreteUniform(10).from_uniform(u))
+    assert all(isinstance(sampler, TimeSampler) for sampler in (DiscreteUniform(), RankStratified(Uniform())))
+
+
+def test_every_rank_has_its_own_share(monkeypatch):
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    u = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    seen = []
+    for rank in range(4):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda rank=rank: rank)
+        t = RankStratified(Uniform()).from_uniform(u)
+        assert rank / 4 <= t[0] and t[1].item() == (rank + 0.5) / 4 and t[2] < 1
+        # Open-Sora Plan: round(U(T r/n - 1/2, T (r+1)/n - 1/2)) is the step floor(T (r + u) / n)
+        levels = RankStratified(DiscreteUniform(8)).from_uniform(torch.linspace(0, 0.999, 100))
+        seen.append((levels * 8 - 1).unique().tolist())
+    assert seen == [[0, 1], [2, 3], [4, 5], [6, 7]]

@@ -1,10 +1,11 @@
 import cmath
+import math
 
 import pytest
 import torch
 
 from vidlab.layers.layouts import Grid
-from vidlab.layers.rope import axis_split, rotate, rotation
+from vidlab.layers.rope import axis_split, rotate, rotate_halves, rotation, rotation_along
 
 
 def token(grid: Grid, t: int, y: int, x: int) -> int:
@@ -83,3 +84,54 @@ def test_scores_depend_on_the_offset_along_each_axis_alone():
     # and it does depend on each of them
     here = [scores[0, token(grid, *offset)] for offset in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     assert min(abs(a - b) for i, a in enumerate(here) for b in here[:i]) > 1e-3
+
+
+def test_planes_may_belong_to_some_axes_only():
+    grid = Grid(3, 2, 4)
+    space, time = rotation_along(grid, (0, 2, 2), base=100.0), rotation_along(grid, (4, 0, 0), base=100.0)
+    unit = [cmath.exp(1j * angle) for angle in (1 * 1, 1 / 10, 3 * 1, 3 / 10)]  # y = 1, x = 3
+    torch.testing.assert_close(space[token(grid, 2, 1, 3), 0], torch.tensor(unit, dtype=torch.complex64))
+    unit = [cmath.exp(1j * 2 * 100 ** (-i / 4)) for i in range(4)]  # t = 2
+    torch.testing.assert_close(time[token(grid, 2, 1, 3), 0], torch.tensor(unit, dtype=torch.complex64))
+    torch.testing.assert_close(rotation(grid, 12), rotation_along(grid, (2, 2, 2)), rtol=0, atol=0)
+
+
+def test_halves_of_each_third_are_turned_by_hand():
+    # head_dim 6: thirds of two numbers; t = 1, y = 2, x = 3 turn (1, 0), (0, 1) and (1, 1) by 1, 2 and 3 radians
+    grid = Grid(2, 3, 4)
+    place = token(grid, 1, 2, 3)
+    x = torch.zeros(1, grid.tokens, 1, 6)
+    x[0, place, 0] = torch.tensor([1.0, 0, 0, 1, 1, 1])
+    cos, sin = [math.cos(a) for a in (1, 2, 3)], [math.sin(a) for a in (1, 2, 3)]
+    expected = [cos[0], sin[0], -sin[1], cos[1], cos[2] - sin[2], sin[2] + cos[2]]
+    assert rotate_halves(x, rotation(grid, 6))[0, place, 0].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_halves_are_pairs_a_third_apart_at_the_frequencies_of_their_axis():
+    # head_dim 12: thirds of four numbers, (x_0, x_2) at frequency 1 and (x_1, x_3) at base^(-1/2)
+    grid = Grid(1, 1, 3)
+    x = torch.zeros(1, 3, 1, 12)
+    x[0, 2, 0, 8:] = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    turned = rotate_halves(x, rotation(grid, 12))[0, 2, 0].tolist()
+    assert turned == pytest.approx([0] * 8 + [math.cos(2), math.cos(0.02), math.sin(2), math.sin(0.02)], abs=1e-6)
+
+
+def test_halves_are_the_adjacent_planes_of_permuted_numbers():
+    grid, x = Grid(2, 3, 2), torch.randn(2, 12, 2, 24)
+    by = rotation(grid, 24)
+    adjacent = x.unflatten(-1, (3, 2, 4)).transpose(-1, -2).flatten(-3)
+    expected = rotate(adjacent, by).unflatten(-1, (3, 4, 2)).transpose(-1, -2).flatten(-3)
+    torch.testing.assert_close(rotate_halves(x, by), expected)
+    assert rotate_halves(x.bfloat16(), by).dtype == torch.float32
+
+
+def test_halves_need_six_equal_parts():
+    with pytest.raises(ValueError, match="head_dim=8 is not a multiple of 6"):
+        rotate_halves(torch.zeros(1, 1, 1, 8), rotation(Grid(1, 1, 1), 8))
+
+
+def test_every_clip_may_have_its_own_angles():
+    x = torch.randn(2, 3, 1, 6)
+    by = torch.stack([rotation(Grid(1, 1, 3), 6), rotation(Grid(3, 1, 1), 6)])
+    for clip in range(2):
+        assert torch.equal(rotate(x, by)[clip], rotate(x[clip : clip + 1], by[clip])[0])

@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
+from vidlab.diffusion.betas import LinearBetas
 from vidlab.diffusion.objective import GaussianObjective
 from vidlab.diffusion.parameterizations import Sample, Velocity, VPrediction
-from vidlab.diffusion.schedules import LinearPath
+from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
 from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
-from vidlab.sampling.sampler import GuidedDenoiser, Sampler, concatenate, concatenate_texts
-from vidlab.sampling.solvers import Euler, Solver
+from vidlab.sampling.guided import GuidedDenoiser, concatenate, concatenate_texts
+from vidlab.sampling.sampler import Sampler
+from vidlab.sampling.solvers import DDIM, AncestralEuler, Euler
+from vidlab.sampling.spacings import Leading
 
 SHAPE = (3, 4, 4, 6)
 
@@ -41,7 +44,7 @@ def error_at(steps: int, parameterization, mean=0.7, std=0.4) -> float:
     noise = torch.linspace(-2, 2, 24, dtype=torch.float64).view(1, 1, 1, 4, 6)
     sampled = Sampler(Euler(), steps).sample(
         gaussian_denoiser(mean, std, parameterization), objective(parameterization), NoGuidance(), noise,
-        {"text": Conditions()},
+        {"full": Conditions()},
     )  # fmt: skip
     # z_t = (1 - t) mean + sqrt((1 - t)^2 std^2 + t^2) z_1 solves the ODE, so z_0 = mean + std z_1
     return (sampled - (mean + std * noise)).abs().max().item()
@@ -69,13 +72,13 @@ def test_one_euler_step_by_hand():
         input = DenoiserInput(z, torch.tensor([t]), torch.tensor([t]))
         return objective().denoised(DenoiserOutput(torch.full_like(z, 3.0)), input)
 
-    assert Euler().step(z, 0.75, 0.5, denoise, LinearPath()).item() == pytest.approx(1.25, abs=1e-6)
-    assert isinstance(Euler(), Solver)
+    step = Euler().stepper(LinearPath(), lambda number: z)
+    assert step(z, 0.75, 0.5, denoise).item() == pytest.approx(1.25, abs=1e-6)
 
 
 def test_shift_takes_more_steps_at_high_noise():
     # t = 3 u / (1 + 2 u) at u = 1, 3/4, 1/2, 1/4, 0
-    assert Sampler(Euler(), 4, shift=3.0).times() == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+    assert Sampler(Euler(), 4, shift=3.0).times(LinearPath()) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
 
 
 def test_shift_is_positive():
@@ -84,7 +87,7 @@ def test_shift_is_positive():
 
 
 def test_levels_run_from_noise_to_data_in_equal_steps():
-    assert Sampler(Euler(), 4).times() == [1, 0.75, 0.5, 0.25, 0]
+    assert Sampler(Euler(), 4).times(LinearPath()) == [1, 0.75, 0.5, 0.25, 0]
     seen = []
 
     def backbone(input: DenoiserInput) -> DenoiserOutput:
@@ -94,7 +97,7 @@ def test_levels_run_from_noise_to_data_in_equal_steps():
     done = []
     noise = torch.randn(2, *SHAPE)
     result = Sampler(Euler(), 2).sample(
-        backbone, objective(), NoGuidance(), noise, {"text": Conditions()}, lambda *x: done.append(x)
+        backbone, objective(), NoGuidance(), noise, {"full": Conditions()}, lambda *x: done.append(x)
     )
     assert seen == [([1, 1], [1000, 1000]), ([0.5, 0.5], [500, 500])]
     assert done == [(1, 2), (2, 2)]
@@ -128,23 +131,23 @@ class Counting:
 
 
 def test_both_conditions_in_one_batch_equal_two_evaluations(awake_dit, make_text):
-    conditions = {"text": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
+    conditions = {"full": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
     z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
     with torch.no_grad():
         joint = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(3), conditions)(z, 0.5)
         apart = {
-            name: GuidedDenoiser(awake_dit, objective(), NoGuidance(), {"text": condition})(z, 0.5)
+            name: GuidedDenoiser(awake_dit, objective(), NoGuidance(), {"full": condition})(z, 0.5)
             for name, condition in conditions.items()
         }
     assert [len(input.latents) for input in counting.inputs] == [4]
     # conversions are linear, so guidance may as well be applied to x0
-    expected = apart["null"].x0 + 3 * (apart["text"].x0 - apart["null"].x0)
+    expected = apart["null"].x0 + 3 * (apart["full"].x0 - apart["null"].x0)
     torch.testing.assert_close(joint.x0, expected, rtol=1e-4, atol=1e-4)
-    assert (apart["text"].x0 - apart["null"].x0).abs().max() > 1e-2  # else nothing was tested
+    assert (apart["full"].x0 - apart["null"].x0).abs().max() > 1e-2  # else nothing was tested
 
 
 def test_no_guidance_evaluates_the_prompt_alone(awake_dit, make_text):
-    conditions = {"text": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
+    conditions = {"full": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
     z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
     with torch.no_grad():
         one = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(1), conditions)(z, 0.5)
@@ -154,13 +157,13 @@ def test_no_guidance_evaluates_the_prompt_alone(awake_dit, make_text):
 
 
 def test_a_missing_condition_is_named(awake_dit):
-    denoise = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), {"text": Conditions()})
-    with pytest.raises(ValueError, match=r"\['null'\], given are \['text'\]"):
+    denoise = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), {"full": Conditions()})
+    with pytest.raises(ValueError, match=r"\['null'\], given are \['full'\]"):
         denoise(torch.randn(1, *SHAPE), 0.5)
 
 
 def test_guidance_without_any_text(awake_dit):
-    conditions = {"text": Conditions(), "null": Conditions()}
+    conditions = {"full": Conditions(), "null": Conditions()}
     z = torch.randn(1, *SHAPE)
     with torch.no_grad():
         guided = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), conditions)(z, 0.5)
@@ -182,12 +185,57 @@ def test_what_cannot_share_a_batch_is_refused(make_text):
     with pytest.raises(ValueError, match="some conditions have text and some have none"):
         concatenate([text, Conditions()])
     controls = Controls(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1))
-    with pytest.raises(ValueError, match="only text"):
+    controls = Controls(torch.zeros(1, 1, 1, 1, 1), torch.zeros(1, 1, 1, 1, 1))
+    with pytest.raises(ValueError, match="some conditions have controls and some have none"):
         concatenate([text, replace(text, controls=controls)])
-    assert concatenate([replace(text, controls=controls)]).controls is controls
 
 
 def test_sampling_leaves_no_graph(awake_dit):
     noise = torch.randn(1, *SHAPE)
-    latents = Sampler(Euler(), 2).sample(awake_dit, objective(), NoGuidance(), noise, {"text": Conditions()})
+    latents = Sampler(Euler(), 2).sample(awake_dit, objective(), NoGuidance(), noise, {"full": Conditions()})
     assert not latents.requires_grad and math.isfinite(latents.sum().item())
+
+
+def silent(input: DenoiserInput) -> DenoiserOutput:
+    """A network that always answers zero."""
+    return DenoiserOutput(torch.zeros_like(input.latents))
+
+
+def test_the_first_level_need_not_be_pure_noise():
+    schedule, seen = VariancePreserving(LinearBetas()), []
+
+    def backbone(input: DenoiserInput) -> DenoiserOutput:
+        seen.append(input)
+        return silent(input)
+
+    chosen = GaussianObjective(schedule, VPrediction(), Constant(), Uniform())
+    noise = torch.randn(2, *SHAPE)
+    sampler = Sampler(Euler(), 4, spacing=Leading())
+    sampler.sample(backbone, chosen, NoGuidance(), noise, {"full": Conditions()})
+    assert [input.embedded_t[0].item() for input in seen] == pytest.approx([750, 500, 250, 0], abs=1e-3)
+    torch.testing.assert_close(seen[0].latents, schedule.coefficients(torch.tensor(0.751)).sigma * noise)
+    shifted = replace(sampler, shift=2.0).times(schedule)
+    assert shifted == pytest.approx([2 * t / (1 + t) for t in (0.751, 0.501, 0.251, 0.001)] + [0])
+
+
+def test_fresh_noise_is_keyed_by_clip_and_step(make_draw):
+    noise, draw = torch.randn(2, *SHAPE), make_draw()
+    arguments = (silent, objective(Sample()), NoGuidance(), noise, {"full": Conditions()})
+    # x0 = 0 throughout and eta = 1: at t = 1/2 half of the fresh noise of the first step is left, then clean data
+    seen = []
+
+    def backbone(input: DenoiserInput) -> DenoiserOutput:
+        seen.append(input.latents)
+        return silent(input)
+
+    Sampler(DDIM(1.0), 2).sample(backbone, *arguments[1:], draw=draw)
+    torch.testing.assert_close(seen[1], draw.normal("step0", SHAPE) / 2)
+    sampler = Sampler(AncestralEuler(), 3)
+    assert torch.equal(sampler.sample(*arguments, draw=draw), sampler.sample(*arguments, draw=draw))
+
+
+def test_a_solver_that_adds_noise_needs_a_draw():
+    arguments = (silent, objective(), NoGuidance(), torch.randn(1, *SHAPE), {"full": Conditions()})
+    with pytest.raises(ValueError, match="AncestralEuler adds noise at every step and needs draw="):
+        Sampler(AncestralEuler(), 3).sample(*arguments)
+    Sampler(DDIM(), 3).sample(*arguments)

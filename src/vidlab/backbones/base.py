@@ -1,11 +1,15 @@
 """The protocol of every video denoiser."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from vidlab.clip import DenoiserInput, DenoiserOutput
+from vidlab.clip import Controls, DenoiserInput, DenoiserOutput
 
 
 @dataclass(frozen=True)
@@ -21,11 +25,14 @@ class LatentShape:
 class VideoDenoiser(nn.Module, ABC):
     """Reads noisy latents and conditions, returns a prediction in the shape of the latents.
 
-    Args of every subclass begin with ``latent: LatentShape`` and ``text_width: int``; the rest is its own.
-    ``features`` names what can be requested.
+    Every subclass takes ``latent: LatentShape``, ``text_width: int``, ``attention: str`` (the kernel) and
+    ``control_channels: Sequence[int]``; the rest is its own. ``features`` names what can be requested, and
+    ``takes_controls`` tells whether ``control_channels`` may be more than ``()``.
     """
 
     features: frozenset[str] = frozenset()
+    takes_controls: bool = False
+    activation_checkpointing: bool = False
 
     @abstractmethod
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
@@ -46,3 +53,27 @@ class VideoDenoiser(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} has no feature {sorted(unknown)}; it has {sorted(self.features) or 'none'}"
             )
+
+    def inflated(self, name: str, weight: Tensor) -> Tensor | None:
+        """A weight of an image model in the shape this video model needs, or None where there is no such rule."""
+        return None
+
+    def run(self, block: nn.Module, *inputs: Any) -> Any:
+        """Apply a block; with ``activation_checkpointing`` its activations are recomputed in the backward pass."""
+        if self.activation_checkpointing and self.training:
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
+
+
+def split_controls(
+    controls: Controls | None, control_channels: Sequence[int]
+) -> tuple[Float[Tensor, "B K T H W"], ...]:
+    """The parts of the control channels a backbone embeds one by one.
+
+    Raises:
+        ValueError: controls of another width than the backbone was built for, or none where it needs them.
+    """
+    found = 0 if controls is None else controls.channels.shape[1]
+    if found != sum(control_channels):
+        raise ValueError(f"the backbone was built for {sum(control_channels)} control channels and got {found}")
+    return () if controls is None else controls.channels.split(list(control_channels), dim=1)

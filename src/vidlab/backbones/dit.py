@@ -3,21 +3,34 @@
 import math
 from collections.abc import Sequence
 
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from vidlab.backbones.base import LatentShape, VideoDenoiser
-from vidlab.clip import DenoiserInput, DenoiserOutput, TextEmbedding
+from vidlab.backbones.base import LatentShape, VideoDenoiser, split_controls
+from vidlab.clip import DenoiserInput, DenoiserOutput
 from vidlab.errors import UserError
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
-from vidlab.layers.layouts import Grid, TokenLayout
+from vidlab.layers.kernels import attention_kernel
+from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import ModulationTable, modulate
-from vidlab.layers.rope import axis_split, rotation
+from vidlab.layers.patches import inflated_embedding, inflated_head, patch_grid, patchify, per_token, unpatchify
+from vidlab.layers.rope import axis_split, rope_scales, rotation
+
+
+class ControlEmbed(nn.Module):
+    """Embeds patches of one control; ``out`` starts at zero."""
+
+    def __init__(self, patch_channels: int, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(patch_channels, width)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def forward(self, patches: Float[Tensor, "B L K"]) -> Float[Tensor, "B L D"]:
+        """What to add to the tokens."""
+        return self.out(self.embed(patches))
 
 
 class DiT(VideoDenoiser):
@@ -29,7 +42,7 @@ class DiT(VideoDenoiser):
     Args:
         latent: shape of the latents.
         text_width: width of text tokens and pooled text.
-        layouts: token layout of each layer, cycled over ``depth``.
+        layouts: token layout of each layer.
         width: D.
         depth: number of blocks.
         heads: attention heads; ``width / heads`` is even and at least 6.
@@ -37,17 +50,23 @@ class DiT(VideoDenoiser):
         mlp_ratio: hidden width of the feed-forward over D.
         qk_norm: RMS-normalise queries and keys.
         rope_base: base of the rotary frequencies.
+        rope_scale: (frames, rows, columns) by which positions are divided: position interpolation to larger grids.
         activation_checkpointing: recompute each block in the backward pass to save memory.
+        attention: attention kernel: auto, sdpa, xformers or flex.
+        control_channels: channels of each part of the controls. Each is embedded like the latents, through a map that
+            starts at zero, and added (Open-Sora Plan v1.3), so that a new controlled model equals its parent.
 
     Raises:
-        UserError: sizes that do not divide or are not positive, or no layout.
+        UserError: sizes that do not divide or are not positive.
     """
+
+    takes_controls = True
 
     def __init__(
         self,
         latent: LatentShape,
         text_width: int,
-        layouts: Sequence[TokenLayout],
+        layouts: LayerPlan,
         width: int,
         depth: int,
         heads: int,
@@ -55,25 +74,33 @@ class DiT(VideoDenoiser):
         mlp_ratio: float = 4.0,
         qk_norm: bool = True,
         rope_base: float = 10000.0,
+        rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
         activation_checkpointing: bool = False,
+        attention: str = "auto",
+        control_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         _check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
-        if not layouts:
-            raise UserError("model.backbone.layouts is empty: name at least one token layout.")
         _check_sizes(latent, width, heads, patch)
         self.patch = tuple(patch)
+        self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.rope_base = rope_base
+        self.rope_scale = rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
-        patch_channels = latent.channels * patch[0] * patch[1] * patch[2]
+        self.control_channels = tuple(control_channels)
+        kernel = attention_kernel(attention)
+        patch_channels = latent.channels * math.prod(patch)
         self.embed = nn.Linear(patch_channels, width)
+        self.controls = nn.ModuleList(
+            ControlEmbed(channels * math.prod(patch), width) for channels in self.control_channels
+        )
         self.time = TimestepEmbedder(width)
         self.text_tokens = nn.Linear(text_width, width)
         self.text_pooled = nn.Linear(text_width, width)
         self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(
-            DiTBlock(width, heads, mlp_ratio, layouts[i % len(layouts)], qk_norm) for i in range(depth)
+            DiTBlock(width, heads, mlp_ratio, layout, qk_norm, kernel) for layout in layouts.layers(depth)
         )
         self.head_table = ModulationTable(2, width)
         self.head_modulation = nn.Linear(width, 2 * width)
@@ -86,71 +113,54 @@ class DiT(VideoDenoiser):
         for linear in (self.modulation, self.head_modulation, self.head):
             zero_init(linear)
         for module in self.modules():
-            if isinstance(module, CrossAttention):
+            if isinstance(module, CrossAttention | ControlEmbed):
                 zero_init(module.out)
 
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         """Predict the objective's target for every latent position."""
         self.check_requested(input.requested)
-        tokens, grid = self.patchify(input.latents)
+        grid = patch_grid(input.latents, self.patch)
+        tokens = self.embed_patches(input)
         context, condition = self._context(input, grid)
         for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                tokens = checkpoint(block, tokens, context, use_reentrant=False)
-            else:
-                tokens = block(tokens, context)
+            tokens = self.run(block, tokens, context)
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
         patches = self.head(modulate(tokens, shift, scale))
-        return DenoiserOutput(prediction=self.unpatchify(patches, grid))
+        return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
 
     def token_count(self, latent: LatentShape) -> int:
         """Patches per clip."""
         return latent.frames * latent.height * latent.width // math.prod(self.patch)
+
+    def inflated(self, name: str, weight: Tensor) -> Tensor | None:
+        """Patch embedding and head of a model with shorter patches."""
+        if name == "embed.weight":
+            return inflated_embedding(weight, self.latent_channels, self.patch)
+        if name in ("head.weight", "head.bias"):
+            return inflated_head(weight, self.latent_channels, self.patch)
+        return None
+
+    def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
+        """Patches of the noisy latents, plus those of each control."""
+        tokens = self.embed(patchify(input.latents, self.patch))
+        for embed, part in zip(self.controls, split_controls(input.controls, self.control_channels), strict=True):
+            tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
+        return tokens
 
     def _context(self, input: DenoiserInput, grid: Grid) -> tuple[BlockContext, Float[Tensor, "B #L D"]]:
         condition = self.time(input.embedded_t)
         if input.text is not None:
             pooled = self.text_pooled(input.text.pooled)
             condition = condition + (pooled if condition.ndim == 2 else pooled[:, None])
-        condition = _per_token(condition, self.patch[0], grid)
+        condition = per_token(condition, self.patch[0], grid)
         context = BlockContext(
             grid=grid,
-            rotation=rotation(grid, self.head_dim, self.rope_base, device=input.latents.device),
+            rotation=rotation(grid, self.head_dim, self.rope_base, self.rope_scale, device=input.latents.device),
             modulation=self.modulation(F.silu(condition)),
-            text=None if input.text is None else self._text(input.text),
+            text=None if input.text is None else self.text_tokens(input.text.tokens),
             text_mask=None if input.text is None else input.text.mask,
         )
         return context, condition
-
-    def _text(self, text: TextEmbedding) -> Float[Tensor, "B S D"]:
-        return self.text_tokens(text.tokens)
-
-    def patchify(self, latents: Float[Tensor, "B C T H W"]) -> tuple[Float[Tensor, "B L D"], Grid]:
-        """Embed each patch; tokens are ordered (frames, rows, columns)."""
-        p, q, r = self.patch
-        _, _, frames, height, width = latents.shape
-        if frames % p or height % q or width % r:
-            raise ValueError(f"latents of {frames}x{height}x{width} do not divide into patches of {p}x{q}x{r}")
-        grid = Grid(frames // p, height // q, width // r)
-        patches = rearrange(latents, "b c (t p) (h q) (w r) -> b (t h w) (c p q r)", p=p, q=q, r=r)
-        return self.embed(patches), grid
-
-    def unpatchify(self, patches: Float[Tensor, "B L K"], grid: Grid) -> Float[Tensor, "B C T H W"]:
-        """The inverse of the patch order of ``patchify``."""
-        p, q, r = self.patch
-        return rearrange(
-            patches,
-            "b (t h w) (c p q r) -> b c (t p) (h q) (w r)",
-            t=grid.frames, h=grid.height, w=grid.width, p=p, q=q, r=r,
-        )  # fmt: skip
-
-
-def _per_token(condition: Tensor, patch_frames: int, grid: Grid) -> Float[Tensor, "B #L D"]:
-    """(B, D) to (B, 1, D); (B, T, D), one per latent frame, to (B, L, D), averaged over a patch's frames."""
-    if condition.ndim == 2:
-        return condition[:, None]
-    per_patch = rearrange(condition, "b (t p) d -> b t p d", p=patch_frames).mean(dim=2)
-    return per_patch.repeat_interleave(grid.height * grid.width, dim=1)
 
 
 def _check_positive(**sizes: int) -> None:

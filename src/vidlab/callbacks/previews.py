@@ -101,10 +101,8 @@ class Previews(Callback):
     def videos(self, module: VideoDiffusion, prompts: Sequence[str]) -> np.ndarray:
         """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt."""
         keys = tuple(f"{index}:{prompt}" for index, prompt in enumerate(prompts))
-        latent = module.latent
-        shape = (latent.channels, latent.frames, latent.height, latent.width)
-        noise = Draw(self.seed, keys, (0,) * len(keys)).normal("preview", shape).to(module.device)
-        pixels = module.generate(prompts, noise).float().cpu()
+        draw = Draw(self.seed, keys, (0,) * len(keys))
+        pixels = module.generate(prompts, draw).float().cpu()
         return np.stack([to_frames(video) for video in pixels])
 
     def _write(self, trainer: Trainer, videos: np.ndarray, prompts: Sequence[str], step: int) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from vidlab.diffusion.parameterizations import Denoised, Parameterization, noise
 from vidlab.diffusion.schedules import Schedule, over_latents
 from vidlab.diffusion.time_samplers import TimeSampler
 from vidlab.diffusion.weightings import Weighting
+from vidlab.errors import UserError
 from vidlab.randomness import Draw
 
 Latents = Float[Tensor, "B C T H W"]
@@ -69,6 +71,9 @@ class GaussianObjective:
     """Four small parts: a schedule, a parameterisation, a weighting and a time sampler.
 
     Flow matching, v-prediction and epsilon-prediction are settings of the same four parts, so they share samplers.
+
+    Raises:
+        UserError: the parameterisation cannot recover x0 at the schedule's noisiest level.
     """
 
     schedule: Schedule
@@ -76,19 +81,32 @@ class GaussianObjective:
     weighting: Weighting
     time_sampler: TimeSampler
 
+    def __post_init__(self) -> None:
+        noisiest = self.schedule.coefficients(torch.ones(1, dtype=torch.float64))
+        if not self.parameterization.x0_gain(noisiest).isfinite().all():
+            raise UserError(
+                f"objective.parameterization={type(self.parameterization).__name__} cannot tell the clean latents at "
+                f"t = 1, where objective.schedule={type(self.schedule).__name__} leaves no signal and every sample "
+                "starts. Use VPrediction, Velocity or Sample, or VariancePreserving without ZeroTerminalSNR."
+            )
+
     def prepare(self, x0: Latents, conditions: Conditions, draw: Draw) -> Corrupted:
         """Draw t (purpose "t") and noise (purpose "noise") for each clip and corrupt it."""
         t = self.time_sampler.from_uniform(draw.uniform("t"))
         return self.prepare_at(x0, t, conditions, draw)
 
     def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: Draw) -> Corrupted:
-        """Corrupt at given t, one per clip or per latent frame; the noise does not depend on t."""
+        """Corrupt at given t, one per clip or per latent frame; the noise does not depend on t.
+
+        Known latents are put in after noising, and the error there does not count (STIV, frame replacement).
+        """
         noise = draw.normal("noise", tuple(x0.shape[1:])).to(x0)
         path = self.schedule.coefficients(t.to(x0))
         wide = path.like(x0)
+        latents, known = noised(x0, noise, wide), conditions.known
         return Corrupted(
             input=DenoiserInput(
-                latents=noised(x0, noise, wide),
+                latents=latents if known is None else known.put_into(latents),
                 t=t,
                 embedded_t=self.schedule.embedded(t),
                 text=conditions.text,
@@ -97,7 +115,8 @@ class GaussianObjective:
                 micro=conditions.micro,
             ),
             target=self.parameterization.target(x0, noise, wide),
-            weight=self.weighting.weight(path),
+            weight=self.weighting.weight(path, self.parameterization),
+            loss_mask=None if known is None else 1 - known.mask,
         )
 
     def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:

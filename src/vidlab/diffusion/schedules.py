@@ -3,12 +3,15 @@
 A Gaussian path is ``z_t = alpha(t) x0 + sigma(t) eps``. In vidlab t = 0 is data and t = 1 is noise, always.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from vidlab.diffusion.betas import Betas
+from vidlab.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Schedule(Protocol):
         ...
 
     def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-        """The noise level at which log(alpha^2 / sigma^2) equals ``log_snr``."""
+        """The noise level at which log(alpha^2 / sigma^2) equals ``log_snr``, or the nearest there is."""
         ...
 
 
@@ -77,3 +80,76 @@ class LinearPath:
     def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """log SNR = 2 log((1 - t) / t), so t = sigmoid(-log_snr / 2)."""
         return torch.sigmoid(-log_snr / 2)
+
+
+@dataclass(frozen=True)
+class VariancePreserving:
+    """The path of DDPM in continuous time: alpha^2 + sigma^2 = 1, with alpha from a table of N betas.
+
+    DDPM's step i is t = (i + 1) / N, where alpha^2 = prod_{j <= i} (1 - beta_j) (Ho et al. 2020, eq. 4), and t = 0 is
+    clean. Between these knots the angle phi = atan2(sigma, alpha) is linear in t, which keeps the variance exact and
+    every derivative finite. At a knot the derivative is that of the interval below it.
+
+    The angles are looked up in float64 (float32 on devices without it); the answers have the precision of t.
+
+    Args:
+        betas: the table.
+
+    Raises:
+        UserError: a beta outside (0, 1], or a 1 before the last.
+    """
+
+    betas: Betas
+    _angles: dict[torch.device, Float[Tensor, "2 knots"]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        betas = self.betas.values()
+        if not bool((betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1):
+            raise UserError("objective.schedule.betas: every beta must lie in (0, 1), the last in (0, 1].")
+        signal = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+        alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
+        # phi and its complement: the sine of each is exact where it vanishes, cos(pi / 2) is not
+        self._angles[torch.device("cpu")] = torch.stack([torch.atan2(sigma, alpha), torch.atan2(alpha, sigma)])
+
+    def _table(self, device: torch.device) -> Float[Tensor, "2 knots"]:
+        """phi and pi/2 - phi at the N + 1 knots; copied to a device once."""
+        if device not in self._angles:
+            dtype = torch.float32 if device.type == "mps" else torch.float64
+            self._angles[device] = self._angles[torch.device("cpu")].to(device, dtype)
+        return self._angles[device]
+
+    def _position(self, t: Float[Tensor, "*t"], dtype: torch.dtype) -> Float[Tensor, "*t"]:
+        """N t within [0, N]; exactly a knot where t is one up to its rounding."""
+        position = (t.to(dtype) * self.steps).clamp(0, self.steps)
+        knot = position.round()
+        return torch.where((position - knot).abs() <= knot * torch.finfo(t.dtype).eps, knot, position)
+
+    @property
+    def steps(self) -> int:
+        """N, the number of betas."""
+        return self._angles[torch.device("cpu")].shape[1] - 1
+
+    def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
+        """alpha = cos(phi), sigma = sin(phi), d_alpha = -sin(phi) phi', d_sigma = cos(phi) phi'."""
+        table = self._table(t.device)
+        position = self._position(t, table.dtype)
+        below = (position.ceil().long() - 1).clamp(min=0)
+        low, high = table[:, below], table[:, below + 1]
+        angle, complement = low.lerp(high, position - below)
+        slope = (high[0] - low[0]) * self.steps
+        alpha, sigma = complement.sin(), angle.sin()
+        return PathCoefficients(*(value.to(t.dtype) for value in (alpha, sigma, -sigma * slope, alpha * slope)))
+
+    def embedded(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+        """N t - 1, the number of DDPM's step; -1 at t = 0."""
+        return (self._position(t, self._table(t.device).dtype) - 1).to(t.dtype)
+
+    def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+        """phi = atan(exp(-log_snr / 2)), looked up in the table; 1 for a log SNR below that of t = 1."""
+        angles = self._table(log_snr.device)[0]
+        angle = torch.atan((-log_snr.to(angles.dtype) / 2).exp())
+        below = (torch.searchsorted(angles, angle) - 1).clamp(0, self.steps - 1)
+        low, high = angles[below], angles[below + 1]
+        return ((below + ((angle - low) / (high - low)).clamp(max=1)) / self.steps).to(log_snr.dtype)

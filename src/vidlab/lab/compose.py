@@ -25,7 +25,7 @@ def build_module(cfg: DictConfig) -> VideoDiffusion:
     """
     parts = {name: instantiate(cfg[name], name) for name in MODULE_PARTS}
     regularizers = {name: instantiate(node, f"losses.{name}") for name, node in cfg.losses.items() if node}
-    make = instantiate(cfg.task, "task", compile=cfg.compile, seed=cfg.seed)
+    make = instantiate(cfg.task, "task", compile=cfg.compile, seed=cfg.seed, attention=cfg.attention)
     return make(
         backbone=make_backbone(cfg.model, parts["autoencoder"].stride),
         clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width),
@@ -34,7 +34,9 @@ def build_module(cfg: DictConfig) -> VideoDiffusion:
     )
 
 
-MODULE_PARTS = ("autoencoder", "text_encoder", "objective", "optimizer", "lr_schedule", "sampler", "guidance")
+MODULE_PARTS = (
+    "autoencoder", "text_encoder", "objective", "conditioning", "optimizer", "lr_schedule", "sampler", "guidance",
+)  # fmt: skip
 
 
 def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoiser]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from vidlab.data.media import (
     contact_sheet,
@@ -22,14 +23,18 @@ from vidlab.data.media import (
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module, resolve_accelerator
+from vidlab.lab.given_frames import GivenFrames, given_frames
 from vidlab.lab.precision import resolve_precision
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.randomness import Draw
+from vidlab.sampling.long_video import continued, filled_in
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.video_diffusion import VideoDiffusion
 
 SIZES = ("frames", "height", "width")
+OPTIONAL = (*SIZES, "steps", "video_frames", "overlap")
+LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,8 @@ def run_generation(cfg: DictConfig) -> Path:
     for prompt in prompts:
         module.text_encoder.check(prompt)
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
-    samples = generate(module.to(device), prompts, cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision)
+    plan = Plan(cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in)
+    samples = generate(module.to(device), prompts, plan, given_frames(cfg, module.clip_shape))
     write(samples, folder, cfg.fps)
     print(f"{len(samples)} videos from {run.checkpoint}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
     print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
@@ -72,10 +78,12 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         UserError: by key, value and what is allowed.
     """
-    for name, least in {"num_videos": 1, "batch_size": 1, "seed": 0, **dict.fromkeys(SIZES, 1)}.items():
+    for name, least in LEAST.items():
         value = cfg[name]
-        if (value is not None or name not in SIZES) and (not isinstance(value, int) or value < least):
+        if (value is not None or name not in OPTIONAL) and (not isinstance(value, int) or value < least):
             raise UserError(f"{name}={value}: it must be a whole number of {least} or more.")
+    if cfg.segments > 1 and cfg.fill_in:
+        raise UserError("segments and fill_in both make long videos: take one of them.")
     if not isinstance(cfg.fps, int | float) or not 0 < cfg.fps <= 1000:
         raise UserError(f"fps={cfg.fps}: it must be a number above 0, at most 1000.")
     if cfg.accelerator not in ("auto", "cpu", "gpu"):
@@ -99,6 +107,8 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
         trained.data[name] = cfg[name] or trained.data[name]
     for group in ("sampler", "guidance"):
         trained[group] = cfg.get(group) or trained[group]
+    if cfg.steps is not None:
+        trained.sampler.steps = cfg.steps
     module = build_module(trained)
     module.configure_model()
     module.on_load_checkpoint(state)
@@ -119,22 +129,66 @@ def _take_average(module: VideoDiffusion, state: dict[str, Any], checkpoint: Pat
         parameters[name].copy_(value)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What to make of each prompt.
+
+    Args:
+        num_videos: per prompt.
+        seed: of all random numbers.
+        batch_size: videos made at once.
+        precision: of the denoiser.
+        segments: clips a video is continued to.
+        overlap: frames a clip shares with the one before; None is half a clip.
+        fill_in: take the clip for key frames and fill the gaps between them.
+    """
+
+    num_videos: int
+    seed: int
+    batch_size: int
+    precision: str
+    segments: int = 1
+    overlap: int | None = None
+    fill_in: bool = False
+
+
 def generate(
-    module: VideoDiffusion, prompts: Sequence[str], num_videos: int, seed: int, batch_size: int, precision: str
+    module: VideoDiffusion, prompts: Sequence[str], plan: Plan, given: GivenFrames | None = None
 ) -> list[Sample]:
     """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
-    jobs = [(prompt, number) for prompt in prompts for number in range(num_videos)]
-    latent = module.latent
-    shape = (latent.channels, latent.frames, latent.height, latent.width)
+    jobs = [(prompt, number) for prompt in prompts for number in range(plan.num_videos)]
     samples = []
-    with torch.inference_mode(), _autocast(module.device.type, precision), _bar(len(jobs)) as advance:
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            keys = tuple(f"{prompt}\x1f{number}" for prompt, number in batch)
-            noise = Draw(seed, keys, (0,) * len(keys)).normal("generate", shape).to(module.device)
-            pixels = module.generate([p for p, _ in batch], noise, progress=_scaled(advance, len(batch)))
+    with torch.inference_mode(), _autocast(module.device.type, plan.precision), _bar(len(jobs)) as advance:
+        for start in range(0, len(jobs), plan.batch_size):
+            batch = jobs[start : start + plan.batch_size]
+            pixels = _videos(module, batch, plan, given, advance)
             samples += [Sample(p, n, to_frames(v.cpu())) for (p, n), v in zip(batch, pixels.float(), strict=True)]
     return samples
+
+
+def _videos(
+    module: VideoDiffusion,
+    jobs: Sequence[tuple[str, int]],
+    plan: Plan,
+    given: GivenFrames | None,
+    advance: Callable[[float], None],
+) -> Tensor:
+    keys = tuple(f"{prompt}\x1f{number}" for prompt, number in jobs)
+    frames, height, width = module.clip_shape
+    clips = plan.segments + (frames - 1 if plan.fill_in else 0)
+
+    def make(pixels: Tensor, known: Tensor, number: int) -> Tensor:
+        draw = Draw(plan.seed, keys, (number,) * len(keys))
+        progress = _scaled(advance, len(jobs) / clips)
+        return module.generate([prompt for prompt, _ in jobs], draw, pixels, known, progress)
+
+    pixels, known = torch.zeros(len(jobs), 3, frames, height, width), torch.zeros(len(jobs), frames, dtype=torch.bool)
+    if given is not None:
+        pixels, known = pixels + given.pixels, known | given.known
+    if plan.fill_in:
+        key_frames = make(pixels, known, 0)
+        return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
+    return continued(make, pixels, known, plan.segments, plan.overlap or max(frames // 2, 1))
 
 
 def _autocast(device: str, precision: str) -> torch.autocast:
@@ -151,7 +205,7 @@ def _bar(total: int) -> Iterator[Callable[[float], None]]:
         yield lambda amount: progress.advance(task, amount)
 
 
-def _scaled(advance: Callable[[float], None], videos: int) -> Callable[[int, int], None]:
+def _scaled(advance: Callable[[float], None], videos: float) -> Callable[[int, int], None]:
     return lambda done, steps: advance(videos / steps)
 
 

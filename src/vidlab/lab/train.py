@@ -16,6 +16,7 @@ from vidlab.lab import provenance
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
 from vidlab.lab.entry import instantiate
+from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
 from vidlab.lab.summary import Summary, summarize
@@ -51,6 +52,7 @@ def run_training(cfg: DictConfig) -> float | None:
         trainer = build_trainer(cfg, logger)
         trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
         record_run(cfg, job, trainer, module, logger)
+        inherit_weights(cfg, job, module)
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
         seconds, uri = time.monotonic() - started, getattr(logger, "uri", None)
@@ -139,6 +141,18 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
         }
     )
     log.info("run folder %s", job.folder)
+
+
+def inherit_weights(cfg: DictConfig, job: Job, module: VideoDiffusion) -> None:
+    """Start from trained weights where ``init`` names some; a resumed run has its own."""
+    if job.resumed is not None:
+        return
+    initializer: Initializer = instantiate(cfg.init, "init")
+    module.configure_model()
+    report = initializer.apply(module, Surroundings(cfg.name, cfg.logger.get("uri")))
+    if report is not None:
+        report.write(job.folder / "inherited.json")
+        log.info("%s\n  every name is in %s", report.text(), job.folder / "inherited.json")
 
 
 def fit(trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, resumed: Run | None) -> dict[str, float]:

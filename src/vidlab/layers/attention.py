@@ -1,46 +1,15 @@
-"""Attention: one kernel function and the two sublayers built on it."""
+"""The two attention sublayers: self-attention within a token layout, and cross-attention to text."""
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
 from vidlab.layers.rope import Rotation, rotate
 
 Heads = Float[Tensor, "B L N d"]
-Keys = Float[Tensor, "B S N d"]
-
-
-# Measured on a Zen 5 CPU (one thread, bf16, B16 N3 L256 d64): products and softmax written out take 13 ms forward
-# and backward, torch's flash kernel 33 ms, since its inner products run in float32. The probabilities are kept for the
-# backward pass, so this is only for sequences where they are small.
-WRITTEN_OUT_LIMIT_BYTES = 256 * 2**20
-
-
-def attention(q: Heads, k: Keys, v: Keys, mask: Bool[Tensor, "B S"] | None = None) -> Heads:
-    """Scaled dot-product attention, softmax(q k^T / sqrt d) v (Vaswani et al. 2017, eq. 1).
-
-    Args:
-        q: (B, L, N, d).
-        k: (B, S, N, d).
-        v: (B, S, N, d).
-        mask: True at keys that may be seen; each row needs one.
-    """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    allowed = None if mask is None else mask[:, None, None, :]
-    probabilities_bytes = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] * q.element_size()
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and probabilities_bytes <= WRITTEN_OUT_LIMIT_BYTES:
-        return _written_out(q, k, v, allowed).transpose(1, 2)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).transpose(1, 2)
-
-
-def _written_out(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, float("-inf"))
-    return scores.softmax(dim=-1) @ v
 
 
 def rms_norm(x: Float[Tensor, "*b d"], gain: Float[Tensor, "d"]) -> Float[Tensor, "*b d"]:
@@ -61,6 +30,14 @@ class QKNorm(nn.Module):
         return rms_norm(x, self.gain)
 
 
+def attend_within(layout: TokenLayout, grid: Grid, kernel: AttentionKernel, q: Heads, k: Heads, v: Heads) -> Heads:
+    """Attention of every token to its group; no mask is built where nothing is padded."""
+    mask = layout.key_mask(grid, q.shape[0], q.shape[2], q.device)
+    q, k, v = (layout.partition(part, grid) for part in (q, k, v))
+    groups = kernel(q, k, v, mask)
+    return layout.restore(groups, grid)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with 3-D rotary positions and optional QK normalisation.
 
@@ -68,9 +45,10 @@ class SelfAttention(nn.Module):
     layout.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = True) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = True, kernel: AttentionKernel = auto) -> None:
         super().__init__()
         self.heads = heads
+        self.kernel = kernel
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.q_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
@@ -84,16 +62,17 @@ class SelfAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
         k = rotate(self.k_norm(k), rotation).to(v.dtype)
-        groups = attention(*(layout.partition(part, grid) for part in (q, k, v)))
-        return self.out(rearrange(layout.restore(groups, grid), "b l n d -> b l (n d)"))
+        mixed = attend_within(layout, grid, self.kernel, q, k, v)
+        return self.out(mixed.flatten(2))
 
 
 class CrossAttention(nn.Module):
     """Multi-head attention from video tokens to text tokens."""
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = True) -> None:
+    def __init__(self, width: int, heads: int, qk_norm: bool = True, kernel: AttentionKernel = auto) -> None:
         super().__init__()
         self.heads = heads
+        self.kernel = kernel
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
@@ -107,7 +86,7 @@ class CrossAttention(nn.Module):
         q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)
         k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return self.out(rearrange(attention(q, k, v, mask), "b l n d -> b l (n d)"))
+        return self.out(rearrange(self.kernel(q, k, v, mask[:, None, None, :]), "b l n d -> b l (n d)"))
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidlab.layers.attention import CrossAttention, SelfAttention
+from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
 from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.rope import Rotation
@@ -41,12 +42,20 @@ class DiTBlock(nn.Module):
     six times faster than its tanh approximation.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, layout: TokenLayout, qk_norm: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        layout: TokenLayout,
+        qk_norm: bool,
+        kernel: AttentionKernel = auto,
+    ) -> None:
         super().__init__()
         self.layout = layout
         self.table = ModulationTable(6, width)
-        self.attention = SelfAttention(width, heads, qk_norm)
-        self.cross_attention = CrossAttention(width, heads, qk_norm)
+        self.attention = SelfAttention(width, heads, qk_norm, kernel)
+        self.cross_attention = CrossAttention(width, heads, qk_norm, kernel)
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 

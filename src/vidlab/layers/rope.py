@@ -1,14 +1,18 @@
 """Rotary position embedding over a (frames, height, width) grid of tokens (Su et al. 2021, section 3.2.2)."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from vidlab.errors import UserError
 from vidlab.layers.layouts import Grid
 
 # Adjacent planes (x_0, x_1), (x_2, x_3), ... are complex numbers in memory: one complex product rotates a head. The
 # half-split convention is the same map up to a permutation of the rows of the query and key projections.
-Rotation = Complex[Tensor, "L 1 half"]
+# One for all clips, or one for each where clips keep different tokens.
+Rotation = Complex[Tensor, "*clips L 1 half"]
 
 
 def axis_split(head_dim: int) -> tuple[int, int, int]:
@@ -24,6 +28,20 @@ def axis_split(head_dim: int) -> tuple[int, int, int]:
     return planes - 2 * space, space, space
 
 
+def rope_scales(scale: Sequence[float]) -> tuple[float, float, float]:
+    """(t, y, x) divisors of positions.
+
+    Raises:
+        UserError: not three positive numbers.
+    """
+    if len(scale) != 3 or min(scale) <= 0:
+        raise UserError(
+            f"model.backbone.rope_scale={list(scale)}: give three positive numbers (frames, rows, columns)."
+        )
+    frames, rows, columns = (float(value) for value in scale)
+    return frames, rows, columns
+
+
 def rotation(
     grid: Grid,
     head_dim: int,
@@ -31,7 +49,7 @@ def rotation(
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     device: torch.device | str | None = None,
 ) -> Rotation:
-    """exp(i angle) per token and plane; the angle is position / scale * base^(-i / planes) for plane i of an axis.
+    """3-D rotary positions: ``rotation_along`` with the planes of a head shared by the three axes.
 
     Args:
         grid: token grid.
@@ -40,17 +58,36 @@ def rotation(
         scale: position interpolation per axis (t, y, x): positions are divided by it.
         device: where to compute.
     """
+    return rotation_along(grid, axis_split(head_dim), base, scale, device)
+
+
+def rotation_along(
+    grid: Grid,
+    planes: tuple[int, int, int],
+    base: float = 10000.0,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    device: torch.device | str | None = None,
+) -> Rotation:
+    """exp(i angle) per token and plane; the angle is position / scale * base^(-i / planes) for plane i of an axis.
+
+    Args:
+        grid: token grid.
+        planes: rotation planes of each axis (t, y, x); an axis with none leaves no trace.
+        base: as in ``rotation``.
+        scale: as in ``rotation``.
+        device: where to compute.
+    """
     sizes = (grid.frames, grid.height, grid.width)
-    shape = (*sizes, -1)
     angles = []
-    for axis, (size, planes, stretch) in enumerate(zip(sizes, axis_split(head_dim), scale, strict=True)):
-        frequency = base ** (-torch.arange(planes, device=device, dtype=torch.float32) / planes)
+    for axis, (size, count, stretch) in enumerate(zip(sizes, planes, scale, strict=True)):
+        if not count:
+            continue
+        frequency = base ** (-torch.arange(count, device=device, dtype=torch.float32) / count)
         position = torch.arange(size, device=device, dtype=torch.float32) / stretch
-        angle = position[:, None] * frequency
-        view = [1, 1, 1, planes]
+        view = [1, 1, 1, count]
         view[axis] = size
-        angles.append(angle.view(view).expand(*shape[:3], planes))
-    flat = torch.cat(angles, dim=-1).reshape(grid.tokens, 1, head_dim // 2)
+        angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))
+    flat = torch.cat(angles, dim=-1).reshape(grid.tokens, 1, sum(planes))
     return torch.polar(torch.ones_like(flat), flat)
 
 
@@ -58,3 +95,19 @@ def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"
     """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32."""
     planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(planes * by).flatten(-2)
+
+
+def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
+    """The same rotation for heads whose planes pair the halves of each axis' third: (x_i, x_{i + d/6}) within d/3.
+
+    That is the order of Open-Sora Plan v1.3's weights. Computed and returned in float32.
+
+    Raises:
+        ValueError: the head is not six equal parts.
+    """
+    if x.shape[-1] % 6:
+        raise ValueError(f"head_dim={x.shape[-1]} is not a multiple of 6: two halves on each of three axes")
+    real, imaginary = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)
+    cos, sin = by.real.unflatten(-1, (3, -1)), by.imag.unflatten(-1, (3, -1))
+    turned = (real * cos - imaginary * sin, imaginary * cos + real * sin)
+    return torch.stack(turned, dim=-2).flatten(-3)

@@ -2,42 +2,48 @@
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput, TextEmbedding
+from vidlab.clip import Conditions
 from vidlab.diffusion.objective import GaussianObjective
-from vidlab.diffusion.parameterizations import Denoised
+from vidlab.diffusion.schedules import Schedule
 from vidlab.errors import UserError
+from vidlab.randomness import Draw
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.solvers import Solver
+from vidlab.sampling.guided import Backbone, GuidedDenoiser
+from vidlab.sampling.solvers import Solver, level
+from vidlab.sampling.spacings import Spacing, Trailing
 
 Latents = Float[Tensor, "B C T H W"]
-Backbone = Callable[[DenoiserInput], DenoiserOutput]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Integrates from t = 1 (noise) to t = 0 (data).
+    """Integrates from noise to t = 0 (data).
 
-    Steps are equal in u, and t = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23): a shift above 1 takes more
-    steps at high noise, where layout and colours are decided.
+    Levels are spaced in u, and t = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23): a shift above 1 takes
+    more steps at high noise, where layout and colours are decided.
 
     Args:
         solver: how one step is made.
         steps: number of steps.
-        shift: 1 spaces the steps evenly in t.
+        shift: 1 leaves the levels as they are spaced.
+        spacing: the levels u; by default equal steps from 1 to 0.
+        max_batch: most rows in one backbone call; null evaluates all videos and all passes of guidance at once.
 
     Raises:
-        UserError: fewer than one step, or a shift that is not positive.
+        UserError: fewer than one step or row, or a shift that is not positive.
     """
 
     solver: Solver
     steps: int = 32
     shift: float = 1.0
+    spacing: Spacing = field(default_factory=Trailing)
+    max_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.shift <= 0:
@@ -45,10 +51,12 @@ class Sampler:
         if self.steps < 1:
             raise UserError(f"sampler.steps={self.steps} must be at least 1.")
 
-    def times(self) -> list[float]:
-        """``steps + 1`` noise levels from 1 to 0."""
-        u = torch.linspace(1, 0, self.steps + 1, dtype=torch.float64)
-        return (self.shift * u / (1 + (self.shift - 1) * u)).tolist()
+        if self.max_batch is not None and self.max_batch < 1:
+            raise UserError(f"sampler.max_batch={self.max_batch} must be at least 1, or null for no limit.")
+
+    def times(self, schedule: Schedule) -> list[float]:
+        """``steps + 1`` falling noise levels, the last of them 0."""
+        return [self.shift * u / (1 + (self.shift - 1) * u) for u in self.spacing.times(self.steps, schedule)]
 
     @torch.no_grad()
     def sample(
@@ -59,6 +67,7 @@ class Sampler:
         noise: Latents,
         conditions: Mapping[str, Conditions],
         progress: Callable[[int, int], None] | None = None,
+        draw: Draw | None = None,
     ) -> Latents:
         """Clean latents from standard normal noise.
 
@@ -67,76 +76,27 @@ class Sampler:
             objective: the schedule and parameterisation it was trained with.
             guidance: combines predictions under the named ``conditions``.
             noise: (B, C, T, H, W) standard normal.
-            conditions: ``"text"`` and, for guidance, ``"null"``; B rows each.
+            conditions: ``"full"`` and those that guidance needs besides; B rows each. Known latents are put into the
+                input of each step and into the result.
             progress: called with (steps done, steps) after each step.
+            draw: random numbers of the B videos, for solvers that add noise (purposes "step0", "step1", ...).
+
+        Raises:
+            ValueError: a solver that adds noise without ``draw``.
         """
-        denoise = GuidedDenoiser(backbone, objective, guidance, conditions)
-        times = self.times()
-        path = objective.schedule.coefficients(noise.new_ones(noise.shape[0])).like(noise)
-        z = path.sigma * noise
+
+        def step_noise(step: int) -> Latents:
+            if draw is None:
+                raise ValueError(f"{type(self.solver).__name__} adds noise at every step and needs draw=")
+            return draw.normal(f"step{step}", tuple(noise.shape[1:])).to(noise)
+
+        denoise = GuidedDenoiser(backbone, objective, guidance, conditions, self.max_batch)
+        times = self.times(objective.schedule)
+        move = self.solver.stepper(objective.schedule, step_noise)
+        z = level(objective.schedule, times[0])[1] * noise
         for done, (t, s) in enumerate(itertools.pairwise(times), start=1):
-            z = self.solver.step(z, t, s, denoise, objective.schedule)
+            z = move(z, t, s, denoise)
             if progress is not None:
                 progress(done, self.steps)
-        return z
-
-
-@dataclass(frozen=True)
-class GuidedDenoiser:
-    """Evaluates the backbone under all conditions guidance needs, in one batch, and combines the predictions."""
-
-    backbone: Backbone
-    objective: GaussianObjective
-    guidance: Guidance
-    conditions: Mapping[str, Conditions]
-
-    def __call__(self, z: Latents, t: float) -> Denoised:
-        """x0 and noise at level t, in float32."""
-        names = self.guidance.needs(t)
-        missing = [name for name in names if name not in self.conditions]
-        if missing:
-            raise ValueError(f"guidance needs conditions {missing}, given are {sorted(self.conditions)}")
-        joint = concatenate([self.conditions[name] for name in names])
-        levels = z.new_full((len(names) * z.shape[0],), t)
-        input = DenoiserInput(
-            latents=z.repeat(len(names), 1, 1, 1, 1),
-            t=levels,
-            embedded_t=self.objective.schedule.embedded(levels),
-            text=joint.text,
-            history=joint.history,
-            controls=joint.controls,
-            micro=joint.micro,
-        )
-        predictions = self.backbone(input).prediction.float().chunk(len(names))
-        combined = self.guidance.combine(dict(zip(names, predictions, strict=True)), t)
-        level = levels[: z.shape[0]]
-        single = DenoiserInput(z, t=level, embedded_t=self.objective.schedule.embedded(level))
-        return self.objective.denoised(DenoiserOutput(prediction=combined), single)
-
-
-def concatenate(conditions: list[Conditions]) -> Conditions:
-    """Stack conditions along the batch, padding texts to a common length.
-
-    Raises:
-        ValueError: history, controls or micro-conditions, which no sampler combines yet; text in some conditions only.
-    """
-    if len(conditions) == 1:
-        return conditions[0]
-    if any(c.history or c.controls is not None or c.micro for c in conditions):
-        raise ValueError("only text conditions can be evaluated in one batch")
-    texts = [c.text for c in conditions if c.text is not None]
-    if 0 < len(texts) < len(conditions):
-        raise ValueError("some conditions have text and some have none: use an empty caption for the null prompt")
-    return Conditions(text=concatenate_texts(texts) if texts else None)
-
-
-def concatenate_texts(texts: list[TextEmbedding]) -> TextEmbedding:
-    """Stack text embeddings along the batch; shorter ones are padded with masked zeros."""
-    longest = max(text.tokens.shape[1] for text in texts)
-    pads = [longest - text.tokens.shape[1] for text in texts]
-    pad = torch.nn.functional.pad
-    return TextEmbedding(
-        tokens=torch.cat([pad(x.tokens, (0, 0, 0, n)) for x, n in zip(texts, pads, strict=True)]),
-        mask=torch.cat([pad(x.mask, (0, n)) for x, n in zip(texts, pads, strict=True)]),
-        pooled=torch.cat([x.pooled for x in texts]),
-    )
+        known = conditions["full"].known
+        return z if known is None else known.put_into(z)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import LatentShape, VideoDenoiser
-from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LossContext, TextEmbedding
+from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LossContext
+from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
 from vidlab.cost import ModelCost, denoiser_cost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective
 from vidlab.errors import UserError
@@ -42,11 +44,13 @@ class VideoDiffusion(LightningModule):
         lr_schedule: gives the learning-rate factor by step.
         sampler: turns noise into latents for previews.
         guidance: guidance of previews.
+        conditioning: what is known of a clip besides its caption; nothing by default.
         regularizers: named terms added to the objective.
         text_dropout: share of clips whose caption is replaced by "" in training, for guidance.
         log_snr_bins: log signal-to-noise ratios at which ``val/x0_mse`` is measured.
         seed: seed of every random number of training.
         compile: compile the denoiser with torch.compile.
+        attention: attention kernel of the denoiser.
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
@@ -64,20 +68,24 @@ class VideoDiffusion(LightningModule):
         lr_schedule: Any,
         sampler: Sampler,
         guidance: Guidance,
+        conditioning: Conditioning | None = None,
         regularizers: Mapping[str, Regularizer] | None = None,
         text_dropout: float = 0.1,
         log_snr_bins: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
         seed: int = 0,
         compile: bool = False,
+        attention: str = "auto",
     ) -> None:
         super().__init__()
         if not 0 <= text_dropout <= 1:
             raise UserError(f"task.text_dropout={text_dropout} must lie in [0, 1].")
-        self.make_backbone = backbone
+        self.conditioning = conditioning or NoConditioning()
+        self.clip_shape = clip_shape
         self.objective = objective
         self.autoencoder = autoencoder.requires_grad_(False)
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
+        self.make_backbone = self._with_settings(backbone, attention)
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
         self.sampler = sampler
@@ -93,6 +101,11 @@ class VideoDiffusion(LightningModule):
         self.backbone: VideoDenoiser | None = None
         self._base_lrs: list[float] = []
 
+    def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
+        """Fix what follows from the other parts: the attention kernel and the channels of the controls."""
+        channels = self.conditioning.control_channels(self.latent, self.autoencoder.stride)
+        return partial(backbone, attention=attention, control_channels=channels)
+
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
         if self.backbone is not None:
@@ -103,7 +116,8 @@ class VideoDiffusion(LightningModule):
 
     def cost(self) -> ModelCost:
         """Parameters, tokens and FLOPs of the denoiser for one clip."""
-        return denoiser_cost(self.make_backbone, self.latent, self.text_encoder.width)
+        channels = sum(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
+        return denoiser_cost(self.make_backbone, self.latent, self.text_encoder.width, control_channels=channels)
 
     @property
     def denoiser(self) -> VideoDenoiser:
@@ -121,19 +135,25 @@ class VideoDiffusion(LightningModule):
         """Pixels to latents."""
         return self.autoencoder.encode(pixels)
 
-    def training_step(self, batch: ClipBatch, batch_index: int) -> Tensor:
-        """One batch: corrupt, predict, compare."""
+    def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
+        """One batch: corrupt, predict, compare.
+
+        Returns:
+            ``loss`` to minimise, and of each clip ``t`` and ``per_clip``, its part of the objective.
+        """
         draw = self.draw(batch, self.seed)
-        text = self.text_encoder(self.dropped_captions(batch.captions, draw))
-        corrupted = self.objective.prepare(self.encode(batch.pixels), Conditions(text=text), draw)
+        x0 = self.encode(batch.pixels)
+        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
+        conditions = self._conditions(self.dropped_captions(batch.captions, draw), evidence)
+        corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
         output = self.denoiser(corrupted.input)
-        loss = self.objective.loss(corrupted, output).total
-        loss = loss + self._regularization(batch, corrupted, output, draw)
+        objective = self.objective.loss(corrupted, output)
+        loss = objective.total + self._regularization(batch, corrupted, output, draw)
         self.log("train/loss", loss.detach(), batch_size=len(batch))
         self._count(batch)
-        return loss
+        return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
 
     def _count(self, batch: ClipBatch) -> None:
         """The DataModule owns the position in the data; a batch counts once it has been used."""
@@ -160,13 +180,15 @@ class VideoDiffusion(LightningModule):
         return total
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
-        """The same held-out clips, noise and noise levels each time."""
+        """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
-        conditions = Conditions(text=self.text_encoder(batch.captions))
+        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
+        conditions = self._conditions(batch.captions, evidence)
         corrupted = self.objective.prepare_at(x0, draw.uniform("validation_t"), conditions, draw)
         loss = self.objective.loss(corrupted, self.denoiser(corrupted.input)).total
-        errors = {f"val/x0_mse/log_snr_{value:g}": self._x0_error(batch, x0, value, conditions, draw)
+        blind = replace(conditions, known=None, controls=self._nothing_known(len(batch)).controls)
+        errors = {f"val/x0_mse/log_snr_{value:g}": self._x0_error(batch, x0, value, blind, draw)
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
         metrics = {"val/loss": loss, "val/x0_mse": mean, **errors}
@@ -185,29 +207,55 @@ class VideoDiffusion(LightningModule):
     def generate(
         self,
         prompts: Sequence[str],
-        noise: Latents,
-        sampler: Sampler | None = None,
-        guidance: Guidance | None = None,
+        draw: Draw,
+        pixels: Pixels | None = None,
+        known: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Pixels:
         """Videos for prompts, in [-1, 1].
 
         Args:
             prompts: one per video.
-            noise: standard normal latents, one per video.
-            sampler: instead of the configured one.
-            guidance: instead of the configured one.
+            draw: the random numbers of each video.
+            pixels: clips whose frames marked in ``known`` are given; None gives none.
+            known: True at given frames.
             progress: called with (steps done, steps).
+
+        Raises:
+            UserError: frames are given that the model's conditioning cannot take.
         """
-        conditions = {"text": self._condition(prompts), "null": self._condition([""] * len(prompts))}
-        latents = (sampler or self.sampler).sample(
-            self.denoiser, self.objective, guidance or self.guidance, noise, conditions, progress
-        )
+        count, latent = len(prompts), self.latent
+        nothing = self._nothing_known(count)
+        evidence = nothing
+        if pixels is not None and known is not None:
+            evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.encode)
+        conditions = {
+            "full": self._conditions(prompts, evidence),
+            "image": self._conditions([""] * count, evidence),
+            "null": self._conditions([""] * count, nothing),
+        }
+        shape = (latent.channels, latent.frames, latent.height, latent.width)
+        noise = draw.normal("initial", shape).to(self.device)
+        latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return self.autoencoder.decode(latents).clamp(-1, 1)
 
-    def _condition(self, prompts: Sequence[str]) -> Conditions:
-        text: TextEmbedding = self.text_encoder(prompts)
-        return Conditions(text=text)
+    def _conditions(self, prompts: Sequence[str], evidence: Evidence) -> Conditions:
+        return Conditions(text=self.text_encoder(prompts), known=evidence.known, controls=evidence.controls)
+
+    def _nothing_known(self, count: int) -> Evidence:
+        """Evidence of no frame, in the form the backbone reads."""
+        if not self.controlled:
+            return Evidence()
+        frames, height, width = self.clip_shape
+        blank = torch.zeros(count, 3, frames, height, width, device=self.device)
+        return self.conditioning.given(
+            blank, torch.zeros(count, frames, dtype=torch.bool, device=self.device), self.encode
+        )
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the backbone was built with control channels."""
+        return bool(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
 
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters and a schedule stepped per optimiser step."""
@@ -239,7 +287,7 @@ class VideoDiffusion(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen parts out: they are rebuilt from the configuration."""
-        frozen = self._frozen_keys()
+        frozen = self.frozen_keys()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -248,7 +296,7 @@ class VideoDiffusion(LightningModule):
         Raises:
             UserError: the checkpoint is of another model.
         """
-        own, frozen = self.state_dict(), self._frozen_keys()
+        own, frozen = self.state_dict(), self.frozen_keys()
         checkpoint["state_dict"] |= {key: own[key] for key in frozen}
         here = {name: tuple(value.shape) for name, value in own.items()}
         there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
@@ -261,7 +309,8 @@ class VideoDiffusion(LightningModule):
                 "it was trained with; they are in config.yaml of its run folder."
             )
 
-    def _frozen_keys(self) -> set[str]:
+    def frozen_keys(self) -> set[str]:
+        """Names of parameters and buffers that are rebuilt from the configuration."""
         keys = {f"autoencoder.{key}" for key in self.autoencoder.state_dict()}
         if not self.text_encoder.trainable:
             keys |= {f"text_encoder.{key}" for key in self.text_encoder.state_dict()}

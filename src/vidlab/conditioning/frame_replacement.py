@@ -1,0 +1,75 @@
+"""Frame replacement: known latent frames take the place of noisy ones (STIV, arXiv 2412.07730, section 3)."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from vidlab.autoencoders.base import Stride
+from vidlab.backbones.base import LatentShape
+from vidlab.clip import Known
+from vidlab.conditioning.base import Encode, Evidence, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.patterns import First, FramePattern
+from vidlab.errors import UserError
+from vidlab.randomness import Draw
+
+
+@dataclass(frozen=True)
+class FrameReplacement:
+    """After noising, known latent frames are put in clean, and the error there does not count.
+
+    Encode, noise, replace, then patches: with a temporal patch of 2 the first token holds a clean and a noisy frame.
+    With probability ``image_dropout`` a clip keeps its noisy frames and is supervised everywhere, which teaches plain
+    text-to-video and makes guidance by the image possible. At generation known frames are replaced at each step.
+
+    Args:
+        pattern: which latent frames are known in training.
+        image_dropout: share of clips of which nothing is known; 0.08 in STIV.
+        unconditional: what stands at known frames when guidance asks for a prediction without the image. STIV does
+            not say. ``own``: the frames are denoised from noise like all others and thrown away at the end;
+            ``noised``: they follow the image, noised to the current level.
+
+    Raises:
+        UserError: an argument is out of range.
+    """
+
+    pattern: FramePattern = field(default_factory=First)
+    image_dropout: float = 0.08
+    unconditional: str = "own"
+    takes_frames: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.image_dropout <= 1:
+            raise UserError(f"conditioning.image_dropout={self.image_dropout} must lie in [0, 1].")
+        if self.unconditional not in ("own", "noised"):
+            raise UserError(f"conditioning.unconditional={self.unconditional}: choose own or noised.")
+
+    def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
+        """None: known frames enter in place of noisy ones."""
+        return ()
+
+    def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+        """The pattern's frames of each clip that keeps its image."""
+        kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
+        frames = self.pattern.frames(x0.shape[2]).to(x0.device)
+        return Evidence(known=self._known(x0, kept[:, None] & frames))
+
+    def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
+        """The latent frames of the given pixel frames.
+
+        Raises:
+            UserError: a latent frame is known in part.
+        """
+        x0 = encode(torch.where(frames[:, None, :, None, None], pixels, 0))
+        folded = by_latent_frame(frames, x0.shape[2])
+        if (folded.any(dim=2) & ~folded.all(dim=2)).any():
+            raise UserError(
+                f"{int(frames[0].sum())} of {frames.shape[1]} frames are given, but a latent frame of this autoencoder "
+                f"holds {folded.shape[2]} frames, and only whole ones can replace noise. Give more frames, or train "
+                "with an autoencoder of one frame per latent (autoencoder=haar_frames)."
+            )
+        return Evidence(known=self._known(x0, folded.all(dim=2)))
+
+    def _known(self, latents: Latents, frames: Frames) -> Known:
+        return Known(
+            latents, frames[:, None, :, None, None].to(latents.dtype), follows_image=self.unconditional == "noised"
+        )

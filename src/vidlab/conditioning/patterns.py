@@ -1,0 +1,67 @@
+"""Which frames of a clip are known."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from vidlab.errors import UserError
+
+
+@runtime_checkable
+class FramePattern(Protocol):
+    """Names the known frames among ``count``."""
+
+    def frames(self, count: int) -> Bool[Tensor, "count"]:
+        """True at known frames."""
+        ...
+
+
+@dataclass(frozen=True)
+class First:
+    """The first ``count`` frames: an image for 1, a video to continue for more.
+
+    Raises:
+        UserError: fewer than one.
+    """
+
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise UserError(f"conditioning.pattern.count={self.count} must be at least 1.")
+
+    def frames(self, count: int) -> Bool[Tensor, "count"]:
+        """The start of the clip."""
+        return torch.arange(count) < self.count
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The first and the last frame: interpolation."""
+
+    def frames(self, count: int) -> Bool[Tensor, "count"]:
+        """Both ends."""
+        place = torch.arange(count)
+        return (place == 0) | (place == count - 1)
+
+
+@dataclass(frozen=True)
+class EveryNth:
+    """Frames 0, n, 2n, ...: temporal upsampling (STIV, section on applications).
+
+    Raises:
+        UserError: n below 2.
+    """
+
+    n: int = 2
+
+    def __post_init__(self) -> None:
+        if self.n < 2:
+            raise UserError(f"conditioning.pattern.n={self.n} must be at least 2.")
+
+    def frames(self, count: int) -> Bool[Tensor, "count"]:
+        """Every n-th."""
+        return torch.arange(count) % self.n == 0

@@ -1,0 +1,181 @@
+"""Where the weights of a new run come from: the choices of the group ``init``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vidlab.errors import UserError
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import resolve_run
+from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.inheritance import InheritanceReport, Source, inherit
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What resolving a run needs: the experiment in which ``last`` looks, and the MLflow store."""
+
+    experiment: str
+    tracking_uri: str | None
+
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Fills a built module before training; returns None where nothing was inherited."""
+
+    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport | None:
+        """Set weights in place."""
+        ...
+
+
+@dataclass(frozen=True)
+class FreshWeights:
+    """Weights as they are drawn."""
+
+    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport | None:
+        """Nothing to do."""
+        return None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Weights of one checkpoint.
+
+    Args:
+        run: ``last``, a run folder, a checkpoint file or an MLflow run id.
+        weights: ``ema`` or ``raw``.
+        keys: patterns of the names taken from it.
+
+    Raises:
+        UserError: ``weights`` is neither.
+    """
+
+    run: str
+    weights: str = "ema"
+    keys: Sequence[str] = ("*",)
+
+    def __post_init__(self) -> None:
+        if self.weights not in ("ema", "raw"):
+            raise UserError(f"init.weights={self.weights}: choose ema or raw.")
+
+    def load(self, around: Surroundings, key: str) -> tuple[Source, Mapping[str, Any]]:
+        """The weights, and the configuration they were trained with.
+
+        Raises:
+            UserError: no such run, or averaged weights asked for and none kept.
+        """
+        found = resolve_run(self.run, RUNS, around.experiment, around.tracking_uri, key=key)
+        state = load_checkpoint(found.checkpoint)
+        weights: dict[str, Tensor] = dict(state["state_dict"])
+        if self.weights == "ema":
+            if not state.get("ema"):
+                raise UserError(f"{found.checkpoint} holds no averaged weights. Use init.weights=raw.")
+            weights |= state["ema"]
+        config: Any = OmegaConf.to_container(OmegaConf.create(state.get("config", "{}")))
+        return Source(str(found.checkpoint), weights, tuple(self.keys)), config
+
+
+@dataclass(frozen=True)
+class FromRuns:
+    """Weights of one or more trained runs; the first that has a name gives it.
+
+    One source of the same names serves full 3D -> Skiparse, and T2I -> T2V where the backbone inflates its patch
+    embedding. Two sources with ``keys`` serve STIV's T2V-512: temporal attention from T2V-256, the rest from T2I-512.
+
+    Args:
+        sources: by a name of your choice, asked in order.
+        fresh: patterns of names that may start as drawn where no source has them.
+        copies: prefix of names that no source has, to the prefix of those they start as a copy of.
+    """
+
+    sources: Mapping[str, Trained]
+    fresh: Sequence[str] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
+        """Take every weight or raise."""
+        loaded = [trained.load(around, f"init.sources.{name}.run") for name, trained in self.sources.items()]
+        frozen = module.frozen_keys()
+        sources = [
+            replace(source, weights={k: v for k, v in source.weights.items() if k not in frozen})
+            for source, _ in loaded
+        ]
+        report = inherit(module, sources, self.fresh, self.copies, _adapter(module))
+        notes = [note for _, config in loaded for note in position_notes(module, config)]
+        return replace(report, notes=tuple(notes))
+
+
+def from_run(
+    run: str,
+    weights: str = "ema",
+    keys: Sequence[str] = ("*",),
+    fresh: Sequence[str] = (),
+    copies: Mapping[str, str] | None = None,
+) -> FromRuns:
+    """One run gives everything; arguments as in ``Trained`` and ``FromRuns``."""
+    return FromRuns({"run": Trained(run, weights, keys)}, fresh, copies or {})
+
+
+def merged(
+    image_run: str,
+    temporal_run: str,
+    temporal_keys: Sequence[str],
+    weights: str = "ema",
+    fresh: Sequence[str] = (),
+) -> FromRuns:
+    """Temporal attention from one run, the rest from another: STIV's T2V-512 from T2V-256 and T2I-512."""
+    sources = {"temporal_run": Trained(temporal_run, weights, temporal_keys), "image_run": Trained(image_run, weights)}
+    return FromRuns(sources, fresh)
+
+
+def _adapter(module: VideoDiffusion) -> Any:
+    def adapt(name: str, weight: Tensor) -> Tensor | None:
+        prefix = "backbone."
+        return module.denoiser.inflated(name[len(prefix) :], weight) if name.startswith(prefix) else None
+
+    return adapt
+
+
+def position_notes(module: VideoDiffusion, config: Mapping[str, Any]) -> list[str]:
+    """Say when a source was trained on another size, and which setting interpolates its positions."""
+    data = config.get("data") or {}
+    trained: list[int] = [data[name] for name in ("frames", "height", "width") if data.get(name)]
+    here = module.clip_shape
+    if len(trained) != len(here) or list(here) == trained:
+        return []
+    scale = [round(new / old, 4) for new, old in zip(here, trained, strict=True)]
+    return [
+        f"trained on clips of {'x'.join(map(str, trained))}, this run has {'x'.join(map(str, here))}: "
+        f"model.backbone.rope_scale={scale} interpolates the positions, [1,1,1] extrapolates them"
+    ]
+
+
+@dataclass(frozen=True)
+class OpenSoraPlanRelease:
+    """The denoiser of a released Open-Sora Plan v1.3 checkpoint (a folder of safetensors, original names).
+
+    Args:
+        path: the folder with ``diffusion_pytorch_model*.safetensors``, or one such file.
+        fresh: patterns of names that may start as drawn, for the image-conditioned model from text-to-video weights.
+
+    Raises:
+        UserError: no path.
+    """
+
+    path: str | None
+    fresh: Sequence[str] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
+        """Take every weight of the backbone or raise."""
+        from vidlab.backbones.open_sora_plan_release import read_release
+
+        if not self.path:
+            raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")
+        source = Source(str(self.path), read_release(Path(self.path).expanduser()))
+        return inherit(module.denoiser, [source], self.fresh, self.copies)

@@ -1,0 +1,130 @@
+"""Attention kernels: one function, softmax(q k^T / sqrt d) v, behind which the fastest installed one works."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidlab.errors import UserError
+
+Heads = Float[Tensor, "B L N d"]
+Keys = Float[Tensor, "B S N d"]
+Mask = Bool[Tensor, "#B #N #L S"]
+
+
+@runtime_checkable
+class AttentionKernel(Protocol):
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1)."""
+
+    def __call__(self, q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+        """(B, L, N, d) from queries, keys and values; ``mask`` is True at keys that may be seen, at least one a row."""
+        ...
+
+
+def attention_kernel(name: str) -> AttentionKernel:
+    """The kernel of a name: ``auto``, ``sdpa``, ``xformers`` or ``flex``.
+
+    Raises:
+        UserError: an unknown name, or a package or device that is missing.
+    """
+    if name not in KERNELS:
+        raise UserError(f"attention={name}: choose one of {', '.join(KERNELS)}.")
+    return KERNELS[name]()
+
+
+# Measured on a Zen 5 CPU (one thread, bf16, B16 N3 L256 d64): products and softmax written out take 13 ms forward
+# and backward, torch's flash kernel 33 ms, since its inner products run in float32. The probabilities are kept for the
+# backward pass, so this is only for sequences where they are small.
+WRITTEN_OUT_LIMIT_BYTES = 256 * 2**20
+
+# CUDA kernels lay the batch and the heads along grid axes of at most this many blocks.
+LARGEST_GRID_AXIS = 65535
+
+
+def auto(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+    """torch's own kernel; written out on a CPU in bf16 where that is faster."""
+    probabilities_bytes = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] * q.element_size()
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and probabilities_bytes <= WRITTEN_OUT_LIMIT_BYTES:
+        return written_out(q, k, v, mask)
+    return sdpa(q, k, v, mask)
+
+
+def written_out(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+    """Products and softmax one after the other."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return (scores.softmax(dim=-1) @ v).transpose(1, 2)
+
+
+def sdpa(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+    """``torch.nn.functional.scaled_dot_product_attention``."""
+    if q.is_cuda and max(q.shape[0], q.shape[2]) > LARGEST_GRID_AXIS:
+        return _in_pieces(q, k, v, mask)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _in_pieces(q: Heads, k: Keys, v: Keys, mask: Mask | None) -> Heads:
+    axis = 0 if q.shape[0] > LARGEST_GRID_AXIS else 2
+    count = -(-q.shape[axis] // LARGEST_GRID_AXIS)
+    masks: list[Tensor | None] = [mask] * count
+    if mask is not None and mask.shape[axis // 2] > 1:
+        masks = list(mask.chunk(count, dim=axis // 2))
+    parts = zip(q.chunk(count, axis), k.chunk(count, axis), v.chunk(count, axis), masks, strict=True)
+    return torch.cat([sdpa(*part) for part in parts], dim=axis)
+
+
+def _xformers() -> AttentionKernel:
+    if find_spec("xformers") is None:
+        raise UserError(
+            "attention=xformers: the package xformers is not installed. Install a set of requirements-gpu.txt, "
+            "or use attention=auto."
+        )
+    from xformers.ops import memory_efficient_attention
+
+    def kernel(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+        bias = None if mask is None else _aligned_bias(mask, q, k)
+        return memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous(), attn_bias=bias)
+
+    return kernel
+
+
+def _aligned_bias(mask: Mask, q: Heads, k: Keys) -> Float[Tensor, "B N L S"]:
+    """0 and -inf, in memory whose rows start at multiples of eight elements, as xformers requires."""
+    batch, length, heads, _ = q.shape
+    keys = k.shape[1]
+    bias = q.new_zeros(batch, heads, length, -(-keys // 8) * 8)[..., :keys]
+    return bias.masked_fill_(~mask, float("-inf"))
+
+
+def _flex() -> AttentionKernel:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    def kernel(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+            raise UserError("attention=flex: torch has no backward pass of it on a CPU. Use attention=auto to train.")
+        if mask is None:
+            return flex_attention(q, k, v).transpose(1, 2)
+        full = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        block = create_block_mask(
+            lambda b, h, i, j: full[b, h, i, j], full.shape[0], full.shape[1], full.shape[2], full.shape[3],
+            device=str(q.device),
+        )  # fmt: skip
+        return flex_attention(q, k, v, block_mask=block).transpose(1, 2)
+
+    return kernel
+
+
+KERNELS: dict[str, Callable[[], AttentionKernel]] = {
+    "auto": lambda: auto,
+    "sdpa": lambda: sdpa,
+    "xformers": _xformers,
+    "flex": _flex,
+}

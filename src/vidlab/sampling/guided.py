@@ -1,0 +1,141 @@
+"""A denoiser under guidance: all predictions guidance asks for, in as few backbone calls as memory allows."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
+from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.parameterizations import Denoised
+from vidlab.sampling.guidance import Guidance
+
+Latents = Float[Tensor, "B C T H W"]
+Backbone = Callable[[DenoiserInput], DenoiserOutput]
+
+
+@dataclass(frozen=True)
+class GuidedDenoiser:
+    """Evaluates the backbone under all conditions guidance needs and combines the predictions.
+
+    Args:
+        backbone: the denoiser.
+        objective: the schedule and parameterisation it was trained with.
+        guidance: combines predictions under the named ``conditions``.
+        conditions: by the name of the pass, B rows each.
+        max_batch: most rows in one backbone call; None takes all passes in one.
+    """
+
+    backbone: Backbone
+    objective: GaussianObjective
+    guidance: Guidance
+    conditions: Mapping[str, Conditions]
+    max_batch: int | None = None
+
+    def __call__(self, z: Latents, t: float) -> Denoised:
+        """x0 and noise at level t, in float32."""
+        names = self.guidance.needs(t)
+        missing = [name for name in names if name not in self.conditions]
+        if missing:
+            raise ValueError(f"guidance needs conditions {missing}, given are {sorted(self.conditions)}")
+        levels = z.new_full((z.shape[0],), t)
+        single = DenoiserInput(z, t=levels, embedded_t=self.objective.schedule.embedded(levels))
+        predictions = dict(zip(names, self._predict(single, names), strict=True))
+        known = self._stand_in(single, predictions)
+        if known is not None:
+            predictions = {name: torch.where(known.mask, known.value, p) for name, p in predictions.items()}
+        combined = self.guidance.combine(predictions, t)
+        if known is not None:
+            combined = torch.where(known.mask, known.value, combined)
+        return self.objective.denoised(DenoiserOutput(prediction=combined), single)
+
+    def _predict(self, single: DenoiserInput, names: tuple[str, ...]) -> tuple[Latents, ...]:
+        passes = [self.conditions[name] for name in names]
+        joint = concatenate(passes)
+        latents = torch.cat([c.known.put_into(single.latents) if c.known else single.latents for c in passes])
+        input = DenoiserInput(
+            latents=latents,
+            t=single.t.repeat(len(names)),
+            embedded_t=single.embedded_t.repeat(len(names)),
+            text=joint.text,
+            controls=joint.controls,
+            micro=joint.micro,
+        )
+        rows = len(latents) if self.max_batch is None else self.max_batch
+        pieces = [self.backbone(_rows(input, start, start + rows)) for start in range(0, len(latents), rows)]
+        return torch.cat([piece.prediction.float() for piece in pieces]).chunk(len(names))
+
+    def _stand_in(self, single: DenoiserInput, predictions: Mapping[str, Latents]) -> "_StandIn | None":
+        """The prediction at given positions, where that of a pass that saw them means nothing: it was never trained."""
+        known = self.conditions["full"].known if "full" in predictions else None
+        if known is None:
+            return None
+        blind = [p for name, p in predictions.items() if self.conditions[name].known is None]
+        if blind and not known.follows_image:
+            return _StandIn(known.mask > 0, blind[0])
+        path = self.objective.schedule.coefficients(single.t).like(single.latents)
+        x0 = known.latents.to(single.latents.dtype)
+        epsilon = (single.latents - path.alpha * x0) / path.sigma
+        return _StandIn(known.mask > 0, self.objective.parameterization.target(x0, epsilon, path).float())
+
+
+@dataclass(frozen=True)
+class _StandIn:
+    mask: Bool[Tensor, "B 1 T #H #W"]
+    value: Latents
+
+
+def _rows(input: DenoiserInput, start: int, stop: int) -> DenoiserInput:
+    part = slice(start, stop)
+    text, controls = input.text, input.controls
+    return DenoiserInput(
+        latents=input.latents[part],
+        t=input.t[part],
+        embedded_t=input.embedded_t[part],
+        text=None if text is None else TextEmbedding(text.tokens[part], text.mask[part], text.pooled[part]),
+        controls=None if controls is None else Controls(controls.channels[part], controls.mask[part]),
+        micro={name: value[part] for name, value in input.micro.items()},
+    )
+
+
+def concatenate(conditions: list[Conditions]) -> Conditions:
+    """Stack text, controls and micro-conditions along the batch, padding texts to a common length.
+
+    Raises:
+        ValueError: history, which this sampler does not take; a kind of condition that only some have.
+    """
+    if any(c.history for c in conditions):
+        raise ValueError("history is read by the sampler of its own objective, not by this one")
+    texts = [c.text for c in conditions if c.text is not None]
+    if 0 < len(texts) < len(conditions):
+        raise ValueError("some conditions have text and some have none: use an empty caption for the null prompt")
+    controls = [c.controls for c in conditions if c.controls is not None]
+    if 0 < len(controls) < len(conditions):
+        raise ValueError("some conditions have controls and some have none: give controls in which nothing is known")
+    names = {frozenset(c.micro) for c in conditions}
+    if len(names) != 1:
+        raise ValueError(f"conditions have different micro-conditions: {sorted(map(sorted, names))}")
+    return Conditions(
+        text=concatenate_texts(texts) if texts else None,
+        controls=concatenate_controls(controls) if controls else None,
+        micro={name: torch.cat([c.micro[name] for c in conditions]) for name in conditions[0].micro},
+    )
+
+
+def concatenate_controls(controls: list[Controls]) -> Controls:
+    """Stack controls along the batch."""
+    return Controls(torch.cat([c.channels for c in controls]), torch.cat([c.mask for c in controls]))
+
+
+def concatenate_texts(texts: list[TextEmbedding]) -> TextEmbedding:
+    """Stack text embeddings along the batch; shorter ones are padded with masked zeros."""
+    longest = max(text.tokens.shape[1] for text in texts)
+    pads = [longest - text.tokens.shape[1] for text in texts]
+    pad = torch.nn.functional.pad
+    return TextEmbedding(
+        tokens=torch.cat([pad(x.tokens, (0, 0, 0, n)) for x, n in zip(texts, pads, strict=True)]),
+        mask=torch.cat([pad(x.mask, (0, n)) for x, n in zip(texts, pads, strict=True)]),
+        pooled=torch.cat([x.pooled for x in texts]),
+    )

@@ -1,0 +1,137 @@
+"""Spacings: at which noise levels a sampler evaluates the network.
+
+Leading, linspace and trailing are the names of Lin et al. 2023, table 2. Step i of a table of N is t = (i + 1) / N.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from vidlab.diffusion.schedules import Schedule
+from vidlab.errors import UserError
+
+
+@runtime_checkable
+class Spacing(Protocol):
+    """Chooses the noise levels of a sampling run."""
+
+    def times(self, steps: int, schedule: Schedule) -> list[float]:
+        """``steps + 1`` falling noise levels, from the first one evaluated to 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Trailing:
+    """Equal steps in t from 1 to 0: starts at pure noise, as zero terminal SNR needs."""
+
+    def times(self, steps: int, schedule: Schedule) -> list[float]:
+        """1, 1 - 1/steps, ..., 0."""
+        return torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+
+
+@dataclass(frozen=True)
+class Leading:
+    """Every (grid // steps)-th level counted from the cleanest: the spacing of DDIM. It never evaluates t = 1.
+
+    Args:
+        grid: number of levels to choose from, that of the schedule's betas.
+
+    Raises:
+        UserError: an empty grid; in ``times``, more steps than the grid has levels.
+    """
+
+    grid: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_grid(self.grid)
+
+    def times(self, steps: int, schedule: Schedule) -> list[float]:
+        """(i + 1) / grid for i = (steps - 1) stride, ..., stride, 0; then 0."""
+        _check_steps(steps, self.grid)
+        stride = self.grid // steps
+        return [*((step * stride + 1) / self.grid for step in reversed(range(steps))), 0.0]
+
+
+@dataclass(frozen=True)
+class Linspace:
+    """Equal steps over a grid of levels from t = 1 to t = 1/grid, both evaluated.
+
+    Args:
+        grid: number of levels to choose from, that of the schedule's betas.
+
+    Raises:
+        UserError: an empty grid; in ``times``, a single step or more than the grid has levels.
+    """
+
+    grid: int = 1000
+
+    def __post_init__(self) -> None:
+        _check_grid(self.grid)
+
+    def times(self, steps: int, schedule: Schedule) -> list[float]:
+        """(i + 1) / grid for ``steps`` equally spaced i from grid - 1 to 0, rounded; then 0."""
+        _check_steps(steps, self.grid)
+        if steps == 1:
+            raise UserError("sampler.steps=1: the linspace spacing has two ends. Use spacing Trailing for one step.")
+        levels = torch.linspace(self.grid - 1, 0, steps, dtype=torch.float64).round()
+        return [*((levels + 1) / self.grid).tolist(), 0.0]
+
+
+@dataclass(frozen=True)
+class Karras:
+    """Equal steps in (sigma / alpha)^(1/rho): more at low noise (Karras et al. 2022, eq. 5).
+
+    Args:
+        rho: 1 is equal steps in sigma / alpha; larger takes more steps at low noise.
+        sigma_min: last sigma / alpha that is evaluated; None takes the schedule's at t = 1/1000.
+        sigma_max: first sigma / alpha; None takes the schedule's at t = 1.
+
+    Raises:
+        UserError: an argument out of range; in ``times``, levels that the schedule does not have.
+    """
+
+    rho: float = 7.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("rho", self.rho), ("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)):
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"sampler.spacing.{name}={value} must be positive and finite.")
+
+    def times(self, steps: int, schedule: Schedule) -> list[float]:
+        """The levels at which sigma / alpha has the wanted values; then 0."""
+        low, high = self._ends(schedule)
+        ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+        ratios = (high ** (1 / self.rho) + ramp * (low ** (1 / self.rho) - high ** (1 / self.rho))) ** self.rho
+        return [*schedule.t_at_log_snr(-2 * ratios.log()).tolist(), 0.0]
+
+    def _ends(self, schedule: Schedule) -> tuple[float, float]:
+        path = schedule.coefficients(torch.tensor([1e-3, 1.0], dtype=torch.float64))
+        first, last = (path.sigma / path.alpha).tolist()
+        if self.sigma_max is None and last == math.inf:
+            raise UserError(
+                f"sampler.spacing.sigma_max is not set, and {type(schedule).__name__} has no signal at t = 1, where "
+                "sigma / alpha is infinite. Set it, 80 for example, or use spacing Trailing."
+            )
+        low = first if self.sigma_min is None else self.sigma_min
+        high = last if self.sigma_max is None else self.sigma_max
+        if high > last:
+            raise UserError(
+                f"sampler.spacing.sigma_max={high} is above the schedule's largest sigma / alpha, {last:g}."
+            )
+        if low >= high:
+            raise UserError(f"sampler.spacing: sigma_min={low:g} must be below sigma_max={high:g}.")
+        return low, high
+
+
+def _check_grid(grid: int) -> None:
+    if grid < 1:
+        raise UserError(f"sampler.spacing.grid={grid} must be at least 1; 1000 is usual.")
+
+
+def _check_steps(steps: int, grid: int) -> None:
+    if steps > grid:
+        raise UserError(f"sampler.steps={steps} exceeds the {grid} levels of sampler.spacing.grid={grid}.")

@@ -1,0 +1,107 @@
+import importlib.util
+import math
+
+import pytest
+import torch
+
+from vidlab.errors import UserError
+from vidlab.layers import kernels as module
+from vidlab.layers.kernels import AttentionKernel, attention_kernel, auto, sdpa, written_out
+
+
+def rows(mask):
+    """A mask per clip and key, as kernels take it."""
+    return None if mask is None else mask[:, None, None, :]
+
+
+def heads(dtype=torch.float32):
+    q = torch.randn(2, 7, 3, 10).to(dtype)
+    k, v = torch.randn(2, 2, 5, 3, 10).to(dtype)
+    mask = torch.tensor([[True, True, True, False, True], [False, True, False, False, False]])
+    return q, k, v, mask
+
+
+def test_two_keys_by_hand():
+    # scores log 3 and 0 after division by sqrt 4: weights 3/4 and 1/4
+    q = torch.tensor([2 * math.log(3), 0.0, 0.0, 0.0]).view(1, 1, 1, 4)
+    k = torch.tensor([[1.0, 0, 0, 0], [0.0, 1, 0, 0]]).view(1, 2, 1, 4)
+    v = torch.tensor([[4.0, 0, 0, 1], [8.0, 0, 0, 1]]).view(1, 2, 1, 4)
+    torch.testing.assert_close(auto(q, k, v).flatten(), torch.tensor([5.0, 0, 0, 1]))
+    only_second = auto(q, k, v, torch.tensor([[False, True]])[:, None, None])
+    torch.testing.assert_close(only_second.flatten(), torch.tensor([8.0, 0, 0, 1]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("limit", [0, 2**30], ids=["kernel", "written_out"])
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-6), (torch.bfloat16, 0.03)])
+def test_both_paths_are_the_definition(by_definition, dtype, atol, limit, masked, monkeypatch):
+    monkeypatch.setattr(module, "WRITTEN_OUT_LIMIT_BYTES", limit)
+    q, k, v, mask = heads(dtype)
+    mask = mask if masked else None
+    out = auto(q, k, v, rows(mask))
+    assert out.dtype == dtype and out.shape == q.shape
+    torch.testing.assert_close(out.double(), by_definition(q, k, v, mask), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_written_out_equals_the_kernel_in_value_and_gradient(masked):
+    q, k, v, mask = heads()
+    parts = [x.double().requires_grad_() for x in (q, k, v)]
+    allowed = rows(mask) if masked else None
+    written, kernel = written_out(*parts, allowed), sdpa(*parts, allowed)
+    torch.testing.assert_close(written, kernel)
+    weight = torch.randn_like(written)
+    for a, b in zip(
+        torch.autograd.grad((written * weight).sum(), parts),
+        torch.autograd.grad((kernel * weight).sum(), parts), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_hidden_key_changes_nothing(dtype):
+    q, k, v, mask = heads(dtype)
+    before = auto(q, k, v, rows(mask))
+    k[~mask], v[~mask] = 50.0, -1000.0
+    assert torch.equal(auto(q, k, v, rows(mask)), before)
+
+
+def test_names():
+    assert attention_kernel("auto") is auto and attention_kernel("sdpa") is sdpa
+    assert isinstance(auto, AttentionKernel)
+    with pytest.raises(UserError, match="attention=flash: choose one of auto, sdpa, xformers, flex"):
+        attention_kernel("flash")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xformers") is not None, reason="xformers is installed")
+def test_a_missing_package_is_named():
+    with pytest.raises(
+        UserError, match=r"the package xformers is not installed. Install a set of requirements-gpu.txt"
+    ):
+        attention_kernel("xformers")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_flex_is_the_definition(by_definition, masked):
+    q, k, v, mask = heads()
+    mask = mask if masked else None
+    with torch.no_grad():
+        out = attention_kernel("flex")(q, k, v, rows(mask))
+    torch.testing.assert_close(out.double(), by_definition(q, k, v, mask), rtol=0, atol=2e-6)
+
+
+def test_flex_says_that_it_cannot_train_on_a_cpu():
+    q, k, v, _ = heads()
+    with pytest.raises(UserError, match="no backward pass of it on a CPU"):
+        attention_kernel("flex")(q.requires_grad_(), k, v)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_pieces_are_the_whole(axis, masked, monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_GRID_AXIS", 2)
+    q, k, v = torch.randn(3, *((5, 7, 1, 8) if axis == 0 else (1, 7, 5, 8)))
+    mask = (torch.rand(q.shape[0], q.shape[2], 1, 7) < 0.7) if masked else None
+    if mask is not None:
+        mask[..., 0] = True
+    torch.testing.assert_close(module._in_pieces(q, k, v, mask), written_out(q, k, v, mask))
