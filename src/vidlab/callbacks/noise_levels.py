@@ -1,0 +1,59 @@
+"""The training loss by noise level: where a model still learns, and which weighting starves which levels."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from vidlab.errors import UserError
+
+
+class LossByNoiseLevel(Callback):
+    """Averages the objective per clip over equal bins of t and logs it every ``every_n_steps`` optimiser steps.
+
+    Sums stay on the device between logs. A bin that no clip fell into is not logged.
+
+    Args:
+        bins: number of equal parts of [0, 1].
+        every_n_steps: interval in optimiser steps.
+
+    Logs:
+        train/loss_at_t/<lower edge>.
+
+    Raises:
+        UserError: an argument below 1.
+    """
+
+    def __init__(self, bins: int = 10, every_n_steps: int = 50) -> None:
+        for name, value in {"bins": bins, "every_n_steps": every_n_steps}.items():
+            if value < 1:
+                raise UserError(f"callbacks.noise_levels.{name}={value} must be at least 1.")
+        self.bins = bins
+        self.every_n_steps = every_n_steps
+        self._sums: torch.Tensor | None = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add a batch; log and start anew at the interval."""
+        t, per_clip = outputs["t"], outputs["per_clip"]
+        level = t if t.ndim == 1 else t.mean(dim=1)
+        if self._sums is None:
+            self._sums = torch.zeros(2, self.bins, device=per_clip.device)
+        place = (level.to(per_clip.device) * self.bins).long().clamp(0, self.bins - 1)
+        self._sums[0].index_add_(0, place, per_clip.float())
+        self._sums[1].index_add_(0, place, torch.ones_like(per_clip, dtype=torch.float32))
+        if trainer.global_step % self.every_n_steps == 0:
+            self._log(trainer)
+
+    def _log(self, trainer: Trainer) -> None:
+        assert self._sums is not None
+        total, count = self._sums.tolist()
+        self._sums = None
+        found = {
+            f"train/loss_at_t/{number / self.bins:g}": value / clips
+            for number, (value, clips) in enumerate(zip(total, count, strict=True))
+            if clips
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(found, step=trainer.global_step)

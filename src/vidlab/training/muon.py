@@ -1,0 +1,100 @@
+"""Muon for the matrices inside a transformer, AdamW for everything else, as one optimiser."""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+
+from vidlab.errors import UserError
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Orthogonalised momentum for hidden matrices (Jordan et al. 2024; Liu et al. 2025 for the scale of its updates).
+
+    Both parts are torch's own. Muon's update is scaled to the root mean square of an Adam update, so that one learning
+    rate and one schedule serve both. Embeddings, the first and last layers, biases, gains and tables stay with AdamW,
+    as its authors advise.
+
+    Args:
+        params: groups with ``params``, ``names``, ``weight_decay`` and ``lr``, as ``OptimizerFactory`` makes them.
+        lr: learning rate of groups that name none.
+        matrices: shell-style patterns; a two-dimensional ``weight`` whose name matches one goes to Muon.
+        momentum: of Muon, Nesterov.
+        betas, eps: of AdamW.
+
+    Raises:
+        UserError: no parameter is left for one of the two.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Mapping[str, Any]],
+        lr: float,
+        matrices: Sequence[str] = ("*blocks.*", "text_encoder.layers.*"),
+        momentum: float = 0.95,
+        betas: Sequence[float] = (0.9, 0.99),
+        eps: float = 1e-8,
+    ) -> None:
+        def hidden(name: str, parameter: torch.Tensor) -> bool:
+            matched = any(fnmatch(name, pattern) for pattern in matrices)
+            return matched and parameter.ndim == 2 and name.endswith("weight")
+
+        inside = _selected(params, hidden)
+        outside = _selected(params, lambda name, parameter: not hidden(name, parameter))
+        if not inside or not outside:
+            raise UserError(
+                f"optimizer.algorithm.matrices={list(matrices)} takes {'no' if not inside else 'every'} trainable "
+                "parameter. Use optimizer=adamw, or patterns of the matrices inside the blocks."
+            )
+        super().__init__([*inside, *outside], {"lr": lr})
+        decay = inside[0]["weight_decay"]
+        self.muon = torch.optim.Muon(
+            inside, lr=lr, weight_decay=decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
+        )
+        fused = all(p.device.type in ("cpu", "cuda") for group in outside for p in group["params"])
+        self.adamw = torch.optim.AdamW(outside, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
+        self._share()
+
+    def _share(self) -> None:
+        """Schedulers set the rate in ``param_groups``: they are the parts' own."""
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of both parts; ``closure`` recomputes the loss and gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self.muon.step()
+        self.adamw.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both parts."""
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both parts.
+
+        Raises:
+            UserError: the state of another optimiser.
+        """
+        if set(state_dict) != {"muon", "adamw"}:
+            raise UserError("The checkpoint holds the state of another optimiser. Resume with the one it was trained with.")
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self._share()
+
+
+def _selected(
+    groups: Sequence[Mapping[str, Any]], keep: Callable[[str, torch.Tensor], bool]
+) -> list[dict[str, Any]]:
+    """The groups with only the parameters kept; empty ones are left out."""
+    found = []
+    for group in groups:
+        pairs = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if keep(n, p)]
+        if pairs:
+            names, params = zip(*pairs, strict=True)
+            found.append({**group, "names": list(names), "params": list(params)})
+    return found

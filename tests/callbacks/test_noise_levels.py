@@ -1,0 +1,37 @@
+from unittest.mock import Mock
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from vidlab.callbacks.noise_levels import LossByNoiseLevel
+from vidlab.errors import UserError
+
+
+def logged(callback: LossByNoiseLevel, *batches: tuple[list, list[float]]) -> list[dict[str, float]]:
+    found: list[dict[str, float]] = []
+    logger = Mock()
+    logger.log_metrics.side_effect = lambda metrics, step: found.append(metrics)
+    for step, (t, losses) in enumerate(batches, start=1):
+        trainer = Mock(spec=Trainer, global_step=step, loggers=[logger])
+        outputs = {"t": torch.tensor(t), "per_clip": torch.tensor(losses)}
+        callback.on_train_batch_end(trainer, Mock(spec=LightningModule), outputs, None, 0)
+    return found
+
+
+def test_means_by_bin_over_an_interval_by_hand():
+    callback = LossByNoiseLevel(bins=2, every_n_steps=2)
+    found = logged(callback, ([0.1, 0.9], [1.0, 4.0]), ([0.4, 0.45], [2.0, 3.0]), ([1.0], [7.0]), ([0.5], [9.0]))
+    assert found == [
+        {"train/loss_at_t/0": pytest.approx(2.0), "train/loss_at_t/0.5": pytest.approx(4.0)},
+        {"train/loss_at_t/0.5": pytest.approx(8.0)},  # t = 1 belongs to the last bin; an empty bin is left out
+    ]
+
+
+def test_levels_per_frame_count_by_their_mean():
+    assert logged(LossByNoiseLevel(4, 1), ([[0.0, 0.6]], [5.0])) == [{"train/loss_at_t/0.25": pytest.approx(5.0)}]
+
+
+def test_settings_are_at_least_one():
+    with pytest.raises(UserError, match=r"callbacks.noise_levels.bins=0"):
+        LossByNoiseLevel(bins=0)
