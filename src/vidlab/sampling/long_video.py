@@ -9,12 +9,13 @@ from torch import Tensor
 from vidlab.errors import UserError
 
 Pixels = Float[Tensor, "B 3 T H W"]
+LongVideo = Float[Tensor, "B 3 longer H W"]
 Frames = Bool[Tensor, "B T"]
 MakeClip = Callable[[Pixels, Frames, int], Pixels]
 """Given pixels, which of their frames count, and the number of the clip: a clip of the same shape."""
 
 
-def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, overlap: int) -> Pixels:
+def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, overlap: int) -> LongVideo:
     """A clip, then more, each of which knows the last ``overlap`` frames of the one before.
 
     Returns:
@@ -35,7 +36,7 @@ def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, over
     return video
 
 
-def filled_in(make: MakeClip, key_frames: Pixels) -> Pixels:
+def filled_in(make: MakeClip, key_frames: Pixels) -> LongVideo:
     """Clips between neighbouring key frames, each of which knows its first and last frame (STIV, long videos).
 
     STIV makes the key frames with the same model, told a larger sampling stride, and counts (K - 1) T frames; here a

@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from vidlab.autoencoders.haar import Haar
+from vidlab.clip import Conditions, DenoiserOutput
+from vidlab.conditioning.base import Conditioning
+from vidlab.conditioning.frame_replacement import FrameReplacement
+from vidlab.conditioning.patterns import Ends, EveryNth, First
+from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.parameterizations import Velocity
+from vidlab.diffusion.schedules import LinearPath
+from vidlab.diffusion.time_samplers import Uniform
+from vidlab.diffusion.weightings import Constant
+from vidlab.errors import UserError
+
+OBJECTIVE = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
+
+
+def same(x):
+    return x
+
+
+@pytest.fixture
+def x0():
+    return torch.randn(2, 3, 4, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "known"),
+    [(First(1), [1, 0, 0, 0, 0]), (First(3), [1, 1, 1, 0, 0]), (Ends(), [1, 0, 0, 0, 1]), (EveryNth(2), [1, 0, 1, 0, 1])],
+)
+def test_patterns(pattern, known):
+    assert pattern.frames(5).int().tolist() == known
+
+
+def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw):
+    evidence = FrameReplacement(image_dropout=0.0).observe(x0, x0, same, make_draw(), 0)
+    assert evidence.controls is None and evidence.known.mask.flatten(1).tolist() == [[1, 0, 0, 0]] * 2
+    corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
+    plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
+    assert torch.equal(corrupted.input.latents[:, :, 0], x0[:, :, 0])
+    assert torch.equal(corrupted.input.latents[:, :, 1:], plain.input.latents[:, :, 1:])
+    wrong = plain.target.clone()
+    wrong[:, :, 0] += 100
+    assert OBJECTIVE.loss(corrupted, DenoiserOutput(wrong)).total == 0
+    wrong[:, :, 1] += 2.0  # one of three counted frames is off by 2: 4 / 3
+    assert OBJECTIVE.loss(corrupted, DenoiserOutput(wrong)).total.item() == pytest.approx(4 / 3, rel=1e-5)
+
+
+def test_a_dropped_image_is_noise_like_the_rest_and_supervised(x0, make_draw):
+    evidence = FrameReplacement(image_dropout=1.0).observe(x0, x0, same, make_draw(), 0)
+    corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
+    plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
+    assert torch.equal(corrupted.input.latents, plain.input.latents)
+    assert torch.equal(corrupted.loss_mask, torch.ones(2, 1, 4, 1, 1))
+
+
+def test_dropout_is_a_keyed_share(make_draw):
+    from vidlab.randomness import Draw
+
+    keys = tuple(str(i) for i in range(4000))
+    x0 = torch.zeros(4000, 3, 2, 1, 1)
+    known = FrameReplacement().observe(x0, x0, same, Draw(0, keys, (0,) * 4000), 0).known
+    share = 1 - known.mask[:, 0, 0].mean().item()
+    assert abs(share - 0.08) < 3 * (0.08 * 0.92 / 4000) ** 0.5
+    part = FrameReplacement().observe(x0[:10], x0[:10], same, Draw(0, keys[:10], (0,) * 10), 5).known
+    assert torch.equal(part.mask, known.mask[:10])
+
+
+def test_given_frames_are_whole_latent_frames():
+    haar, pixels = Haar(frames=4, height=4, width=4), torch.rand(1, 3, 8, 8, 8) * 2 - 1
+    frames = torch.arange(8)[None] < 4
+    known = FrameReplacement().given(pixels, frames, haar.encode).known
+    assert known.mask.flatten().tolist() == [1, 0]
+    torch.testing.assert_close(known.latents[:, :, 0], haar.encode(pixels)[:, :, 0])
+    with pytest.raises(UserError, match=r"1 of 8 frames are given.*holds 4 frames.*autoencoder=haar_frames"):
+        FrameReplacement().given(pixels, torch.arange(8)[None] < 1, haar.encode)
+
+
+def test_nothing_given_changes_nothing(x0):
+    known = FrameReplacement().given(x0, torch.zeros(2, 4, dtype=torch.bool), same).known
+    latents = torch.randn_like(x0)
+    assert torch.equal(known.put_into(latents), latents)
+
+
+def test_arguments():
+    assert isinstance(FrameReplacement(), Conditioning)
+    for settings, message in (
+        ({"image_dropout": 1.5}, "image_dropout=1.5"),
+        ({"unconditional": "zero"}, "choose own or noised"),
+    ):
+        with pytest.raises(UserError, match=message):
+            FrameReplacement(**settings)
+    with pytest.raises(UserError, match="count=0"):
+        First(0)
+    with pytest.raises(UserError, match="n=1"):
+        EveryNth(1)
