@@ -25,9 +25,8 @@ install_import_hook("vidlab", TYPECHECKER)
 
 import torch
 
-from vidlab.backbones.base import LatentShape
 from vidlab.backbones.dit import DiT
-from vidlab.clip import ClipBatch, TextEmbedding
+from vidlab.clip import ClipBatch, LatentShape, TextEmbedding
 from vidlab.layers.layouts import Full3D, LayerPlan, TokenLayout
 from vidlab.randomness import Draw
 

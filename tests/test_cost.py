@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
-from vidlab.backbones.base import LatentShape
 from vidlab.backbones.dit import DiT
+from vidlab.clip import LatentShape
 from vidlab.cost import ModelCost, denoiser_cost, matmul_rate
 from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
 

@@ -109,6 +109,25 @@ class ClipBatch:
 
 
 @dataclass(frozen=True)
+class LatentShape:
+    """The latents a backbone is built for. Sizes are those of training; others are allowed where they divide."""
+
+    channels: int
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Stride:
+    """How many frames, rows and columns of pixels one latent position covers."""
+
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
 class TextEmbedding:
     """Encoded captions: token features, which tokens are real, and one vector per caption.
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vidlab.backbones.base import LatentShape, VideoDenoiser
-from vidlab.clip import Controls, DenoiserInput, TextEmbedding
+from vidlab.backbones.base import VideoDenoiser
+from vidlab.clip import Controls, DenoiserInput, LatentShape, TextEmbedding
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,10 @@ def denoiser_cost(
         )
         level = torch.empty(1)
         latents = torch.empty(shape)
+        micro = {name: torch.empty(1, *shape) for name, shape in backbone.micro_shapes(latent).items()}
         extra = torch.empty(1, control_channels, *shape[2:])
         controls = Controls(extra, latents[:, :1]) if control_channels else None
-        input = DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls)
+        input = DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls, micro=micro)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             backbone.eval()(input)
     return ModelCost(

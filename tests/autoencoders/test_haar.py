@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
-from vidlab.autoencoders.base import Autoencoder, Stride
+from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.haar import Haar, haar_matrix
 from vidlab.autoencoders.identity import Identity
+from vidlab.clip import Stride
 from vidlab.errors import UserError
 
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from vidlab.backbones.base import LatentShape
-from vidlab.clip import Controls, DenoiserInput, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, LatentShape, TextEmbedding
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Full3D, Grid, Spatial, Temporal
 

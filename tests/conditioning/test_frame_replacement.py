@@ -27,8 +27,13 @@ def x0():
 
 @pytest.mark.parametrize(
     ("pattern", "known"),
-    [(First(1), [1, 0, 0, 0, 0]), (First(3), [1, 1, 1, 0, 0]), (Ends(), [1, 0, 0, 0, 1]), (EveryNth(2), [1, 0, 1, 0, 1])],
-)
+    [
+        (First(1), [1, 0, 0, 0, 0]),
+        (First(3), [1, 1, 1, 0, 0]),
+        (Ends(), [1, 0, 0, 0, 1]),
+        (EveryNth(2), [1, 0, 1, 0, 1]),
+    ],
+)  # fmt: skip
 def test_patterns(pattern, known):
     assert pattern.frames(5).int().tolist() == known
 

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from vidlab.autoencoders.base import Stride
-from vidlab.backbones.base import LatentShape
+from vidlab.clip import LatentShape, Stride
 from vidlab.conditioning.base import Conditioning
 from vidlab.conditioning.masked_video import TASKS, MaskedVideo, Stage, folded_mask
 from vidlab.errors import UserError
@@ -85,7 +84,8 @@ def test_noise_on_kept_frames_has_the_published_law():
     logarithms = levels[~clean].log()
     assert abs(logarithms.mean() + 3) < 0.04 and abs(logarithms.std() - 0.5) < 0.04
     # what is discarded stays black
-    hidden = always("t2v").observe(torch.zeros(2, 3, 2, 4, 4), torch.zeros(2, 3, 1, 4, 4), halved, Draw(0, ("a", "b"), (0, 0)), 0).controls
+    pixels, x0, two = torch.zeros(2, 3, 2, 4, 4), torch.zeros(2, 3, 1, 4, 4), Draw(0, ("a", "b"), (0, 0))
+    hidden = always("t2v").observe(pixels, x0, halved, two, 0).controls
     assert torch.equal(hidden.channels[:, :3], -torch.ones(2, 3, 1, 4, 4))
 
 

@@ -1,21 +1,12 @@
 """The protocol of everything that turns pixels into latents and back."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidlab.clip import Stride
 from vidlab.errors import UserError
-
-
-@dataclass(frozen=True)
-class Stride:
-    """How many frames, rows and columns of pixels one latent position covers."""
-
-    frames: int
-    height: int
-    width: int
 
 
 class Autoencoder(nn.Module, ABC):

@@ -7,7 +7,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.autoencoders.base import Autoencoder, Stride
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.clip import Stride
 from vidlab.errors import UserError
 
 

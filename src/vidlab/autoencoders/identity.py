@@ -3,7 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.autoencoders.base import Autoencoder, Stride
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.clip import Stride
 
 
 class Identity(Autoencoder):

@@ -2,24 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vidlab.clip import Controls, DenoiserInput, DenoiserOutput
-
-
-@dataclass(frozen=True)
-class LatentShape:
-    """The latents a backbone is built for. Sizes are those of training; others are allowed where they divide."""
-
-    channels: int
-    frames: int
-    height: int
-    width: int
+from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 
 
 class VideoDenoiser(nn.Module, ABC):
@@ -53,6 +42,10 @@ class VideoDenoiser(nn.Module, ABC):
             raise ValueError(
                 f"{type(self).__name__} has no feature {sorted(unknown)}; it has {sorted(self.features) or 'none'}"
             )
+
+    def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
+        """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
+        return {}
 
     def inflated(self, name: str, weight: Tensor) -> Tensor | None:
         """A weight of an image model in the shape this video model needs, or None where there is no such rule."""

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.backbones.base import LatentShape, VideoDenoiser, split_controls
-from vidlab.clip import DenoiserInput, DenoiserOutput
+from vidlab.backbones.base import VideoDenoiser, split_controls
+from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock

@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.autoencoders.base import Stride
-from vidlab.backbones.base import LatentShape
-from vidlab.clip import Controls, Known
+from vidlab.clip import Controls, Known, LatentShape, Stride
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from vidlab.autoencoders.base import Stride
-from vidlab.backbones.base import LatentShape
-from vidlab.clip import Known
+from vidlab.clip import Known, LatentShape, Stride
 from vidlab.conditioning.base import Encode, Evidence, Frames, Latents, Pixels, by_latent_frame
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError

@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.autoencoders.base import Stride
-from vidlab.backbones.base import LatentShape
-from vidlab.clip import Controls
+from vidlab.clip import Controls, LatentShape, Stride
 from vidlab.conditioning.base import Encode, Evidence, Frames, Latents, Pixels, by_latent_frame
 from vidlab.errors import UserError
 from vidlab.randomness import Draw

@@ -8,8 +8,8 @@ from hydra.errors import InstantiationException
 from lightning.pytorch import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
-from vidlab.autoencoders.base import Stride
 from vidlab.backbones.base import VideoDenoiser
+from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.lab.entry import instantiate
 from vidlab.lab.messages import root_cause

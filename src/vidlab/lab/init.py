@@ -173,9 +173,14 @@ class OpenSoraPlanRelease:
 
     def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
         """Take every weight of the backbone or raise."""
-        from vidlab.backbones.open_sora_plan_release import read_release
+        from vidlab.backbones.open_sora_plan import OpenSoraPlan
+        from vidlab.backbones.open_sora_plan_release import check_config, read_release
 
         if not self.path:
             raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")
-        source = Source(str(self.path), read_release(Path(self.path).expanduser()))
+        if not isinstance(module.denoiser, OpenSoraPlan):
+            raise UserError("init=open_sora_plan fills an Open-Sora Plan denoiser: use model=paper/open_sora_plan.")
+        folder = Path(self.path).expanduser()
+        check_config(module.denoiser, folder)
+        source = Source(str(folder), read_release(folder))
         return inherit(module.denoiser, [source], self.fresh, self.copies)

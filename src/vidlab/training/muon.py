@@ -81,15 +81,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
             UserError: the state of another optimiser.
         """
         if set(state_dict) != {"muon", "adamw"}:
-            raise UserError("The checkpoint holds the state of another optimiser. Resume with the one it was trained with.")
+            raise UserError(
+                "The checkpoint holds the state of another optimiser. Resume with the one it was trained with."
+            )
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share()
 
 
-def _selected(
-    groups: Sequence[Mapping[str, Any]], keep: Callable[[str, torch.Tensor], bool]
-) -> list[dict[str, Any]]:
+def _selected(groups: Sequence[Mapping[str, Any]], keep: Callable[[str, torch.Tensor], bool]) -> list[dict[str, Any]]:
     """The groups with only the parameters kept; empty ones are left out."""
     found = []
     for group in groups:

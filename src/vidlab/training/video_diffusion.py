@@ -11,9 +11,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder
-from vidlab.backbones.base import LatentShape, VideoDenoiser
-from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LossContext
+from vidlab.backbones.base import VideoDenoiser
+from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext
 from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
+from vidlab.conditioning.micro import micro_conditions
 from vidlab.cost import ModelCost, denoiser_cost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective
 from vidlab.errors import UserError
@@ -99,12 +100,29 @@ class VideoDiffusion(LightningModule):
         self.seed = seed
         self.compile_backbone = compile
         self.backbone: VideoDenoiser | None = None
+        self._check_parts()
         self._base_lrs: list[float] = []
 
     def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
         """Fix what follows from the other parts: the attention kernel and the channels of the controls."""
         channels = self.conditioning.control_channels(self.latent, self.autoencoder.stride)
+        declared = getattr(backbone, "keywords", {}).get("control_channels")
+        if declared and not channels:
+            raise UserError(
+                f"The model reads controls (model.backbone.control_channels={list(declared)}) and "
+                f"conditioning={type(self.conditioning).__name__} gives none. Add conditioning=masked_video."
+            )
         return partial(backbone, attention=attention, control_channels=channels)
+
+    def _check_parts(self) -> None:
+        """Refuse parts that cannot work together, before anything is built."""
+        self.sampler.times(self.objective.schedule)
+        needed = {name for t in (0.0, 0.25, 0.5, 0.75, 1.0) for name in self.guidance.needs(t)}
+        if "image" in needed and not self.conditioning.takes_frames:
+            raise UserError(
+                f"guidance={type(self.guidance).__name__} needs a model that knows frames apart from the prompt. "
+                "Use guidance=cfg, or train with conditioning=frame_replacement or conditioning=masked_video."
+            )
 
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
@@ -144,7 +162,7 @@ class VideoDiffusion(LightningModule):
         draw = self.draw(batch, self.seed)
         x0 = self.encode(batch.pixels)
         evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
-        conditions = self._conditions(self.dropped_captions(batch.captions, draw), evidence)
+        conditions = self._conditions(self.dropped_captions(batch.captions, draw), evidence, draw)
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
@@ -239,8 +257,15 @@ class VideoDiffusion(LightningModule):
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return self.autoencoder.decode(latents).clamp(-1, 1)
 
-    def _conditions(self, prompts: Sequence[str], evidence: Evidence) -> Conditions:
-        return Conditions(text=self.text_encoder(prompts), known=evidence.known, controls=evidence.controls)
+    def _conditions(self, prompts: Sequence[str], evidence: Evidence, draw: Draw | None = None) -> Conditions:
+        """Everything a backbone is told; with ``draw`` that of training, where tokens may be dropped."""
+        micro = micro_conditions(self.denoiser.micro_shapes(self.latent), self.clip_shape, len(prompts), draw)
+        return Conditions(
+            text=self.text_encoder(prompts),
+            known=evidence.known,
+            controls=evidence.controls,
+            micro={name: value.to(self.device) for name, value in micro.items()},
+        )
 
     def _nothing_known(self, count: int) -> Evidence:
         """Evidence of no frame, in the form the backbone reads."""

@@ -1,0 +1,244 @@
+"""STIV: a factorised diffusion transformer for text and image to video (arXiv 2412.07730)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidlab.backbones.base import VideoDenoiser, split_controls
+from vidlab.backbones.dit import ControlEmbed
+from vidlab.backbones.sizes import check_sizes
+from vidlab.backbones.stiv_block import BlockOptions, Step, STIVBlock, adaln, reset_adaln
+from vidlab.backbones.stiv_conditions import MICRO, SingletonCondition
+from vidlab.backbones.stiv_masking import TOKEN_DROP, Kept, checked_scores, fill, keep, keep_rotation, kept_places
+from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.errors import UserError
+from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
+from vidlab.layers.kernels import attention_kernel
+from vidlab.layers.layouts import Grid
+from vidlab.layers.modulation import modulate
+from vidlab.layers.patches import inflated_embedding, inflated_head, patch_grid, patchify, per_token, unpatchify
+from vidlab.layers.rope import rope_scales, rotation_along
+
+
+class STIV(VideoDenoiser):
+    """Spatial attention, temporal attention, cross-attention and feed-forward in every block (STIV, section 3).
+
+    The published sizes are XL 28 blocks of 1152 (18 heads), XXL 38 of 1536 (24), M 46 of 3072 (48); patches of
+    2x2x2, text width 1280, 8 latent channels. A block has 20 D^2 weights, 16 D^2 without temporal attention. A new
+    model predicts zero: gates and the head are closed. Dropping the text (``input.text is None``) skips
+    cross-attention and the pooled text. The image condition is not here: it replaces a frame of the noisy latents.
+
+    Args:
+        latent: shape of the latents.
+        text_width: width of text tokens and pooled text.
+        width: D.
+        depth: number of blocks, those after unmasking included: so counted, the published parameters come out.
+        heads: attention heads; ``width / heads`` is a multiple of 4.
+        patch: (frames, rows, columns) of latents in one token.
+        mlp_ratio: hidden width of the feed-forward over D.
+        qk_norm: RMS-normalise queries and keys, in every attention.
+        sandwich_norm: normalise what the modulated sublayers return, too.
+        scale_around_one: read (1 + scale) norm(x) + shift, as others do; else scale norm(x) + shift, as STIV prints,
+            with scales that start at one.
+        singleton_norm: normalise each projected condition before they are summed.
+        shared_adaln: one projection of the condition for all blocks; else one for each.
+        layer_offsets: a table per block added to its modulation (PixArt-alpha); the paper does not say.
+        temporal_attention: off, frames do not see each other: the text-to-image model.
+        temporal_modulation: modulate temporal attention like spatial attention.
+        causal_temporal: a frame attends to itself and earlier ones only.
+        micro_conditions: among original_resolution, crop, sampling_stride, frames; ``input.micro`` must have each.
+        mask_ratio: share of the places of every frame, alike in all frames of a clip, dropped in training before the
+            first block; ``input.micro["token_drop"]`` (B, places) then holds the uniform numbers that choose. The
+            predictions at dropped places come from a learned token and the last blocks.
+        unmask_blocks: how many of the last blocks see all places again, dropped ones as a learned token.
+        rope_base: base of the rotary frequencies; rows and columns share the planes in space, frames have all in time.
+        rope_scale: (frames, rows, columns) by which positions are divided: interpolation on longer or larger clips.
+        activation_checkpointing: recompute each block in the backward pass to save memory.
+        attention: attention kernel: auto, sdpa, xformers or flex.
+        control_channels: channels of each part of the controls, added through maps that start at zero.
+
+    Raises:
+        UserError: sizes that do not divide or are not positive, an unknown micro-condition.
+    """
+
+    takes_controls = True
+
+    def __init__(
+        self,
+        latent: LatentShape,
+        text_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: Sequence[int],
+        mlp_ratio: float = 4.0,
+        qk_norm: bool = True,
+        sandwich_norm: bool = True,
+        scale_around_one: bool = False,
+        singleton_norm: bool = True,
+        shared_adaln: bool = True,
+        layer_offsets: bool = True,
+        temporal_attention: bool = True,
+        temporal_modulation: bool = False,
+        causal_temporal: bool = False,
+        micro_conditions: Sequence[str] = (),
+        mask_ratio: float = 0.0,
+        unmask_blocks: int = 2,
+        rope_base: float = 10000.0,
+        rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
+        activation_checkpointing: bool = False,
+        attention: str = "auto",
+        control_channels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        check_sizes(latent, width, depth, heads, patch, multiple=4)
+        _check_masking(mask_ratio, unmask_blocks, depth)
+        self.options = BlockOptions(
+            qk_norm=qk_norm, sandwich_norm=sandwich_norm, scale_around_one=scale_around_one, shared_adaln=shared_adaln,
+            layer_offsets=layer_offsets, temporal_attention=temporal_attention,
+            temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
+        )  # fmt: skip
+        self.patch = tuple(patch)
+        self.latent_channels = latent.channels
+        self.head_dim = width // heads
+        self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
+        self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
+        self.activation_checkpointing = activation_checkpointing
+        self.control_channels = tuple(control_channels)
+        kernel = attention_kernel(attention)
+        patch_channels = latent.channels * math.prod(patch)
+        self.embed = nn.Linear(patch_channels, width)
+        self.controls = nn.ModuleList(ControlEmbed(n * math.prod(patch), width) for n in self.control_channels)
+        self.condition = SingletonCondition(width, text_width, micro_conditions, singleton_norm)
+        self.text_tokens = nn.Linear(text_width, width)
+        self.adaln = adaln(width, self.options) if shared_adaln else None
+        self.blocks = nn.ModuleList(STIVBlock(width, heads, mlp_ratio, self.options, kernel) for _ in range(depth))
+        self.mask_token = nn.Parameter(torch.empty(width)) if mask_ratio > 0 else None
+        self.head_modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, patch_channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier linears; gates, cross-attention, temporal attention, controls and head silent."""
+        xavier_linears(self)
+        for module in self.modules():
+            if isinstance(module, CrossAttention | ControlEmbed):
+                zero_init(module.out)
+            elif isinstance(module, STIVBlock):
+                self._reset_block(module)
+        if self.adaln is not None:
+            reset_adaln(self.adaln, self.options)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
+        zero_init(self.head_modulation)
+        zero_init(self.head)
+
+    def _reset_block(self, block: STIVBlock) -> None:
+        if block.modulation.own is not None:
+            reset_adaln(block.modulation.own, self.options)
+        if block.modulation.offsets is not None:
+            nn.init.zeros_(block.modulation.offsets)
+        # a closed gate and a silent output would never wake each other
+        if isinstance(block.temporal, SelfAttention) and not self.options.temporal_modulation:
+            zero_init(block.temporal.out)
+
+    def forward(self, input: DenoiserInput) -> DenoiserOutput:
+        """Predict the objective's target for every latent position.
+
+        Raises:
+            ValueError: latents that do not divide into patches, a missing micro-condition, or in training with
+                ``mask_ratio`` no ``token_drop``.
+        """
+        self.check_requested(input.requested)
+        grid = patch_grid(input.latents, self.patch)
+        tokens = self.embed_patches(input)
+        condition = per_token(self.condition(input), self.patch[0], grid)
+        step = self._step(input, grid, condition)
+        if self.mask_token is None or not self.training:
+            tokens = self._blocks(tokens, self.blocks, step)
+        else:
+            scores = checked_scores(input.micro.get(TOKEN_DROP), len(tokens), grid)
+            tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step)
+        shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)
+        patches = self.head(modulate(tokens, shift, scale))
+        return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
+
+    def token_count(self, latent: LatentShape) -> int:
+        """Patches per clip."""
+        return latent.frames * latent.height * latent.width // math.prod(self.patch)
+
+    def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
+        """What ``input.micro`` must hold for latents of this shape (``token_drop`` in training only), each per clip."""
+        shapes: dict[str, tuple[int, ...]] = {name: (MICRO[name],) for name in self.condition.micro}
+        places = latent.height * latent.width // math.prod(self.patch[1:])
+        return shapes if self.mask_token is None else shapes | {TOKEN_DROP: (places,)}
+
+    def inflated(self, name: str, weight: Tensor) -> Tensor | None:
+        """Patch embeddings and head of a model with shorter patches, such as the text-to-image parent."""
+        if name == "embed.weight":
+            return inflated_embedding(weight, self.latent_channels, self.patch)
+        if name in ("head.weight", "head.bias"):
+            return inflated_head(weight, self.latent_channels, self.patch)
+        for i, channels in enumerate(self.control_channels):
+            if name == f"controls.{i}.embed.weight":
+                return inflated_embedding(weight, channels, self.patch)
+        return None
+
+    def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
+        """Patches of the noisy latents, plus those of each control."""
+        tokens = self.embed(patchify(input.latents, self.patch))
+        for embed, part in zip(self.controls, split_controls(input.controls, self.control_channels), strict=True):
+            tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
+        return tokens
+
+    def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: Step) -> Tensor:
+        """The first blocks on the kept places, the last ``unmask_blocks`` on all."""
+        cut = len(self.blocks) - self.unmask_blocks
+        tokens, fewer = keep(tokens, kept, whole.grid)
+        per_clip = whole.condition.shape[1] == 1
+        step = replace(
+            whole,
+            grid=fewer,
+            spatial=keep_rotation(whole.spatial, kept, whole.grid),
+            temporal=keep_rotation(whole.temporal, kept, whole.grid),
+            condition=whole.condition if per_clip else keep(whole.condition, kept, whole.grid)[0],
+        )
+        tokens = self._blocks(tokens, self.blocks[:cut], step)
+        return self._blocks(fill(tokens, kept, whole.grid, mask_token), self.blocks[cut:], whole)
+
+    def _blocks(self, tokens: Tensor, blocks: nn.ModuleList, step: Step) -> Tensor:
+        for block in blocks:
+            tokens = self.run(block, tokens, step)
+        return tokens
+
+    def _step(self, input: DenoiserInput, grid: Grid, condition: Float[Tensor, "B #L D"]) -> Step:
+        planes, text = self.head_dim // 2, input.text
+        space, time = (0, planes // 2, planes // 2), (planes, 0, 0)
+        spatial, temporal = (
+            rotation_along(grid, split, self.rope_base, self.rope_scale, input.latents.device)
+            for split in (space, time)
+        )
+        activated = F.silu(condition)
+        return Step(
+            grid=grid,
+            spatial=spatial,
+            temporal=temporal,
+            condition=activated if self.adaln is None else self.adaln(activated),
+            text=None if text is None else self.text_tokens(text.tokens),
+            text_mask=None if text is None else text.mask,
+        )
+
+
+def _check_masking(ratio: float, unmask_blocks: int, depth: int) -> None:
+    if not 0 <= ratio < 1:
+        raise UserError(f"model.backbone.mask_ratio={ratio} must lie in [0, 1).")
+    if ratio and not 0 <= unmask_blocks <= depth:
+        raise UserError(
+            f"model.backbone.unmask_blocks={unmask_blocks} must lie between 0 and model.backbone.depth={depth}: it "
+            "counts the last of these blocks."
+        )

@@ -1,0 +1,101 @@
+"""One table: every model x objective x conditioning is trained here, and sampled with every sampler and guidance.
+
+What cannot work is refused when the parts are put together, with its reason; ``REFUSED`` lists all of that. A new file
+in conf/ takes part without touching this one, so no combination is in neither.
+"""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from vidlab.clip import ClipBatch
+from vidlab.errors import UserError
+from vidlab.lab.compose import build_module
+from vidlab.randomness import Draw
+from vidlab.training.video_diffusion import VideoDiffusion
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+MODELS, OBJECTIVES, CONDITIONINGS = choices("model"), choices("objective"), choices("conditioning")
+SAMPLERS, GUIDANCES = choices("sampler"), choices("guidance")
+SMALL = [
+    "data.frames=8", "data.height=8", "data.width=8", "model.backbone.width=48", "model.backbone.heads=2",
+    "model.backbone.depth=2", "text_encoder.width=16", "text_encoder.heads=2", "sampler.steps=2",
+]  # fmt: skip
+
+# (group, choice), (group, choice): the reason it is refused with
+REFUSED = {
+    frozenset({"guidance=separate_image_text", "conditioning=none"}): "guidance=SeparateImageText needs a model",
+}
+
+
+@cache
+def composed(*overrides: str) -> VideoDiffusion:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build_module(compose("train", [*overrides, *SMALL]))
+
+
+def batch() -> ClipBatch:
+    pixels = Draw(0, ("a", "b"), (0, 0)).uniform("pixels", (3, 8, 8, 8)) * 2 - 1
+    return ClipBatch(pixels, ("a red square", "a dog"), ("a", "b"), (0, 0), 0, (8.0, 8.0))
+
+
+def refusal(*overrides: str) -> str | None:
+    return next((reason for pair, reason in REFUSED.items() if pair <= set(overrides)), None)
+
+
+@pytest.mark.parametrize(("model", "objective", "conditioning"), itertools.product(MODELS, OBJECTIVES, CONDITIONINGS))
+def test_every_combination_trains_and_samples(model, objective, conditioning, monkeypatch):
+    overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
+    assert refusal(*overrides) is None
+    torch.manual_seed(0)
+    module = composed(*overrides)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
+    monkeypatch.setattr(module, "_count", lambda _: None)
+    module.configure_model()
+    loss = module.train().training_step(batch(), 0)["loss"]
+    loss.backward()
+    assert loss.isfinite() and any(p.grad is not None and p.grad.any() for p in module.denoiser.parameters())
+    module.eval()
+    for name in SAMPLERS:
+        module.sampler = composed("model=full3d", f"sampler={name}").sampler
+        video = module.generate(["a red square"], Draw(0, ("x",), (0,)))
+        assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
+
+
+@pytest.mark.parametrize(("conditioning", "guidance"), itertools.product(CONDITIONINGS, GUIDANCES))
+def test_every_guidance_serves_every_conditioning(conditioning, guidance):
+    overrides = (f"conditioning={conditioning}", f"guidance={guidance}")
+    reason = refusal(*overrides)
+    if reason is not None:
+        with pytest.raises(UserError, match=reason):
+            composed("model=full3d", *overrides)
+        return
+    module = composed("model=full3d", *overrides)
+    module.configure_model()
+    module.eval()
+    known = torch.zeros(1, 8, dtype=torch.bool)
+    known[:, 0] = known[:, -1] = module.conditioning.takes_frames
+    video = module.generate(["a dog"], Draw(0, ("x",), (0,)), torch.zeros(1, 3, 8, 8, 8), known)
+    assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
+    if conditioning.startswith("frame_"):
+        torch.testing.assert_close(video[:, :, 0], torch.zeros(1, 3, 8, 8), atol=1e-5, rtol=0)
+
+
+def test_the_table_covers_what_there_is():
+    assert {"2p1d", "full3d", "skiparse"} <= set(MODELS) and {"flow_matching", "v_prediction", "epsilon"} <= set(
+        OBJECTIVES
+    )
+    assert {"none", "frame_replacement", "masked_video"} <= set(CONDITIONINGS)
+    assert {"euler", "heun", "ddim", "ancestral", "dpmpp_2m"} <= set(SAMPLERS)
+    listed = {choice for pair in REFUSED for choice in pair}
+    assert all(choice.partition("=")[2] in choices(choice.partition("=")[0]) for choice in listed)
