@@ -100,7 +100,7 @@ def bare_steps(module: Any, batches: Iterator[Any], optimizer: Any, schedule: An
     for step in range(cfg.trainer.max_steps):
         batch = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss = module.training_step(batch, step)
+            loss = module.training_step(batch, step)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, cfg.optimizer.clip_norm)
         optimizer.step()

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -149,6 +150,33 @@ def run_generate(bench: Bench, words: list[str]) -> None:
     assert (made / "originals" / "000.txt").read_text().strip() == given["prompt"]
 
 
+def run_conditioned(bench: Bench, words: list[str]) -> None:
+    """``init.run=last`` is a run without conditioning, as the text before it says."""
+    if "init.run=last" in words:
+        bench.train(["python", "train.py", "model=full3d"])
+    run_plain(bench, words)
+
+
+def run_given(bench: Bench, words: list[str]) -> None:
+    """The newest model takes frames; the pictures and the video are of another size than its clips."""
+    from PIL import Image
+
+    from vidlab.data.video import encode
+
+    bench.train(["python", "train.py", "conditioning=masked_video"])
+    for name in ("frame", "first", "last"):
+        Image.new("RGB", (50, 40), "navy").save(bench.folder / f"{name}.png")
+    (bench.folder / "clip.mp4").write_bytes(encode(np.zeros((9, 40, 50, 3), np.uint8), 8))
+    run_generate(bench, words)
+
+
+def run_layouts(bench: Bench, words: list[str]) -> None:
+    """At a small shape: the README's takes ten seconds and is a test of its own."""
+    command = [sys.executable, *words[1:-3], "4", "4", "4"]
+    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=True)
+    assert re.search(r"Skiparse k=4 +1\.547 +1\.547", done.stdout)
+
+
 def run_folder(bench: Bench, words: list[str]) -> None:
     """/my/videos is a folder of videos that generate.py wrote."""
     bench.python(["python", "generate.py", "prompt=a red square"], last=("accelerator=cpu", "fps=8"))
@@ -255,10 +283,13 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"tox", check_tox),
     (r"mlflow ui .*", run_mlflow_ui),
     (r"python -m vidlab\.assets", run_assets),
+    (r"python -m vidlab\.layers\.layouts .*", run_layouts),
+    (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),
     (r"python train\.py .*(--help|--cfg job)", run_print),
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
     (r"python train\.py -m .*", run_sweep),
+    (r"python train\.py .*conditioning=.*", run_conditioned),
     (r"python train\.py ckpt_path=last .*", run_resume),
     (r"python train\.py trainer=gpu", run_gpu),
     (r"python train\.py trainer=ddp .*", run_ddp),
@@ -321,8 +352,9 @@ def test_the_table_of_groups_is_that_of_conf() -> None:
     (table,) = [table for table in tables() if table[0][0] == "`task`"]
     listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table}
     folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
+    folders += [path for folder in folders for path in folder.iterdir() if path.is_dir()]
     assert {name: set(choices) for name, choices in listed.items()} == {
-        folder.name: {file.stem for file in folder.rglob("*.yaml")} for folder in folders
+        str(folder.relative_to(ROOT / "conf")): {file.stem for file in folder.glob("*.yaml")} for folder in folders
     }
     for entry in yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())["defaults"]:
         for name, default in entry.items() if entry != "_self_" else ():

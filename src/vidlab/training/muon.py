@@ -60,7 +60,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         """Schedulers set the rate in ``param_groups``: they are the parts' own."""
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of both parts; ``closure`` recomputes the loss and gradients."""
         loss = None
         if closure is not None:
