@@ -14,12 +14,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the entry points set it, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from torch import Tensor, nn
 
 from record import record
+from vidlab.lab.host import prepare_host
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.kernels import auto
 from vidlab.layers.layouts import Full3D, Grid, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window
@@ -123,7 +124,14 @@ def rearrangement_seconds(case: Case, layouts: Sequence[TokenLayout]) -> float:
 
 def products_seconds(case: Case) -> float:
     """The matrix products of all blocks outside attention, one by one."""
-    shapes = [(WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, WIDTH), (WIDTH, 4 * WIDTH), (4 * WIDTH, WIDTH)]
+    shapes = [
+        (WIDTH, 3 * WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, WIDTH),
+        (WIDTH, 4 * WIDTH),
+        (4 * WIDTH, WIDTH),
+    ]
     total = 0.0
     for inputs, outputs in shapes:
         linear = nn.Linear(inputs, outputs).to(case.device, case.dtype)
@@ -173,6 +181,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--repeat", type=int, default=3)
     arguments = parser.parse_args()
+    prepare_host()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = []
     for dtype in arguments.dtypes:

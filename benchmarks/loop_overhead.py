@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the entry points set it, before torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -29,6 +29,7 @@ from vidlab.callbacks.ema import warmed_up_decay
 from vidlab.lab import run_folder  # noqa: F401  registers a resolver
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.entry import instantiate
+from vidlab.lab.host import prepare_host
 from vidlab.lab.precision import resolve_precision
 
 CONF = Path(__file__).parents[1] / "conf"
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30)
     arguments, overrides = parser.parse_known_args()
+    prepare_host()
     bare: list[float] = []
     lightning: list[float] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,8 @@ An entry point is::
 
     @entry.main(config_path="conf", config_name="train")
     def main(cfg: DictConfig) -> float | None:
-        from vidlab.lab.train import train
+        from vidlab.lab.host import prepare_host
+from vidlab.lab.train import train
         return train(cfg)
 
 Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted.
@@ -67,10 +68,7 @@ def main(
 
         @functools.wraps(task)
         def run() -> Any:
-            # How long an idle OpenMP thread spins before it sleeps. With the default, a step takes up to ten times as
-            # long once another process (a decoding worker, a second job) wants a core; with no spinning at all, a fifth
-            # longer on a quiet machine. Read once, when torch is imported.
-            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+            prepare_host()
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             warnings.formatwarning = _without_source
