@@ -6,14 +6,14 @@ import torch
 
 from vidlab.clip import ClipBatch, DenoiserInput
 from vidlab.diffusion.time_samplers import LogitNormal
-from vidlab.layers.attention import attention
+from vidlab.layers.kernels import auto
 
 
 def test_a_wrong_shape_of_an_argument_raises():
     heads = torch.zeros(1, 4, 2, 8)
-    assert attention(heads, heads, heads).shape == heads.shape
+    assert auto(heads, heads, heads).shape == heads.shape
     with pytest.raises(jaxtyping.TypeCheckError, match="k"):
-        attention(heads, torch.zeros(1, 4, 3, 8), heads)
+        auto(heads, torch.zeros(1, 4, 3, 8), heads)
 
 
 def test_a_wrong_shape_in_a_record_raises():

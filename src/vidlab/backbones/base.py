@@ -14,13 +14,12 @@ from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 class VideoDenoiser(nn.Module, ABC):
     """Reads noisy latents and conditions, returns a prediction in the shape of the latents.
 
-    Every subclass takes ``latent: LatentShape``, ``text_width: int``, ``attention: str`` (the kernel) and
-    ``control_channels: Sequence[int]``; the rest is its own. ``features`` names what can be requested, and
-    ``takes_controls`` tells whether ``control_channels`` may be more than ``()``.
+    Args of every subclass begin with ``latent: LatentShape`` and ``text_width: int``; the rest is its own. One that has
+    attention takes its kernel's name as ``attention``, one that reads controls the channels of their parts as
+    ``control_channels``. ``features`` names what can be requested.
     """
 
     features: frozenset[str] = frozenset()
-    takes_controls: bool = False
     activation_checkpointing: bool = False
 
     @abstractmethod

@@ -60,8 +60,6 @@ class DiT(VideoDenoiser):
         UserError: sizes that do not divide or are not positive.
     """
 
-    takes_controls = True
-
     def __init__(
         self,
         latent: LatentShape,

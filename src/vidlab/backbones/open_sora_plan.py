@@ -146,8 +146,6 @@ class OpenSoraPlan(VideoDenoiser):
         UserError: sizes that do not divide or are not positive.
     """
 
-    takes_controls = True
-
     def __init__(
         self,
         latent: LatentShape,

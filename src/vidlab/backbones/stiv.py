@@ -66,8 +66,6 @@ class STIV(VideoDenoiser):
         UserError: sizes that do not divide or are not positive, an unknown micro-condition.
     """
 
-    takes_controls = True
-
     def __init__(
         self,
         latent: LatentShape,

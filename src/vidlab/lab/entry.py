@@ -4,8 +4,7 @@ An entry point is::
 
     @entry.main(config_path="conf", config_name="train")
     def main(cfg: DictConfig) -> float | None:
-        from vidlab.lab.host import prepare_host
-from vidlab.lab.train import train
+        from vidlab.lab.train import train
         return train(cfg)
 
 Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted.
@@ -29,6 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidlab.errors import UserError
+from vidlab.lab.host import prepare_host
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
 
 KINDS = {

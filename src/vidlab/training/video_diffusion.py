@@ -1,5 +1,6 @@
 """The one LightningModule of every video denoiser: it knows only the protocols."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -104,7 +105,7 @@ class VideoDiffusion(LightningModule):
         self._base_lrs: list[float] = []
 
     def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
-        """Fix what follows from the other parts: the attention kernel and the channels of the controls."""
+        """Fix what follows from other parts: the attention kernel and the channels of the controls."""
         channels = self.conditioning.control_channels(self.latent, self.autoencoder.stride)
         declared = getattr(backbone, "keywords", {}).get("control_channels")
         if declared and not channels:
@@ -112,7 +113,16 @@ class VideoDiffusion(LightningModule):
                 f"The model reads controls (model.backbone.control_channels={list(declared)}) and "
                 f"conditioning={type(self.conditioning).__name__} gives none. Add conditioning=masked_video."
             )
-        return partial(backbone, attention=attention, control_channels=channels)
+        takes = inspect.signature(backbone).parameters
+        if channels and "control_channels" not in takes:
+            raise UserError(
+                f"conditioning={type(self.conditioning).__name__} gives control channels, and the model has no "
+                "control_channels to read them. Use conditioning=frame_replacement, or another model."
+            )
+        if attention != "auto" and "attention" not in takes:
+            raise UserError(f"attention={attention}: the model has no attention kernel to choose. Use attention=auto.")
+        settings = {"attention": attention} if "attention" in takes else {}
+        return partial(backbone, **settings, **({"control_channels": channels} if channels else {}))
 
     def _check_parts(self) -> None:
         """Refuse parts that cannot work together, before anything is built."""
