@@ -170,6 +170,13 @@ def run_given(bench: Bench, words: list[str]) -> None:
     run_generate(bench, words)
 
 
+def run_export(bench: Bench, words: list[str]) -> None:
+    command = [sys.executable, *words[1:]]
+    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {path.suffix for path in (bench.folder / "exported").iterdir()} == {".safetensors", ".json"}
+
+
 def run_layouts(bench: Bench, words: list[str]) -> None:
     """At a small shape: the README's takes ten seconds and is a test of its own."""
     command = [sys.executable, *words[1:-3], "4", "4", "4"]
@@ -283,6 +290,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"tox", check_tox),
     (r"mlflow ui .*", run_mlflow_ui),
     (r"python -m vidlab\.assets", run_assets),
+    (r"python -m vidlab\.lab\.export last exported", run_export),
     (r"python -m vidlab\.layers\.layouts .*", run_layouts),
     (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),

@@ -1,15 +1,28 @@
 """Weight inheritance from real checkpoints and releases, as the group ``init`` does it."""
 
+import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
 from vidlab.backbones.dit import DiT
+from vidlab.backbones.open_sora_plan_release import read_release
 from vidlab.backbones.stiv import STIV
 from vidlab.errors import UserError
-from vidlab.lab.init import FreshWeights, FromRuns, Initializer, Surroundings, Trained, from_run, merged
+from vidlab.lab.export import export
+from vidlab.lab.init import (
+    FreshWeights,
+    FromRuns,
+    Initializer,
+    OpenSoraPlanRelease,
+    Surroundings,
+    Trained,
+    from_run,
+    merged,
+)
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 HERE = Surroundings("lab", None)
@@ -117,3 +130,45 @@ def test_what_is_refused(make_module, save):
 
 def test_they_are_initializers():
     assert isinstance(FreshWeights(), Initializer) and isinstance(FromRuns({}), Initializer)
+
+
+def tiny_release(**settings):
+    from vidlab.backbones.open_sora_plan import OpenSoraPlan
+
+    plan = LayerPlan((SingleSkip(2), GroupSkip(2)))
+    return partial(OpenSoraPlan, layouts=plan, patch=(1, 2, 2), width=24, depth=2, heads=2, **settings)
+
+
+def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
+    from vidlab.conditioning.masked_video import MaskedVideo, Stage
+
+    trained = make_module(backbone=tiny_release())
+    export(trained, tmp_path / "release", "{}")
+    fresh = make_module(backbone=tiny_release())
+    report = OpenSoraPlanRelease(str(tmp_path / "release")).apply(fresh, HERE)
+    assert report.fresh == report.unused == ()
+    for name, parameter in fresh.denoiser.named_parameters():
+        assert torch.equal(parameter, trained.denoiser.get_parameter(name))
+    # and into the image-conditioned model, as conf/init/open_sora_plan.yaml says
+    conf = OmegaConf.load(Path(__file__).parents[2] / "conf" / "init" / "open_sora_plan.yaml")
+    child = make_module(built=False, backbone=tiny_release(), conditioning=MaskedVideo([Stage({"i2v": 1})]))
+    child.configure_model()
+    report = OpenSoraPlanRelease(str(tmp_path / "release"), conf.fresh, conf.copies).apply(child, HERE)
+    assert len(report.copied) == 2 and all(name.startswith("pos_embed_mask") for name in report.fresh)
+    with pytest.raises(UserError, match="already holds weights"):
+        export(trained, tmp_path / "release", "{}")
+
+
+def test_a_release_fits_one_kind_of_model(make_module, tmp_path):
+    with pytest.raises(UserError, match=r"init.path is not set"):
+        OpenSoraPlanRelease(None).apply(make_module(), HERE)
+    with pytest.raises(UserError, match=r"use model=paper/open_sora_plan"):
+        OpenSoraPlanRelease(str(tmp_path)).apply(make_module(), HERE)
+
+
+def test_any_other_denoiser_is_weights_beside_its_configuration(make_module, tmp_path):
+    module = make_module()
+    export(module, tmp_path / "out", "seed: 3\n")
+    weights = read_release(tmp_path / "out")
+    assert torch.equal(weights["embed.weight"], module.denoiser.embed.weight)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"seed": 3}

@@ -1,0 +1,65 @@
+"""A trained denoiser as safetensors and JSON: ``python -m vidlab.lab.export <run> <folder>``.
+
+An Open-Sora Plan denoiser is written as its authors publish theirs, with their names, shards and ``config.json``; any
+other as one file of weights beside the configuration it was trained with.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from vidlab.backbones.open_sora_plan_release import release_config, write_release
+from vidlab.errors import UserError
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import resolve_run
+from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+def export(module: VideoDiffusion, folder: Path, config: str) -> None:
+    """Write the denoiser of a loaded module.
+
+    Args:
+        module: with the weights to write.
+        folder: made if it is not there; must not hold weights yet.
+        config: the training configuration as YAML.
+
+    Raises:
+        UserError: the folder already holds weights.
+    """
+    state: dict[str, Tensor] = module.denoiser.state_dict()
+    if isinstance(module.denoiser, OpenSoraPlan):
+        write_release(state, folder, config=release_config(module.denoiser))
+        return
+    write_release(state, folder)
+    (folder / "config.json").write_text(json.dumps(OmegaConf.to_container(OmegaConf.create(config)), indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Export a run's denoiser as safetensors and JSON."""
+    from vidlab.lab.generate import load_module
+
+    parser = argparse.ArgumentParser(prog="python -m vidlab.lab.export", description=main.__doc__)
+    parser.add_argument("run", help="last, a run folder, a checkpoint file or an MLflow run id")
+    parser.add_argument("folder", type=Path, help="where to write; must not hold weights yet")
+    parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument("--name", default="vidlab", help="the experiment in which 'last' looks")
+    parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db")
+    found = parser.parse_args(arguments)
+    try:
+        checkpoint = resolve_run(found.run, RUNS, found.name, found.tracking_uri, key="run").checkpoint
+        settings = OmegaConf.create({"frames": None, "height": None, "width": None, "steps": None})
+        settings.weights = found.weights
+        export(load_module(checkpoint, settings), found.folder, load_checkpoint(checkpoint)["config"])
+    except UserError as error:
+        parser.exit(2, f"{error}\n")
+    print(f"{checkpoint} ({found.weights}) -> {found.folder}")
+
+
+if __name__ == "__main__":
+    main()
