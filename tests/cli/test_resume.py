@@ -43,7 +43,7 @@ def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):
     assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1", "optimizer.clip_norm=0.001").code == 0
     assert lab.train(*rate, "trainer.max_steps=5", "optimizer.lr=0.01", "ckpt_path=last").code == 0
     curve = only(lab).curve
-    logged = [curve["lr-AdamW/pg1", step] for step in range(5)]
+    logged = [curve["lr-MuonWithAdamW/pg1", step] for step in range(5)]
     assert logged == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3, 0.01 * 2 / 5, 0.01 / 5])
 
 

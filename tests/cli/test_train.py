@@ -73,6 +73,6 @@ def test_help_is_quick():
         [sys.executable, REPOSITORY / "train.py", "--help"], capture_output=True, text=True, check=True
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert "== Configuration groups ==" in done.stdout and "model: full3d" in done.stdout
+    assert "== Configuration groups ==" in done.stdout and "model: 2p1d, full3d" in done.stdout
     # processor time, which other programs on the machine do not change
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
