@@ -177,16 +177,17 @@ def _videos(
     frames, height, width = module.clip_shape
     clips = plan.segments + (frames - 1 if plan.fill_in else 0)
 
-    def make(pixels: Tensor, known: Tensor, number: int) -> Tensor:
+    def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
         draw = Draw(plan.seed, keys, (number,) * len(keys))
-        progress = _scaled(advance, len(jobs) / clips)
-        return module.generate([prompt for prompt, _ in jobs], draw, pixels, known, progress)
+        progress, micro = _scaled(advance, len(jobs) / clips), {"sampling_stride": (stride,)}
+        return module.generate([prompt for prompt, _ in jobs], draw, pixels, known, progress, micro)
 
     pixels, known = torch.zeros(len(jobs), 3, frames, height, width), torch.zeros(len(jobs), frames, dtype=torch.bool)
     if given is not None:
         pixels, known = pixels + given.pixels, known | given.known
     if plan.fill_in:
-        key_frames = make(pixels, known, 0)
+        # told to be as far apart as the clips between them are long (STIV switches this micro-condition)
+        key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
     return continued(make, pixels, known, plan.segments, plan.overlap or max(frames // 2, 1))
 

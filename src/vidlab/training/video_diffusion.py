@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder
@@ -31,6 +31,12 @@ Pixels = Float[Tensor, "B 3 T H W"]
 
 # Validation draws the same noise in every run, whatever its seed, so that runs compare.
 VALIDATION_SEED = 0
+
+
+def steps_taken(trainer: Trainer) -> int:
+    """Optimiser steps that may have changed the weights: ``global_step`` less the steps that callbacks discarded."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return trainer.global_step - sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
 
 
 class VideoDiffusion(LightningModule):
@@ -239,6 +245,7 @@ class VideoDiffusion(LightningModule):
         pixels: Pixels | None = None,
         known: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
+        micro: Mapping[str, Sequence[float]] | None = None,
     ) -> Pixels:
         """Videos for prompts, in [-1, 1].
 
@@ -248,6 +255,7 @@ class VideoDiffusion(LightningModule):
             pixels: clips whose frames marked in ``known`` are given; None gives none.
             known: True at given frames.
             progress: called with (steps done, steps).
+            micro: micro-conditions by name, where the backbone reads them and the plain ones will not do.
 
         Raises:
             UserError: frames are given that the model's conditioning cannot take.
@@ -258,23 +266,30 @@ class VideoDiffusion(LightningModule):
         if pixels is not None and known is not None:
             evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.encode)
         conditions = {
-            "full": self._conditions(prompts, evidence),
-            "image": self._conditions([""] * count, evidence),
-            "null": self._conditions([""] * count, nothing),
+            "full": self._conditions(prompts, evidence, micro=micro),
+            "image": self._conditions([""] * count, evidence, micro=micro),
+            "null": self._conditions([""] * count, nothing, micro=micro),
         }
         shape = (latent.channels, latent.frames, latent.height, latent.width)
         noise = draw.normal("initial", shape).to(self.device)
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return self.autoencoder.decode(latents).clamp(-1, 1)
 
-    def _conditions(self, prompts: Sequence[str], evidence: Evidence, draw: Draw | None = None) -> Conditions:
+    def _conditions(
+        self,
+        prompts: Sequence[str],
+        evidence: Evidence,
+        draw: Draw | None = None,
+        micro: Mapping[str, Sequence[float]] | None = None,
+    ) -> Conditions:
         """Everything a backbone is told; with ``draw`` that of training, where tokens may be dropped."""
-        micro = micro_conditions(self.denoiser.micro_shapes(self.latent), self.clip_shape, len(prompts), draw)
+        shapes = self.denoiser.micro_shapes(self.latent)
+        numbers = micro_conditions(shapes, self.clip_shape, len(prompts), draw, micro)
         return Conditions(
             text=self.text_encoder(prompts),
             known=evidence.known,
             controls=evidence.controls,
-            micro={name: value.to(self.device) for name, value in micro.items()},
+            micro={name: value.to(self.device) for name, value in numbers.items()},
         )
 
     def _nothing_known(self, count: int) -> Evidence:
@@ -309,6 +324,11 @@ class VideoDiffusion(LightningModule):
             scheduler.optimizer.param_groups, self._base_lrs, scheduler.lr_lambdas, strict=True
         ):
             group["initial_lr"], group["lr"] = base, base * factor(scheduler.last_epoch)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Follow the steps taken: a discarded step leaves the schedule where it is."""
+        if scheduler.last_epoch < steps_taken(self.trainer):
+            super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
