@@ -123,7 +123,7 @@ class FolderSource:
             raise DataError(_too_few(folder, rows, rejected, without))
         rank_zero_info(f"data.path={folder}: {len(rows)} clips indexed, {len(rejected)} unreadable")
         metadata = {"videos": len(videos), "without_caption": without, "rejected": rejected}
-        write_index(made, _split(rows, self.val_fraction), metadata, root=folder)
+        write_index(made, split_by_key(rows, self.val_fraction), metadata, root=folder)
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -238,13 +238,18 @@ def _row(key: str, video: Path, captions: list[str]) -> ClipRow:
     )
 
 
-def _split(rows: list[ClipRow], val_fraction: float) -> list[ClipRow]:
-    """Hold out the clips whose key hashes below ``val_fraction``; at least one, and never all."""
-    place = {row.key: seed_of("val", row.key) / 2**63 for row in rows}
-    ordered = sorted(place, key=lambda key: place[key])
+def split_by_key(rows: list[ClipRow], val_fraction: float) -> list[ClipRow]:
+    """Hold out the recordings whose name hashes below ``val_fraction``; at least one, and never all.
+
+    All clips of one recording go to one side, unless there is only one recording.
+    """
+    several = len({row.source for row in rows}) > 1
+    names = [row.source if several else row.key for row in rows]
+    place = {name: seed_of("val", name) / 2**63 for name in names}
+    ordered = sorted(place, key=lambda name: place[name])
     count = sum(value < val_fraction for value in place.values())
-    held_out = set(ordered[: min(max(count, 1), len(rows) - 1)])
-    return [replace(row, split="val" if row.key in held_out else "train") for row in rows]
+    held_out = set(ordered[: min(max(count, 1), len(place) - 1)])
+    return [replace(row, split="val" if name in held_out else "train") for row, name in zip(rows, names, strict=True)]
 
 
 def _too_few(folder: Path, rows: list[ClipRow], rejected: Mapping[str, str], without: int) -> str:
