@@ -32,6 +32,12 @@ def test_levels_per_frame_count_by_their_mean():
     assert logged(LossByNoiseLevel(4, 1), ([[0.0, 0.6]], [5.0])) == [{"train/loss_at_t/0.25": pytest.approx(5.0)}]
 
 
+def test_what_is_not_finite_does_not_count():
+    assert logged(LossByNoiseLevel(1, 1), ([0.1, 0.2, 0.3], [1.0, float("nan"), 3.0])) == [
+        {"train/loss_at_t/0": pytest.approx(2.0)}
+    ]
+
+
 def test_settings_are_at_least_one():
     with pytest.raises(UserError, match=r"callbacks.noise_levels.bins=0"):
         LossByNoiseLevel(bins=0)

@@ -68,9 +68,9 @@ class Case:
 
 CASES = (
     Case("released"),
-    Case("paper", variant="paper", steps=160),
-    Case("accumulated", steps=60, accumulate=3),
-    Case("unused", steps=60, unused=True),
+    Case("paper", variant="paper", steps=80),
+    Case("accumulated", steps=40, accumulate=3),
+    Case("unused", steps=40, unused=True),
     Case("calm", steps=20, trouble=False),
 )
 
@@ -94,23 +94,23 @@ def flat(gradients) -> torch.Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
-def train(case: Case, rank: int, hooked: bool = True) -> dict[str, list | torch.Tensor]:
+def train(case: Case, rank: int, hooked: bool = True, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Train; keeps each step's local gradient, computed apart from DDP, and the one that DDP leaves."""
     torch.manual_seed(0)
-    # several buckets: the first of about 16 weights
-    model = DistributedDataParallel(Branches(), bucket_cap_mb=0.0004, find_unused_parameters=case.unused)
+    # several buckets, of at least 26 weights each
+    model = DistributedDataParallel(Branches().to(device), bucket_cap_mb=0.0001, find_unused_parameters=case.unused)
     deciding = Deciding(case.variant)
     reducer = Counting(deciding)
     if hooked:
         reducer.register(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
     source = torch.Generator().manual_seed(100 + rank)
-    local, reduced, skipped = [], [], []
+    local, reduced = [], []
     for step in range(case.steps):
         optimizer.zero_grad()
-        total = torch.zeros(sum(p.numel() for p in model.parameters()))
+        total = torch.zeros(sum(p.numel() for p in model.parameters()), device=device)
         for part in range(case.accumulate):
-            x = torch.randn(8, 6, generator=source)
+            x = torch.randn(8, 6, generator=source).to(device)
             factor = (trouble(step, rank) if case.trouble and part == 0 else 1.0) / case.accumulate
             both = not case.unused or (step + rank) % 2 == 0
 
@@ -125,14 +125,12 @@ def train(case: Case, rank: int, hooked: bool = True) -> dict[str, list | torch.
                     loss(model).backward()
             else:
                 loss(model).backward()
-        skip = hooked and deciding.decisions[-1].skip
         local.append(total)
         reduced.append(flat([p.grad for p in model.parameters()]))
-        skipped.append(skip)
-        if skip:
+        if hooked and deciding.decisions[-1].skip:
             optimizer.zero_grad()
         optimizer.step()
-    return {
+    found = {
         "local": torch.stack(local),
         "reduced": torch.stack(reduced),
         "multipliers": torch.tensor([d.multipliers for d in deciding.decisions]),
@@ -140,6 +138,7 @@ def train(case: Case, rank: int, hooked: bool = True) -> dict[str, list | torch.
         "buckets": torch.tensor(reducer.buckets / case.steps),
         "weights": flat([p.detach() for p in model.parameters()]),
     }
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def process(rank: int, port: int, folder: str) -> None:
@@ -154,14 +153,17 @@ def process(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ddp")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(process, (port, str(folder)), nprocs=RANKS)
+    mp.spawn(process, (free_port(), str(folder)), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
@@ -203,7 +205,7 @@ def test_multipliers_equal_numpy(runs, case):
         np.testing.assert_array_equal(of(runs, case.name, "multipliers")[rank], expected)
         np.testing.assert_allclose(of(runs, case.name, "norms")[rank], norms, rtol=1e-4)
     zeros = (expected == 0).sum(1)
-    assert (zeros == 1).sum() >= 5 and (zeros == RANKS).sum() >= 1 and (zeros == 0).sum() > case.steps / 2
+    assert (zeros == 1).sum() >= 3 and (zeros == RANKS).sum() >= 1 and (zeros == 0).sum() > case.steps / 2
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -219,10 +221,35 @@ def test_reduced_gradients_are_the_mean_of_the_others(runs, case):
 def test_ranks_end_with_equal_finite_weights(runs, case):
     first, second = (run[case.name]["weights"] for run in runs)
     assert torch.equal(first, second) and first.isfinite().all()
-    assert runs[0][case.name]["buckets"] > 2
+    assert runs[0][case.name]["buckets"] > 2.5
 
 
 def test_without_outliers_training_is_that_of_plain_ddp(runs):
     calm = of(runs, "calm", "multipliers")
     assert (calm == 1).all()
     assert torch.equal(runs[0]["calm"]["weights"], runs[0]["plain"]["weights"])
+
+
+def gpu_process(rank: int, port: int, folder: str) -> None:
+    ranks = torch.cuda.device_count()
+    torch.cuda.set_device(rank)
+    dist.init_process_group("nccl", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    torch.save(train(CASES[0], rank, device=f"cuda:{rank}"), Path(folder) / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible to torch")
+def test_every_gpu_with_nccl(tmp_path):
+    ranks = torch.cuda.device_count()
+    mp.spawn(gpu_process, (free_port(), str(tmp_path)), nprocs=ranks)
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(ranks)]
+    local = np.stack([run["local"].double().numpy() for run in found])
+    with np.errstate(all="ignore"):
+        expected = reference(np.linalg.norm(local, axis=-1).T, "released")
+    kept = np.where(expected.T[..., None] > 0, local, 0)
+    for run in found:
+        np.testing.assert_array_equal(run["multipliers"].double().numpy(), expected.astype(np.float32))
+        reduced = (expected.T[..., None] * kept).mean(0)
+        np.testing.assert_allclose(run["reduced"].double().numpy(), reduced, rtol=1e-3, atol=1e-4)
+        assert torch.equal(run["weights"], found[0]["weights"])

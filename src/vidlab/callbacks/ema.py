@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.training.video_diffusion import steps_taken
 
 
 def warmed_up_decay(step: int, decay: float) -> float:
@@ -24,7 +25,8 @@ class EMA(Callback):
     ruins short runs.)
 
     Args:
-        decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)).
+        decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)). Steps that
+            another callback discards do not count.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -44,14 +46,15 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only now a resumed run knows its step: a batch that still accumulates must not average again."""
-        self._last_step = trainer.global_step
+        self._last_step = steps_taken(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Average once per optimiser step, whatever the gradient accumulation."""
-        if trainer.global_step == self._last_step:
+        step = steps_taken(trainer)
+        if step == self._last_step:
             return
-        self._last_step = trainer.global_step
-        weight = 1 - warmed_up_decay(trainer.global_step, self.decay)
+        self._last_step = step
+        weight = 1 - warmed_up_decay(step, self.decay)
         current = self._parameters(pl_module)
         with torch.no_grad():
             values = [current[name].detach().float() for name in self.average]

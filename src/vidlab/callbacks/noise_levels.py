@@ -40,9 +40,11 @@ class LossByNoiseLevel(Callback):
         level = t if t.ndim == 1 else t.mean(dim=1)
         if self._sums is None:
             self._sums = torch.zeros(2, self.bins, device=per_clip.device)
+        counts = per_clip.isfinite()  # a batch that gradient clipping will discard may hold anything
+        per_clip = torch.where(counts, per_clip.float(), 0.0)
         place = (level.to(per_clip.device) * self.bins).long().clamp(0, self.bins - 1)
-        self._sums[0].index_add_(0, place, per_clip.float())
-        self._sums[1].index_add_(0, place, torch.ones_like(per_clip, dtype=torch.float32))
+        self._sums[0].index_add_(0, place, per_clip)
+        self._sums[1].index_add_(0, place, counts.float())
         if trainer.global_step % self.every_n_steps == 0:
             self._log(trainer)
 
