@@ -3,6 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vidlab.data.bucket_plan import BucketPlan, ClipPlan, JoinedPlan, JointPlan, Repeats, blocks_of
+from vidlab.data.bucketed import Balance
+from vidlab.data.buckets import Assignment, Bucket, Bucketing
 from vidlab.data.plan import Plan, Visit
 
 
@@ -81,3 +84,221 @@ def test_impossible_plans_are_refused(arguments):
 def test_impossible_batches_are_refused(number, rank):
     with pytest.raises(ValueError, match="does not exist"):
         Plan(4, 2, 0, world_size=2).batch(number, rank)
+
+
+def assign(*counts: int, dropped: int = 0, seed: int = 0) -> Assignment:
+    """Buckets of 1, 2, ... frames with so many clips each, in shuffled order."""
+    codes = np.concatenate([np.full(dropped, -1), *(np.full(count, place) for place, count in enumerate(counts))])
+    buckets = tuple(Bucket(frames, 16, 16) for frames in range(1, len(counts) + 1))
+    return Assignment(buckets, np.random.default_rng(seed).permutation(codes).astype(np.int16))
+
+
+def epoch_of(plan: ClipPlan, epoch: int) -> list[list[tuple[Visit, ...]]]:
+    """The batches of all ranks in all steps of an epoch."""
+    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    return [[plan.batch(step, rank) for rank in range(plan.world_size)] for step in steps]
+
+
+def positions_of(steps: list[list[tuple[Visit, ...]]]) -> list[int]:
+    return [visit.position for step in steps for batch in step for visit in batch]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_a_single_bucket_has_the_order_of_a_plan(world):
+    """Recorded orders stay: the clips of one bucket in the order of ``Plan``, epochs joined."""
+    plan, plain = JoinedPlan(assign(17), 3, 5, world), Plan(17, 3, 5, world)
+    for number in range(20):
+        for rank in range(world):
+            assert plan.batch(number, rank) == plain.batch(number, rank)
+    some = assign(17, dropped=4)
+    clips = np.flatnonzero(some.codes == 0)
+    assert [visit.position for visit in JoinedPlan(some, 17, 5).batch(0)] == clips[plain.order(0)].tolist()
+
+
+@pytest.mark.parametrize("tail", ["drop", "pad", "smaller"])
+@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("window", [3, 10**6])
+def test_an_epoch_of_buckets(tail, world, window):
+    """Every clip once or for a counted reason; one bucket in a step; ranks disjoint, but for clips that fill up."""
+    found, sizes = assign(103, 40, 11, dropped=9), [4, 3, 2]
+    plan = BucketPlan(found, sizes, 1, world, tail, window, blocks=np.arange(0, 163, 10))
+    for epoch in (0, 1, 4):
+        steps = epoch_of(plan, epoch)
+        visits = Counter(positions_of(steps))
+        assert all(visit.epoch == epoch for step in steps for batch in step for visit in batch)
+        kept = np.flatnonzero(found.codes >= 0)
+        left_out = sum(share.left_out for share in plan.shares)
+        assert len(visits) == len(kept) - left_out and set(visits) <= set(kept.tolist())
+        assert visits.total() == len(visits) + sum(share.repeated for share in plan.shares)
+        for number, step in enumerate(steps, start=epoch * plan.steps_per_epoch):
+            bucket = plan.bucket(number)
+            codes = {int(found.codes[visit.position]) for batch in step for visit in batch}
+            assert [found.buckets[code] for code in codes] == [bucket]
+            assert len({len(batch) for batch in step}) == 1
+    if tail == "drop":
+        assert all(share.repeated == 0 for share in plan.shares)
+    else:
+        assert all(share.left_out == 0 for share in plan.shares)
+    if tail == "smaller":
+        assert all(share.repeated < world for share in plan.shares)
+
+
+def test_tails_by_hand():
+    def shares(tail: str) -> list[tuple[int, int, int, int]]:
+        plan = BucketPlan(assign(10, 24), [4, 3], 0, 2, tail)
+        return [(share.steps, share.tail_size, share.repeated, share.left_out) for share in plan.shares]
+
+    assert shares("drop") == [(1, 4, 0, 2), (4, 3, 0, 0)]
+    assert shares("pad") == [(2, 4, 6, 0), (4, 3, 0, 0)]
+    assert shares("smaller") == [(2, 1, 0, 0), (4, 3, 0, 0)]
+
+
+def test_tails_leave_out_other_clips_each_epoch():
+    plan = BucketPlan(assign(11, 12), [4, 4], 0, 1, "drop")
+    missing = [set(range(23)) - set(positions_of(epoch_of(plan, epoch))) for epoch in range(6)]
+    assert all(len(clips) == 3 for clips in missing) and len(set().union(*missing)) > 3
+
+
+def test_bucketed_batches_do_not_depend_on_those_before():
+    def make() -> BucketPlan:
+        return BucketPlan(assign(50, 60, 70), [3, 2, 1], 2, 2, window=40)
+
+    asked_in_order = make()
+    batches = [asked_in_order.batch(number, 1) for number in range(3 * asked_in_order.steps_per_epoch)]
+    for number in (len(batches) - 1, 3, asked_in_order.steps_per_epoch, 17):
+        assert make().batch(number, 1) == batches[number]
+    assert len(asked_in_order._epochs) == 2
+
+
+def test_the_bucketed_order_is_fixed_for_good():
+    """Recorded once; a change would break the resume of every older run."""
+    found = Assignment((Bucket(1, 16, 16), Bucket(2, 16, 16)), np.array([0, 1, 0, 1, 1, -1, 0, 0, 1, 0], np.int16))
+    plan = BucketPlan(found, [2, 2], seed=3)
+    assert [[visit.position for visit in batch] for (batch,) in epoch_of(plan, 0)] == [
+        [6, 7],
+        [4, 1],
+        [7, 0],
+        [3, 8],
+        [2, 9],
+    ]
+    assert [[visit.position for visit in batch] for (batch,) in epoch_of(plan, 1)] == [
+        [3, 8],
+        [0, 6],
+        [9, 7],
+        [4, 1],
+        [6, 2],
+    ]
+
+
+def test_seeds_and_epochs_give_different_bucketed_orders():
+    plans = [BucketPlan(assign(30, 30), [1, 1], seed) for seed in range(3)]
+    assert len({tuple(positions_of(epoch_of(plan, epoch))) for plan in plans for epoch in range(3)}) == 9
+
+
+def test_shapes_are_mixed_and_orders_uniform():
+    """In one window, the first step is of bucket 0 as often as its share of steps, and each clip is first as often."""
+    plan = BucketPlan(assign(6, 3), [1, 1], seed=3)
+    first = Counter(plan.batch(epoch * 9)[0].position for epoch in range(900))
+    assert all(100 - 4 * 9.5 < first[clip] < 100 + 4 * 9.5 for clip in range(9))
+
+
+def test_reads_stay_local():
+    """With windows of 4 shards of 50 clips, at any time few of the 100 shards are read."""
+    shards = np.repeat(np.arange(100), 50)
+    plan = BucketPlan(assign(2500, 1500, 1000), [4, 4, 4], 0, 2, window=200, blocks=np.arange(0, 5000, 50))
+    steps = epoch_of(plan, 0)
+    for begin in range(0, len(steps) - 25, 25):  # 25 steps are 200 clips
+        assert len(set(shards[positions_of(steps[begin : begin + 25])])) <= 16
+    assert len(set(shards[positions_of(steps[:25])]) & set(shards[positions_of(epoch_of(plan, 1)[:25])])) < 8
+
+
+def test_blocks_are_whole_shards_or_many_small_ones():
+    assert blocks_of(np.repeat([7, 3, 9], [600, 1000, 300])).tolist() == [0, 600, 1600]
+    assert np.diff(blocks_of(np.arange(10_000))).tolist() == [256] * 39
+    assert blocks_of(np.zeros(3_000_000, np.int32)).tolist() == [0]
+    assert blocks_of(np.zeros(0, np.int32)).tolist() == []
+
+
+def weighted(weights: list[float], counts: tuple[int, ...] = (40, 25)) -> tuple[BucketPlan, np.ndarray]:
+    found = assign(*counts, dropped=5)
+    groups = np.random.default_rng(9).integers(0, len(weights), len(found.codes)).astype(np.uint8)
+    repeats = Repeats(found.codes, groups, weights)
+    return BucketPlan(found, [1] * len(counts), 0, tail="drop", repeats=repeats), groups
+
+
+def test_weights_are_visits_per_epoch():
+    plan, groups = weighted([2.0, 0.5, 0.0, 1.0])
+    total: Counter[int] = Counter()
+    for epoch in range(8):
+        steps = epoch_of(plan, epoch)
+        assert len(steps) == plan.steps_per_epoch == sum(share.visits for share in plan.shares)
+        total.update(positions_of(steps))
+    kept = plan.assignment.codes >= 0
+    assert {total[clip] for clip in np.flatnonzero(kept & (groups == 0))} == {16}
+    assert {total[clip] for clip in np.flatnonzero(kept & (groups == 1))} <= {3, 4, 5}
+    assert {total[clip] for clip in np.flatnonzero(kept & (groups == 2))} == {0}
+    assert {total[clip] for clip in np.flatnonzero(kept & (groups == 3))} == {8}
+
+
+def test_weights_of_one_change_nothing():
+    found = assign(40, 25, dropped=5)
+    repeats = Repeats(found.codes, np.zeros(70, np.uint8), [1.0])
+    assert epoch_of(BucketPlan(found, [2, 3], 0, repeats=repeats), 1) == epoch_of(BucketPlan(found, [2, 3], 0), 1)
+
+
+def test_images_and_videos_in_turn():
+    """M4V's one to eight: steps 8, 17, 26, ... are of images; both go through their own epochs."""
+    images = JoinedPlan(assign(10), 2, 0, 2)
+    videos = BucketPlan(assign(30, 50), [2, 1], 0, 2)
+    plan = JointPlan(videos, images, 9)
+    for number in range(200):
+        own, part = (number // 9, images) if number % 9 == 8 else (number - number // 9, videos)
+        assert plan.batch(number, 1) == part.batch(own, 1) and plan.bucket(number) == part.bucket(own)
+        assert np.array_equal(plan.peers(number), part.peers(own))
+    seen = [number - number // 9 for number in range(plan.steps_per_epoch) if number % 9 != 8]
+    assert seen == list(range(videos.steps_per_epoch))
+    assert all(isinstance(each, ClipPlan) for each in (plan, images, videos))
+
+
+def synthetic_mix(clips: int) -> tuple[np.ndarray, ...]:
+    """80 % 1280x720, 12 % portrait, 8 % 640x480; durations log-normal with median 3.7 s, sigma 0.7; 24 fps."""
+    random = np.random.default_rng(0)
+    kind = random.choice(3, clips, p=[0.8, 0.12, 0.08])
+    frames = np.clip(24 * random.lognormal(1.3, 0.7, clips), 1, 720).astype(np.int32)
+    height, width = np.array([720, 1280, 480], np.int32)[kind], np.array([1280, 720, 640], np.int32)[kind]
+    return frames, height, width, np.full(clips, 24.0)
+
+
+@pytest.mark.parametrize("tail", ["drop", "pad", "smaller"])
+@pytest.mark.parametrize("budget", [2, 10, 16])
+def test_token_balance_on_a_fixed_mix(tail, budget):
+    """Equal between ranks always; between steps within the printed bound, below 10 % from ten largest clips on."""
+    rule = Bucketing(65536, temporal_stride=4, first_frame_alone=True, max_frames=93)
+    world = 4
+    found = rule.assign(*synthetic_mix(30_000))
+    found = found.merge_rare([size * world for size in rule.batch_sizes(found.buckets, budget)])
+    plan = BucketPlan(found, rule.batch_sizes(found.buckets, budget), 0, world, tail)
+    balance, tokens = Balance.of(plan.shares, rule), Counter()
+    visits: Counter[int] = Counter()
+    for number in range(plan.steps_per_epoch):
+        batches = [plan.batch(number, rank) for rank in range(world)]
+        assert len({len(batch) for batch in batches}) == 1
+        tokens[len(batches[0]) * rule.tokens(plan.bucket(number))] += 1
+        visits.update(visit.position for batch in batches for visit in batch)
+    assert tokens == balance.steps
+    assert balance.bound == 1 - min(tokens) / max(tokens)
+    if budget >= 10 and tail != "smaller":
+        assert balance.bound < 0.1
+    assert not found.dropped and len(visits) == 30_000 - sum(share.left_out for share in plan.shares)
+
+
+def test_impossible_bucket_plans_are_refused():
+    for settings in ({"seed": -1}, {"world_size": 0}, {"tail": "lose"}, {"window": 0}, {"batch_sizes": [0, 1]}):
+        with pytest.raises(ValueError, match="at least 1"):
+            BucketPlan(**{"assignment": assign(4, 4), "batch_sizes": [1, 1], "seed": 0, **settings})
+    with pytest.raises(ValueError, match="no bucket fills a step"):
+        BucketPlan(assign(3, 3), [2, 2], 0, 2, "drop")
+    with pytest.raises(ValueError, match="does not exist"):
+        BucketPlan(assign(3, 3), [2, 2], 0, 2).batch(0, 2)
+    with pytest.raises(ValueError, match="every=1"):
+        JointPlan(JoinedPlan(assign(3), 1, 0), JoinedPlan(assign(3), 1, 0), 1)

@@ -6,7 +6,7 @@ so a batch is the same whoever makes it: any worker, any rank, before or after a
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidlab.clip import ClipBatch
+from vidlab.data.bucket_plan import ClipPlan
+from vidlab.data.buckets import Bucketing
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import read_member
@@ -58,6 +60,25 @@ class ClipView:
         """Source frames a clip must have."""
         return (self.frames - 1) * self.frame_stride + 1
 
+    def at(self, fps: float) -> "ClipView":
+        """The view of a clip of ``fps`` frames per second; here the same for all."""
+        return self
+
+
+@dataclass(frozen=True)
+class BucketView(ClipView):
+    """A view of a bucket's shape, whose distance of frames is the one the bucketing rule counted with.
+
+    Args:
+        rule: gives the distance of kept frames for a clip's rate.
+    """
+
+    rule: Bucketing = field(kw_only=True)
+
+    def at(self, fps: float) -> "BucketView":
+        """The view of a clip of ``fps`` frames per second."""
+        return replace(self, frame_stride=int(self.rule.step_at(fps)))
+
 
 @dataclass(frozen=True)
 class LoadFailure:
@@ -72,6 +93,7 @@ class _Loaded:
     row: ClipRow
     visit: Visit
     caption: str
+    fps: float
 
 
 class ClipDataset(Dataset[ClipBatch | LoadFailure]):
@@ -88,6 +110,8 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         view: how a clip becomes pixels.
         seed: the run's seed.
         cache_mb: megabytes (1e6 bytes) of decoded frames kept per worker; 0 keeps none.
+        shapes: the view of batch ``number`` and what may replace a clip of it; None is ``view`` and all clips. A clip
+            must have one shape in all its batches.
     """
 
     def __init__(
@@ -97,10 +121,12 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         view: ClipView,
         seed: int,
         cache_mb: float | int = 0,
+        shapes: "BucketShapes | None" = None,
     ) -> None:
         self.index = index
         self.batches = batches
         self.view = view
+        self.shapes = shapes
         self.seed = seed
         self._cache: dict[int, np.ndarray] = {}
         self._cache_left = int(cache_mb * 1e6)
@@ -111,7 +137,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         skipped: list[str] = []
         loaded = []
         for visit in self.batches(number):
-            clip = self._load_or_replace(visit, skipped)
+            clip = self._load_or_replace(visit, number, skipped)
             if clip is None:
                 return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {skipped[0]}")
             loaded.append(clip)
@@ -121,37 +147,39 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             keys=tuple(clip.row.key for clip in loaded),
             epochs=tuple(clip.visit.epoch for clip in loaded),
             number=number,
-            fps=tuple(clip.row.fps / self.view.frame_stride for clip in loaded),
+            fps=tuple(clip.fps for clip in loaded),
             factors=tuple(clip.row.factors for clip in loaded),
             skipped=tuple(dict.fromkeys(skipped)),
         )
 
-    def _load_or_replace(self, visit: Visit, skipped: list[str]) -> _Loaded | None:
+    def _load_or_replace(self, visit: Visit, number: int, skipped: list[str]) -> _Loaded | None:
+        view = self.view if self.shapes is None else self.shapes.view(number)
         for attempt in range(MAX_REPLACEMENTS):
             row = self.index.row(visit.position)
             try:
-                return self._load(row, visit)
+                return self._load(row, visit, view.at(row.fps))
             except CorruptClipError as error:
                 reason = str(error).removeprefix(f"{row.key}: ")
                 self._unreadable[visit.position] = reason
                 skipped.append(f"{row.key}: {reason}")
-                place = seed_of(self.seed, row.key, visit.epoch, "replacement", attempt) % len(self.index)
-                visit = Visit(place, visit.epoch)
+                peers = range(len(self.index)) if self.shapes is None else self.shapes.peers(number)
+                place = seed_of(self.seed, row.key, visit.epoch, "replacement", attempt) % len(peers)
+                visit = Visit(int(peers[place]), visit.epoch)
         return None
 
-    def _load(self, row: ClipRow, visit: Visit) -> _Loaded:
+    def _load(self, row: ClipRow, visit: Visit, view: ClipView) -> _Loaded:
         if visit.position in self._unreadable:
             raise CorruptClipError(self._unreadable[visit.position])
-        offset = self._choose(row, visit, "frame_offset", row.frames - self.view.span + 1)
-        wanted = range(offset, offset + self.view.span, self.view.frame_stride)
-        frames = self._scaled(row, visit.position, wanted)
-        top = self._choose(row, visit, "crop_y", frames.shape[1] - self.view.height + 1)
-        left = self._choose(row, visit, "crop_x", frames.shape[2] - self.view.width + 1)
-        frames = frames[:, top : top + self.view.height, left : left + self.view.width]
+        offset = self._choose(row, visit, "frame_offset", row.frames - view.span + 1)
+        wanted = range(offset, offset + view.span, view.frame_stride)
+        frames = self._scaled(row, visit.position, wanted, view)
+        top = self._choose(row, visit, "crop_y", frames.shape[1] - view.height + 1)
+        left = self._choose(row, visit, "crop_x", frames.shape[2] - view.width + 1)
+        frames = frames[:, top : top + view.height, left : left + view.width]
         caption = 0
         if self.view.random and len(row.captions) > 1:
             caption = self._choose(row, visit, "caption", len(row.captions))
-        return _Loaded(frames, row, visit, row.captions[caption])
+        return _Loaded(frames, row, visit, row.captions[caption], row.fps / view.frame_stride)
 
     def _choose(self, row: ClipRow, visit: Visit, purpose: str, choices: int) -> int:
         """A keyed number in [0, choices), or the middle one."""
@@ -159,15 +187,15 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             return (choices - 1) // 2
         return seed_of(self.seed, row.key, visit.epoch, purpose) % choices
 
-    def _scaled(self, row: ClipRow, position: int, wanted: range) -> np.ndarray:
+    def _scaled(self, row: ClipRow, position: int, wanted: range, view: ClipView) -> np.ndarray:
         """The wanted frames, scaled but not cropped, from memory when they are kept there."""
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
         data = read_member(self.index.root, row.shard, row.offset, row.size)
-        if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * self.view.span:
-            return scale_to_cover(read_frames(data, wanted, row.key), self.view.height, self.view.width)
-        whole = scale_to_cover(read_frames(data, None, row.key), self.view.height, self.view.width)
+        if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
+            return scale_to_cover(read_frames(data, wanted, row.key), view.height, view.width)
+        whole = scale_to_cover(read_frames(data, None, row.key), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:
@@ -202,12 +230,36 @@ def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 class PlannedBatches:
     """The batches of one rank of a plan."""
 
-    plan: Plan
+    plan: Plan | ClipPlan
     rank: int
 
     def __call__(self, number: int) -> Sequence[Visit]:
         """The visits of batch ``number``."""
         return self.plan.batch(number, self.rank)
+
+
+@dataclass(frozen=True)
+class BucketShapes:
+    """How the batches of a bucketed plan look.
+
+    Args:
+        plan: knows the bucket of a batch.
+        rule: knows the distance of kept frames.
+        random: as in ``ClipView``.
+    """
+
+    plan: ClipPlan
+    rule: Bucketing
+    random: bool = True
+
+    def view(self, number: int) -> ClipView:
+        """The view of batch ``number``."""
+        bucket = self.plan.bucket(number)
+        return BucketView(bucket.frames, bucket.height, bucket.width, random=self.random, rule=self.rule)
+
+    def peers(self, number: int) -> Sequence[int] | np.ndarray:
+        """Positions of the clips of the bucket of batch ``number``."""
+        return self.plan.peers(number)
 
 
 @dataclass(frozen=True)

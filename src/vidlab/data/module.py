@@ -6,11 +6,16 @@ from hashlib import blake2b
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.clip import ClipBatch
+from vidlab.data.bucket_plan import ClipPlan
+from vidlab.data.bucketed import Planned, column, plan_buckets
+from vidlab.data.buckets import Bucketing
 from vidlab.data.dataset import (
     BatchNumbers,
+    BucketShapes,
     ClipDataset,
     ClipLoader,
     ClipView,
@@ -29,6 +34,7 @@ RESUME_KEYS = {
     "seed": "seed",
     "batch_size": "data.batch_size",
     "world_size": "trainer.devices x trainer.num_nodes",
+    "bucketing": "data.bucketing",
 }
 
 
@@ -58,6 +64,8 @@ class ClipDataModule(L.LightningDataModule):
         cache_decoded_mb: megabytes of decoded short clips kept in memory, shared out among the workers.
         difficulty: what ``source`` was asked for; for the record.
         path: where ``source`` reads; for the record.
+        bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
+            ``frames`` x ``height`` x ``width``. Validation has that shape always.
 
     Raises:
         UserError: for a setting out of range, before any data is touched.
@@ -79,6 +87,7 @@ class ClipDataModule(L.LightningDataModule):
         cache_decoded_mb: float | int = 256,
         difficulty: str | None = None,
         path: str | None = None,
+        bucketing: Bucketing | None = None,
     ) -> None:
         super().__init__()
         _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)
@@ -98,7 +107,11 @@ class ClipDataModule(L.LightningDataModule):
         self.description = {"difficulty": difficulty, "path": path}
         self.batches_consumed = 0
         self.corrupt: dict[str, str] = {}
+        self.bucketing = None
+        if bucketing is not None and bucketing.max_tokens is not None:
+            self.bucketing = bucketing.completed(frames, frame_stride)
         self._data: SplitIndex | None = None
+        self._planned: Planned | None = None
 
     @property
     def rank(self) -> int:
@@ -111,9 +124,23 @@ class ClipDataModule(L.LightningDataModule):
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> Plan | ClipPlan:
         """The order of the training clips."""
-        return Plan(len(self.data.train), self.batch_size, self.seed, self.world_size)
+        if self.bucketing is None:
+            return Plan(len(self.data.train), self.batch_size, self.seed, self.world_size)
+        return self.planned(self.world_size).plan
+
+    def planned(self, world_size: int) -> Planned:
+        """The bucketed order for a number of processes, and what it was made of.
+
+        Raises:
+            UserError: without ``bucketing``, or when it fits no clip.
+        """
+        if self.bucketing is None:
+            raise UserError("data.bucketing.max_tokens is not set: the data is not bucketed")
+        if self._planned is None or self._planned.plan.world_size != world_size:
+            self._planned = plan_buckets(self.data.train, self.bucketing, self.batch_size, self.seed, world_size)
+        return self._planned
 
     @property
     def data(self) -> "SplitIndex":
@@ -127,6 +154,8 @@ class ClipDataModule(L.LightningDataModule):
         """32 hex digits that two runs share when they see the same clips, in the same order and view."""
         clips_per_step = self.batch_size * self.world_size
         what = [self.data.hash, asdict(self.view), self.seed, clips_per_step, self.val_clips]
+        if self.bucketing is not None:
+            what.append(asdict(self.bucketing))
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def prepare_data(self) -> None:
@@ -139,10 +168,11 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Endless training batches of this rank, from ``batches_consumed``."""
-        batches = PlannedBatches(self.plan, self.rank)
-        dataset = ClipDataset(
-            self.data.train, batches, self.view, self.seed, self.cache_decoded_mb / max(1, self.num_workers)
-        )
+        plan = self.plan
+        batches = PlannedBatches(plan, self.rank)
+        cache_mb = self.cache_decoded_mb / max(1, self.num_workers)
+        shapes = None if self.bucketing is None or isinstance(plan, Plan) else BucketShapes(plan, self.bucketing)
+        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes)
         return ClipLoader(dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
@@ -174,6 +204,7 @@ class ClipDataModule(L.LightningDataModule):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "world_size": self.world_size,
+            "bucketing": None if self.bucketing is None else json.dumps(asdict(self.bucketing), sort_keys=True),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,9 +217,10 @@ class ClipDataModule(L.LightningDataModule):
             return
         now = self.state_dict()
         for name, key in RESUME_KEYS.items():
-            if state_dict[name] != now[name]:
+            # checkpoints from before there were buckets name none
+            if state_dict.get(name) != now[name]:
                 raise UserError(
-                    f"ckpt_path: the checkpoint was trained with {name}={state_dict[name]} ({key}), this run "
+                    f"ckpt_path: the checkpoint was trained with {name}={state_dict.get(name)} ({key}), this run "
                     f"has {now[name]}. Set it back to resume, or start a new run from its weights"
                 )
         self.batches_consumed = int(state_dict["batches_consumed"])
@@ -198,15 +230,16 @@ class ClipDataModule(L.LightningDataModule):
         self.corrupt.update(index.metadata.get("rejected", {}))
         total = len(index) + len(self.corrupt)
         self._check_corrupt(total)
-        usable = self._long_enough(index)
-        train, val = usable.select("train"), usable.select("val")
+        bucketed = self.bucketing is not None
+        usable = index if bucketed and self.val_clips == 0 else self._long_enough(index)
+        train, val = (index if bucketed else usable).select("train"), usable.select("val")
         for split, rows, needed in (("train", train, 1), ("val", val, min(1, self.val_clips))):
             if len(rows) < needed:
                 raise DataError(
                     f"data={self.name}: none of the {len(usable)} usable clips is in split {split!r}"
                     + (", set data.val_clips=0 to train without validation" if split == "val" else "")
                 )
-        self._warn_when_enlarged(usable)
+        self._warn_when_enlarged(val if bucketed else usable)
         rank_zero_info(f"data={self.name}: {len(train)} training and {len(val)} held-out clips")
         if 0 < len(val) < self.val_clips:
             rank_zero_info(f"data.val_clips={self.val_clips}, but {len(val)} are held out: using all of them")
@@ -218,25 +251,26 @@ class ClipDataModule(L.LightningDataModule):
         usable = index.select(min_frames=view.span)
         asked = f"data.frames={view.frames}, data.frame_stride={view.frame_stride}: {view.span} frames needed"
         if len(usable) == 0:
-            longest = max(index.column("frames"), default=0)
+            longest = int(column(index, "frames").max(initial=0))
             possible = (longest - 1) // view.frame_stride + 1
             raise DataError(
                 f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
                 f"Set data.frames={possible} or lower" + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
             )
         if len(usable) < len(index):
-            rank_zero_warn(f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and left out")
+            where = "left out of validation" if self.bucketing is not None else "left out"
+            rank_zero_warn(f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and {where}")
         return usable
 
     def _warn_when_enlarged(self, usable: ClipIndex) -> None:
         view = self.view
-        sizes = list(zip(usable.column("height"), usable.column("width"), strict=True))
-        small = [size for size in sizes if size[0] < view.height or size[1] < view.width]
-        if small:
-            least = min(small, key=lambda size: size[0] * size[1])
+        height, width = column(usable, "height"), column(usable, "width")
+        small = np.flatnonzero((height < view.height) | (width < view.width))
+        if len(small):
+            least = small[np.argmin(height[small].astype(np.int64) * width[small])]
             rank_zero_warn(
-                f"{len(small)} of {len(sizes)} clips are smaller than data.height={view.height} x "
-                f"data.width={view.width} (the smallest is {least[0]} x {least[1]}) and will be enlarged"
+                f"{len(small)} of {len(usable)} clips are smaller than data.height={view.height} x "
+                f"data.width={view.width} (the smallest is {height[least]} x {width[least]}) and will be enlarged"
             )
 
     def _inspect(self, batch: ClipBatch | LoadFailure) -> ClipBatch:

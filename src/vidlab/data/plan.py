@@ -1,5 +1,8 @@
 """The order of the data: a pure function of (number of clips, seed, epoch, batch number, rank, world size).
 
+``python -m vidlab.data.plan [group=choice ...] [key=value ...] [world_size=N]`` prints the plan of what ``train.py``
+would train on with the same arguments.
+
 Epochs are laid end to end in one endless stream of clips; batch ``number`` of rank ``r`` is a window of it.
 Nothing is dropped at the end of an epoch, so a batch may hold the last clips of one epoch and the first of
 the next. Any batch is found without visiting those before it, which makes resuming exact for any number of
@@ -23,7 +26,7 @@ class Plan:
 
     Epoch ``e`` visits each clip once, in the order given by sorting the raw 64-bit output of the
     counter-based generator Philox4x64 with key (seed, e); that raw stream is fixed by NumPy's compatibility
-    promise, unlike ``Generator.permutation``. Two orders are held in memory, 16 bytes per clip.
+    promise, unlike ``Generator.permutation``. Two orders are held in memory, 8 bytes per clip.
 
     Args:
         num_clips: clips per epoch, at least 1.
@@ -57,10 +60,18 @@ class Plan:
         return tuple(Visit(int(self.order(epoch)[place]), epoch) for epoch, place in places)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The positions of all clips in the order ``epoch`` visits them, int64 (num_clips,)."""
+        """The positions of all clips in the order ``epoch`` visits them, int32 (num_clips,)."""
         if epoch not in self._orders:
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
             key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
-            self._orders[epoch] = np.argsort(np.random.Philox(key=key).random_raw(self.num_clips), kind="stable")
+            order = np.argsort(np.random.Philox(key=key).random_raw(self.num_clips), kind="stable")
+            self._orders[epoch] = order.astype(np.int32)
         return self._orders[epoch]
+
+
+if __name__ == "__main__":
+    # As a program it stands beside train.py, above the floors; a plain import would tie this room to those above it.
+    import importlib
+
+    importlib.import_module("vidlab.data.plan_report").main(importlib.import_module("vidlab.lab.entry"))
