@@ -39,6 +39,10 @@ ABSENT = {
     "init/merge": (True, "init.sources.temporal_run.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/open_sora_plan": (True, "init.path is not set: give the folder of the released checkpoint"),
 }
+PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
+ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
+# groups whose choices do not stand at the top
+PLACED = {"bucketing": "bucketing@data.bucketing"}
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -52,7 +56,8 @@ WITH = {
 def overrides(choice: str) -> list[str]:
     """The command line that takes a choice, at the smallest size."""
     group, _, name = choice.partition("/")
-    chosen = [f"{group}=[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else f"{group}={name}"]
+    group_at = PLACED.get(group, group)
+    chosen = [f"{group_at}=[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else f"{group_at}={name}"]
     small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
     small += SMALL["model"] if group != "model" or name == "full3d" else []
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []

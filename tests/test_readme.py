@@ -177,6 +177,27 @@ def run_export(bench: Bench, words: list[str]) -> None:
     assert {path.suffix for path in (bench.folder / "exported").iterdir()} == {".safetensors", ".json"}
 
 
+def run_panda(bench: Bench, words: list[str]) -> None:
+    """/data/panda is a folder as Panda's tool leaves it."""
+    from vidlab.data.video import encode
+
+    panda = bench.folder / "panda"
+    (panda / "00000").mkdir(parents=True)
+    for number in range(6):
+        stem = panda / "00000" / f"{number:07d}_00000"
+        stem.with_suffix(".mp4").write_bytes(encode(np.full((60, 24, 32, 3), 40 * number, np.uint8), 30))
+        stem.with_suffix(".txt").write_text(f"clip {number}\n")
+    small = ("data.frames=8", "data.height=16", "data.width=16", "data.num_workers=0")
+    bench.train([word.replace("/data/panda", str(panda)) for word in words], small, shapes=())
+
+
+def run_plan(bench: Bench, words: list[str]) -> None:
+    command = [sys.executable, *words[1:], "data.source.train_clips=64", "data.source.val_clips=8"]
+    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bucket" in done.stdout and not list(bench.folder.glob("outputs"))
+
+
 def run_layouts(bench: Bench, words: list[str]) -> None:
     """At a small shape: the README's takes ten seconds and is a test of its own."""
     command = [sys.executable, *words[1:-3], "4", "4", "4"]
@@ -302,6 +323,8 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py trainer=gpu", run_gpu),
     (r"python train\.py trainer=ddp .*", run_ddp),
     (r"python train\.py data=folder .*", run_folder),
+    (r"python train\.py .*data=panda10m .*", run_panda),
+    (r"python -m vidlab\.data\.plan .*", run_plan),
     (r"python train\.py( experiment=\S+)?", run_plain),
 )
 
