@@ -34,9 +34,9 @@ ABSENT = {
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),
     "data/folder": (True, "data.path is not set: give a folder of videos"),
-    "init/from_run": (True, "init.sources.run.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
-    "init/image_to_video": (True, "init.sources.run.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
-    "init/merge": (True, "init.sources.temporal_run.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
+    "init/from_run": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
+    "init/image_to_video": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
+    "init/merge": (True, "init.temporal_run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/open_sora_plan": (True, "init.path is not set: give the folder of the released checkpoint"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")

@@ -85,6 +85,8 @@ class ClipBatch:
         fps: frames per second after frame sampling, one per clip.
         factors: the true factors of rendered clips, otherwise None.
         skipped: ``key: reason`` for each clip that could not be read and was replaced by another.
+        micro: how each clip was cut, (B, n) by name: ``original_resolution`` (height, width of its file), ``crop``
+            (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
     """
 
     pixels: Float[Tensor, "B 3 T H W"]
@@ -95,6 +97,7 @@ class ClipBatch:
     fps: tuple[float, ...]
     factors: tuple[Factors | None, ...] = ()
     skipped: tuple[str, ...] = ()
+    micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -25,7 +25,7 @@ def test_a_lone_first_frame_is_repeated():
 
 def test_without_conditioning_nothing_can_be_given(make_draw):
     none = NoConditioning()
-    assert isinstance(none, Conditioning)
+    assert isinstance(none, Conditioning) and none.usual_frames(8) == 0
     pixels = torch.zeros(2, 3, 4, 8, 8)
     assert none.observe(pixels, pixels, lambda x: x, make_draw(), 0) == Evidence()
     assert none.given(pixels, torch.zeros(2, 4, dtype=torch.bool), lambda x: x) == Evidence()

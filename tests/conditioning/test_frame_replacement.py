@@ -100,3 +100,8 @@ def test_arguments():
         First(0)
     with pytest.raises(UserError, match="n=1"):
         EveryNth(1)
+
+
+def test_frames_usually_given_are_those_of_training():
+    counts = {str(p): FrameReplacement(p).usual_frames(8) for p in (First(1), First(3), Ends(), EveryNth(2))}
+    assert list(counts.values()) == [1, 3, 1, 1]

@@ -108,3 +108,10 @@ def test_arguments(make, message):
 
 def test_it_is_a_conditioning():
     assert isinstance(always(TASKS[0]), Conditioning)
+
+
+def test_tasks_of_one_batch_may_differ_where_numbers_are_drawn_elsewhere(make_draw, monkeypatch):
+    # numbers drawn on a GPU come as tensors of that device; the frames are put together on the host
+    mixed = MaskedVideo([Stage(dict.fromkeys(TASKS, 1.0))])
+    frames = mixed.kept_frames(6, MANY, 0)
+    assert frames.device.type == "cpu" and len({tuple(row) for row in frames.tolist()}) > 20

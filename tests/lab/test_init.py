@@ -124,7 +124,7 @@ def test_what_is_refused(make_module, save):
         from_run(path, weights="raw").apply(wide, HERE)
     with pytest.raises(UserError, match="choose ema or raw"):
         Trained(path, "best")
-    with pytest.raises(UserError, match=r"init.sources.run.run=nowhere: no such run"):
+    with pytest.raises(UserError, match=r"init.run=nowhere: no such run"):
         from_run("nowhere").apply(module, HERE)
 
 

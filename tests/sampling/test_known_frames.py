@@ -12,7 +12,7 @@ from vidlab.diffusion.schedules import LinearPath
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
-from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
+from vidlab.sampling.guidance import ClassifierFreeGuidance, Interval, NoGuidance
 from vidlab.sampling.guided import GuidedDenoiser, concatenate
 from vidlab.sampling.sampler import Sampler
 from vidlab.sampling.solvers import Euler, Heun
@@ -65,6 +65,16 @@ def test_the_unconditional_pass_has_its_own_first_frame():
             backbone, OBJECTIVE, ClassifierFreeGuidance(2.0), noise, conditions(known(5.0, follows_image))
         )
         torch.testing.assert_close(backbone.inputs[1][1, :, 0].flatten(), torch.full((2,), expected))
+
+
+def test_its_own_state_is_carried_through_levels_without_guidance():
+    # guidance from t = 0.5 down; before, the frame still goes along with the velocity 3 of a pass that does not see it
+    backbone = Recorder()
+    Sampler(Euler(), 4).sample(
+        backbone, OBJECTIVE, Interval(ClassifierFreeGuidance(2.0), 0.0, 0.5), torch.zeros(SHAPE), conditions(known())
+    )
+    states = [latents[-1, :, 0].flatten().tolist() for latents in backbone.inputs]
+    assert states == [[0.0, 0.0], [-0.75, -0.75], [-1.5, -1.5], [-2.25, -2.25]]
 
 
 def test_guidance_by_hand_away_from_the_given_frame():

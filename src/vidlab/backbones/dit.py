@@ -136,6 +136,9 @@ class DiT(VideoDenoiser):
             return inflated_embedding(weight, self.latent_channels, self.patch)
         if name in ("head.weight", "head.bias"):
             return inflated_head(weight, self.latent_channels, self.patch)
+        for number, channels in enumerate(self.control_channels):
+            if name == f"controls.{number}.embed.weight":
+                return inflated_embedding(weight, channels, self.patch)
         return None
 
     def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:

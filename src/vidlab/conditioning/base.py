@@ -39,6 +39,10 @@ class Conditioning(Protocol):
         """Channels of each part of the controls; () without controls."""
         ...
 
+    def usual_frames(self, frames: int) -> int:
+        """How many frames at the start of a clip of ``frames`` training makes known where a user does not say."""
+        ...
+
     def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
         """What is known of training clips whose latents are ``x0``, at a training step."""
         ...
@@ -61,6 +65,10 @@ class NoConditioning:
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """None."""
         return ()
+
+    def usual_frames(self, frames: int) -> int:
+        """None."""
+        return 0
 
     def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
         """Nothing."""

@@ -45,6 +45,10 @@ class FrameReplacement:
         """None: known frames enter in place of noisy ones."""
         return ()
 
+    def usual_frames(self, frames: int) -> int:
+        """The frames at the start that the pattern gives."""
+        return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
+
     def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
         """The pattern's frames of each clip that keeps its image."""
         kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout

@@ -92,6 +92,10 @@ class MaskedVideo:
         """Latents of the masked video, and one mask channel for each pixel frame of a latent frame."""
         return (latent.channels, stride.frames)
 
+    def usual_frames(self, frames: int) -> int:
+        """Half: continuation keeps any number."""
+        return max(frames // 2, 1)
+
     def stage(self, step: int) -> Stage:
         """The stage of a training step."""
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
@@ -107,7 +111,7 @@ class MaskedVideo:
     def kept_frames(self, count: int, draw: Draw, step: int) -> Frames:
         """True at kept frames of each clip."""
         stage = self.stage(step)
-        order = draw.uniform("condition_order", (count,)).argsort(dim=1).argsort(dim=1)
+        order = draw.uniform("condition_order", (count,)).argsort(dim=1).argsort(dim=1).cpu()
         rows = zip(draw.uniform("task").tolist(), draw.uniform("condition_share").tolist(), order, strict=True)
         return torch.stack([_kept(stage.task(u), stage, count, share, ranks) for u, share, ranks in rows])
 

@@ -15,7 +15,7 @@ def micro_conditions(
     clip_shape: Sequence[int],
     count: int,
     draw: Draw | None = None,
-    given: Mapping[str, Sequence[float]] | None = None,
+    given: Mapping[str, Tensor | Sequence[float]] | None = None,
 ) -> dict[str, Tensor]:
     """The micro-conditions a backbone asks for, those of an uncropped clip where nothing else is given.
 
@@ -24,16 +24,16 @@ def micro_conditions(
         clip_shape: (frames, height, width) in pixels.
         count: clips.
         draw: the batch's random numbers in training; None leaves out ``token_drop``, so that no token is dropped.
-        given: numbers by name, the same for all clips.
+        given: numbers by name, (count, n) or (n,) for all clips alike.
 
     Returns:
         (count, ...) by name.
     """
     frames, height, width = clip_shape
     plain = {"original_resolution": (height, width), "crop": (0, 0), "sampling_stride": (1,), "frames": (frames,)}
-    numbers: dict[str, Sequence[float]] = plain | dict(given or {})
+    numbers: dict[str, Tensor | Sequence[float]] = {**plain, **(given or {})}
     found = {
-        name: torch.tensor(numbers[name], dtype=torch.float32).expand(count, *shape)
+        name: torch.as_tensor(numbers[name], dtype=torch.float32).expand(count, *shape)
         for name, shape in shapes.items()
         if name != TOKEN_DROP
     }

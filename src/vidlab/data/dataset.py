@@ -94,6 +94,8 @@ class _Loaded:
     visit: Visit
     caption: str
     fps: float
+    crop: tuple[int, int]
+    stride: int
 
 
 class ClipDataset(Dataset[ClipBatch | LoadFailure]):
@@ -150,6 +152,11 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             fps=tuple(clip.fps for clip in loaded),
             factors=tuple(clip.row.factors for clip in loaded),
             skipped=tuple(dict.fromkeys(skipped)),
+            micro={
+                "original_resolution": torch.tensor([(clip.row.height, clip.row.width) for clip in loaded]).float(),
+                "crop": torch.tensor([clip.crop for clip in loaded]).float(),
+                "sampling_stride": torch.tensor([(clip.stride,) for clip in loaded]).float(),
+            },
         )
 
     def _load_or_replace(self, visit: Visit, number: int, skipped: list[str]) -> _Loaded | None:
@@ -179,7 +186,8 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         caption = 0
         if self.view.random and len(row.captions) > 1:
             caption = self._choose(row, visit, "caption", len(row.captions))
-        return _Loaded(frames, row, visit, row.captions[caption], row.fps / view.frame_stride)
+        fps = row.fps / view.frame_stride
+        return _Loaded(frames, row, visit, row.captions[caption], fps, (top, left), view.frame_stride)
 
     def _choose(self, row: ClipRow, visit: Visit, purpose: str, choices: int) -> int:
         """A keyed number in [0, choices), or the middle one."""

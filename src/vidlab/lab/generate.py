@@ -61,15 +61,35 @@ def run_generation(cfg: DictConfig) -> Path:
         raise UserError("prompt=[]: at least one prompt is needed.")
     run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
     module = load_module(run.checkpoint, cfg)
+    check_conditioning(cfg, module)
     for prompt in prompts:
         module.text_encoder.check(prompt)
+    usual = module.conditioning.usual_frames(module.clip_shape[0])
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
-    plan = Plan(cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in)
-    samples = generate(module.to(device), prompts, plan, given_frames(cfg, module.clip_shape))
+    stride = trained_config(run.checkpoint).data.get("frame_stride", 1)
+    plan = Plan(
+        cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in, stride
+    )  # fmt: skip
+    samples = generate(module.to(device), prompts, plan, given_frames(cfg, module.clip_shape, usual))
     write(samples, folder, cfg.fps)
     print(f"{len(samples)} videos from {run.checkpoint}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
     print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
     return folder
+
+
+def check_conditioning(cfg: DictConfig, module: VideoDiffusion) -> None:
+    """Refuse what needs a model that takes frames, before anything is sampled.
+
+    Raises:
+        UserError: naming the settings.
+    """
+    asked = [name for name in ("image", "last_image", "video", "fill_in") if cfg[name]]
+    asked += ["segments"] if cfg.segments > 1 else []
+    if asked and not module.conditioning.takes_frames:
+        raise UserError(
+            f"{', '.join(asked)}: this model was trained without conditioning on frames. Train one with "
+            "conditioning=masked_video or conditioning=frame_replacement."
+        )
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -97,12 +117,7 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
         UserError: a checkpoint without a configuration, or a setting of ``cfg`` it cannot take.
     """
     state = load_checkpoint(checkpoint)
-    if "config" not in state:
-        raise UserError(
-            f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint."
-        )
-    trained = OmegaConf.create(state["config"])
-    assert isinstance(trained, DictConfig)
+    trained = _config_of(state, checkpoint)
     for name in SIZES:
         trained.data[name] = cfg[name] or trained.data[name]
     for group in ("sampler", "guidance"):
@@ -118,6 +133,25 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     elif cfg.weights != "raw":
         raise UserError(f"weights={cfg.weights}: choose ema or raw.")
     return module.eval()
+
+
+def trained_config(checkpoint: Path) -> DictConfig:
+    """The configuration a checkpoint was trained with.
+
+    Raises:
+        UserError: it holds none.
+    """
+    return _config_of(load_checkpoint(checkpoint), checkpoint)
+
+
+def _config_of(state: dict[str, Any], checkpoint: Path) -> DictConfig:
+    if "config" not in state:
+        raise UserError(
+            f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint."
+        )
+    trained = OmegaConf.create(state["config"])
+    assert isinstance(trained, DictConfig)
+    return trained
 
 
 @torch.no_grad()
@@ -141,6 +175,7 @@ class Plan:
         segments: clips a video is continued to.
         overlap: frames a clip shares with the one before; None is half a clip.
         fill_in: take the clip for key frames and fill the gaps between them.
+        frame_stride: source frames from one frame to the next in training, told to models that read it.
     """
 
     num_videos: int
@@ -150,6 +185,7 @@ class Plan:
     segments: int = 1
     overlap: int | None = None
     fill_in: bool = False
+    frame_stride: int = 1
 
 
 def generate(
@@ -179,7 +215,7 @@ def _videos(
 
     def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
         draw = Draw(plan.seed, keys, (number,) * len(keys))
-        progress, micro = _scaled(advance, len(jobs) / clips), {"sampling_stride": (stride,)}
+        progress, micro = _scaled(advance, len(jobs) / clips), {"sampling_stride": (stride * plan.frame_stride,)}
         return module.generate([prompt for prompt, _ in jobs], draw, pixels, known, progress, micro)
 
     pixels, known = torch.zeros(len(jobs), 3, frames, height, width), torch.zeros(len(jobs), frames, dtype=torch.bool)
@@ -189,7 +225,7 @@ def _videos(
         # told to be as far apart as the clips between them are long (STIV switches this micro-condition)
         key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
-    return continued(make, pixels, known, plan.segments, plan.overlap or max(frames // 2, 1))
+    return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
 
 
 def _autocast(device: str, precision: str) -> torch.autocast:

@@ -25,8 +25,13 @@ class GivenFrames:
     known: Bool[Tensor, "T"]
 
 
-def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int]) -> GivenFrames | None:
+def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
     """What ``image``, ``last_image`` and ``video`` of generate.yaml give, resized and cropped; None for nothing.
+
+    Args:
+        cfg: the settings of generate.yaml.
+        clip_shape: (frames, height, width) of the model's clips.
+        usual: frames of a video that are given where ``video_frames`` says nothing.
 
     Raises:
         UserError: a file that is not there or no picture, a video too short, or a video and an image together.
@@ -34,7 +39,7 @@ def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int]) -> GivenFram
     if not (cfg.image or cfg.last_image or cfg.video):
         return None
     if cfg.video and (cfg.image or cfg.last_image):
-        raise UserError("video= and image= both name the first frames: give one of them.")
+        raise UserError("video= gives the first frames and goes with neither image= nor last_image=.")
     frames, height, width = clip_shape
     pixels, known = torch.zeros(3, frames, height, width), torch.zeros(frames, dtype=torch.bool)
     for key, place in (("image", 0), ("last_image", frames - 1)):
@@ -42,7 +47,7 @@ def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int]) -> GivenFram
             pixels[:, place] = _to_pixels(_image(Path(cfg[key]).expanduser(), key)[None], height, width)[:, 0]
             known[place] = True
     if cfg.video:
-        count = cfg.video_frames or max(frames // 2, 1)
+        count = cfg.video_frames or usual
         if not 0 < count < frames:
             raise UserError(f"video_frames={count} must be at least 1 and below the clip's {frames} frames.")
         pixels[:, :count] = _to_pixels(_last_frames(Path(cfg.video).expanduser(), count), height, width)

@@ -99,7 +99,7 @@ class FromRuns:
 
     def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
         """Take every weight or raise."""
-        loaded = [trained.load(around, f"init.sources.{name}.run") for name, trained in self.sources.items()]
+        loaded = [trained.load(around, f"init.{name}") for name, trained in self.sources.items()]
         frozen = module.frozen_keys()
         sources = [
             replace(source, weights={k: v for k, v in source.weights.items() if k not in frozen})

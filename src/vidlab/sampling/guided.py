@@ -42,8 +42,10 @@ class GuidedDenoiser:
             raise ValueError(f"guidance needs conditions {missing}, given are {sorted(self.conditions)}")
         levels = z.new_full((z.shape[0],), t)
         single = DenoiserInput(z, t=levels, embedded_t=self.objective.schedule.embedded(levels))
-        predictions = dict(zip(names, self._predict(single, names), strict=True))
+        asked = (*names, *self._besides(names))
+        predictions = dict(zip(asked, self._predict(single, asked), strict=True))
         known = self._stand_in(single, predictions)
+        predictions = {name: predictions[name] for name in names}
         if known is not None:
             predictions = {name: torch.where(known.mask, known.value, p) for name, p in predictions.items()}
         combined = self.guidance.combine(predictions, t)
@@ -66,6 +68,17 @@ class GuidedDenoiser:
         rows = len(latents) if self.max_batch is None else self.max_batch
         pieces = [self.backbone(_rows(input, start, start + rows)) for start in range(0, len(latents), rows)]
         return torch.cat([piece.prediction.float() for piece in pieces]).chunk(len(names))
+
+    def _besides(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """A pass that does not see the given frames, where guidance asks for one at other levels but not at this.
+
+        Its own state of these frames has to be carried along until then.
+        """
+        known = self.conditions["full"].known if "full" in names else None
+        if known is None or known.follows_image or any(self.conditions[name].known is None for name in names):
+            return ()
+        ever = {name for level in torch.linspace(0, 1, 101).tolist() for name in self.guidance.needs(level)}
+        return tuple(sorted(name for name in ever if self.conditions[name].known is None))[:1]
 
     def _stand_in(self, single: DenoiserInput, predictions: Mapping[str, Latents]) -> "_StandIn | None":
         """The prediction at given positions, where that of a pass that saw them means nothing: it was never trained."""

@@ -31,7 +31,7 @@ class Sampler:
     Args:
         solver: how one step is made.
         steps: number of steps.
-        shift: 1 leaves the levels as they are spaced.
+        shift: 1 leaves the levels as they are spaced; anything else goes with ``Trailing`` only.
         spacing: the levels u; by default equal steps from 1 to 0.
         max_batch: most rows in one backbone call; null evaluates all videos and all passes of guidance at once.
 
@@ -56,6 +56,11 @@ class Sampler:
 
     def times(self, schedule: Schedule) -> list[float]:
         """``steps + 1`` falling noise levels, the last of them 0."""
+        if self.shift != 1 and not isinstance(self.spacing, Trailing):
+            raise UserError(
+                f"sampler.shift={self.shift} would move the levels of sampler.spacing={type(self.spacing).__name__}. "
+                "Use sampler.shift=1, or the Trailing spacing."
+            )
         return [self.shift * u / (1 + (self.shift - 1) * u) for u in self.spacing.times(self.steps, schedule)]
 
     @torch.no_grad()

@@ -31,6 +31,8 @@ Pixels = Float[Tensor, "B 3 T H W"]
 
 # Validation draws the same noise in every run, whatever its seed, so that runs compare.
 VALIDATION_SEED = 0
+# A curriculum of conditionings is validated at its last stage, all along.
+END_OF_TRAINING = 2**62
 
 
 def steps_taken(trainer: Trainer) -> int:
@@ -178,7 +180,9 @@ class VideoDiffusion(LightningModule):
         draw = self.draw(batch, self.seed)
         x0 = self.encode(batch.pixels)
         evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
-        conditions = self._conditions(self.dropped_captions(batch.captions, draw), evidence, draw)
+        conditions = self._conditions(
+            self.dropped_captions(batch.captions, draw), evidence, x0, batch.pixels, draw, batch.micro
+        )
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
@@ -217,11 +221,11 @@ class VideoDiffusion(LightningModule):
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
-        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
-        conditions = self._conditions(batch.captions, evidence)
+        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, END_OF_TRAINING)
+        conditions = self._conditions(batch.captions, evidence, x0, batch.pixels, micro=batch.micro)
         corrupted = self.objective.prepare_at(x0, draw.uniform("validation_t"), conditions, draw)
         loss = self.objective.loss(corrupted, self.denoiser(corrupted.input)).total
-        blind = replace(conditions, known=None, controls=self._nothing_known(len(batch)).controls)
+        blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
         errors = {f"val/x0_mse/log_snr_{value:g}": self._x0_error(batch, x0, value, blind, draw)
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
@@ -245,7 +249,7 @@ class VideoDiffusion(LightningModule):
         pixels: Pixels | None = None,
         known: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
-        micro: Mapping[str, Sequence[float]] | None = None,
+        micro: Mapping[str, Tensor | Sequence[float]] | None = None,
     ) -> Pixels:
         """Videos for prompts, in [-1, 1].
 
@@ -261,17 +265,17 @@ class VideoDiffusion(LightningModule):
             UserError: frames are given that the model's conditioning cannot take.
         """
         count, latent = len(prompts), self.latent
-        nothing = self._nothing_known(count)
+        blank = torch.zeros(count, 3, *self.clip_shape, device=self.device)
+        noise = draw.normal("initial", (latent.channels, latent.frames, latent.height, latent.width)).to(self.device)
+        nothing = self._nothing_known(blank)
         evidence = nothing
         if pixels is not None and known is not None:
             evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.encode)
         conditions = {
-            "full": self._conditions(prompts, evidence, micro=micro),
-            "image": self._conditions([""] * count, evidence, micro=micro),
-            "null": self._conditions([""] * count, nothing, micro=micro),
+            "full": self._conditions(prompts, evidence, noise, blank, micro=micro),
+            "image": self._conditions([""] * count, evidence, noise, blank, micro=micro),
+            "null": self._conditions([""] * count, nothing, noise, blank, micro=micro),
         }
-        shape = (latent.channels, latent.frames, latent.height, latent.width)
-        noise = draw.normal("initial", shape).to(self.device)
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return self.autoencoder.decode(latents).clamp(-1, 1)
 
@@ -279,12 +283,14 @@ class VideoDiffusion(LightningModule):
         self,
         prompts: Sequence[str],
         evidence: Evidence,
+        latents: Latents,
+        pixels: Pixels,
         draw: Draw | None = None,
-        micro: Mapping[str, Sequence[float]] | None = None,
+        micro: Mapping[str, Tensor | Sequence[float]] | None = None,
     ) -> Conditions:
-        """Everything a backbone is told; with ``draw`` that of training, where tokens may be dropped."""
-        shapes = self.denoiser.micro_shapes(self.latent)
-        numbers = micro_conditions(shapes, self.clip_shape, len(prompts), draw, micro)
+        """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
+        shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
+        numbers = micro_conditions(shapes, tuple(pixels.shape[2:]), len(prompts), draw, micro)
         return Conditions(
             text=self.text_encoder(prompts),
             known=evidence.known,
@@ -292,15 +298,12 @@ class VideoDiffusion(LightningModule):
             micro={name: value.to(self.device) for name, value in numbers.items()},
         )
 
-    def _nothing_known(self, count: int) -> Evidence:
-        """Evidence of no frame, in the form the backbone reads."""
+    def _nothing_known(self, pixels: Pixels) -> Evidence:
+        """Evidence of no frame for clips of this size, in the form the backbone reads."""
         if not self.controlled:
             return Evidence()
-        frames, height, width = self.clip_shape
-        blank = torch.zeros(count, 3, frames, height, width, device=self.device)
-        return self.conditioning.given(
-            blank, torch.zeros(count, frames, dtype=torch.bool, device=self.device), self.encode
-        )
+        unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
+        return self.conditioning.given(pixels, unknown, self.encode)
 
     @property
     def controlled(self) -> bool:
