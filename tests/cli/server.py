@@ -16,6 +16,8 @@ def child(request: dict[str, Any]) -> None:
         os.dup2(file, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    # a shell starts background jobs with the interrupt ignored, and their children inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if request["max_file_bytes"] is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that write() fails instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
