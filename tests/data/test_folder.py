@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from vidlab.data.folder import FolderSource, find_videos
 from vidlab.data.index import ClipIndex
@@ -17,7 +17,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 
-CONF = Path(__file__).parents[2] / "conf" / "data" / "folder.yaml"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def video(frames: int = 8, level: int = 90) -> bytes:
@@ -267,12 +267,13 @@ def test_the_held_out_side_depends_on_names_and_is_never_empty(tmp_path, val_fra
 
 def test_the_config_makes_a_working_module(tmp_path):
     folder = make(tmp_path / "in", "a.mp4", "b.mp4", "c.mp4")
-    config = OmegaConf.create({"seed": 5, "data": OmegaConf.load(CONF)})
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", ["data=folder", "seed=5"])
     config.data.path = str(folder)
     config.data.source.cache_dir = str(tmp_path / "cache")
     config.data.num_workers = 0
     config.data.height = config.data.width = 16
-    module = instantiate(config.data)
+    module = instantiate(config.data, _convert_="all")
     batch = next(iter(module.train_dataloader()))
     assert batch.pixels.shape == (16, 3, 8, 16, 16) and set(batch.captions) <= {
         "about a",
