@@ -13,6 +13,9 @@ from torch import Tensor
 
 from vidlab.randomness import Draw
 
+# The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
+TOKEN_DROP = "token_drop"
+
 
 @dataclass(frozen=True)
 class ObjectFactors:

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.backbones.base import VideoDenoiser, split_controls
+from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
+from vidlab.backbones.sizes import check_patch, check_positive
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
@@ -16,24 +17,11 @@ from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import ModulationTable, modulate
-from vidlab.layers.patches import inflated_embedding, inflated_head, patch_grid, patchify, per_token, unpatchify
+from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import axis_split, rope_scales, rotation
 
 
-class ControlEmbed(nn.Module):
-    """Embeds patches of one control; ``out`` starts at zero."""
-
-    def __init__(self, patch_channels: int, width: int) -> None:
-        super().__init__()
-        self.embed = nn.Linear(patch_channels, width)
-        self.out = nn.Linear(width, width, bias=False)
-
-    def forward(self, patches: Float[Tensor, "B L K"]) -> Float[Tensor, "B L D"]:
-        """What to add to the tokens."""
-        return self.out(self.embed(patches))
-
-
-class DiT(VideoDenoiser):
+class DiT(PatchedDenoiser):
     """Patches of latents through transformer blocks modulated by the noise level and the pooled text.
 
     Peebles & Xie 2023 (DiT), with 3-D rotary positions, adaLN-single and cross-attention to text as in
@@ -78,9 +66,11 @@ class DiT(VideoDenoiser):
         control_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        _check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
-        _check_sizes(latent, width, heads, patch)
-        self.patch = tuple(patch)
+        check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
+        _check_heads(width, heads)
+        check_patch(latent, patch)
+        frames, rows, columns = patch
+        self.patch = (frames, rows, columns)
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.rope_base = rope_base
@@ -126,28 +116,6 @@ class DiT(VideoDenoiser):
         patches = self.head(modulate(tokens, shift, scale))
         return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
 
-    def token_count(self, latent: LatentShape) -> int:
-        """Patches per clip."""
-        return latent.frames * latent.height * latent.width // math.prod(self.patch)
-
-    def inflated(self, name: str, weight: Tensor) -> Tensor | None:
-        """Patch embedding and head of a model with shorter patches."""
-        if name == "embed.weight":
-            return inflated_embedding(weight, self.latent_channels, self.patch)
-        if name in ("head.weight", "head.bias"):
-            return inflated_head(weight, self.latent_channels, self.patch)
-        for number, channels in enumerate(self.control_channels):
-            if name == f"controls.{number}.embed.weight":
-                return inflated_embedding(weight, channels, self.patch)
-        return None
-
-    def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
-        """Patches of the noisy latents, plus those of each control."""
-        tokens = self.embed(patchify(input.latents, self.patch))
-        for embed, part in zip(self.controls, split_controls(input.controls, self.control_channels), strict=True):
-            tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
-        return tokens
-
     def _context(self, input: DenoiserInput, grid: Grid) -> tuple[BlockContext, Float[Tensor, "B #L D"]]:
         condition = self.time(input.embedded_t)
         if input.text is not None:
@@ -164,24 +132,10 @@ class DiT(VideoDenoiser):
         return context, condition
 
 
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise UserError(f"model.backbone.{name}={size} must be at least 1.")
-
-
-def _check_sizes(latent: LatentShape, width: int, heads: int, patch: Sequence[int]) -> None:
+def _check_heads(width: int, heads: int) -> None:
     if width % heads:
         raise UserError(f"model.backbone.width={width} is not a multiple of model.backbone.heads={heads}.")
     try:
         axis_split(width // heads)
     except ValueError as error:
         raise UserError(f"model.backbone.heads={heads} with width={width}: {error}.") from None
-    for name, size, step in zip(
-        ("frames", "height", "width"), (latent.frames, latent.height, latent.width), patch, strict=True
-    ):
-        if size % step:
-            raise UserError(
-                f"model.backbone.patch={list(patch)} does not divide the latents: their {name} is {size}. "
-                f"Change data.{name} or the patch."
-            )

@@ -14,14 +14,32 @@ def check_sizes(latent: LatentShape, width: int, depth: int, heads: int, patch: 
     """
     if len(patch) != 3:
         raise UserError(f"model.backbone.patch={list(patch)}: give three numbers (frames, rows, columns).")
-    for name, size in {"width": width, "depth": depth, "heads": heads, "patch": min(patch)}.items():
-        if size < 1:
-            raise UserError(f"model.backbone.{name}={size} must be at least 1.")
+    check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
     if width % (heads * multiple):
         raise UserError(
             f"model.backbone.heads={heads} with width={width}: the width of a head must be a multiple of {multiple} "
             f"for rotary positions. Use width={max(round(width / heads / multiple), 1) * multiple * heads}."
         )
+    check_patch(latent, patch)
+
+
+def check_positive(**sizes: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        UserError: naming the key.
+    """
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"model.backbone.{name}={size} must be at least 1.")
+
+
+def check_patch(latent: LatentShape, patch: Sequence[int]) -> None:
+    """Refuse a patch (frames, rows, columns) that does not divide the latents.
+
+    Raises:
+        UserError: naming the size.
+    """
     sizes = {"frames": latent.frames, "height": latent.height, "width": latent.width}
     for (name, size), step in zip(sizes.items(), patch, strict=True):
         if size % step:

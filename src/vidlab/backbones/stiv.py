@@ -9,23 +9,22 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.backbones.base import VideoDenoiser, split_controls
-from vidlab.backbones.dit import ControlEmbed
+from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_sizes
 from vidlab.backbones.stiv_block import BlockOptions, Step, STIVBlock, adaln, reset_adaln
 from vidlab.backbones.stiv_conditions import MICRO, SingletonCondition
-from vidlab.backbones.stiv_masking import TOKEN_DROP, Kept, checked_scores, fill, keep, keep_rotation, kept_places
-from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.backbones.stiv_masking import Kept, checked_scores, fill, keep, keep_rotation, kept_places
+from vidlab.clip import TOKEN_DROP, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid
 from vidlab.layers.modulation import modulate
-from vidlab.layers.patches import inflated_embedding, inflated_head, patch_grid, patchify, per_token, unpatchify
+from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
 
 
-class STIV(VideoDenoiser):
+class STIV(PatchedDenoiser):
     """Spatial attention, temporal attention, cross-attention and feed-forward in every block (STIV, section 3).
 
     The published sizes are XL 28 blocks of 1152 (18 heads), XXL 38 of 1536 (24), M 46 of 3072 (48); patches of
@@ -101,7 +100,8 @@ class STIV(VideoDenoiser):
             layer_offsets=layer_offsets, temporal_attention=temporal_attention,
             temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
         )  # fmt: skip
-        self.patch = tuple(patch)
+        frames, rows, columns = patch
+        self.patch = (frames, rows, columns)
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
@@ -166,33 +166,11 @@ class STIV(VideoDenoiser):
         patches = self.head(modulate(tokens, shift, scale))
         return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
 
-    def token_count(self, latent: LatentShape) -> int:
-        """Patches per clip."""
-        return latent.frames * latent.height * latent.width // math.prod(self.patch)
-
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape (``token_drop`` in training only), each per clip."""
         shapes: dict[str, tuple[int, ...]] = {name: (MICRO[name],) for name in self.condition.micro}
         places = latent.height * latent.width // math.prod(self.patch[1:])
         return shapes if self.mask_token is None else shapes | {TOKEN_DROP: (places,)}
-
-    def inflated(self, name: str, weight: Tensor) -> Tensor | None:
-        """Patch embeddings and head of a model with shorter patches, such as the text-to-image parent."""
-        if name == "embed.weight":
-            return inflated_embedding(weight, self.latent_channels, self.patch)
-        if name in ("head.weight", "head.bias"):
-            return inflated_head(weight, self.latent_channels, self.patch)
-        for i, channels in enumerate(self.control_channels):
-            if name == f"controls.{i}.embed.weight":
-                return inflated_embedding(weight, channels, self.patch)
-        return None
-
-    def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
-        """Patches of the noisy latents, plus those of each control."""
-        tokens = self.embed(patchify(input.latents, self.patch))
-        for embed, part in zip(self.controls, split_controls(input.controls, self.control_channels), strict=True):
-            tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
-        return tokens
 
     def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: Step) -> Tensor:
         """The first blocks on the kept places, the last ``unmask_blocks`` on all."""

@@ -4,10 +4,8 @@ from einops import rearrange, repeat
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from vidlab.clip import TOKEN_DROP
 from vidlab.layers.layouts import Grid
-
-# The name in ``DenoiserInput.micro`` of the uniform numbers (B, places) that choose what is dropped.
-TOKEN_DROP = "token_drop"
 
 Kept = Int[Tensor, "B K"]
 Tokens = Float[Tensor, "B L D"]

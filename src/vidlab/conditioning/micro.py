@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from vidlab.clip import TOKEN_DROP
 from vidlab.randomness import Draw
-
-TOKEN_DROP = "token_drop"
 
 
 def micro_conditions(

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.backbones.open_sora_plan_release import release_config, write_release
+from vidlab.backbones.open_sora_plan_release import export_release, write_release
 from vidlab.errors import UserError
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
@@ -32,17 +31,16 @@ def export(module: VideoDiffusion, folder: Path, config: str) -> None:
     Raises:
         UserError: the folder already holds weights.
     """
-    state: dict[str, Tensor] = module.denoiser.state_dict()
     if isinstance(module.denoiser, OpenSoraPlan):
-        write_release(state, folder, config=release_config(module.denoiser))
+        export_release(module.denoiser, folder)
         return
-    write_release(state, folder)
+    write_release(module.denoiser.state_dict(), folder)
     (folder / "config.json").write_text(json.dumps(OmegaConf.to_container(OmegaConf.create(config)), indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export a run's denoiser as safetensors and JSON."""
-    from vidlab.lab.generate import load_module
+    from vidlab.lab.generate import module_of
 
     parser = argparse.ArgumentParser(prog="python -m vidlab.lab.export", description=main.__doc__)
     parser.add_argument("run", help="last, a run folder, a checkpoint file or an MLflow run id")
@@ -55,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint = resolve_run(found.run, RUNS, found.name, found.tracking_uri, key="run").checkpoint
         settings = OmegaConf.create({"frames": None, "height": None, "width": None, "steps": None})
         settings.weights = found.weights
-        export(load_module(checkpoint, settings), found.folder, load_checkpoint(checkpoint)["config"])
+        state = load_checkpoint(checkpoint)
+        export(module_of(state, checkpoint, settings), found.folder, state["config"])
     except UserError as error:
         parser.exit(2, f"{error}\n")
     print(f"{checkpoint} ({found.weights}) -> {found.folder}")

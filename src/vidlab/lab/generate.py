@@ -60,13 +60,14 @@ def run_generation(cfg: DictConfig) -> Path:
     if not prompts:
         raise UserError("prompt=[]: at least one prompt is needed.")
     run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
-    module = load_module(run.checkpoint, cfg)
+    state = load_checkpoint(run.checkpoint)
+    module = module_of(state, run.checkpoint, cfg)
     check_conditioning(cfg, module)
     for prompt in prompts:
         module.text_encoder.check(prompt)
     usual = module.conditioning.usual_frames(module.clip_shape[0])
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
-    stride = trained_config(run.checkpoint).data.get("frame_stride", 1)
+    stride = trained_config(state, run.checkpoint).data.get("frame_stride", 1)
     plan = Plan(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in, stride
     )  # fmt: skip
@@ -116,8 +117,12 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     Raises:
         UserError: a checkpoint without a configuration, or a setting of ``cfg`` it cannot take.
     """
-    state = load_checkpoint(checkpoint)
-    trained = _config_of(state, checkpoint)
+    return module_of(load_checkpoint(checkpoint), checkpoint, cfg)
+
+
+def module_of(state: dict[str, Any], checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
+    """The module of a checkpoint that has been read; as ``load_module``."""
+    trained = trained_config(state, checkpoint)
     for name in SIZES:
         trained.data[name] = cfg[name] or trained.data[name]
     for group in ("sampler", "guidance"):
@@ -135,16 +140,12 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     return module.eval()
 
 
-def trained_config(checkpoint: Path) -> DictConfig:
+def trained_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:
     """The configuration a checkpoint was trained with.
 
     Raises:
         UserError: it holds none.
     """
-    return _config_of(load_checkpoint(checkpoint), checkpoint)
-
-
-def _config_of(state: dict[str, Any], checkpoint: Path) -> DictConfig:
     if "config" not in state:
         raise UserError(
             f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint."
