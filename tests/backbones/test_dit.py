@@ -66,6 +66,15 @@ def test_gradient_reaches_everything_after_two_steps(make_dit, make_text, qk_nor
     assert silent(dit, input) == set()
 
 
+def test_only_absolute_positions_tell_equal_tokens_apart(make_dit, make_text):
+    # rotary positions turn queries and keys: an average of equal values stays the same wherever it is taken
+    input = replace(example(make_text()), latents=torch.full((2, *SHAPE), 0.3))
+    for absolute in (False, True):
+        prediction = awaken(make_dit(absolute_positions=absolute))(input).prediction
+        spread = prediction.unfold(3, 2, 2).unfold(4, 2, 2).std(dim=(3, 4)).max()
+        assert (spread > 0.1) == absolute, spread
+
+
 def test_without_text_only_the_parameters_of_text_are_idle(make_dit):
     dit = awaken(make_dit())
     idle = silent(dit, example(None))

@@ -18,7 +18,7 @@ from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
-from vidlab.layers.rope import axis_split, rope_scales, rotation
+from vidlab.layers.rope import axis_split, position_embedding, rope_scales, rotation
 
 
 class DiT(PatchedDenoiser):
@@ -39,6 +39,8 @@ class DiT(PatchedDenoiser):
         qk_norm: RMS-normalise queries and keys.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: position interpolation to larger grids.
+        absolute_positions: add the sines and cosines of a token's position to it. Rotary positions are relative: where
+            the latents are pure noise, all tokens look alike to them, and no prompt can say where anything is.
         activation_checkpointing: recompute each block in the backward pass to save memory.
         attention: attention kernel: auto, sdpa, xformers or flex.
         control_channels: channels of each part of the controls. Each is embedded like the latents, through a map that
@@ -61,6 +63,7 @@ class DiT(PatchedDenoiser):
         qk_norm: bool = True,
         rope_base: float = 10000.0,
         rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
+        absolute_positions: bool = True,
         activation_checkpointing: bool = False,
         attention: str = "auto",
         control_channels: Sequence[int] = (),
@@ -72,9 +75,11 @@ class DiT(PatchedDenoiser):
         frames, rows, columns = patch
         self.patch = (frames, rows, columns)
         self.latent_channels = latent.channels
+        self.width = width
         self.head_dim = width // heads
         self.rope_base = rope_base
         self.rope_scale = rope_scales(rope_scale)
+        self.absolute_positions = absolute_positions
         self.activation_checkpointing = activation_checkpointing
         self.control_channels = tuple(control_channels)
         kernel = attention_kernel(attention)
@@ -109,6 +114,8 @@ class DiT(PatchedDenoiser):
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)
+        if self.absolute_positions:
+            tokens = tokens + position_embedding(grid, self.width, self.rope_base, self.rope_scale, tokens.device)
         context, condition = self._context(input, grid)
         for block in self.blocks:
             tokens = self.run(block, tokens, context)

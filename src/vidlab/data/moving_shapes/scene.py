@@ -39,8 +39,8 @@ SHAPES = ("circle", "square", "triangle", "cross")
 # Neighbouring sizes differ by a factor of about 1.9 in area: 44, 85 and 156 pixels at 32 x 32.
 SIZES: dict[str, float] = {"small": 0.235, "medium": 0.325, "large": 0.44}
 SIZE_JITTER = 0.02
-SLOW = (0.15, 0.18)
-FAST = (0.34, 0.38)
+SLOW = (0.22, 0.25)
+FAST = (0.42, 0.45)
 BOUNCE = (0.52, 0.56)  # there and back again
 CROSSING = 0.6  # path of an object that passes before another
 PAN = 0.36
