@@ -139,7 +139,9 @@ def load_i3d(weights: str = "asset:i3d-kinetics-400.ckpt") -> I3D:
         _set(module, [_folded(found, f"Conv3d_{name}", module, weights)])
     for block_name, block in model.blocks.items():
         assert isinstance(block, _Block)
-        parts = zip(("Branch_0/Conv3d_0a_1x1", "Branch_1/Conv3d_0a_1x1", "Branch_2/Conv3d_0a_1x1"), block.split)
+        parts = zip(
+            ("Branch_0/Conv3d_0a_1x1", "Branch_1/Conv3d_0a_1x1", "Branch_2/Conv3d_0a_1x1"), block.split, strict=True
+        )
         _set(block.entry, [_folded(found, f"{block_name}/{name}", block.entry, weights, n) for name, n in parts])
         for conv, name in ((block.wide_1, "1/Conv3d_0b_3x3"), (block.wide_2, "2/Conv3d_0b_3x3")):
             _set(conv, [_folded(found, f"{block_name}/Branch_{name}", conv, weights)])

@@ -34,8 +34,8 @@ class LPIPS(nn.Module):
     their features, each position's features scaled to length 1. Frozen weights; gradients reach the images.
 
     Args:
-        net: the trunk, ``alex`` (the usual choice for evaluation) or ``vgg`` (for losses). Their values are on different
-            scales.
+        net: the trunk, ``alex`` (the usual choice for evaluation) or ``vgg`` (for losses). Their values are on
+            different scales.
     """
 
     def __init__(self, net: Net = "alex") -> None:
