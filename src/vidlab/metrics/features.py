@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -160,7 +160,7 @@ class SetDistance(FeatureMetric):
         draws: how many halves are drawn for the interval, see ``vidlab.metrics.intervals.subsampled``.
     """
 
-    reference_kind = "set"
+    reference_kind: ClassVar[Literal["none", "set", "paired"]] = "set"
     higher_is_better = False
     biased: ClassVar[bool] = True
     enough: ClassVar[int] = 2048  # clips, of the usual protocol

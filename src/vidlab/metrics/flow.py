@@ -37,7 +37,7 @@ def make_estimator() -> Any:
         import cv2
     except ImportError as error:
         raise MissingPackageError("metrics of motion need OpenCV: pip install opencv-python.") from error
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
 def flows(grey: NDArray[np.uint8], step: int = 1) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def flows(grey: NDArray[np.uint8], step: int = 1) -> NDArray[np.float32]:
     return np.stack([flow_between(a, b, estimator) for a, b in zip(grey[:-step], grey[step:], strict=True)])
 
 
-def warp(image: NDArray[Any], flow: NDArray[np.float32]) -> NDArray[Any]:
+def warp(image: NDArray[Any], flow: NDArray[Any]) -> NDArray[Any]:
     """The image (H, W) or (H, W, C) read bilinearly at each pixel's place plus its flow; edges are repeated."""
     import cv2
 

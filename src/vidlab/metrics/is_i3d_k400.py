@@ -33,8 +33,8 @@ class InceptionScoreI3D(FeatureMetric):
     """The inception score of I3D's 400 Kinetics classes, named ``is_i3d_k400`` for what it is.
 
     It is not the IS of papers on UCF-101, which comes from a C3D network fine-tuned on UCF-101. Higher is better,
-    between 1 and 400. It needs no reference, and knows nothing of what the clips should look like: a set of sharp clips of the
-    wrong things scores high. It is biased upwards at small N.
+    between 1 and 400. It needs no reference, and knows nothing of what the clips should look like: a set of sharp
+    clips of the wrong things scores high. It is biased upwards at small N.
 
     Args:
         extractor: clips to logits; None is I3D on its pinned weights.

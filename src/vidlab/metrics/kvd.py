@@ -11,8 +11,8 @@ from vidlab.perceptual.i3d import MIN_FRAMES
 
 
 class KVD(SetDistance):
-    """Squared maximum mean discrepancy of I3D's 400 logits with the kernel (x . y / 400 + 1)^3 (Unterthiner et al. 2018,
-    arXiv:1812.01717; unbiased estimate of Bińkowski et al. 2018).
+    """Squared maximum mean discrepancy of I3D's 400 logits with the kernel (x . y / 400 + 1)^3 (Unterthiner et al.
+    2018, arXiv:1812.01717; unbiased estimate of Bińkowski et al. 2018).
 
     Lower is better; without bias, so 0 on average for two sets of one distribution at any N, and sometimes negative.
 

@@ -1,7 +1,7 @@
 """Motion from optical flow, without weights: how much, how smooth, and whether pixels keep their colour on the way.
 
-VBench measures smoothness and dynamic degree with trained networks (AMT, RAFT). Here OpenCV's DIS flow takes their place,
-so the numbers answer the same questions but are not VBench's, and the names say so (``_dis``).
+VBench measures smoothness and dynamic degree with trained networks (AMT, RAFT). Here OpenCV's DIS flow takes their
+place, so the numbers answer the same questions but are not VBench's, and the names say so (``_dis``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +44,8 @@ class FlowMetric(ClipMetric):
 class MotionMagnitude(FlowMetric):
     """The mean length of flow between consecutive frames, in pixels per frame at a short side of 256.
 
-    At least 0; neither direction is better. Frozen frames bring it to 0; shuffled frames and noise raise it, as jumps and
-    noise look like motion; blur hardly moves it.
+    At least 0; neither direction is better. Frozen frames bring it to 0; shuffled frames and noise raise it, as jumps
+    and noise look like motion; blur hardly moves it.
     """
 
     name: ClassVar[str] = "motion_magnitude_dis"
@@ -62,8 +62,9 @@ class DynamicDegree(FlowMetric):
     """The share of clips that move, by VBench's rule (arXiv:2311.17982 and its program) with DIS in place of RAFT.
 
     Of each pair of consecutive frames the mean length of the fastest 5 % of flow is taken. A clip moves when at least
-    round(4 T / 16) pairs exceed 6 (short side / 256) pixels. VBench scores 8 frames per second: set ``stride`` to the clips'
-    rate over 8. In [0, 1]; neither direction is better. Frozen frames bring it to 0; shuffling and noise may raise it.
+    round(4 T / 16) pairs exceed 6 (short side / 256) pixels. VBench scores 8 frames per second: set ``stride`` to the
+    clips' rate over 8. In [0, 1]; neither direction is better. Frozen frames bring it to 0; shuffling and noise may
+    raise it.
     """
 
     name: ClassVar[str] = "dynamic_degree_dis"
@@ -88,10 +89,10 @@ def moves(lengths: NDArray[Any], frames: int) -> bool:
 class MotionSmoothness(FlowMetric):
     """How well each second frame follows from its neighbours: (255 - MAE) / 255 on the scale 0 to 255.
 
-    VBench's motion smoothness (arXiv:2311.17982) with flow in place of the interpolation network AMT: the two neighbours
-    are carried half-way along the flow between them, averaged, and compared with the frame that was left out. In [0, 1];
-    higher is better. Noise and shuffled frames lower it. Blind to blur, which raises it, and fooled by frozen frames,
-    which score 1.
+    VBench's motion smoothness (arXiv:2311.17982) with flow in place of the interpolation network AMT: the two
+    neighbours are carried half-way along the flow between them, averaged, and compared with the frame that was left
+    out. In [0, 1]; higher is better. Noise and shuffled frames lower it. Blind to blur, which raises it, and fooled by
+    frozen frames, which score 1.
     """
 
     name: ClassVar[str] = "motion_smoothness_dis"
@@ -119,8 +120,8 @@ class WarpingError(FlowMetric):
 
     A pixel is taken as hidden where the flow there and the flow back do not cancel:
     |f + b|^2 > 0.01 (|f|^2 + |b|^2) + 0.5 (Ruder et al. 2016, arXiv:1604.08610). At least 0; lower is better.
-    Noise and shuffled frames raise it. Blind to blur, which lowers it, and fooled by frozen frames, which score 0. Pairs of
-    frames without any visible pixel count as if every pixel were visible.
+    Noise and shuffled frames raise it. Blind to blur, which lowers it, and fooled by frozen frames, which score 0.
+    Pairs of frames without any visible pixel count as if every pixel were visible.
     """
 
     name: ClassVar[str] = "warping_error_dis"
@@ -140,7 +141,7 @@ class WarpingError(FlowMetric):
 
 
 def visible(forward: NDArray[Any], returned: NDArray[Any]) -> NDArray[np.bool_]:
-    """(H, W): where flow (H, W, 2) and the flow back, read at its end, cancel up to the tolerance of ``WarpingError``."""
+    """(H, W): where flow (H, W, 2) and the flow back, read at its end, cancel, as ``WarpingError`` has it."""
     gap = ((forward + returned) ** 2).sum(-1)
     return np.asarray(gap <= 0.01 * ((forward**2).sum(-1) + (returned**2).sum(-1)) + 0.5)
 

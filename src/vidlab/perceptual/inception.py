@@ -23,7 +23,7 @@ class _Conv(nn.Conv2d):
 
     def __init__(self, channels: int, out: int, kernel: int | tuple[int, int], stride: int = 1, same: bool = True):
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        super().__init__(channels, out, sides, stride, tuple(k // 2 for k in sides) if same else 0)
+        super().__init__(channels, out, sides, stride, (sides[0] // 2, sides[1] // 2) if same else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu_(super().forward(x))

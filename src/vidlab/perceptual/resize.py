@@ -1,14 +1,12 @@
 """The one place where clips are resized before a frozen network sees them: scores move with the filter."""
 
-from typing import Literal
-
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.errors import UserError
 
-Filter = Literal["bilinear", "bilinear_antialias", "bicubic_antialias", "area"]
+Filter = str  # a name of _MODES
 # Plain bilinear is what the usual FVD and FID programs do; without antialiasing it aliases when it shrinks.
 _MODES = {
     "bilinear": ("bilinear", False),

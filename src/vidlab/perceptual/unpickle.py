@@ -10,7 +10,7 @@ import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +56,21 @@ class _Array:
         self.value = flat.reshape(shape, order="F" if is_fortran else "C")
 
 
+class _Name:
+    """What a known name of a pickle becomes: it can be called, and its state cannot be set."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[..., Any]) -> None:
+        self.make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.make(*arguments)
+
+    def __setstate__(self, state: object) -> None:
+        raise UnsafePickleError("it sets the state of a name")
+
+
 def _empty_array(*_: object) -> _Array:
     return _Array()
 
@@ -74,22 +89,22 @@ def _scalar(dtype: _DType, data: bytes) -> float:
     return float(np.frombuffer(data, dtype=dtype.order + dtype.name)[0])
 
 
-_ARRAY_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "dtype"): _DType,
-    ("numpy", "ndarray"): _Array,
-    ("jax._src.array", "_reconstruct_array"): _jax_array,
-    ("jax._src.device_array", "reconstruct_device_array"): _jax_array,
-    ("flax.core.frozen_dict", "FrozenDict"): _frozen_dict,
+_ARRAY_NAMES: dict[tuple[str, str], _Name] = {
+    ("numpy", "dtype"): _Name(_DType),
+    ("numpy", "ndarray"): _Name(_empty_array),
+    ("jax._src.array", "_reconstruct_array"): _Name(_jax_array),
+    ("jax._src.device_array", "reconstruct_device_array"): _Name(_jax_array),
+    ("flax.core.frozen_dict", "FrozenDict"): _Name(_frozen_dict),
 }
 for _core in ("numpy.core", "numpy._core"):
-    _ARRAY_NAMES[(f"{_core}.multiarray", "_reconstruct")] = _empty_array
-    _ARRAY_NAMES[(f"{_core}.multiarray", "scalar")] = _scalar
+    _ARRAY_NAMES[(f"{_core}.multiarray", "_reconstruct")] = _Name(_empty_array)
+    _ARRAY_NAMES[(f"{_core}.multiarray", "scalar")] = _Name(_scalar)
 
 
 class _Unpickler(pickle.Unpickler):
     """Knows the given names only."""
 
-    def __init__(self, stream: BinaryIO, names: Mapping[tuple[str, str], Callable[..., Any]]) -> None:
+    def __init__(self, stream: Any, names: Mapping[tuple[str, str], _Name]) -> None:
         super().__init__(stream)
         self.names = names
 
@@ -147,11 +162,11 @@ class _ScriptUnpickler(_Unpickler):
     """Reads ``data.pkl`` of a TorchScript archive, with storages taken from the archive's ``data`` folder."""
 
     def __init__(self, stream: Any, archive: zipfile.ZipFile, top: str) -> None:
-        names = {
-            ("torch._utils", "_rebuild_tensor_v2"): _strided,
-            ("collections", "OrderedDict"): _frozen_dict,
-            ("torch.jit._pickle", "build_intlist"): list,
-            **{("torch", name): (lambda: None) for name in _STORAGES},
+        names: dict[tuple[str, str], _Name] = {
+            ("torch._utils", "_rebuild_tensor_v2"): _Name(_strided),
+            ("collections", "OrderedDict"): _Name(_frozen_dict),
+            ("torch.jit._pickle", "build_intlist"): _Name(list),
+            **{("torch", name): _Name(dict) for name in _STORAGES},
         }
         super().__init__(stream, names)
         self.archive, self.top = archive, top

@@ -21,3 +21,8 @@ def image_pairs() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     strength = np.array([0.02, 0.1, 0.5]).reshape(3, 1, 1, 1)
     second = np.clip(first + strength * rng.standard_normal(first.shape), -1, 1)
     return first.astype(np.float32), second.astype(np.float32)
+
+
+def inception_images() -> npt.NDArray[np.float32]:
+    """One image (1, 299, 299, 3) in [-1, 1]."""
+    return video(frames=1, size=304, clips=1)[:, 0, :299, :299]
