@@ -32,6 +32,7 @@ class PlainUnit(nn.Module):
         self.norm.bias.data = folded.bias[start:stop].clone()
 
     def forward(self, x: Tensor) -> Tensor:
+        """One unit."""
         padded, padding = _pad_same(x, self.conv.kernel_size, self.conv.stride)
         return F.relu(self.norm(F.conv3d(padded, self.conv.weight, None, self.conv.stride, padding)))
 
@@ -47,6 +48,7 @@ class PlainBlock(nn.Module):
         self.rest = nn.ModuleList(PlainUnit(c, 0, c.out_channels) for c in (block.wide_1, block.wide_2, block.pooled))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The four branches side by side."""
         plain, narrow_1, narrow_2 = (unit(x) for unit in self.entry)
         wide_1, wide_2, pooled = self.rest
         return torch.cat([plain, wide_1(narrow_1), wide_2(narrow_2), pooled(_max_pool(x, (3, 3, 3), (1, 1, 1)))], dim=1)
