@@ -1,0 +1,1 @@
+"""Scores of generated and reconstructed clips. ``base.py`` states what they all share."""

@@ -1,0 +1,1 @@
+"""Frozen feature networks that metrics and losses measure with: I3D, LPIPS, Inception."""

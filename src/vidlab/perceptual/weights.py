@@ -1,0 +1,87 @@
+"""Where the weights of frozen networks come from: a pinned asset or a local file, read without running code."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from torch import Tensor
+
+from vidlab.assets import MANIFESTS, cache_folder, fetch, read_manifest, sha256_of
+from vidlab.errors import UserError
+from vidlab.perceptual.unpickle import read_pickle, read_torchscript
+
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {".ckpt": read_pickle, ".pt": read_torchscript}
+
+
+def load_weights(source: str) -> dict[str, Tensor]:
+    """The named tensors of a frozen network.
+
+    Args:
+        source: ``asset:NAME`` for a pinned file of ``vidlab.assets``, or a local file: ``.safetensors``, or the
+            file as published (``.ckpt``, a pickle of arrays; ``.pt``, a TorchScript archive). A published file
+            is converted once and the ``.safetensors`` kept in the cache under its SHA-256.
+
+    Raises:
+        AssetError: the asset is unknown or could not be fetched.
+        UserError: there is no such file, its kind is unknown, or it holds anything but arrays.
+    """
+    path = _find(source)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix not in _READERS:
+        raise UserError(f"weights={source}: the file must end in .safetensors, {' or '.join(_READERS)}.")
+    folder = cache_folder() / "perceptual"
+    folder.mkdir(parents=True, exist_ok=True)
+    converted = folder / f"{sha256_of(path)}.safetensors"
+    with FileLock(f"{converted}.lock"):
+        if not converted.is_file():
+            _convert(path, converted)
+    return _read_safetensors(converted)
+
+
+def take(weights: dict[str, Tensor], name: str, shape: tuple[int, ...], source: str) -> Tensor:
+    """One tensor, in float32 and of the expected shape.
+
+    Raises:
+        UserError: it is missing or its shape is another.
+    """
+    if name not in weights:
+        raise UserError(f"weights={source}: {name} is missing; these are the weights of another network.")
+    found = weights[name].float()
+    if tuple(found.shape) != shape:
+        raise UserError(f"weights={source}: {name} has shape {tuple(found.shape)}, expected {shape}.")
+    return found
+
+
+def _find(source: str) -> Path:
+    if source.startswith("asset:"):
+        name, known = source.removeprefix("asset:"), read_manifest(MANIFESTS[0])
+        if name not in known:
+            raise UserError(f"weights={source} is not a pinned file; known: {', '.join(sorted(known))}.")
+        return fetch(known[name])
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"weights={source}: there is no such file ({path.absolute()}). Give a .safetensors file, or "
+            "asset:NAME for a pinned one (`python -m vidlab.assets` lists them)."
+        )
+    return path
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a readable .safetensors file ({error}); delete it and run again.") from error
+
+
+def _convert(path: Path, target: Path) -> None:
+    from safetensors.torch import save_file
+
+    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
+    save_file(_READERS[path.suffix](path), unfinished)
+    unfinished.replace(target)
