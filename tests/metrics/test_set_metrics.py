@@ -9,7 +9,7 @@ import torch
 from metric_clips import moving_clips, noise, tiny_frames, tiny_videos
 
 from vidlab.errors import DataError, UserError
-from vidlab.metrics.collection import select
+from vidlab.metrics.collection import AtHand, select
 from vidlab.metrics.distances import frechet_distance
 from vidlab.metrics.fid import FrameFID
 from vidlab.metrics.fvd import FVD
@@ -159,9 +159,9 @@ def test_metrics_with_one_network_share_its_passes(clips, monkeypatch):
         "flat": TemporalFlickering(),
         "gone": None,
     }
-    chosen = select({**metrics, "psnr": PSNR()}, "set", captions=False)
+    chosen = select({**metrics, "psnr": PSNR()}, AtHand(16, "set"))
     assert set(chosen.metrics) == {"fvd", "kvd", "flat"}
-    assert chosen.left_out == {"psnr": "psnr needs one original for each clip"}
+    assert chosen.left_out == {"psnr": "it needs one original for each clip"}
     network = chosen.metrics["fvd"].extractor.network
     handle = network.register_forward_hook(lambda *_: passes.append(1))
     for metric in chosen.metrics.values():

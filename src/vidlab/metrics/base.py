@@ -26,6 +26,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from vidlab.clip import Factors
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.checks import check_darkness, check_pairs, check_videos
 from vidlab.metrics.intervals import bootstrap_mean
@@ -45,12 +46,13 @@ class VideoMetric(Metric):
         seed: of the intervals' draws.
 
     Subclasses say: ``name``; ``reference``, whether they compare with nothing, with a ``set`` of other clips, or with
-    clips one to one (``paired``); ``needs_captions``; ``minimum_frames``; ``higher_is_better``.
+    clips one to one (``paired``); ``needs_captions``, ``needs_factors``; ``minimum_frames``; ``higher_is_better``.
     """
 
     name: ClassVar[str]
     reference_kind: ClassVar[Literal["none", "set", "paired"]] = "none"
     needs_captions: ClassVar[bool] = False
+    needs_factors: ClassVar[bool] = False
     minimum_frames: ClassVar[int] = 1
     full_state_update = False
     is_differentiable = False
@@ -81,6 +83,7 @@ class VideoMetric(Metric):
         reference: Shaped[Tensor, "..."] | None = None,
         captions: Sequence[str] | None = None,
         keys: Sequence[str] | None = None,
+        factors: Sequence[Factors | None] | None = None,
     ) -> None:
         """Take in a batch.
 
@@ -89,6 +92,7 @@ class VideoMetric(Metric):
             reference: clips to compare with, in the same form; (B, ...) for paired metrics, any number for others.
             captions: one text per clip.
             keys: one name per clip, unique in the set.
+            factors: what a rendered clip with each caption shows; None where nobody knows.
 
         Raises:
             DataError: clips that are malformed, too short, not finite, out of range or of another size than before.
@@ -118,6 +122,10 @@ class VideoMetric(Metric):
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=True):
             return self._result()
+
+    def dimensions(self) -> Mapping[str, MetricResult]:
+        """The parts of a value that has some, by name; every process must call it."""
+        return {}
 
     def settings(self) -> Mapping[str, str]:
         """Everything else that changes the value, by name."""
@@ -171,7 +179,7 @@ class VideoMetric(Metric):
             start = sum(len(part) for part in getattr(self, "keys" if role == "clip" else "reference_keys"))
             numbers = [(rank << 40) + start + n for n in range(count)]
         else:
-            numbers = [seed_of("key", key) for key in keys]
+            numbers = [key_number(key) for key in keys]
         return torch.tensor(numbers, dtype=torch.long, device=self.device)
 
     def _add_rows(self, name: str, tail: tuple[int, ...]) -> None:
@@ -269,6 +277,11 @@ class ClipMetric(VideoMetric):
             scores=tuple(scores.tolist()),
             notes=() if found.interval is not None else ("no interval: fewer than 2 clips",),
         )
+
+
+def key_number(key: str) -> int:
+    """The number that stands for a clip's name in ``MetricResult.keys``."""
+    return seed_of("key", key)
 
 
 def _sizes(shape: Tensor) -> str:
