@@ -207,3 +207,17 @@ def test_two_processes_give_the_values_of_one(tmp_path):
         # features of real-valued rows in another order of references: sums differ in their last bits
         assert distance == computed == pytest.approx(alone[0], rel=1e-6)
         assert flat == alone[1] and keys == alone[2]
+
+
+def test_the_reference_is_checked_like_the_clips(clips):
+    metric = fvd(tiny_videos())
+    metric.update(clips[0], reference=clips[1][..., :24, :])
+    assert metric.result().settings["reference resolution"] == "24 x 32"
+    with pytest.raises(DataError, match="fvd: reference: clips of 9 frames of 32 x 32 after clips of"):
+        metric.add_reference(clips[1])
+    with pytest.raises(DataError, match="fvd: reference: 24 clips without one pixel below 0"):
+        fvd(tiny_videos()).add_reference((clips[1] + 1) / 2)
+    with pytest.raises(DataError, match="reference: clips have 4 frame"):
+        fvd(tiny_videos()).update(clips[0], reference=clips[1][:, :, :4])
+    metric.reset()
+    metric.update((clips[0][:2] + 1) / 2, reference=clips[1])  # too few to be suspicious, after a reset too
