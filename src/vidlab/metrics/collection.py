@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.features import share_extractors
 
-ReferenceKind = Literal["none", "set", "paired"]
 _SERVES: dict[str, tuple[str, ...]] = {"none": ("none",), "set": ("none", "set"), "paired": ("none", "set", "paired")}
 
 
