@@ -14,6 +14,7 @@ from vidlab.metrics.shapes.seen import Floats, Mask, SeenBackground, ramp
 REACH = 60.0  # the farthest that a pixel speaks for or against a colour
 OWN = 45.0  # what is nearer belongs to the background
 SECOND_SHARE = 0.08  # part of the frame that a second colour must explain to be believed
+FREEDOM = 1.35  # mixing two colours explains a third of any noise, which speaks for neither
 TOLERANCE = 2.0  # mean error of a pattern that is right
 SAMPLE = 8192  # pixels looked at to choose the colours
 _PALETTE = np.array(list(BACKGROUND_COLOURS.values()), np.float32)
@@ -67,8 +68,9 @@ def _colours(pixels: Floats) -> Floats:
     flat = flat[:: max(1, len(flat) // SAMPLE)]
     candidates = [_PALETTE[[i]] for i in range(len(_PALETTE))]
     candidates += [_PALETTE[[i, j]] for i, j in combinations(range(len(_PALETTE)), 2)]
-    unexplained = [_unexplained(flat, ends) + SECOND_SHARE * (len(ends) - 1) for ends in candidates]
-    ends = candidates[int(np.argmin(unexplained))]
+    costs = [_unexplained(flat, ends) for ends in candidates]
+    costs = [cost if len(ends) == 1 else FREEDOM * cost + SECOND_SHARE for cost, ends in zip(costs, candidates, strict=True)]
+    ends = candidates[int(np.argmin(costs))]
     distance, share = to_segment(flat, ends)
     for _ in range(2):
         near = [(distance < REACH) & (np.abs(share - end) <= 0.25) for end in range(len(ends))]
@@ -98,7 +100,7 @@ def _report(pixels: Floats, ends: Floats, fits: Fits | None, synthetic: Floats) 
     cameras = {name: 0.0 for name in CAMERAS}
     if fits is None:
         # Nothing in one colour shows what the camera does.
-        patterns["plain"] = cameras["fixed"] = 1.0
+        patterns["plain"], cameras["fixed"] = ramp(float((~foreground).mean()), 0.2, 0.6), 1.0
     else:
         patterns |= _correlations(fits.patterns)
         cameras |= _correlations(fits.cameras)
@@ -111,8 +113,8 @@ def _correlations(fits: dict[str, PatternFit]) -> dict[str, float]:
 
 
 def _consistency(pixels: Floats, synthetic: Floats, foreground: Mask) -> float:
-    """1 where the pattern explains every background pixel, falling to 0 at a mean error of ``REACH`` / 2."""
+    """1 where the pattern explains every background pixel, falling to 0 at a mean error of ``REACH``."""
     # The faint edges of an object are neither it nor background.
     free = ~widened(foreground)
     error = np.minimum(np.linalg.norm(pixels - synthetic, axis=-1), 2 * REACH)
-    return ramp(float(error[free].mean()), REACH / 2, TOLERANCE) if free.any() else 0.0
+    return ramp(float(error[free].mean()), REACH, TOLERANCE) if free.any() else 0.0

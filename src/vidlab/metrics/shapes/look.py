@@ -49,6 +49,7 @@ def _seen(pixels: Floats, blob: Blob, trusted: Floats, canvas: Canvas) -> SeenOb
     still = np.zeros(canvas.frames)
     body = Body("", "", blob.x / canvas.short, blob.y / canvas.short, diameter, still)
     whole = blob.present & ~blob.hidden
+    whole = whole if whole.any() else blob.present
     chosen = np.flatnonzero(whole)
     chosen = chosen[np.linspace(0, len(chosen) - 1, min(LOOKED_AT, len(chosen))).round().astype(int)]
     errors = shape_errors(blob.share[chosen], trusted[chosen], _at(body, chosen), _frames(canvas, len(chosen)))
@@ -80,7 +81,8 @@ def _consistency(pixels: Floats, blob: Blob, trusted: Floats, body: Body, shape:
     away = np.linalg.norm(colours - blob.colour, axis=-1)
     colour = np.clip((COLOUR_LOST - away) / (COLOUR_LOST - COLOUR_HOLDS), 0, 1)
     # What is hidden cannot be judged.
-    return float((outline * colour * blob.present)[~blob.hidden].mean())
+    seen = ~blob.hidden if not blob.hidden.all() else blob.present
+    return float((outline * colour * blob.present)[seen].mean())
 
 
 def _flicker(pixels: Floats, background: Background, blobs: tuple[Blob, ...]) -> float:

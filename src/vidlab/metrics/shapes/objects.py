@@ -105,17 +105,22 @@ def _blob(pixels: Floats, behind: Floats, labels: Floats, index: int, colour: Fl
     numbers = parts(labels == index)
     sizes = np.bincount(numbers.ravel(), minlength=2)
     sizes[0] = 0
-    frame_of = [np.unique(frame[frame > 0]) for frame in numbers]
-    large = [names[sizes[names] >= SPECK * _small(canvas)] for names in frame_of]
+    # Noise joins pixels to threads; an object has pixels that are surrounded by its own.
+    inner = numbers * eroded(labels == index)
+    large = [names[sizes[names] >= SPECK * _small(canvas)] for names in map(_names, inner)]
     main = np.array([names[sizes[names].argmax()] if len(names) else -1 for names in large])
     mask = numbers == main[:, None, None]
     around = widened(mask) & ((labels == index) | (labels == -1))
     along = colour - behind
     share = np.clip(((pixels - behind) * along).sum(-1) / np.maximum((along**2).sum(-1), OWN**2), 0, 1) * around
     area, x, y = moments(share)
-    present = main >= 0
+    present = area >= SPECK * _small(canvas)
     pieces = np.array([len(names) for names in large], float)
     return Blob(colour, share, mask, pieces, x, y, area, present, np.zeros(len(area), bool))
+
+
+def _names(numbers: Floats) -> Floats:
+    return np.unique(numbers[numbers > 0])
 
 
 def _completed(blobs: list[Blob]) -> list[Blob]:
@@ -136,10 +141,11 @@ def _whole(index: int, blobs: list[Blob], near: list[Mask]) -> Floats:
     """The part of an object's usual area that shows where it touches another, 1 elsewhere; (T,)."""
     blob = blobs[index]
     others = [mask for other, mask in enumerate(near) if other != index]
-    touching = np.any([(near[index] & mask).any((1, 2)) for mask in others], axis=0) if others else ~blob.present
+    touching = np.any([(near[index] & mask).any((1, 2)) for mask in others], axis=0) if others else np.zeros_like(blob.present)
     apart = blob.present & ~touching
+    touching = touching & blob.present
     usual = np.median(blob.area[apart]) if apart.sum() > 1 else blob.area.max()
-    return np.where(touching & blob.present, blob.area / usual, 1.0)
+    return np.where(touching, blob.area / max(float(usual), 1e-6), 1.0)
 
 
 def _filled(blob: Blob, sure: Mask) -> Blob:

@@ -48,7 +48,8 @@ class SeenBackground:
 
     Args:
         colours: one (1, 3) or two (2, 3).
-        patterns: correlation of the background with the best pattern of each kind, in [0, 1].
+        patterns: correlation of the background with the best pattern of each kind, in [0, 1]; for "plain", whether
+            one colour covers most of the frame.
         cameras: correlation of the background with its pattern moved by each camera, in [0, 1].
         consistency: how much of it one moving pattern explains in every frame, in [0, 1].
     """
