@@ -94,7 +94,7 @@ def test_stiv_table_14(model: str) -> None:
 
 def test_the_official_i2v_formula_by_hand() -> None:
     """Every dimension at the top of its range but camera motion at 0: i2v = 2 / 2.1, quality = 1."""
-    scores = {name: 1.0 for name in (*T2V_QUALITY, *I2V)} | {"camera_motion": 0.0, "motion_smoothness": 0.9975}
+    scores = dict.fromkeys((*T2V_QUALITY, *I2V), 1.0) | {"camera_motion": 0.0, "motion_smoothness": 0.9975}
     found = aggregate(scores, "vbench_i2v_official")
     assert found.groups == pytest.approx({"quality": 1.0, "i2v": 2 / 2.1})
     assert found.total == pytest.approx((1 + 2 / 2.1) / 2)

@@ -169,7 +169,7 @@ def _dimension(file: Path, name: str, value: Any) -> DimensionResult:
     if not _is_number(score) or not isinstance(videos, list):
         raise DataError(f"{file}: {name} is not [score, videos] with a number as score.")
     percent = name in PERCENT_PER_VIDEO and score > 1
-    per_video = {}
+    per_video: dict[str, float] = {}
     for video in videos:
         if not isinstance(video, dict) or not _is_number(video.get("video_results")):
             raise DataError(f"{file}: an entry of {name} lacks the number video_results: {str(video)[:80]}")

@@ -69,7 +69,9 @@ def _colours(pixels: Floats) -> Floats:
     candidates = [_PALETTE[[i]] for i in range(len(_PALETTE))]
     candidates += [_PALETTE[[i, j]] for i, j in combinations(range(len(_PALETTE)), 2)]
     costs = [_unexplained(flat, ends) for ends in candidates]
-    costs = [cost if len(ends) == 1 else FREEDOM * cost + SECOND_SHARE for cost, ends in zip(costs, candidates, strict=True)]
+    costs = [
+        cost if len(ends) == 1 else FREEDOM * cost + SECOND_SHARE for cost, ends in zip(costs, candidates, strict=True)
+    ]
     ends = candidates[int(np.argmin(costs))]
     distance, share = to_segment(flat, ends)
     for _ in range(2):
@@ -96,8 +98,8 @@ def _refitted(pixels: Floats, ends: Floats, mix: Floats, weight: Floats) -> Floa
 
 def _report(pixels: Floats, ends: Floats, fits: Fits | None, synthetic: Floats) -> Background:
     foreground = to_segment(pixels, ends)[0] > OWN
-    patterns = {name: 0.0 for name in PATTERNS}
-    cameras = {name: 0.0 for name in CAMERAS}
+    patterns = dict.fromkeys(PATTERNS, 0.0)
+    cameras = dict.fromkeys(CAMERAS, 0.0)
     if fits is None:
         # Nothing in one colour shows what the camera does.
         patterns["plain"], cameras["fixed"] = ramp(float((~foreground).mean()), 0.2, 0.6), 1.0

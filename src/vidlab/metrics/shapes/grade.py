@@ -48,6 +48,7 @@ POSITIONS = {
 COLOUR_RIGHT, COLOUR_WRONG = 30.0, 80.0  # distances in RGB; any two names are at least 80 apart
 PATTERN_NONE, PATTERN_RIGHT = 0.4, 0.9  # correlations with the named pattern
 CAMERA_NONE, CAMERA_RIGHT = 0.5, 0.92  # correlations with the pattern moved by the named camera
+CAMERA_MARGIN = 0.15  # by how much another camera must fit better to rule the named one out
 PLACE_SLACK = 0.12  # how far from its region an object counts as elsewhere
 SIZE_STEP = math.log(SIZES["medium"] / SIZES["small"])
 FLICKER_FLOOR = 0.6293  # the score that VBench maps to 0
@@ -92,7 +93,7 @@ def grade(seen: Seen, factors: Factors) -> Grade:
     if "background_colours" in factors.named:
         note("scene", background_colour_score(seen.background.colours, factors.background_colours))
     if "camera" in factors.named:
-        note("camera_motion", ramp(seen.background.cameras[factors.camera], CAMERA_NONE, CAMERA_RIGHT))
+        note("camera_motion", _camera(seen.background.cameras, factors.camera))
     note("subject_consistency", float(np.mean([0.0 if one is None else one.consistency for one in matched])))
     note("background_consistency", seen.background.consistency)
     note("temporal_flickering", ramp(1 - max(0.0, seen.flicker - FLICKER_FREE) / 255, FLICKER_FLOOR, 1.0))
@@ -128,7 +129,9 @@ def background_colour_score(found: Floats, names: tuple[str, ...]) -> float:
     return max(float(square[list(order), range(larger)].mean()) for order in permutations(range(larger)))
 
 
-def _object_scores(found: SeenObject | None, wanted: ObjectFactors, named: set[str], canvas: Canvas) -> dict[str, float]:
+def _object_scores(
+    found: SeenObject | None, wanted: ObjectFactors, named: set[str], canvas: Canvas
+) -> dict[str, float]:
     """The named dimensions of one object, all 0 if it is missing."""
     dimensions = {
         "shape": "object_class",
@@ -216,3 +219,9 @@ def _pattern(patterns: Mapping[str, float], name: str) -> float:
     """The correlation with the named pattern, where no other one fits better."""
     best = max(patterns, key=lambda pattern: patterns[pattern])
     return ramp(patterns[name], PATTERN_NONE, PATTERN_RIGHT) if best == name else 0.0
+
+
+def _camera(cameras: Mapping[str, float], name: str) -> float:
+    """The correlation with the pattern under the named camera, where no other one fits clearly better."""
+    rival = max(value for camera, value in cameras.items() if camera != name)
+    return ramp(cameras[name], CAMERA_NONE, CAMERA_RIGHT) * ramp(cameras[name] - rival, -CAMERA_MARGIN, 0.0)

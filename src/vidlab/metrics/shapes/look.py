@@ -19,7 +19,7 @@ from vidlab.metrics.shapes.outlines import (
     shape_scores,
     turns,
 )
-from vidlab.metrics.shapes.seen import Floats, Seen, SeenObject, Track
+from vidlab.metrics.shapes.seen import Floats, Mask, Seen, SeenObject, Whole
 
 COLOUR_HOLDS, COLOUR_LOST = 20.0, 100.0  # departures from the object's mean colour, in RGB
 
@@ -44,7 +44,7 @@ def look(pixels: Floats) -> Seen:
     return Seen(canvas, tuple(objects), background.seen, counts, _flicker(pixels, background, blobs))
 
 
-def _seen(pixels: Floats, blob: Blob, trusted: Floats, canvas: Canvas) -> SeenObject:
+def _seen(pixels: Floats, blob: Blob, trusted: Mask, canvas: Canvas) -> SeenObject:
     diameter = np.sqrt(4 * blob.area / math.pi) / canvas.short
     still = np.zeros(canvas.frames)
     body = Body("", "", blob.x / canvas.short, blob.y / canvas.short, diameter, still)
@@ -61,14 +61,14 @@ def _seen(pixels: Floats, blob: Blob, trusted: Floats, canvas: Canvas) -> SeenOb
         y=body.y,
         diameter=diameter,
         turns={order: turns(blob.share, blob.x, blob.y, whole, order) for order in set(SYMMETRY.values())},
-        area=blob.share.sum((1, 2)),
+        area=blob.share.sum((1, 2), dtype=np.float64),
         present=blob.present,
         hidden=blob.hidden,
         consistency=_consistency(pixels, blob, trusted, body, best, canvas),
     )
 
 
-def _consistency(pixels: Floats, blob: Blob, trusted: Floats, body: Body, shape: str, canvas: Canvas) -> float:
+def _consistency(pixels: Floats, blob: Blob, trusted: Mask, body: Body, shape: str, canvas: Canvas) -> float:
     """How well the best shape and the mean colour explain every frame, absent frames counting as 0."""
     upright = Body(shape, "", body.x, body.y, body.diameter, np.zeros(canvas.frames))
     error = misfit(blob.share, trusted, upright, canvas)
@@ -94,7 +94,7 @@ def _flicker(pixels: Floats, background: Background, blobs: tuple[Blob, ...]) ->
     return float(np.abs(np.diff(unexplained, axis=0)).mean()) if len(pixels) > 1 else 0.0
 
 
-def _at(body: Body, frames: Track) -> Body:
+def _at(body: Body, frames: Whole) -> Body:
     return Body(body.shape, body.colour, body.x[frames], body.y[frames], body.diameter[frames], body.angle[frames])
 
 

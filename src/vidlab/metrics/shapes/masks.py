@@ -1,9 +1,9 @@
 """Masks (T, H, W): neighbourhoods and connected parts within each frame."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vidlab.metrics.shapes.seen import Floats, Mask
+from vidlab.data.moving_shapes.scene import Track
+from vidlab.metrics.shapes.seen import Floats, Mask, Whole
 
 
 def widened(mask: Mask) -> Mask:
@@ -27,7 +27,7 @@ def eroded(mask: Mask) -> Mask:
     return out
 
 
-def parts(mask: Mask) -> NDArray[np.intp]:
+def parts(mask: Mask) -> Whole:
     """A number for each connected part (eight neighbours) of each frame, unique in the clip; 0 outside."""
     numbers = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while True:
@@ -43,11 +43,11 @@ def parts(mask: Mask) -> NDArray[np.intp]:
         numbers = wide
 
 
-def moments(share: Floats) -> tuple[Floats, Floats, Floats]:
+def moments(share: Floats) -> tuple[Track, Track, Track]:
     """Area in pixels and centre (x, y) in pixels of a coverage (T, H, W), each (T,); NaN centres where it is empty."""
     height, width = share.shape[1:]
-    area = share.sum((1, 2))
-    across, down = share.sum(1), share.sum(2)
+    area = share.sum((1, 2), dtype=np.float64)
+    across, down = share.sum(1, dtype=np.float64), share.sum(2, dtype=np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         x = across @ (np.arange(width) + 0.5) / area
         y = down @ (np.arange(height) + 0.5) / area

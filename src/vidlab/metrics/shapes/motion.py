@@ -53,7 +53,7 @@ def motion_score(seen: SeenObject, shape: str, motion: str, canvas: Canvas) -> f
         return _direction(seen, DIRECTIONS[motion])
     if motion == "bouncing":
         return _bounce(seen, shape, canvas)
-    rest, size = _rest(seen), _growth(seen)
+    rest, size = _rest(seen), growth(seen)
     if motion in ("growing", "shrinking"):
         return rest * _steadily(size if motion == "growing" else -size)
     rest *= ramp(float(np.ptp(size)), UNSTEADY, STEADY)
@@ -87,18 +87,17 @@ def _bounce(seen: SeenObject, shape: str, canvas: Canvas) -> float:
     """Out and back along a line, turning once, at an edge."""
     centre = np.stack([seen.x - seen.x.mean(), seen.y - seen.y.mean()], 1)
     along = centre @ np.linalg.svd(centre, full_matrices=False)[2][0]
-    frames = np.arange(len(along))
-    explained, turn = max((_tent(along, frames, turn), turn) for turn in frames[1:-1])
+    explained, turn = max((_tent(along, turn), turn) for turn in range(1, len(along) - 1))
     legs = min(float(np.ptp(along[: turn + 1])), float(np.ptp(along[turn:])))
     gap = float(_gaps(seen, shape, canvas)[max(0, turn - 1) : turn + 2].min())
     # A bounce that turns before it meets the edge is half right.
     edge = 0.5 + 0.5 * ramp(gap, EDGE_MISSED, EDGE_MET)
-    return ramp(explained, 0.5, 0.95) * ramp(legs, 0.2 * MOVING_LIMIT, 0.25 * BOUNCE[0]) * edge
+    return ramp(explained, 0.5, 0.95) * ramp(legs, 0.5 * MOVING_LIMIT, 0.25 * BOUNCE[0]) * edge
 
 
-def _tent(along: Track, frames: Track, turn: int) -> float:
+def _tent(along: Track, turn: int) -> float:
     """Share of a track's variance that going to a frame and back at one pace explains."""
-    tent = np.abs(frames - turn).astype(float)
+    tent = np.abs(np.arange(len(along)) - turn)
     if np.ptp(along) < 1e-6:
         return 0.0
     return float(np.corrcoef(tent, along)[0, 1] ** 2)
@@ -117,7 +116,7 @@ def _rest(seen: SeenObject) -> float:
     return ramp(float(away.max()), MOVING_LIMIT, RESTS_AT)
 
 
-def _growth(seen: SeenObject) -> Track:
+def growth(seen: SeenObject) -> Track:
     """Logarithm of the diameter relative to the first frame, (T,)."""
     return np.log(np.maximum(seen.diameter, 1e-3) / max(float(seen.diameter[0]), 1e-3))
 

@@ -8,7 +8,7 @@ import numpy as np
 from vidlab.data.moving_shapes.scene import COLOURS, SIZES, Canvas, Track
 from vidlab.metrics.shapes.background import OWN, Background
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
-from vidlab.metrics.shapes.seen import Floats, Mask
+from vidlab.metrics.shapes.seen import Floats, Mask, Whole
 
 SAME = 50.0  # two clusters of nearer colours are one object
 SPECK = 0.25  # parts of less than this share of a small object's area are no objects
@@ -93,7 +93,7 @@ def _distances(pixels: Floats, colours: Floats) -> Floats:
     return np.linalg.norm(pixels[:, None] - colours, axis=-1)
 
 
-def _owner(pixels: Floats, behind: Floats, colours: Floats) -> Floats:
+def _owner(pixels: Floats, behind: Floats, colours: Floats) -> Whole:
     """Which colour (n, 3), mixed with what is behind, explains each pixel (N, 3) best; (N,)."""
     along = colours - behind[:, None]
     share = ((pixels - behind)[:, None] * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-6)
@@ -101,7 +101,7 @@ def _owner(pixels: Floats, behind: Floats, colours: Floats) -> Floats:
     return np.linalg.norm(pixels[:, None] - mixed, axis=-1).argmin(-1)
 
 
-def _blob(pixels: Floats, behind: Floats, labels: Floats, index: int, colour: Floats, canvas: Canvas) -> Blob:
+def _blob(pixels: Floats, behind: Floats, labels: Whole, index: int, colour: Floats, canvas: Canvas) -> Blob:
     numbers = parts(labels == index)
     sizes = np.bincount(numbers.ravel(), minlength=2)
     sizes[0] = 0
@@ -119,7 +119,7 @@ def _blob(pixels: Floats, behind: Floats, labels: Floats, index: int, colour: Fl
     return Blob(colour, share, mask, pieces, x, y, area, present, np.zeros(len(area), bool))
 
 
-def _names(numbers: Floats) -> Floats:
+def _names(numbers: Whole) -> Whole:
     return np.unique(numbers[numbers > 0])
 
 
@@ -141,7 +141,9 @@ def _whole(index: int, blobs: list[Blob], near: list[Mask]) -> Floats:
     """The part of an object's usual area that shows where it touches another, 1 elsewhere; (T,)."""
     blob = blobs[index]
     others = [mask for other, mask in enumerate(near) if other != index]
-    touching = np.any([(near[index] & mask).any((1, 2)) for mask in others], axis=0) if others else np.zeros_like(blob.present)
+    touching = (
+        np.any([(near[index] & mask).any((1, 2)) for mask in others], axis=0) if others else np.zeros_like(blob.present)
+    )
     apart = blob.present & ~touching
     touching = touching & blob.present
     usual = np.median(blob.area[apart]) if apart.sum() > 1 else blob.area.max()

@@ -8,7 +8,7 @@ import numpy as np
 
 from vidlab.data.moving_shapes.render import coverage
 from vidlab.data.moving_shapes.scene import SHAPES, Body, Canvas, Track
-from vidlab.metrics.shapes.seen import Floats, Mask, ramp
+from vidlab.metrics.shapes.seen import Complexes, Floats, Mask, ramp
 
 SYMMETRY = {"triangle": 3, "square": 4, "cross": 4}
 # The direction of what the moment of that order sees first, from upright: a triangle's corners point up, a square's
@@ -35,7 +35,7 @@ def turns(share: Floats, x: Track, y: Track, present: Mask, order: int) -> Track
     return np.interp(np.arange(len(x)), np.flatnonzero(present), phase - phase[0]) / order
 
 
-def angular_moment(share: Floats, x: Track, y: Track, order: int) -> Floats:
+def angular_moment(share: Floats, x: Track, y: Track, order: int) -> Complexes:
     """Sum of coverage times r^order e^(i order angle) about the centre, complex (T,)."""
     height, width = share.shape[1:]
     u = np.arange(width) + 0.5 - x[:, None]
@@ -46,7 +46,7 @@ def angular_moment(share: Floats, x: Track, y: Track, order: int) -> Floats:
     return (share * power).sum((1, 2))
 
 
-def shape_errors(share: Floats, trusted: Floats, body: Body, canvas: Canvas) -> dict[str, float]:
+def shape_errors(share: Floats, trusted: Mask, body: Body, canvas: Canvas) -> dict[str, float]:
     """Misfit of every shape, in [0, 1]: half the summed difference over the mean area (1 - soft Dice overlap).
 
     Args:
@@ -61,7 +61,9 @@ def shape_errors(share: Floats, trusted: Floats, body: Body, canvas: Canvas) -> 
         found[shape] = float(misfit(share, trusted, _as(body, shape, upright), canvas).mean())
     if min(found.values()) > UPRIGHT_FITS:
         for shape in SYMMETRY:
-            turned = float(misfit(share, trusted, _as(body, shape, angle_of(share, body, shape, canvas)), canvas).mean())
+            turned = float(
+                misfit(share, trusted, _as(body, shape, angle_of(share, body, shape, canvas)), canvas).mean()
+            )
             found[shape] = min(found[shape], turned)
     return found
 
@@ -75,7 +77,7 @@ def angle_of(share: Floats, body: Body, shape: str, canvas: Canvas) -> Track:
     return np.angle(moment) / order - _UPRIGHT[shape]
 
 
-def misfit(share: Floats, trusted: Floats, body: Body, canvas: Canvas) -> Floats:
+def misfit(share: Floats, trusted: Mask, body: Body, canvas: Canvas) -> Floats:
     """``shape_errors`` of one body per frame, (T,)."""
     drawn = coverage(body, canvas)
     both = (trusted * (share + drawn)).sum((1, 2))

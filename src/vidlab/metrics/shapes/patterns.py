@@ -10,7 +10,7 @@ import numpy as np
 
 from vidlab.data.moving_shapes.scene import Canvas
 from vidlab.metrics.shapes.seen import Floats
-from vidlab.metrics.shapes.waves import CAMERA_MOVES, PHASES, TILES, Bank, Camera, Move, bank, waves
+from vidlab.metrics.shapes.waves import CAMERA_MOVES, PHASES, Bank, Camera, Move, bank, waves
 
 # Steps of tile (short sides) and phase (tiles) of the successive refinements of the best fit.
 REFINEMENTS = ((0.003, 0.03), (0.0012, 0.012), (0.0005, 0.005))
@@ -141,17 +141,17 @@ def _first_tiles(banks: tuple[Bank, Bank], frame: Floats) -> tuple[Wave, Wave]:
         row = column @ frame
     scores = [found.waves[:, :, 0] @ line for found, line in zip(banks, (row, column), strict=True)]
     tile = int((scores[0].max(1) * scores[1].max(1)).argmax())
-    across, down = (Wave(float(TILES[tile]), float(PHASES[score[tile].argmax()])) for score in scores)
+    across, down = (Wave(float(banks[0].tiles[tile]), float(PHASES[score[tile].argmax()])) for score in scores)
     return across, down
 
 
 def _nearest(found: Bank, profile: Floats, share: Floats, tile: float | None = None) -> Wave:
     """The wave of a bank that fits a profile (T, length) best; share is the weight that went into it."""
-    rows = slice(None) if tile is None else slice(int(np.abs(TILES - tile).argmin()), None)
-    rows = rows if tile is None else slice(rows.start, rows.start + 1)
+    nearest = 0 if tile is None else int(np.abs(found.tiles - tile).argmin())
+    rows = slice(None) if tile is None else slice(nearest, nearest + 1)
     scores = _scores(found.waves[rows], found.squares[rows], profile, share)
     row, column = np.unravel_index(int(scores.argmax()), scores.shape)
-    return Wave(float(TILES[rows][row]), float(PHASES[column]))
+    return Wave(float(found.tiles[rows][row]), float(PHASES[column]))
 
 
 def _scores(templates: Floats, squares: Floats, profile: Floats, share: Floats) -> Floats:

@@ -17,7 +17,7 @@ from vidlab.data.moving_shapes.scene import (
     Colour,
 )
 from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
-from vidlab.metrics.shapes.motion import motion_score, speed_score
+from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
 from vidlab.metrics.shapes.seen import Floats, Seen, SeenObject
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ def read_object(found: SeenObject, canvas: Canvas) -> ObjectReading:
     shape = max(SHAPES, key=lambda name: found.shapes[name])
     motion = max(MOTIONS, key=lambda name: motion_score(found, shape, name, canvas))
     rests = motion in IN_PLACE
+    varies = float(np.ptp(growth(found))) > (STEADY + UNSTEADY) / 2
     return ObjectReading(
         shape=shape,
         colour=nearest(found.colour, COLOURS),
-        size="varying" if motion in ("growing", "shrinking") else max(SIZES, key=lambda name: size_score(found, name)),
+        size="varying" if varies else max(SIZES, key=lambda name: size_score(found, name)),
         motion=motion,
         speed="none" if rests else max(("slow", "fast"), key=lambda name: speed_score(found, name)),
         position=max(POSITIONS, key=lambda name: position_score(found, name, canvas)) if rests else "",
@@ -107,7 +108,7 @@ def draw_seen(pixels: Floats, seen: Seen, frames: int = 8, scale: int = 4) -> "I
         picture = Image.fromarray(pixels[frame].round().astype(np.uint8)).resize((wide, tall), Image.Resampling.NEAREST)
         pen = ImageDraw.Draw(picture)
         for found in seen.objects:
-            _draw_track(pen, found, frame, seen.canvas.short * scale)
+            _draw_track(pen, found, int(frame), seen.canvas.short * scale)
         sheet.paste(picture, (column * (wide + 2), 0))
     ImageDraw.Draw(sheet).text((2, tall + 1), str(read(seen)), fill=(0, 0, 0))
     return sheet

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from vidlab.data.moving_shapes.scene import Canvas, Track
 
 Floats = NDArray[np.floating[Any]]
+Complexes = NDArray[np.complexfloating[Any, Any]]
+Whole = NDArray[np.integer[Any]]
 Mask = NDArray[np.bool_]
 
 

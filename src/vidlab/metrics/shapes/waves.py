@@ -10,11 +10,11 @@ from functools import lru_cache
 import numpy as np
 
 from vidlab.data.moving_shapes.render import SUPERSAMPLING, zoom_of
-from vidlab.data.moving_shapes.scene import CAMERAS, PAN, PANS, TILE, Canvas
+from vidlab.data.moving_shapes.scene import CAMERAS, PAN, PANS, TILE, ZOOM, Canvas
 from vidlab.metrics.shapes.seen import Floats
 
 STRENGTHS = (1.0, 0.5)  # a camera is also recognised at half its pace
-TILES = np.linspace(TILE[0] - 0.01, TILE[1] + 0.01, 9)
+TILE_STEP = 1.04  # ratio of neighbouring tiles of a bank
 PHASES = np.arange(32) / 16
 
 
@@ -73,14 +73,18 @@ def waves(canvas: Canvas, length: int, move: Move, tiles: Floats, phases: Floats
 
 @dataclass(frozen=True)
 class Bank:
-    """Waves (tiles, phases, T, length) and their squares."""
+    """Waves (tiles, phases, T, length) of some tiles (tiles,), and their squares."""
 
+    tiles: Floats
     waves: Floats
     squares: Floats
 
 
 @lru_cache(maxsize=64)
 def bank(canvas: Canvas, length: int, move: Move) -> Bank:
-    """The waves of ``TILES`` and ``PHASES``."""
-    found = waves(canvas, length, move, TILES, PHASES)
-    return Bank(found, found**2)
+    """The waves of every tile that may be seen and of ``PHASES``."""
+    # A video may hold still where a zoom begins or ends.
+    most = TILE[1] * (1.0 if move.zoom else ZOOM) + 0.01
+    tiles = np.exp(np.arange(np.log(TILE[0] - 0.01), np.log(most) + np.log(TILE_STEP), np.log(TILE_STEP)))
+    found = waves(canvas, length, move, tiles, PHASES)
+    return Bank(tiles, found, found**2)
