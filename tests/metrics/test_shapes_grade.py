@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_damage_lowers_what_it_damages(name: str) -> None:
     for dimension, fall in sensitive.items():
         track = [scores[dimension] for scores in found]
         # 0.02 is less than what half of one clip of 30 makes.
-        assert all(after <= before + 0.02 for before, after in zip(track, track[1:], strict=False)), (dimension, track)
+        assert all(after <= before + 0.02 for before, after in pairwise(track)), (dimension, track)
         assert track[0] - track[-1] >= fall, (dimension, track)
     for dimension in blind:
         assert found[0][dimension] - found[-1][dimension] < 0.05, (dimension, found[-1][dimension])

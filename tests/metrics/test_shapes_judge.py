@@ -42,7 +42,7 @@ def test_true_clips_have_full_marks_with_interval_and_settings() -> None:
 def test_pixels_are_mapped_to_grey_levels() -> None:
     video = torch.tensor([-1.0, 0.0, 1.0, 1.0005]).view(1, 4, 1, 1).expand(3, 4, 2, 2)
     assert grey_levels(video)[:, 0, 0, 0].tolist() == [0.0, 127.5, 255.0, 255.0]
-    videos, factors, _ = clips(1, "plain")
+    videos, _, _ = clips(1, "plain")
     assert see(videos[0]).canvas.frames == 8
 
 
