@@ -17,7 +17,7 @@ from vidlab.metrics.shapes.look import look
 from vidlab.metrics.shapes.motion import motion_score, speed_score
 from vidlab.metrics.shapes.seen import Seen, SeenObject, ramp
 
-CLIPS = 30
+CLIPS = 24
 ALWAYS = ("object_count", "subject_consistency", "background_consistency", "temporal_flickering")
 
 
@@ -106,7 +106,7 @@ def test_damage_lowers_what_it_damages(name: str) -> None:
     found = [clean(), *(mean_scores(lambda pixels, level=level: damage(pixels, level)) for level in levels)]
     for dimension, fall in sensitive.items():
         track = [scores[dimension] for scores in found]
-        # 0.02 is less than what half of one clip of 30 makes.
+        # 0.02 is less than what half of one clip of 24 makes.
         assert all(after <= before + 0.02 for before, after in pairwise(track)), (dimension, track)
         assert track[0] - track[-1] >= fall, (dimension, track)
     for dimension in blind:

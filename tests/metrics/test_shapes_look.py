@@ -31,7 +31,7 @@ from vidlab.metrics.shapes.patterns import Measured, fit_patterns
 from vidlab.metrics.shapes.reading import ObjectReading, draw_seen, read, read_object
 from vidlab.metrics.shapes.seen import Seen
 
-CLIPS = {"plain": 100, "rich": 120}
+CLIPS = {"plain": 80, "rich": 90}
 
 
 @lru_cache
