@@ -146,9 +146,16 @@ class VideoDiffusion(LightningModule):
         """Build the denoiser once; later calls do nothing."""
         if self.backbone is not None:
             return
+        self.autoencoder.check_trained()
         self.backbone = self.make_backbone(latent=self.latent, text_width=self.text_encoder.width)
         if self.compile_backbone:
             self.backbone.compile()
+
+    def train(self, mode: bool = True) -> "VideoDiffusion":
+        """Training mode for what is trained; the autoencoder drops nothing."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
 
     def cost(self) -> ModelCost:
         """Parameters, tokens and FLOPs of the denoiser for one clip."""
