@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from vidlab.autoencoders.wfvae_coders import CoderSizes, Decoded, Decoder, Encod
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.layers.causal import Stream, whole
-from vidlab.layers.wavelets import EXACT, RELEASED
+from vidlab.layers.wavelets import EXACT, RELEASED, at_least_single
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # of the published implementation, which took it from latent diffusion
 RELEASED_SCALE = 0.18215
@@ -94,8 +95,9 @@ class WFVAE(Autoencoder):
         self.decoder_sizes = CoderSizes(
             latent_channels, width, decoder_energy, decoder_blocks, connect_blocks, attention, dropout
         )
-        self.encoder = Encoder(self.encoder_sizes, gain)
-        self.decoder = Decoder(self.decoder_sizes, gain)
+        with torch.device("meta") if path is not None else nullcontext():  # weights that are replaced are not drawn
+            self.encoder = Encoder(self.encoder_sizes, gain)
+            self.decoder = Decoder(self.decoder_sizes, gain)
         self.trained = False
         self.register_buffer("latent_scale", self.per_channel(RELEASED_SCALE, "scale"))
         self.register_buffer("latent_shift", self.per_channel(0.0, "shift"))
@@ -143,7 +145,7 @@ class WFVAE(Autoencoder):
         """
         self._check(pixels)
         moments = self._tiled_moments(pixels)
-        mean, log_variance = moments.float().chunk(2, dim=1)
+        mean, log_variance = at_least_single(moments).chunk(2, dim=1)
         mean = (mean - self.latent_shift) * self.latent_scale
         return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE) + 2 * self.latent_scale.log())
 
@@ -162,7 +164,7 @@ class WFVAE(Autoencoder):
         """Posterior of the *unscaled* latents, which the KL term pulls to a standard normal, and the bands."""
         self._check(pixels)
         encoded = self.encoder(pixels, whole())
-        mean, log_variance = encoded.moments.float().chunk(2, dim=1)
+        mean, log_variance = at_least_single(encoded.moments).chunk(2, dim=1)
         return Analysis(Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE)), encoded.flow)
 
     def synthesise(self, z: Latents) -> Decoded:

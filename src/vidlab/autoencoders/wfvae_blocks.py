@@ -29,7 +29,7 @@ class ChannelNorm(nn.Module):
 class FrameConv2d(nn.Conv2d):
     """A 2-D convolution of every frame."""
 
-    def forward(self, x: Frames, stream: Stream | None = None) -> Float[Tensor, "B D T h w"]:  # type: ignore[override]
+    def forward(self, x: Frames, stream: Stream | None = None) -> Float[Tensor, "B D T h w"]:
         """Frame by frame."""
         return super().forward(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
 

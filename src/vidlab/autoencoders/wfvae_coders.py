@@ -23,6 +23,7 @@ from vidlab.layers.causal import CausalConv3d, CausalSequential, Stream
 from vidlab.layers.wavelets import causal_haar3d, haar2d, inverse_causal_haar3d, inverse_haar2d
 
 Clip = Float[Tensor, "B C T H W"]
+LowBand = Float[Tensor, "B 3 t y x"]
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,9 @@ class Decoder(nn.Module):
             return None
         return self._fine(waiting[:, :, :0], low[:, :, :0], None, stream).pixels
 
-    def _fine(self, h: Clip, low: Clip, level3: Tensor | None, stream: Stream) -> Decoded:
+    def _fine(self, h: Clip, low: LowBand, level3: Tensor | None, stream: Stream) -> Decoded:
         """From the interpolation in time on."""
-        for layer in self.up2[-2:]:
+        for layer in list(self.up2)[-2:]:
             h = layer(h, stream)
         level2 = self.connect_l1(h[:, -self.energy :], stream)
         level2 = add_low(level2, self._in_step(low, h.shape[2], stream))
@@ -193,7 +194,7 @@ class Decoder(nn.Module):
         flow = WaveletFlow(level2, level3 if level3 is not None else bands[:, :, :0, ::4, ::4])
         return Decoded(inverse_causal_haar3d(bands, stream, self.gain), flow)
 
-    def _in_step(self, low: Clip, frames: int, stream: Stream) -> Clip:
+    def _in_step(self, low: LowBand, frames: int, stream: Stream) -> Float[Tensor, "B 3 u y x"]:
         """The low band comes without delay, the backbone one frame later: hold what is ahead."""
         held = stream.recall(self)
         low = low if held is None else torch.cat([held, low], dim=2)

@@ -7,6 +7,7 @@ from torch import Tensor
 from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.errors import UserError
 from vidlab.layers.causal import Stream
+from vidlab.layers.wavelets import at_least_single
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
@@ -61,7 +62,7 @@ class EncodingStream:
         return self._stream.held_values() + (0 if self._waiting is None else self._waiting.numel())
 
     def _encode(self, frames: Pixels) -> Latents:
-        mean = self.autoencoder.encoder(frames, self._stream).moments.float().chunk(2, dim=1)[0]
+        mean = at_least_single(self.autoencoder.encoder(frames, self._stream).moments).chunk(2, dim=1)[0]
         return (mean - self.autoencoder.latent_shift) * self.autoencoder.latent_scale
 
 

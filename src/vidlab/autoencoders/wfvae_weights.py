@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidlab.autoencoders.wfvae import WFVAE
+from vidlab.autoencoders.wfvae import RELEASED_SCALE, WFVAE
 from vidlab.errors import UserError
 from vidlab.layers.wavelets import EXACT, RELEASED
 
@@ -26,6 +26,7 @@ SAFETENSORS = "diffusion_pytorch_model.safetensors"
 LISTED = 5
 OURS = "autoencoder."  # where a checkpoint of vidlab keeps its autoencoder
 SCALES = ("latent_scale", "latent_shift")
+DEFAULT_SCALES = {"latent_scale": (RELEASED_SCALE, "scale"), "latent_shift": (0.0, "shift")}
 # Fields of config.json of which only one value is built here. The misspelling is the publishers'.
 FIXED = {
     "norm_type": "layernorm",
@@ -108,12 +109,13 @@ def load_weights(model: WFVAE, path: str | Path) -> Loaded:
     kernels = {name: state.pop(name) for name in wavelet_kernels(EXACT) if name in state}
     _check_kernels(kernels, model, str(file))
     own = model.state_dict()
-    state = {name: own[name] for name in SCALES} | state
+    state = {name: _own_scale(model, name) for name in SCALES} | state
     _check_names(state, own, str(file))
     for name, value in scales.items():
         if value is not None:
             state[f"latent_{name}"] = model.per_channel(value, name)
     with torch.no_grad():
+        state = {name: value.to(own[name].dtype) for name, value in state.items()}
         model.load_state_dict(state, assign=any(value.is_meta for value in own.values()))
     model.trained = True
     found = Loaded(str(file), kind, len(state) - len(SCALES), len(kernels))
@@ -178,6 +180,11 @@ def export_weights(model: WFVAE, folder: str | Path) -> None:
 
 def config_of(model: WFVAE) -> dict[str, Any]:
     """The published ``config.json`` of a model."""
+    scales = {"scale": model.latent_scale.flatten().tolist(), "shift": model.latent_shift.flatten().tolist()}
+    return {"_class_name": "WFVAEModel"} | _sizes(model) | FIXED | scales
+
+
+def _sizes(model: WFVAE) -> dict[str, Any]:
     encoder, decoder = model.encoder_sizes, model.decoder_sizes
     ours = {
         "latent_channels": model.channels,
@@ -190,8 +197,7 @@ def config_of(model: WFVAE) -> dict[str, Any]:
         "attention": encoder.attention,
         "dropout": encoder.dropout,
     }
-    scales = {"scale": model.latent_scale.flatten().tolist(), "shift": model.latent_shift.flatten().tolist()}
-    return {"_class_name": "WFVAEModel"} | {theirs: ours[name] for theirs, name in SETTINGS.items()} | FIXED | scales
+    return {theirs: ours[name] for theirs, name in SETTINGS.items()}
 
 
 def check_config(model: WFVAE, config: Mapping[str, Any], source: str) -> None:
@@ -200,7 +206,7 @@ def check_config(model: WFVAE, config: Mapping[str, Any], source: str) -> None:
     Raises:
         UserError: naming the settings that differ.
     """
-    theirs, own = settings_of(config, source), settings_of(config_of(model))
+    theirs, own = settings_of(config, source), settings_of(_sizes(model) | FIXED)
     free = ("dropout", "scale", "shift")
     differing = [name for name in own if theirs[name] != own[name] and name not in free]
     if differing:
@@ -279,6 +285,12 @@ def _weights_in(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
     average = content.get("ema_state_dict") or {}
     chosen = average or raw
     return {name.removeprefix("module."): value for name, value in chosen.items()}, "averaged" if average else "raw"
+
+
+def _own_scale(model: WFVAE, name: str) -> Tensor:
+    """What a model without weights has, which may be without memory."""
+    value = model.get_buffer(name)
+    return model.per_channel(*DEFAULT_SCALES[name]) if value.is_meta else value
 
 
 def _check_kernels(kernels: Mapping[str, Tensor], model: WFVAE, source: str) -> None:

@@ -85,8 +85,7 @@ class CausalConv3d(nn.Module):
         padding: int = 0,
     ) -> None:
         super().__init__()
-        kernels = (kernel,) * 3 if isinstance(kernel, int) else tuple(kernel)
-        strides = (stride,) * 3 if isinstance(stride, int) else tuple(stride)
+        kernels, strides = _per_axis(kernel), _per_axis(stride)
         if not 1 <= strides[0] <= kernels[0]:
             raise ValueError(f"temporal stride {strides[0]} must be 1 to {kernels[0]}, the kernel's frames")
         self.conv = nn.Conv3d(in_channels, out_channels, kernels, strides, (0, padding, padding))
@@ -103,6 +102,11 @@ class CausalConv3d(nn.Module):
         if outputs:
             return self.conv(x)
         return self.conv(pad(x, (0, 0, 0, 0, 0, kernel - x.shape[2])))[:, :, :0]
+
+
+def _per_axis(size: int | Sequence[int]) -> tuple[int, int, int]:
+    frames, rows, columns = (size,) * 3 if isinstance(size, int) else size
+    return frames, rows, columns
 
 
 class CausalSequential(nn.Sequential):

@@ -64,7 +64,7 @@ def inverse_causal_haar3d(
 
 
 def _analysis(x: Tensor, axes: Sequence[int]) -> Tensor:
-    bands = [_full_precision(x)]
+    bands = [at_least_single(x)]
     for axis in axes:
         pairs = [band.unflatten(axis, (-1, 2)).unbind(axis + 1) for band in bands]
         bands = [band for even, odd in pairs for band in (even + odd, even - odd)]
@@ -72,13 +72,13 @@ def _analysis(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def _synthesis(x: Tensor, axes: Sequence[int]) -> Tensor:
-    bands = list(_full_precision(x).chunk(2 ** len(axes), dim=1))
+    bands = list(at_least_single(x).chunk(2 ** len(axes), dim=1))
     for axis in reversed(axes):
         pairs = zip(bands[::2], bands[1::2], strict=True)
         bands = [torch.stack([low + high, low - high], axis + 1).flatten(axis, axis + 1) for low, high in pairs]
     return bands[0]
 
 
-def _full_precision(x: Tensor) -> Tensor:
-    """Sums of eight in half precision would lose what the transform promises."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+def at_least_single(x: Tensor) -> Tensor:
+    """In float32, or float64 where it is: sums of eight in half precision would lose what the transform promises."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
