@@ -92,7 +92,7 @@ class VideoDiffusion(LightningModule):
         self.conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
-        self.autoencoder = autoencoder.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
         self.make_backbone = self._with_settings(backbone, attention)
