@@ -93,7 +93,7 @@ class VideoDiffusion(LightningModule):
         self.conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
-        self.autoencoder = autoencoder.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
         self.make_backbone = self._with_settings(backbone, attention)
@@ -147,9 +147,16 @@ class VideoDiffusion(LightningModule):
         """Build the denoiser once; later calls do nothing."""
         if self.backbone is not None:
             return
+        self.autoencoder.check_trained()
         self.backbone = self.make_backbone(latent=self.latent, text_width=self.text_encoder.width)
         if self.compile_backbone:
             self.backbone.compile()
+
+    def train(self, mode: bool = True) -> "VideoDiffusion":
+        """Training mode for what is trained; the autoencoder drops nothing."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
 
     def cost(self) -> ModelCost:
         """Parameters, tokens and FLOPs of the denoiser for one clip."""
