@@ -50,6 +50,7 @@ class ShapesJudge(VideoMetric):
     """
 
     name: ClassVar[str] = "shapes_judge"
+    needs_factors: ClassVar[bool] = True
     minimum_frames = LEAST_FRAMES
     higher_is_better = True
 
