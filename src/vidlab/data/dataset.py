@@ -16,8 +16,8 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucket_plan import ClipPlan
 from vidlab.data.buckets import Bucketing
+from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import read_member
