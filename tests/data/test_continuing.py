@@ -113,9 +113,7 @@ def test_clips_that_fill_up_do_not_count_as_visited():
 def test_what_is_dropped_at_the_end_of_an_epoch_is_counted():
     """Exact up to the tail: with tail=drop, a clip is visited once or belongs to what the last plan left out."""
     found = assign([61, 40])
-    plans, visits = travel(
-        lambda leg, start: BucketPlan(found, [leg.batch_size] * 2, 1, leg.world, "drop", start=start)
-    )
+    _, visits = travel(lambda leg, start: BucketPlan(found, [leg.batch_size] * 2, 1, leg.world, "drop", start=start))
     for epoch, seen in whole_epochs(visits).items():
         assert set(seen.values()) == {1}
         ending = [plan for plan, _, visit in visits if visit.epoch == epoch][-1]

@@ -22,6 +22,7 @@ from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import read_member
 from vidlab.data.video import read_frames, to_pixels
+from vidlab.data.workers import outlive_sigterm
 from vidlab.errors import CorruptClipError
 from vidlab.randomness import seed_of
 
@@ -324,6 +325,7 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
             sampler=numbers,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_sigterm,
             **workers,
         )
         self.inspect = inspect

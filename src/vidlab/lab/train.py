@@ -1,6 +1,8 @@
 """The main job: compose, train, summarise."""
 
 import logging
+import shlex
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -9,10 +11,12 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from vidlab.errors import UserError
 from vidlab.lab import provenance
+from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
 from vidlab.lab.entry import instantiate
@@ -39,13 +43,17 @@ def run_training(cfg: DictConfig) -> float | None:
 
     Raises:
         UserError: a configuration that cannot work, before the first batch.
+        SystemExit: 143 (128 + 15) when SIGTERM ended training, after a checkpoint.
     """
     _quiet()
     job = find_job(cfg)
+    if job.resumed is not None:
+        check_changes(cfg, job.resumed)
     check_seed(cfg.seed)
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = build_module(cfg)
     data = build_data(cfg)
+    data.accept_changes = cfg.accept_changes
     logger = open_logger(cfg, job)
     status = "failed"
     try:
@@ -59,6 +67,9 @@ def run_training(cfg: DictConfig) -> float | None:
         summary = summarize(job.folder, trainer, module, first, seconds, uri)
         report(summary, logger)
         status = "success"
+    except SIGTERMException:
+        status = "interrupted"
+        stopped(job, trainer)
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -173,6 +184,23 @@ def report(summary: Summary, logger: Any) -> None:
     summary.write()
     logger.set_tags(summary.tags())
     print(summary.text(), file=sys.stdout, flush=True)
+
+
+def stopped(job: Job, trainer: Trainer) -> None:
+    """Say how to go on after SIGTERM, and end with the exit code that shells give for it.
+
+    Raises:
+        SystemExit: 143 on rank 0; 0 on the others, whom a failure's end would make Lightning kill rank 0.
+    """
+    leave_process_group(trainer)
+    if not trainer.is_global_zero:
+        sys.exit(0)
+    overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
+    again = shlex.join([*overrides, f"ckpt_path={job.folder}"])
+    saved = (job.folder / "checkpoints" / "last.ckpt").exists()
+    hint = f"Go on with: python train.py {again}" if saved else "There is no checkpoint yet."
+    print(f"Stopped by SIGTERM at step {trainer.global_step}. {hint}", file=sys.stderr, flush=True)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def leave_process_group(trainer: Trainer) -> None:
