@@ -39,7 +39,12 @@ def test_a_finished_run_can_be_made_longer(lab):
 
 
 def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):
-    rate = ("lr_schedule=linear_decay", "lr_schedule.warmup_steps=0", "optimizer.clip_norm=0.001", "callbacks.checkpoint.every_n_steps=3")
+    rate = (
+        "lr_schedule=linear_decay",
+        "lr_schedule.warmup_steps=0",
+        "optimizer.clip_norm=0.001",
+        "callbacks.checkpoint.every_n_steps=3",
+    )
     assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1").code == 0
     assert lab.train(*rate, "trainer.max_steps=5", "optimizer.lr=0.01", "ckpt_path=last").code == 0
     curve = only(lab).curve
@@ -74,7 +79,12 @@ def test_what_cannot_be_resumed_is_said(lab):
 
 def test_changes_are_accepted_on_purpose_and_free_ones_need_no_word(lab):
     assert lab.train(*STEPS, "trainer.max_steps=3").code == 0
-    free = ("callbacks.checkpoint.every_n_steps=1", "callbacks.previews=null", "data.num_workers=1", "data.batch_size=2")
+    free = (
+        "callbacks.checkpoint.every_n_steps=1",
+        "callbacks.previews=null",
+        "data.num_workers=1",
+        "data.batch_size=2",
+    )
     done = lab.train(*STEPS[:2], *free, "trainer.max_steps=5", "ckpt_path=last")
     assert done.code == 0, done.err
     assert "batches are 1 x 2 (processes x data.batch_size), and were 1 x 4" in done.out + done.err

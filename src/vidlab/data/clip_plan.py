@@ -1,4 +1,4 @@
-"""What a plan of clips in buckets tells, and the plans that mix none: of one bucket, and of images and videos in turn."""
+"""What a plan of clips in buckets tells, and the plans that mix none: of one bucket; of images and videos in turn."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -201,16 +201,24 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
-        data = read_member(self.index.root, row.shard, row.offset, row.size)
+        data = read_member(self.index.root, row.shard, row.offset, row.size, row.key)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            return scale_to_cover(read_frames(data, wanted, row.key), view.height, view.width)
-        whole = scale_to_cover(read_frames(data, None, row.key), view.height, view.width)
+            return scale_to_cover(_checked(read_frames(data, wanted, row.key), row), view.height, view.width)
+        whole = scale_to_cover(_checked(read_frames(data, None, row.key), row), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:
             self._cache[position] = whole
             self._cache_left -= whole.nbytes
         return whole[wanted.start : wanted.stop : wanted.step]
+
+
+def _checked(frames: np.ndarray, row: ClipRow) -> np.ndarray:
+    """Frames of the size that the index gives, on which the bucket of the clip was chosen."""
+    if frames.shape[1:3] != (row.height, row.width):
+        shown = f"{frames.shape[1]} x {frames.shape[2]}"
+        raise CorruptClipError(f"the index says {row.height} x {row.width} pixels, the video has {shown}")
+    return frames
 
 
 def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
 from vidlab.lab.entry import instantiate
+from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
@@ -59,7 +60,7 @@ def run_training(cfg: DictConfig) -> float | None:
     try:
         trainer = build_trainer(cfg, logger)
         trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
-        record_run(cfg, job, trainer, module, logger)
+        record_run(cfg, job, trainer, module, data, logger)
         inherit_weights(cfg, job, module)
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
@@ -128,7 +129,9 @@ def open_logger(cfg: DictConfig, job: Job) -> Any:
 
 
 @rank_zero_only
-def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, logger: Any) -> None:
+def record_run(
+    cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, logger: Any
+) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
     (job.folder / "config.yaml").write_text(text)
@@ -138,7 +141,6 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
     # paths below the run folder would differ between any two runs and hide what was changed
     logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(job.folder), "<run folder>"))))
     logger.log_config(text)
-    cost = module.cost()
     logger.set_tags(
         found.tags()
         | {
@@ -146,8 +148,8 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
             "vidlab.objective": type(module.objective.parameterization).__name__,
             "vidlab.data": cfg.data.name,
             "vidlab.precision": trainer.precision,
-            "vidlab.parameters": cost.parameters,
-            "vidlab.flops_per_step": cost.training_flops * cfg.data.batch_size * trainer.world_size,
+            "vidlab.parameters": module.cost().parameters,
+            "vidlab.flops_per_step": f"{flops_per_step(module, data, cfg.data.batch_size, trainer.world_size):.0f}",
             "vidlab.checkpoints": str(job.folder / "checkpoints"),
         }
     )
