@@ -1,3 +1,8 @@
+import signal
+import time
+from collections.abc import Callable
+from random import Random
+
 import pytest
 
 from .command import new_lab
@@ -24,6 +29,43 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, 
     assert expected.losses(stopped_at) == continued.losses(stopped_at)
     assert len(continued.losses(stopped_at)) > 40 - stopped_at
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
+
+
+@pytest.mark.parametrize("kills", [pytest.param(3, id="3"), pytest.param(20, id="20", marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(commands, empty_store, tmp_path, kills):
+    """Saving every other step with workers decoding, so that kills fall into steps, writes, starts and resumes."""
+    whole, killed = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "killed"))
+    arguments = (
+        *("callbacks.previews=null", "trainer.val_check_interval=1000", "lr_schedule.warmup_steps=2"),
+        *("callbacks.checkpoint.every_n_steps=2", "data.num_workers=1", f"trainer.max_steps={30 * kills}"),
+    )
+    assert whole.train(*arguments).code == 0
+    random, done = Random(kills), 0
+    while done < kills:
+        saved = newest(killed)
+        running = killed.start_train(*arguments, *(["ckpt_path=last"] if saved else []))
+        if random.random() < 0.8 or not saved:  # otherwise wherever the start has got to
+            wait_until(lambda saved=saved: newest(killed) != saved)
+        time.sleep(random.uniform(0, 0.4))
+        running.send(signal.SIGKILL)
+        assert running.wait().code == -9
+        done += 1
+    finished = killed.train(*arguments, "ckpt_path=last")
+    assert finished.code == 0, finished.err
+    assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
+    assert [path.name for path in (killed.runs[0] / "checkpoints").iterdir() if path.name.endswith(".tmp")] == []
+
+
+def newest(lab) -> int | None:
+    """When the run last wrote its checkpoint."""
+    return next((path.stat().st_mtime_ns for path in lab.folder.glob("runs/*/*/checkpoints/last.ckpt")), None)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
 
 
 def test_a_finished_run_can_be_made_longer(lab):

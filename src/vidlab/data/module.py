@@ -363,12 +363,12 @@ def _order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     """What of the order differs, readably; ``tokens_per_batch`` is a batch size and decides no order."""
     changes = []
     for name, key in ORDER_KEYS.items():
-        pair = (there.get(name), here[name])
-        if name == "bucketing" and None not in pair:
-            rules = [json.loads(rule) | {"tokens_per_batch": None} for rule in pair]
-            changes += [f"{key}.{part} was {rules[0].get(part)} and is {value}"
-                        for part, value in rules[1].items() if rules[0].get(part) != value]  # fmt: skip
-        elif pair[0] != pair[1]:
+        old, new = there.get(name), here[name]
+        if name == "bucketing" and old and new:
+            before, now = (json.loads(rule) | {"tokens_per_batch": None} for rule in (old, new))
+            changes += [f"{key}.{part} was {before.get(part)} and is {value}"
+                        for part, value in now.items() if before.get(part) != value]  # fmt: skip
+        elif old != new:
             what = f"{name} ({key})" if name != key else key
-            changes.append(f"{what} was {pair[0]} and is {pair[1]}")
+            changes.append(f"{what} was {old} and is {new}")
     return changes

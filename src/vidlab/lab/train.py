@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab import provenance
 from vidlab.lab.changes import check_changes
@@ -54,7 +55,8 @@ def run_training(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = build_module(cfg)
     data = build_data(cfg)
-    data.accept_changes = cfg.accept_changes
+    if isinstance(data, ClipDataModule):
+        data.accept_changes = cfg.accept_changes
     logger = open_logger(cfg, job)
     status = "failed"
     try:

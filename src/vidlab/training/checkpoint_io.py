@@ -46,6 +46,8 @@ class AtomicCheckpointIO(CheckpointIO):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process killed while it wrote
+                leftover.unlink()
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
