@@ -82,8 +82,12 @@ def test_a_killed_worker_is_named_and_nothing_checkpointed_is_lost(lab):
     settings = (*STEPS, "data.num_workers=1", "trainer.max_steps=1000", "callbacks.checkpoint.every_n_steps=3")
     done = lab.train(*settings, *arguments, env=env)
     assert done.code == 2 and "Traceback" not in done.err, done.err
-    # torch notices it by the signal or by the closed pipe, whichever comes first
-    assert re.match(r"Process \d+, which loads data, (is killed by signal: Killed|exited unexpectedly)\.", done.message)
+    # by its signal, its absence, or a broken connection, whichever is noticed first
+    assert re.match(
+        r"(Process \d+, which loads data, (is killed by signal: Killed|exited unexpectedly)"
+        r"|A process that loads data ended)\. Most often memory ran out",
+        done.message,
+    )
     assert "resume with ckpt_path=last" in done.message
     assert only(lab).status == "FAILED"
     done = lab.train(*settings, "trainer.max_steps=12", "ckpt_path=last", "accept_changes=true")

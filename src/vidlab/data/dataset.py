@@ -22,8 +22,8 @@ from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import read_member
 from vidlab.data.video import read_frames, to_pixels
-from vidlab.data.workers import outlive_sigterm
-from vidlab.errors import CorruptClipError
+from vidlab.data.workers import death_of_a_worker, outlive_sigterm
+from vidlab.errors import CorruptClipError, DataError
 from vidlab.randomness import seed_of
 
 # A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
@@ -345,5 +345,15 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
         return self.sampler.stop
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError, RuntimeError) as error:
+                message = death_of_a_worker(error)
+                if message is None:
+                    raise
+                raise DataError(message) from error
             yield self.inspect(batch)

@@ -1,5 +1,6 @@
-"""How processes that load data take signals."""
+"""Processes that load data: how they take signals, and what is said when one has gone."""
 
+import re
 import signal
 from typing import Any
 
@@ -20,3 +21,23 @@ def outlive_sigterm(worker: int) -> None:
         signal.alarm(GRACE)
 
     signal.signal(signal.SIGTERM, first)
+
+
+def death_of_a_worker(error: BaseException) -> str | None:
+    """The message for an error that means that a process has gone; None for any other.
+
+    torch notices it by a signal, wherever training stands, or in the batch it waits for; or the connection breaks over
+    which a tensor was to come.
+    """
+    broken = isinstance(error, ConnectionError | EOFError)
+    if not broken and not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+        return None
+    text = " ".join(str(error).split())
+    found = re.match(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", text)
+    what = (
+        f"Process {found[1]}, which loads data, {found[2].rstrip('. ')}" if found else "A process that loads data ended"
+    )
+    return (
+        f"{what}. Most often memory ran out: lower data.num_workers or data.cache_decoded_mb. Nothing that was "
+        "checkpointed is lost: resume with ckpt_path=last."
+    )

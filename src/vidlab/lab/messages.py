@@ -23,6 +23,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vidlab.data.workers import death_of_a_worker
 from vidlab.errors import UserError
 
 STORAGE_PROBLEMS = {
@@ -49,21 +50,11 @@ def explain(error: BaseException) -> str | None:
         return _one_line(error)
     if isinstance(error, OmegaConfBaseException):
         return _explain_config(error)
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        return _explain_worker(error)
+    if isinstance(error, RuntimeError) and death_of_a_worker(error):
+        return death_of_a_worker(error)
     if isinstance(error, OSError) and error.errno in STORAGE_PROBLEMS:
         return f"{error.filename or 'writing a file'}: {STORAGE_PROBLEMS[error.errno]}."
     return None
-
-
-def _explain_worker(error: RuntimeError) -> str:
-    """A process that loads data has gone; torch says so wherever training stands, with a signal or without."""
-    found = re.match(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", _one_line(error))
-    what = f"Process {found[1]}, which loads data, {found[2].rstrip('. ')}" if found else _one_line(error).rstrip(".")
-    return (
-        f"{what}. Most often memory ran out: lower data.num_workers or data.cache_decoded_mb. Nothing that was "
-        "checkpointed is lost: resume with ckpt_path=last."
-    )
 
 
 def explain_instantiation(error: InstantiationException, key: str) -> str | None:
