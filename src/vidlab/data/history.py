@@ -1,12 +1,16 @@
 """Batch sizes and numbers of processes a run has had: with them its order of clips is a pure function again."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from vidlab.data.clip_plan import ClipPlan, JointStart
 from vidlab.data.plan import Plan, Start
+
+# What decides the order besides batch size and world size, and the key that sets it.
+ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing"}
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,18 @@ class History:
     def of(cls, state: dict[str, Any]) -> "History":
         """The history that ``state`` was made of."""
         return cls(state["epoch"], tuple(Segment(**segment) for segment in state["segments"]))
+
+
+def order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What of the order differs, readably; ``tokens_per_batch`` is a batch size and decides no order."""
+    changes = []
+    for name, key in ORDER_KEYS.items():
+        old, new = there.get(name), here[name]
+        if name == "bucketing" and old and new:
+            before, now = (json.loads(rule) | {"tokens_per_batch": None} for rule in (old, new))
+            changes += [f"{key}.{part} was {before.get(part)} and is {value}"
+                        for part, value in now.items() if before.get(part) != value]  # fmt: skip
+        elif old != new:
+            what = f"{name} ({key})" if name != key else key
+            changes.append(f"{what} was {old} and is {new}")
+    return changes

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -25,14 +24,11 @@ from vidlab.data.dataset import (
     LoadFailure,
     PlannedBatches,
 )
-from vidlab.data.history import History, Segment
+from vidlab.data.history import History, Segment, order_changes
 from vidlab.data.index import ClipIndex
 from vidlab.data.plan import Plan, Start
 from vidlab.data.source import ClipSource
 from vidlab.errors import DataError, UserError
-
-# What decides the order besides batch size and world size, and the key that sets it.
-ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing"}
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +242,7 @@ class ClipDataModule(L.LightningDataModule):
         """
         if self.trainer is not None and self.trainer.state.fn not in (None, "fit"):
             return
-        changes = _order_changes(state_dict, self._order())
+        changes = order_changes(state_dict, self._order())
         if changes and not self.accept_changes:
             raise UserError(
                 f"ckpt_path: clips would come in another order than in the checkpoint: {'; '.join(changes)}. Set it "
@@ -357,18 +353,3 @@ def _require(least: int, **settings: float | int) -> None:
     for key, value in settings.items():
         if value < least:
             raise UserError(f"data.{key}={value}: it must be {least} or more")
-
-
-def _order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """What of the order differs, readably; ``tokens_per_batch`` is a batch size and decides no order."""
-    changes = []
-    for name, key in ORDER_KEYS.items():
-        old, new = there.get(name), here[name]
-        if name == "bucketing" and old and new:
-            before, now = (json.loads(rule) | {"tokens_per_batch": None} for rule in (old, new))
-            changes += [f"{key}.{part} was {before.get(part)} and is {value}"
-                        for part, value in now.items() if before.get(part) != value]  # fmt: skip
-        elif old != new:
-            what = f"{name} ({key})" if name != key else key
-            changes.append(f"{what} was {old} and is {new}")
-    return changes
