@@ -158,10 +158,15 @@ class VideoDiffusion(LightningModule):
         self.autoencoder.eval()
         return self
 
-    def cost(self) -> ModelCost:
-        """Parameters, tokens and FLOPs of the denoiser for one clip."""
-        channels = sum(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
-        return denoiser_cost(self.make_backbone, self.latent, self.text_encoder.width, control_channels=channels)
+    def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
+        """Parameters, tokens and FLOPs of the denoiser for one clip.
+
+        Args:
+            clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
+        """
+        latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
+        channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
+        return denoiser_cost(self.make_backbone, latent, self.text_encoder.width, control_channels=channels)
 
     @property
     def denoiser(self) -> VideoDenoiser:
