@@ -1,12 +1,39 @@
 """The protocol of everything that turns pixels into latents and back."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.clip import Stride
 from vidlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian that an encoder gives, q(z | clip) = N(mean, exp(log_variance)), in the latents' scale.
+
+    Kingma and Welling 2014 (arXiv 1312.6114), equation 9.
+
+    Args:
+        mean: where the density is highest.
+        log_variance: natural logarithm of the variance; None for an encoder without randomness.
+    """
+
+    mean: Float[Tensor, "B C t h w"]
+    log_variance: Float[Tensor, "B C t h w"] | None = None
+
+    @property
+    def mode(self) -> Float[Tensor, "B C t h w"]:
+        """The most likely latents, which are the mean."""
+        return self.mean
+
+    def sample(self, noise: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """Latents drawn with standard normal ``noise``; the mean where there is no randomness."""
+        if self.log_variance is None:
+            return self.mean
+        return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
 class Autoencoder(nn.Module, ABC):
@@ -21,6 +48,13 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Latents of a clip."""
+
+    def posterior(self, pixels: Float[Tensor, "B 3 T H W"]) -> Posterior:
+        """The distribution of a clip's latents; its mode is ``encode(pixels)``.
+
+        An encoder with a variance overrides this. The default has none.
+        """
+        return Posterior(self.encode(pixels))
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:

@@ -11,9 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.clip import ClipBatch
 from vidlab.data.bucket_plan import ClipPlan
-from vidlab.data.bucketed import Planned, column, plan_buckets
+from vidlab.data.bucketed import Planned, TrainingShapes, column, plan_buckets
 from vidlab.data.buckets import Bucketing
+from vidlab.data.cache import CacheHeader, ClipCache, refuse_stale
 from vidlab.data.dataset import (
+    FILTER,
     BatchNumbers,
     BucketShapes,
     ClipDataset,
@@ -66,6 +68,11 @@ class ClipDataModule(L.LightningDataModule):
         path: where ``source`` reads; for the record.
         bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
             ``frames`` x ``height`` x ``width``. Validation has that shape always.
+        views: different stretches, crops and captions of a training clip: None draws new ones each epoch, ``n`` repeats
+            them after ``n`` epochs, 0 takes the middle and the first caption always. With ``cache``, None takes the
+            cache's.
+        cache: folder of encoded training clips (``curate.py stage=encode``), read in place of the videos. Held-out
+            clips are decoded and encoded all the same.
 
     Raises:
         UserError: for a setting out of range, before any data is touched.
@@ -88,6 +95,8 @@ class ClipDataModule(L.LightningDataModule):
         difficulty: str | None = None,
         path: str | None = None,
         bucketing: Bucketing | None = None,
+        views: int | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)
@@ -97,7 +106,12 @@ class ClipDataModule(L.LightningDataModule):
             raise UserError(f"seed={seed}: it must be 0 or more")
         self.source = source
         self.name = name
-        self.view = ClipView(frames, height, width, frame_stride)
+        if views is not None:
+            _require(0, views=views)
+        self.cache_folder = cache
+        if cache is not None and views is None:
+            views = CacheHeader.read(cache).views
+        self.view = ClipView(frames, height, width, frame_stride, random=views != 0, views=views or None)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_clips = val_clips
@@ -112,6 +126,7 @@ class ClipDataModule(L.LightningDataModule):
             self.bucketing = bucketing.completed(frames, frame_stride)
         self._data: SplitIndex | None = None
         self._planned: Planned | None = None
+        self._cache: ClipCache | None = None
 
     @property
     def rank(self) -> int:
@@ -158,6 +173,41 @@ class ClipDataModule(L.LightningDataModule):
             what.append(asdict(self.bucketing))
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
+    @property
+    def cache_key(self) -> dict[str, Any]:
+        """What encoded clips depend on, as far as the data goes; buckets are compared clip by clip."""
+        views = 0 if not self.view.random else self.view.views
+        key = {"index": self.data.hash, "data.views": views, "data.filter": FILTER}
+        key["seed"] = self.seed if views != 0 else None
+        if self.bucketing is not None:
+            return key | {"data.bucketing": True}
+        view = self.view
+        sizes = {"frames": view.frames, "height": view.height, "width": view.width, "frame_stride": view.frame_stride}
+        return key | {f"data.{name}": value for name, value in sizes.items()}
+
+    @property
+    def cache(self) -> ClipCache | None:
+        """The encoded training clips, when there are to be some.
+
+        Raises:
+            UserError: they are not finished, or of other clips or views than this run's.
+        """
+        if self.cache_folder is None:
+            return None
+        if self._cache is None:
+            cache, key = ClipCache(self.cache_folder), self.cache_key
+            own = {name: value for name, value in cache.header.key.items() if name in key or name.startswith("data.")}
+            refuse_stale(self.cache_folder, own, key)
+            self._cache = cache
+        return self._cache
+
+    @property
+    def training_shapes(self) -> TrainingShapes:
+        """The shape each training clip is cut to."""
+        if self.bucketing is None:
+            return TrainingShapes.same(self.view, len(self.data.train))
+        return self.planned(self.world_size).shapes(self.data.train)
+
     def prepare_data(self) -> None:
         """Make the data set when it does not exist yet."""
         self.source.prepare()
@@ -165,14 +215,19 @@ class ClipDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the index and refuse what cannot be trained on; see the class for the errors."""
         self._data = self.data
+        if self.cache is not None and stage in (None, "fit"):
+            shapes = self.training_shapes
+            self.cache.check_clips(self.data.train, shapes.sizes, shapes.kept)
 
     def train_dataloader(self) -> ClipLoader:
         """Endless training batches of this rank, from ``batches_consumed``."""
         plan = self.plan
         batches = PlannedBatches(plan, self.rank)
         cache_mb = self.cache_decoded_mb / max(1, self.num_workers)
-        shapes = None if self.bucketing is None or isinstance(plan, Plan) else BucketShapes(plan, self.bucketing)
-        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes)
+        shapes = None
+        if self.bucketing is not None and not isinstance(plan, Plan):
+            shapes = BucketShapes(plan, self.bucketing, self.view.random, self.view.views)
+        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes, self.cache)
         return ClipLoader(dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
@@ -187,7 +242,7 @@ class ClipDataModule(L.LightningDataModule):
             )
         batches = FixedBatches(clips, self.batch_size, self.rank, self.world_size)
         workers = min(self.num_workers, len(batches))
-        view = replace(self.view, random=False)
+        view = replace(self.view, random=False, views=None)
         dataset = ClipDataset(self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers))
         return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
 

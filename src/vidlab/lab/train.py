@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidlab.errors import UserError
 from vidlab.lab import provenance
+from vidlab.lab.cache_key import check_cache
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
 from vidlab.lab.entry import instantiate
@@ -46,6 +47,7 @@ def run_training(cfg: DictConfig) -> float | None:
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = build_module(cfg)
     data = build_data(cfg)
+    check_cache(cfg, module, data)
     logger = open_logger(cfg, job)
     status = "failed"
     try:
