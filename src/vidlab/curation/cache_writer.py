@@ -20,6 +20,7 @@ from vidlab.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = tarfile.BLOCKSIZE
+LOCK_NAME = "writer.lock"
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def open_folder(folder: Path, header: CacheHeader) -> None:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink()
         if not (folder / HEADER_NAME).exists():
-            if any(path for path in folder.iterdir() if path.suffix != ".lock"):
+            if any(path for path in folder.iterdir() if path.name != LOCK_NAME):
                 raise UserError(f"folder={folder} holds other files: give an empty or a new folder")
             with whole_file(folder / HEADER_NAME) as temporary:
                 temporary.write_text(header.text())
@@ -138,8 +139,7 @@ def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedCli
 
 def missing_shards(folder: Path, header: CacheHeader) -> list[int]:
     """Numbers of the shards that are not finished."""
-    count = -(-header.total // header.clips_per_shard)
-    return [number for number in range(count) if not (folder / shard_name(number)).is_file()]
+    return [number for number in range(header.shards) if not (folder / shard_name(number)).is_file()]
 
 
 def write_cache_index(folder: Path, header: CacheHeader) -> None:
@@ -151,8 +151,7 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    shards = range(-(-header.total // header.clips_per_shard))
-    table = pa.concat_tables([_table(_rows(folder / shard_name(number))) for number in shards])
+    table = pa.concat_tables([_table(_rows(folder / shard_name(number))) for number in range(header.shards)])
     table = table.sort_by([("view", "ascending"), ("position", "ascending")])
     numbers = table.column("view").to_numpy().astype(np.int64) * header.clips + table.column("position").to_numpy()
     if not np.array_equal(numbers, np.arange(header.total)):

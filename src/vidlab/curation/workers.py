@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
-from vidlab.curation.cache_writer import missing_shards, nothing_lost, open_folder, write_cache_index
+from vidlab.curation.cache_writer import LOCK_NAME, missing_shards, nothing_lost, open_folder, write_cache_index
 from vidlab.curation.encode import Bench
 from vidlab.data.cache import CacheHeader
 from vidlab.data.index import INDEX_NAME
 from vidlab.errors import UserError
 
-LOCK_NAME = "writer.lock"
 POLL = 0.25  # seconds between two looks at the progress of the workers
 
 
@@ -39,14 +39,18 @@ class Encoding:
     kept: int
 
 
-def encode_all(folder: Path, header: CacheHeader, make_bench: Callable[[int], Bench], processes: int) -> Encoding:
+def encode_all(
+    folder: Path, header: CacheHeader, make_bench: Callable[[int], Bench], processes: int = 1, start: str = "spawn"
+) -> Encoding:
     """Make the shards that are missing, then the index.
 
     Args:
         folder: of the cache; made when missing.
         header: of the cache.
-        make_bench: called once in each process with its number, from 0. With several processes it is sent to them.
+        make_bench: called once in each process with its number, from 0.
         processes: 1 works in this process.
+        start: how further ones begin: ``spawn``, which CUDA needs and to which ``make_bench`` is sent pickled, or
+            ``fork``, which is fast; forked processes compute with one thread each.
 
     Raises:
         UserError: the folder is in use or holds another cache, the disk is full, or a process was killed.
@@ -54,20 +58,27 @@ def encode_all(folder: Path, header: CacheHeader, make_bench: Callable[[int], Be
     with _alone(folder):
         open_folder(folder, header)
         missing = missing_shards(folder, header)
-        count = -(-header.total // header.clips_per_shard)
         if missing:
             (folder / INDEX_NAME).unlink(missing_ok=True)
-            sizes = {n: min(header.clips_per_shard, header.total - n * header.clips_per_shard) for n in missing}
-            with _bar(header.total, header.total - sum(sizes.values())) as show:
-                if processes > 1:
-                    _in_processes(missing, make_bench, processes, show, folder)
-                else:
-                    bench = make_bench(0)
+            if processes > 1:
+                _in_processes(missing, make_bench, header, Pool(processes, start, folder))
+            else:
+                bench = make_bench(0)
+                with _bar(header, missing) as show:
                     for number in missing:
                         bench.make_shard(number, show)
         if not (folder / INDEX_NAME).is_file():
             write_cache_index(folder, header)
-    return Encoding(folder, len(missing), count - len(missing))
+    return Encoding(folder, len(missing), header.shards - len(missing))
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many processes work on which folder, and how they are started."""
+
+    processes: int
+    start: str
+    folder: Path
 
 
 @contextmanager
@@ -83,33 +94,35 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _bar(total: int, done: int) -> Iterator[Callable[[int], None]]:
+def _bar(header: CacheHeader, missing: Sequence[int]) -> Iterator[Callable[[int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    todo = sum(header.clips_in(number) for number in missing)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
-        task = progress.add_task("Encoding clips", total=total, completed=done)
+        task = progress.add_task("Encoding clips", total=header.total, completed=header.total - todo)
         yield lambda clips: progress.advance(task, clips)
 
 
 def _in_processes(
-    numbers: Sequence[int],
-    make_bench: Callable[[int], Bench],
-    processes: int,
-    show: Callable[[int], None],
-    folder: Path,
+    numbers: Sequence[int], make_bench: Callable[[int], Bench], header: CacheHeader, settings: Pool
 ) -> None:
-    # a fresh interpreter in each: a fork would share the state of CUDA and of threads
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(settings.start)
     done, names = context.Value("q", 0), context.Value("q", 0)
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(processes, len(numbers)), context, _begin, (make_bench, processes, names, done))
+    threads = 1 if settings.start == "fork" else max(1, torch.get_num_threads() // settings.processes)
+    pool = ProcessPoolExecutor(
+        min(settings.processes, len(numbers)), context, _begin, (make_bench, threads, names, done)
+    )
     try:
-        _watch([pool.submit(_make_shard, number) for number in numbers], done, show)
+        # all processes begin here, before the bar has a thread that a fork would cut off
+        futures = [pool.submit(_make_shard, number) for number in numbers]
+        with _bar(header, numbers) as show:
+            _watch(futures, done, show)
     except BrokenProcessPool:
         raise UserError(
-            f"processes={processes}: one of them was killed, most likely for want of memory. Finished shards are kept "
-            f"in {folder}. Lower processes or batch_size and run the same command again"
+            f"processes={settings.processes}: one of them was killed, most likely for want of memory. Finished shards "
+            f"are kept in {settings.folder}. Lower processes or batch_size and run the same command again"
         ) from None
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
@@ -134,13 +147,11 @@ def _watch(futures: Sequence[Future[None]], done: Any, show: Callable[[int], Non
 _WORKER: dict[str, Any] = {}
 
 
-def _begin(make_bench: Callable[[int], Bench], processes: int, names: Any, done: Any) -> None:
+def _begin(make_bench: Callable[[int], Bench], threads: int, names: Any, done: Any) -> None:
     """Prepare a worker: leave interrupts to the first process, and end when that one is gone."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    torch.set_num_threads(threads)
     with names.get_lock():
         number = names.value
         names.value += 1

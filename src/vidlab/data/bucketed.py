@@ -71,7 +71,8 @@ class TrainingShapes:
     def same(cls, view: ClipView, clips: int) -> "TrainingShapes":
         """One shape for all."""
         sizes = (view.frames, view.height, view.width, view.frame_stride)
-        return cls(*(np.full(clips, size, np.int32) for size in sizes), np.ones(clips, bool))
+        frames, height, width, stride = (np.full(clips, size, np.int32) for size in sizes)
+        return cls(frames, height, width, stride, np.ones(clips, bool))
 
     @property
     def sizes(self) -> dict[str, np.ndarray]:

@@ -82,6 +82,15 @@ class CacheHeader:
         """Views of all clips together."""
         return max(1, self.views) * self.clips
 
+    @property
+    def shards(self) -> int:
+        """Shard files of the finished cache."""
+        return -(-self.total // self.clips_per_shard)
+
+    def clips_in(self, shard: int) -> int:
+        """Views in a shard."""
+        return min(self.clips_per_shard, self.total - shard * self.clips_per_shard)
+
     @classmethod
     def read(cls, folder: Path | str) -> "CacheHeader":
         """The header of a folder.
@@ -170,9 +179,7 @@ class ClipCache:
             UserError: naming the first clip that differs.
         """
         clips = self.table.slice(0, len(index))
-        if not clips.column("key").equals(index.table.column("key").combine_chunks()) and (
-            clips.column("key").to_pylist() != index.column("key")
-        ):
+        if clips.column("key") != index.table.column("key"):
             raise UserError(f"data.cache={self.folder} is stale: it is of other clips. {AGAIN}")
         readable = kept & clips.column("error").is_null().to_numpy()
         for name, here in shapes.items():

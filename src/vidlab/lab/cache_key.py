@@ -39,6 +39,7 @@ def check_cache(cfg: DictConfig, module: VideoDiffusion, data: LightningDataModu
         )
     key = cache_key(cfg, module.autoencoder, module.text_encoder, data, resolve_accelerator(cfg.trainer.accelerator))
     refuse_stale(data.cache_folder, CacheHeader.read(data.cache_folder).key, key)
+    assert data.cache is not None  # opened: it is finished
 
 
 def cache_key(
@@ -79,7 +80,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = blake2b(digest_size=16)
     for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ def run_index(cfg: DictConfig) -> str:
     line = " ".join(words())
     return "\n".join(
         [
-            report_text(index, data.name, data.source.prepare()),
+            report_text(index, str(data.name), data.source.prepare()),
             f"  see the order and the buckets   python -m vidlab.data.plan {line}",
             f"  encode it once                  python curate.py stage=encode {line}",
             f"  train on it                     python train.py {line}",
@@ -95,14 +94,14 @@ def run_encoding(cfg: DictConfig) -> str:
     key = cache_key(cfg, encoders.autoencoder, text, data, accelerator)
     views = data.view.views or 0
     header = CacheHeader(key, views, len(data.data.train), cfg.clips_per_shard)
-    folder = Path(cfg.folder).expanduser() if cfg.folder else default_folder(data.name, key)
+    folder = Path(cfg.folder).expanduser() if cfg.folder else default_folder(str(data.name), key)
     folder = folder.absolute()
-    bench = partial(build_bench, OmegaConf.to_yaml(cfg, resolve=True), folder, header)
-    if cfg.processes == 1:
+    if cfg.processes == 1 or accelerator == "cpu":
         own = Bench(to_encode(cfg, data), encoders, folder, header, cfg.batch_size, data.num_workers)
-        done = encode_all(folder, header, lambda _: own, 1)
+        done = encode_all(folder, header, lambda _: own, cfg.processes, start="fork")
     else:
-        done = encode_all(folder, header, bench, cfg.processes)
+        make = partial(build_bench, OmegaConf.to_yaml(cfg, resolve=True), folder, header)
+        done = encode_all(folder, header, make, cfg.processes, start="spawn")
     return encoding_text(done.made, done.kept, ClipCache(folder), data, text.trainable)
 
 
@@ -131,7 +130,7 @@ def to_encode(cfg: DictConfig, data: ClipDataModule) -> ClipsToEncode:
     clips, shapes = data.data.train, TrainingShapes.same(data.view, len(data.data.train))
     if data.bucketing is not None:
         shapes = data.planned(cfg.world_size).shapes(clips)
-    return ClipsToEncode(clips, replace(data.view), shapes, data.seed, data.view.views or 0)
+    return ClipsToEncode(clips, data.view, shapes, data.seed, data.view.views or 0)
 
 
 def default_folder(name: str, key: dict[str, Any]) -> Path:

@@ -72,6 +72,7 @@ class PretrainedEncoder(TextEncoder):
 
     def tokenization(self) -> str:
         """The tokenizer's whole state, or its vocabulary and special tokens where it has no such form."""
+        self._ids([""])  # the first call undoes padding and truncation that the file may ask for
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
             return str(backend.to_str())
