@@ -32,6 +32,8 @@ def left_out(index: ClipIndex) -> list[str]:
     """Files that the data set names and the index does not hold, by reason."""
     absent = int(index.metadata.get("absent", 0))
     lines = [f"  absent: {absent} of the {index.metadata.get('named')} videos named are not there"] if absent else []
+    silent = int(index.metadata.get("without_caption", 0))
+    lines += [f"  without a caption: {silent} of {index.metadata.get('videos')} videos"] if silent else []
     rejected: dict[str, str] = dict(index.metadata.get("rejected", {}))
     reasons = Counter(rejected.values())
     lines.append(f"  rejected: {len(rejected) or 'none'}")

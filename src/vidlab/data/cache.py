@@ -250,9 +250,13 @@ def array_from(content: bytes, stored: str, axes: int) -> Tensor:
         ValueError: of another type or size, or cut off.
     """
     file = io.BytesIO(content)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an array of an unknown version")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        version = np.lib.format.read_magic(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # numpy reads the header as a Python literal and lets its errors through
+        raise ValueError(f"no array ({str(error)[:80]})") from None
+    if version != (1, 0):
+        raise ValueError(f"an array of version {version}")
     data = content[file.tell() :]
     if dtype != np.dtype(stored) or fortran or len(shape) != axes:
         raise ValueError(f"an array of type {dtype} and shape {shape}, expected {stored} with {axes} axes")
