@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidlab.errors import UserError
-from vidlab.text.base import masked_mean, token_mask
+from vidlab.text.base import masked_mean, token_mask, with_null
 from vidlab.text.words import WordsEncoder, hash_rows, split_words
 
 CAPTIONS = [

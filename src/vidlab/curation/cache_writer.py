@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import tarfile
@@ -126,15 +127,21 @@ def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedCli
     Raises:
         UserError: the disk is full.
     """
-    from webdataset.writer import TarWriter
-
     with nothing_lost(folder), whole_file(folder / shard_name(number)) as temporary, temporary.open("wb") as stream:
-        tar = TarWriter(stream, user="vidlab", group="vidlab", encoder=False, mtime=0)
+        # webdataset's writer warns on stderr when its file is closed after a failed write
+        tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         for name, clip in clips:
-            arrays = {f"{part}.npy": array_bytes(tensor) for part, tensor in clip.parts.items()}
-            record = json.dumps(asdict(clip.record), sort_keys=True).encode()
-            tar.write({"__key__": f"{name:010d}", "json": record, **arrays})
+            _add(tar, f"{name:010d}.json", json.dumps(asdict(clip.record), sort_keys=True).encode())
+            for part, tensor in clip.parts.items():
+                _add(tar, f"{name:010d}.{part}.npy", array_bytes(tensor))
         tar.close()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    # no time and no owner: equal clips give equal bytes
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 def missing_shards(folder: Path, header: CacheHeader) -> list[int]:
