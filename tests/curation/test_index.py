@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cached_parts import index_of
 
 from vidlab.curation.index_report import left_out, report_text
 from vidlab.data.index import ClipIndex
@@ -41,25 +42,18 @@ def test_the_report_of_a_folder(lab, folder, tmp_path, monkeypatch, capsys):
     assert "data.batch_size=2" in lines[-1] and "python curate.py stage=encode" in lines[-2]
 
 
-def table(lab, metadata) -> ClipIndex:
-    from cached_parts import index_of
-
-    index = index_of(lab.clips)
-    return ClipIndex(index.table, index.root, metadata, index.hash)
-
-
-def test_what_is_left_out_is_counted_by_reason(lab):
+def test_what_is_left_out_is_counted_by_reason():
     rejected = {f"{n}.mp4": f"reason {min(n % 9, 6)}" for n in range(27)}
-    lines = left_out(table(lab, {"named": 40, "absent": 4, "rejected": rejected}))
+    lines = left_out({"named": 40, "absent": 4, "rejected": rejected})
     assert lines[0] == "  absent: 4 of the 40 videos named are not there" and lines[1] == "  rejected: 27"
     assert lines[2] == "    9 because: reason 6 (first 6.mp4)" and len(lines) == 2 + 5 + 1
     assert lines[-1] == "    and 2 reasons more"
     videos = {"videos": 5, "without_caption": 2, "rejected": {}}
-    assert left_out(table(lab, videos)) == ["  without a caption: 2 of 5 videos", "  rejected: none"]
-    assert left_out(table(lab, {})) == ["  rejected: none"]
+    assert left_out(videos) == ["  without a caption: 2 of 5 videos", "  rejected: none"]
+    assert left_out({}) == ["  rejected: none"]
 
 
 def test_sizes_and_hours(lab):
-    text = report_text(table(lab, {}), "patterns", lab.clips)
+    text = report_text(index_of(lab.clips), "patterns", lab.clips)
     assert "data=patterns: 12 clips in 3 files" in text and "splits: 9 train, 3 val" in text
     assert "height: 16 to 28, half of them 20 or less" in text and "0.00 hours" in text

@@ -1,7 +1,9 @@
 """What an index holds, in words."""
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,16 +27,16 @@ def report_text(index: ClipIndex, name: str, folder: Path) -> str:
         least, middle, most = np.min(values), np.median(values), np.max(values)
         lines.append(f"  {quantity}: {least:g} to {most:g}, half of them {middle:g} or less")
     lines.append(f"  duration: {np.sum(column(index, 'duration')) / 3600:.2f} hours in all")
-    return "\n".join([*lines, *left_out(index)])
+    return "\n".join([*lines, *left_out(index.metadata)])
 
 
-def left_out(index: ClipIndex) -> list[str]:
-    """Files that the data set names and the index does not hold, by reason."""
-    absent = int(index.metadata.get("absent", 0))
-    lines = [f"  absent: {absent} of the {index.metadata.get('named')} videos named are not there"] if absent else []
-    silent = int(index.metadata.get("without_caption", 0))
-    lines += [f"  without a caption: {silent} of {index.metadata.get('videos')} videos"] if silent else []
-    rejected: dict[str, str] = dict(index.metadata.get("rejected", {}))
+def left_out(metadata: Mapping[str, Any]) -> list[str]:
+    """Files that the data set names and the index does not hold, by reason, from what the index's writer recorded."""
+    absent = int(metadata.get("absent", 0))
+    lines = [f"  absent: {absent} of the {metadata.get('named')} videos named are not there"] if absent else []
+    silent = int(metadata.get("without_caption", 0))
+    lines += [f"  without a caption: {silent} of {metadata.get('videos')} videos"] if silent else []
+    rejected: dict[str, str] = dict(metadata.get("rejected", {}))
     reasons = Counter(rejected.values())
     lines.append(f"  rejected: {len(rejected) or 'none'}")
     for reason, count in reasons.most_common(SHOWN):

@@ -37,6 +37,7 @@ RESUME_KEYS = {
     "batch_size": "data.batch_size",
     "world_size": "trainer.devices x trainer.num_nodes",
     "bucketing": "data.bucketing",
+    "views": "data.views",
 }
 
 
@@ -174,11 +175,15 @@ class ClipDataModule(L.LightningDataModule):
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
+    def views(self) -> int | None:
+        """Views of a training clip: None without end, 0 the middle one alone."""
+        return self.view.views if self.view.random else 0
+
+    @property
     def cache_key(self) -> dict[str, Any]:
         """What encoded clips depend on, as far as the data goes; buckets are compared clip by clip."""
-        views = 0 if not self.view.random else self.view.views
-        key = {"index": self.data.hash, "data.views": views, "data.filter": FILTER}
-        key["seed"] = self.seed if views != 0 else None
+        key = {"index": self.data.hash, "data.views": self.views, "data.filter": FILTER}
+        key["seed"] = self.seed if self.views != 0 else None
         if self.bucketing is not None:
             return key | {"data.bucketing": True}
         view = self.view
@@ -260,6 +265,7 @@ class ClipDataModule(L.LightningDataModule):
             "batch_size": self.batch_size,
             "world_size": self.world_size,
             "bucketing": None if self.bucketing is None else json.dumps(asdict(self.bucketing), sort_keys=True),
+            "views": self.views,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
