@@ -4,7 +4,7 @@ Axes, used in every file: ``B`` batch, ``C`` channels, ``T`` frames, ``H W`` spa
 ``N`` heads, ``S`` text tokens. A clip is ``(B, C, T, H, W)``; pixels are float32 in [-1, 1].
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -76,11 +76,61 @@ class Factors:
 
 
 @dataclass(frozen=True)
+class TextEmbedding:
+    """Encoded captions: token features, which tokens are real, and one vector per caption.
+
+    Every row of ``mask`` has at least one True entry, so attention over it is always defined.
+    """
+
+    tokens: Float[Tensor, "B S D"]
+    mask: Bool[Tensor, "B S"]
+    pooled: Float[Tensor, "B D"]
+
+    def to(self, device: torch.device | str) -> "TextEmbedding":
+        """The same features on another device."""
+        tokens, mask, pooled = (part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled))
+        return TextEmbedding(tokens, mask, pooled)
+
+    def pin_memory(self) -> "TextEmbedding":
+        """The same features in page-locked memory."""
+        return TextEmbedding(self.tokens.pin_memory(), self.mask.pin_memory(), self.pooled.pin_memory())
+
+
+@dataclass(frozen=True)
+class EncodedClips:
+    """What an earlier run of the encoders made of a batch of clips, as stored: bfloat16.
+
+    Args:
+        mean: mean of the latents' distribution.
+        log_variance: logarithm of its variance; None for an autoencoder without randomness.
+        size: (frames, height, width) of the pixels that were encoded.
+        text: encoded captions; None where the text encoder is learned and reads captions.
+    """
+
+    mean: Float[Tensor, "B C t h w"]
+    log_variance: Float[Tensor, "B C t h w"] | None
+    size: tuple[int, int, int]
+    text: TextEmbedding | None = None
+
+    def to(self, device: torch.device | str) -> "EncodedClips":
+        """The same on another device."""
+        return self._each(lambda part: part.to(device, non_blocking=True), self.text and self.text.to(device))
+
+    def pin_memory(self) -> "EncodedClips":
+        """The same in page-locked memory."""
+        return self._each(lambda part: part.pin_memory(), self.text and self.text.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor], text: TextEmbedding | None) -> "EncodedClips":
+        log_variance = None if self.log_variance is None else move(self.log_variance)
+        return EncodedClips(move(self.mean), log_variance, self.size, text)
+
+
+@dataclass(frozen=True)
 class ClipBatch:
     """One planned batch of clips.
 
     Args:
-        pixels: (B, 3, T, H, W) in [-1, 1].
+        pixels: (B, 3, T, H, W) in [-1, 1]; None where the clips come encoded.
         captions: one text per clip.
         keys: one clip key per clip, unique within a data set.
         epochs: the epoch each clip is visited in.
@@ -90,9 +140,10 @@ class ClipBatch:
         skipped: ``key: reason`` for each clip that could not be read and was replaced by another.
         micro: how each clip was cut, (B, n) by name: ``original_resolution`` (height, width of its file), ``crop``
             (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
+        encoded: latents and text features from a cache, in place of pixels.
     """
 
-    pixels: Float[Tensor, "B 3 T H W"]
+    pixels: Float[Tensor, "B 3 T H W"] | None
     captions: tuple[str, ...]
     keys: tuple[str, ...]
     epochs: tuple[int, ...]
@@ -101,17 +152,40 @@ class ClipBatch:
     factors: tuple[Factors | None, ...] = ()
     skipped: tuple[str, ...] = ()
     micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
+    encoded: EncodedClips | None = None
+
+    def __post_init__(self) -> None:
+        if (self.pixels is None) == (self.encoded is None):
+            raise ValueError("a batch has pixels or encoded clips, one of the two")
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(frames, height, width) in pixels."""
+        if self.encoded is not None:
+            return self.encoded.size
+        assert self.pixels is not None
+        frames, height, width = self.pixels.shape[2:]
+        return frames, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        tensor = self.pixels if self.encoded is None else self.encoded.mean
+        assert tensor is not None
+        return tensor.device
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
-        """The same batch with its pixels on another device."""
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True))
+        """The same batch with its pixels, or what they were encoded to, on another device."""
+        pixels = None if self.pixels is None else self.pixels.to(device, non_blocking=True)
+        return replace(self, pixels=pixels, encoded=self.encoded and self.encoded.to(device))
 
     def pin_memory(self) -> "ClipBatch":
         """The same batch in page-locked memory; called by the data loader."""
-        return replace(self, pixels=self.pixels.pin_memory())
+        pixels = None if self.pixels is None else self.pixels.pin_memory()
+        return replace(self, pixels=pixels, encoded=self.encoded and self.encoded.pin_memory())
 
 
 @dataclass(frozen=True)
@@ -136,18 +210,6 @@ class Stride:
     height: int
     width: int
     first_frame_alone: bool = False
-
-
-@dataclass(frozen=True)
-class TextEmbedding:
-    """Encoded captions: token features, which tokens are real, and one vector per caption.
-
-    Every row of ``mask`` has at least one True entry, so attention over it is always defined.
-    """
-
-    tokens: Float[Tensor, "B S D"]
-    mask: Bool[Tensor, "B S"]
-    pooled: Float[Tensor, "B D"]
 
 
 @dataclass(frozen=True)

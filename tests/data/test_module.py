@@ -115,6 +115,40 @@ def test_a_clip_is_the_keyed_stretch_crop_and_caption(source):
             assert caption == f"{number} " + ("first", "second")[seed_of(9, key, epoch, "caption") % 2]
 
 
+def pixels_by_visit(module: ClipDataModule, count: int) -> dict[tuple[str, int], tuple[torch.Tensor, str]]:
+    return {
+        (key, epoch): (pixels, caption)
+        for batch in first(module, count)
+        for pixels, key, epoch, caption in zip(batch.pixels, batch.keys, batch.epochs, batch.captions, strict=True)
+    }
+
+
+def test_views_repeat_after_so_many_epochs(source):
+    drawn = pixels_by_visit(module_of(source), 10)
+    two = pixels_by_visit(module_of(source, views=2), 10)
+    middle = pixels_by_visit(module_of(source, views=0), 10)
+    later = [(key, epoch) for key, epoch in two if epoch == 2]
+    assert len(later) > 10
+    for key, epoch in two:
+        expected = drawn.get((key, epoch % 2))
+        if expected is not None:
+            assert torch.equal(two[key, epoch][0], expected[0]) and two[key, epoch][1] == expected[1]
+        # 10 frames, 4 kept: 7 places to begin, the middle one is 3; 9 places for the crop, the middle one is 4
+        number = int(key.removeprefix("clip_"))
+        assert torch.equal(middle[key, epoch][0], to_pixels(frames_of(number)[3:7, :, 4:16]))
+        assert middle[key, epoch][1] == f"{number} first"
+    assert any(not torch.equal(two[visit][0], drawn[visit][0]) for visit in later)
+
+
+def test_other_views_are_not_resumed(source):
+    state = module_of(source, views=2).state_dict()
+    module_of(source, views=2).load_state_dict(state)
+    with pytest.raises(UserError, match=r"views=2 \(data.views\), this run has None"):
+        module_of(source).load_state_dict(state)
+    with pytest.raises(UserError, match=r"data.views=-1: it must be 0 or more"):
+        module_of(source, views=-1)
+
+
 def test_an_epoch_has_every_training_clip_once(source):
     batches = first(module_of(source), 10)
     seen = [key for b in batches for key, epoch in zip(b.keys, b.epochs, strict=True) if epoch == 1]

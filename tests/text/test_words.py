@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidlab.errors import UserError
-from vidlab.text.base import masked_mean, token_mask
+from vidlab.text.base import masked_mean, token_mask, with_null
 from vidlab.text.words import WordsEncoder, hash_rows, split_words
 
 CAPTIONS = [
@@ -160,3 +160,16 @@ def test_mask_and_mean_by_hand():
     assert mask.tolist() == [[True, True], [True, False]]
     tokens = torch.tensor([[[1.0, 2.0], [3.0, 6.0]], [[5.0, 7.0], [100.0, 100.0]]])
     assert masked_mean(tokens, mask).tolist() == [[2.0, 4.0], [5.0, 7.0]]
+
+
+def test_encoded_captions_take_the_null_prompt_as_if_encoded_together():
+    encoder = WordsEncoder(width=8, depth=1, heads=2, rows=32, max_tokens=8)
+    captions = ["a red circle moves to the right", "a square", "two of them"]
+    dropped = torch.tensor([True, False, True])
+    expected = encoder(["", "a square", ""])
+    found = with_null(encoder(captions), dropped, encoder([""]))
+    assert torch.equal(found.mask, expected.mask) and found.tokens.shape == expected.tokens.shape
+    torch.testing.assert_close(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.pooled, expected.pooled)
+    none = with_null(encoder(captions), torch.zeros(3, dtype=torch.bool), encoder([""]))
+    assert torch.equal(none.tokens, encoder(captions).tokens)

@@ -56,9 +56,9 @@ class TokenBucketing(Callback):
     ) -> None:
         """Count a batch; log and start anew at the interval."""
         assert isinstance(pl_module, VideoDiffusion)
-        clips, _, *size = batch.pixels.shape
-        tokens = clips * trainer.world_size * tokens_of(Bucket(*size), pl_module)
-        self._shapes[str(Bucket(*size)), tokens] += 1
+        bucket = Bucket(*batch.size)
+        tokens = len(batch) * trainer.world_size * tokens_of(bucket, pl_module)
+        self._shapes[str(bucket), tokens] += 1
         if self._shapes.total() < self.every_n_steps:
             return
         found = statistics(self._shapes)

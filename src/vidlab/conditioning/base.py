@@ -30,10 +30,12 @@ class Evidence:
 class Conditioning(Protocol):
     """Chooses what is known of a training clip, and puts what a user knows into the same form.
 
-    ``takes_frames`` tells whether any frame can be given at generation.
+    ``takes_frames`` tells whether any frame can be given at generation, ``reads_pixels`` whether ``observe`` looks at
+    the pixels of training clips; those that do not can be trained on cached latents.
     """
 
     takes_frames: bool
+    reads_pixels: bool
 
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """Channels of each part of the controls; () without controls."""
@@ -43,8 +45,11 @@ class Conditioning(Protocol):
         """How many frames at the start of a clip of ``frames`` training makes known where a user does not say."""
         ...
 
-    def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
-        """What is known of training clips whose latents are ``x0``, at a training step."""
+    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+        """What is known of training clips whose latents are ``x0``, at a training step.
+
+        ``pixels`` is None where clips come encoded.
+        """
         ...
 
     def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
@@ -61,6 +66,7 @@ class NoConditioning:
     """Nothing is known but the caption."""
 
     takes_frames: bool = False
+    reads_pixels: bool = False
 
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """None."""
@@ -70,7 +76,7 @@ class NoConditioning:
         """None."""
         return 0
 
-    def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
         """Nothing."""
         return Evidence()
 

@@ -34,6 +34,7 @@ class FrameReplacement:
     image_dropout: float = 0.08
     unconditional: str = "own"
     takes_frames: bool = True
+    reads_pixels: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.image_dropout <= 1:
@@ -49,7 +50,7 @@ class FrameReplacement:
         """The frames at the start that the pattern gives."""
         return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
 
-    def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
         """The pattern's frames of each clip that keeps its image."""
         kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
         frames = self.pattern.frames(x0.shape[2]).to(x0.device)

@@ -77,6 +77,7 @@ class MaskedVideo:
     noise_std: float = 0.5
     clean: float = 0.05
     takes_frames: bool = field(default=True, init=False)
+    reads_pixels: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         ends = [stage.until_step for stage in self.stages]
@@ -100,8 +101,14 @@ class MaskedVideo:
         """The stage of a training step."""
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
 
-    def observe(self, pixels: Pixels, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
-        """A task for each clip, and noise on the frames it keeps."""
+    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+        """A task for each clip, and noise on the frames it keeps.
+
+        Raises:
+            ValueError: no pixels; latents of a masked video do not follow from those of the whole.
+        """
+        if pixels is None:
+            raise ValueError("masked video needs the pixels of the clips")
         frames = self.kept_frames(pixels.shape[2], draw, step).to(pixels.device)
         level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))
         level = torch.where(draw.uniform("condition_clean") < self.clean, 0, level).to(pixels)

@@ -9,6 +9,7 @@ import numpy as np
 from vidlab.data.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.buckets import Assignment, Bucketing
 from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart, Share
+from vidlab.data.dataset import ClipView
 from vidlab.data.index import ClipIndex
 from vidlab.data.plan import Start
 from vidlab.data.repeats import Repeats
@@ -41,10 +42,45 @@ class Planned:
             **({f"in a bucket that fills no step (tail={self.bucketing.tail})": never} if never else {}),
         }
 
+    def shapes(self, index: ClipIndex) -> "TrainingShapes":
+        """The shape that each clip of ``index``, which the plan was made of, is cut to."""
+        codes, buckets = self.assignment.codes, self.assignment.buckets
+        table = np.array([(bucket.frames, bucket.height, bucket.width) for bucket in buckets], np.int32)
+        frames, height, width = table[np.maximum(codes, 0)].T
+        stride = np.broadcast_to(self.bucketing.step_at(column(index, "fps")), codes.shape).astype(np.int32)
+        return TrainingShapes(frames, height, width, stride, codes >= 0)
+
     @property
     def balance(self) -> "Balance":
         """Tokens of the steps of an epoch."""
         return Balance.of(self.plan.shares, self.bucketing)
+
+
+@dataclass(frozen=True)
+class TrainingShapes:
+    """The shape each clip is cut to, int32 (clips,): frames, pixels, and source frames from one frame to the next.
+
+    Args:
+        kept: bool (clips,), False for clips that are in no bucket.
+    """
+
+    frames: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    stride: np.ndarray
+    kept: np.ndarray
+
+    @classmethod
+    def same(cls, view: ClipView, clips: int) -> "TrainingShapes":
+        """One shape for all."""
+        sizes = (view.frames, view.height, view.width, view.frame_stride)
+        frames, height, width, stride = (np.full(clips, size, np.int32) for size in sizes)
+        return cls(frames, height, width, stride, np.ones(clips, bool))
+
+    @property
+    def sizes(self) -> dict[str, np.ndarray]:
+        """The four columns by name."""
+        return {name: getattr(self, name) for name in ("frames", "height", "width", "stride")}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from vidlab.clip import ClipBatch
 from vidlab.data.buckets import Bucketing
+from vidlab.data.cache import CachedClip, ClipCache, stack_encoded
 from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
@@ -28,6 +29,9 @@ from vidlab.randomness import seed_of
 
 # A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
 WHOLE_CLIP_RATIO = 2
+
+# The filter of ``scale_to_cover``.
+FILTER = "torch bicubic, antialiased, uint8"
 
 # Replacements tried for one unreadable clip before the data set is called unusable.
 MAX_REPLACEMENTS = 32
@@ -48,6 +52,8 @@ class ClipView:
         frame_stride: distance of kept frames in source frames; a clip's rate becomes fps / frame_stride.
         random: True draws the stretch, the crop and the caption by key and epoch (training); False takes the
             middle stretch, the middle crop and the first caption (validation).
+        views: how many of them are drawn per clip: epoch ``e`` shows number ``e % views``. None draws a new one each
+            epoch.
     """
 
     frames: int
@@ -55,11 +61,18 @@ class ClipView:
     width: int
     frame_stride: int = 1
     random: bool = True
+    views: int | None = None
 
     @property
     def span(self) -> int:
         """Source frames a clip must have."""
         return (self.frames - 1) * self.frame_stride + 1
+
+    def number(self, epoch: int) -> int:
+        """Which view of a clip an epoch shows."""
+        if not self.random:
+            return 0
+        return epoch if self.views is None else epoch % self.views
 
     def at(self, fps: float) -> "ClipView":
         """The view of a clip of ``fps`` frames per second; here the same for all."""
@@ -89,11 +102,23 @@ class LoadFailure:
 
 
 @dataclass(frozen=True)
-class _Loaded:
-    frames: np.ndarray
+class LoadedClip:
+    """A clip as it is trained on.
+
+    Args:
+        content: its frames, uint8 (T, H, W, 3), or what they were encoded to.
+        row: what the index says.
+        visit: for which visit it was made.
+        caption: place of the chosen caption.
+        fps: frames per second of ``content``.
+        crop: (top, left) in pixels after scaling.
+        stride: source frames from one frame to the next.
+    """
+
+    content: np.ndarray | CachedClip
     row: ClipRow
     visit: Visit
-    caption: str
+    caption: int
     fps: float
     crop: tuple[int, int]
     stride: int
@@ -115,6 +140,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         cache_mb: megabytes (1e6 bytes) of decoded frames kept per worker; 0 keeps none.
         shapes: the view of batch ``number`` and what may replace a clip of it; None is ``view`` and all clips. A clip
             must have one shape in all its batches.
+        cache: where encoded clips are read instead of decoding, made from this index and these views.
     """
 
     def __init__(
@@ -125,8 +151,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         seed: int,
         cache_mb: float | int = 0,
         shapes: "BucketShapes | None" = None,
+        cache: ClipCache | None = None,
     ) -> None:
         self.index = index
+        self.cache = cache
         self.batches = batches
         self.view = view
         self.shapes = shapes
@@ -145,8 +173,8 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
                 return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {skipped[0]}")
             loaded.append(clip)
         return ClipBatch(
-            pixels=torch.stack([to_pixels(clip.frames) for clip in loaded]),
-            captions=tuple(clip.caption for clip in loaded),
+            **_contents([clip.content for clip in loaded]),
+            captions=tuple(clip.row.captions[clip.caption] for clip in loaded),
             keys=tuple(clip.row.key for clip in loaded),
             epochs=tuple(clip.visit.epoch for clip in loaded),
             number=number,
@@ -160,12 +188,12 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             },
         )
 
-    def _load_or_replace(self, visit: Visit, number: int, skipped: list[str]) -> _Loaded | None:
+    def _load_or_replace(self, visit: Visit, number: int, skipped: list[str]) -> LoadedClip | None:
         view = self.view if self.shapes is None else self.shapes.view(number)
         for attempt in range(MAX_REPLACEMENTS):
             row = self.index.row(visit.position)
             try:
-                return self._load(row, visit, view.at(row.fps))
+                return self.load(row, visit, view.at(row.fps))
             except CorruptClipError as error:
                 reason = str(error).removeprefix(f"{row.key}: ")
                 self._unreadable[visit.position] = reason
@@ -175,9 +203,18 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
                 visit = Visit(int(peers[place]), visit.epoch)
         return None
 
-    def _load(self, row: ClipRow, visit: Visit, view: ClipView) -> _Loaded:
+    def load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
+        """One clip, decoded and cut, or read from the cache.
+
+        Raises:
+            CorruptClipError: it cannot be read.
+            DataError: a damaged cache.
+        """
         if visit.position in self._unreadable:
             raise CorruptClipError(self._unreadable[visit.position])
+        if self.cache is not None:
+            clip = self.cache.read(visit.position, self.view.number(visit.epoch))
+            return LoadedClip(clip, row, visit, clip.caption, row.fps / clip.stride, clip.crop, clip.stride)
         offset = self._choose(row, visit, "frame_offset", row.frames - view.span + 1)
         wanted = range(offset, offset + view.span, view.frame_stride)
         frames = self._scaled(row, visit.position, wanted, view)
@@ -188,13 +225,13 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         if self.view.random and len(row.captions) > 1:
             caption = self._choose(row, visit, "caption", len(row.captions))
         fps = row.fps / view.frame_stride
-        return _Loaded(frames, row, visit, row.captions[caption], fps, (top, left), view.frame_stride)
+        return LoadedClip(frames, row, visit, caption, fps, (top, left), view.frame_stride)
 
     def _choose(self, row: ClipRow, visit: Visit, purpose: str, choices: int) -> int:
         """A keyed number in [0, choices), or the middle one."""
         if choices <= 1 or not self.view.random:
             return (choices - 1) // 2
-        return seed_of(self.seed, row.key, visit.epoch, purpose) % choices
+        return seed_of(self.seed, row.key, self.view.number(visit.epoch), purpose) % choices
 
     def _scaled(self, row: ClipRow, position: int, wanted: range, view: ClipView) -> np.ndarray:
         """The wanted frames, scaled but not cropped, from memory when they are kept there."""
@@ -219,6 +256,14 @@ def _checked(frames: np.ndarray, row: ClipRow) -> np.ndarray:
         shown = f"{frames.shape[1]} x {frames.shape[2]}"
         raise CorruptClipError(f"the index says {row.height} x {row.width} pixels, the video has {shown}")
     return frames
+
+
+def _contents(contents: Sequence[np.ndarray | CachedClip]) -> dict[str, Any]:
+    """The pixels or the encoded clips of a batch, by the name of their field."""
+    encoded = [content for content in contents if isinstance(content, CachedClip)]
+    if encoded:
+        return {"pixels": None, "encoded": stack_encoded(encoded)}
+    return {"pixels": torch.stack([to_pixels(content) for content in contents if isinstance(content, np.ndarray)])}
 
 
 def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -262,17 +307,20 @@ class BucketShapes:
     Args:
         plan: knows the bucket of a batch.
         rule: knows the distance of kept frames.
-        random: as in ``ClipView``.
+        random, views: as in ``ClipView``.
     """
 
     plan: ClipPlan
     rule: Bucketing
     random: bool = True
+    views: int | None = None
 
     def view(self, number: int) -> ClipView:
         """The view of batch ``number``."""
         bucket = self.plan.bucket(number)
-        return BucketView(bucket.frames, bucket.height, bucket.width, random=self.random, rule=self.rule)
+        return BucketView(
+            bucket.frames, bucket.height, bucket.width, random=self.random, views=self.views, rule=self.rule
+        )
 
     def peers(self, number: int) -> Sequence[int] | np.ndarray:
         """Positions of the clips of the bucket of batch ``number``."""

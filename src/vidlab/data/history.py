@@ -10,7 +10,7 @@ from vidlab.data.clip_plan import ClipPlan, JointStart
 from vidlab.data.plan import Plan, Start
 
 # What decides the order besides batch size and world size, and the key that sets it.
-ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing"}
+ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing", "views": "data.views"}
 
 
 @dataclass(frozen=True)

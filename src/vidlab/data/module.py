@@ -11,10 +11,12 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucketed import Planned, column, plan_buckets
+from vidlab.data.bucketed import Planned, TrainingShapes, column, plan_buckets
 from vidlab.data.buckets import Bucketing
+from vidlab.data.cache import CacheHeader, ClipCache, refuse_stale
 from vidlab.data.clip_plan import ClipPlan, JointStart
 from vidlab.data.dataset import (
+    FILTER,
     BatchNumbers,
     BucketShapes,
     ClipDataset,
@@ -61,6 +63,11 @@ class ClipDataModule(L.LightningDataModule):
         path: where ``source`` reads; for the record.
         bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
             ``frames`` x ``height`` x ``width``. Validation has that shape always.
+        views: different stretches, crops and captions of a training clip: None draws new ones each epoch, ``n`` repeats
+            them after ``n`` epochs, 0 takes the middle and the first caption always. With ``cache``, None takes the
+            cache's.
+        cache: folder of encoded training clips (``curate.py stage=encode``), read in place of the videos. Held-out
+            clips are decoded and encoded all the same.
 
     Attributes:
         accept_changes: resume although other clips come in another order; False refuses.
@@ -86,6 +93,8 @@ class ClipDataModule(L.LightningDataModule):
         difficulty: str | None = None,
         path: str | None = None,
         bucketing: Bucketing | None = None,
+        views: int | None = None,
+        cache: str | None = None,
     ) -> None:
         super().__init__()
         _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)
@@ -95,7 +104,12 @@ class ClipDataModule(L.LightningDataModule):
             raise UserError(f"seed={seed}: it must be 0 or more")
         self.source = source
         self.name = name
-        self.view = ClipView(frames, height, width, frame_stride)
+        if views is not None:
+            _require(0, views=views)
+        self.cache_folder = cache
+        if cache is not None and views is None:
+            views = CacheHeader.read(cache).views
+        self.view = ClipView(frames, height, width, frame_stride, random=views != 0, views=views or None)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_clips = val_clips
@@ -113,6 +127,7 @@ class ClipDataModule(L.LightningDataModule):
         self._history: History | None = None
         self._plans: dict[History, Plan] = {}
         self._planned: dict[History, Planned] = {}
+        self._cache: ClipCache | None = None
 
     @property
     def rank(self) -> int:
@@ -179,6 +194,45 @@ class ClipDataModule(L.LightningDataModule):
             what.append(asdict(self.bucketing))
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
+    @property
+    def views(self) -> int | None:
+        """Views of a training clip: None without end, 0 the middle one alone."""
+        return self.view.views if self.view.random else 0
+
+    @property
+    def cache_key(self) -> dict[str, Any]:
+        """What encoded clips depend on, as far as the data goes; buckets are compared clip by clip."""
+        key = {"index": self.data.hash, "data.views": self.views, "data.filter": FILTER}
+        key["seed"] = self.seed if self.views != 0 else None
+        if self.bucketing is not None:
+            return key | {"data.bucketing": True}
+        view = self.view
+        sizes = {"frames": view.frames, "height": view.height, "width": view.width, "frame_stride": view.frame_stride}
+        return key | {f"data.{name}": value for name, value in sizes.items()}
+
+    @property
+    def cache(self) -> ClipCache | None:
+        """The encoded training clips, when there are to be some.
+
+        Raises:
+            UserError: they are not finished, or of other clips or views than this run's.
+        """
+        if self.cache_folder is None:
+            return None
+        if self._cache is None:
+            cache, key = ClipCache(self.cache_folder), self.cache_key
+            own = {name: value for name, value in cache.header.key.items() if name in key or name.startswith("data.")}
+            refuse_stale(self.cache_folder, own, key)
+            self._cache = cache
+        return self._cache
+
+    @property
+    def training_shapes(self) -> TrainingShapes:
+        """The shape each training clip is cut to."""
+        if self.bucketing is None:
+            return TrainingShapes.same(self.view, len(self.data.train))
+        return self.planned(self.world_size).shapes(self.data.train)
+
     def prepare_data(self) -> None:
         """Make the data set when it does not exist yet."""
         self.source.prepare()
@@ -186,14 +240,19 @@ class ClipDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the index and refuse what cannot be trained on; see the class for the errors."""
         self._data = self.data
+        if self.cache is not None and stage in (None, "fit"):
+            shapes = self.training_shapes
+            self.cache.check_clips(self.data.train, shapes.sizes, shapes.kept)
 
     def train_dataloader(self) -> ClipLoader:
         """Endless training batches of this rank, from ``batches_consumed``."""
         plan = self.plan
         batches = PlannedBatches(plan, self.rank)
         cache_mb = self.cache_decoded_mb / max(1, self.num_workers)
-        shapes = None if self.bucketing is None or isinstance(plan, Plan) else BucketShapes(plan, self.bucketing)
-        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes)
+        shapes = None
+        if self.bucketing is not None and not isinstance(plan, Plan):
+            shapes = BucketShapes(plan, self.bucketing, self.view.random, self.view.views)
+        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes, self.cache)
         return ClipLoader(dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
@@ -208,7 +267,7 @@ class ClipDataModule(L.LightningDataModule):
             )
         batches = FixedBatches(clips, self.batch_size, self.rank, self.world_size)
         workers = min(self.num_workers, len(batches))
-        view = replace(self.view, random=False)
+        view = replace(self.view, random=False, views=None)
         dataset = ClipDataset(self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers))
         return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
 
@@ -228,7 +287,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def _order(self) -> dict[str, Any]:
         rule = None if self.bucketing is None else json.dumps(asdict(self.bucketing), sort_keys=True)
-        return {"index_hash": self.data.hash, "seed": self.seed, "bucketing": rule}
+        return {"index_hash": self.data.hash, "seed": self.seed, "bucketing": rule, "views": self.views}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a checkpoint stopped. Ignored outside training, where no order is resumed.

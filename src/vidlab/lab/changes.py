@@ -31,7 +31,7 @@ FREE = {
                                    "accelerator", "devices", "num_nodes", "strategy")),
     *(f"callbacks.{key}" for key in ("checkpoint", "checkpoint_best", "progress", "learning_rate", "previews",
                                      "throughput", "noise_levels", "validate_at_end", "token_bucketing",
-                                     "finite_loss")),
+                                     "finite_loss", "evaluation")),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab import provenance
+from vidlab.lab.cache_key import check_cache
 from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
@@ -57,6 +58,7 @@ def run_training(cfg: DictConfig) -> float | None:
     data = build_data(cfg)
     if isinstance(data, ClipDataModule):
         data.accept_changes = cfg.accept_changes
+    check_cache(cfg, module, data)
     logger = open_logger(cfg, job)
     status = "failed"
     try:

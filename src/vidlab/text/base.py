@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import UserError
@@ -43,6 +44,10 @@ class TextEncoder(nn.Module, ABC):
     @abstractmethod
     def count_tokens(self, caption: str) -> int:
         """The number of tokens of a caption, special tokens included, before any cut."""
+
+    def tokenization(self) -> str:
+        """A text that changes with how captions become tokens, beyond the settings; cached features depend on it."""
+        return ""
 
     def forward(self, captions: Sequence[str]) -> TextEmbedding:
         """``encode``."""
@@ -86,3 +91,19 @@ def masked_mean(tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Fl
     """The mean over the real tokens of each caption."""
     weight = mask.to(tokens.dtype).unsqueeze(-1)
     return (tokens * weight).sum(1) / weight.sum(1)
+
+
+def with_null(text: TextEmbedding, dropped: Bool[Tensor, "B"], null: TextEmbedding) -> TextEmbedding:
+    """Encoded captions, float32, with those marked ``dropped`` replaced by the one caption of ``null``.
+
+    The result is as long as its longest caption, as if the captions had been encoded together.
+    """
+    count = len(dropped)
+    length = max(text.tokens.shape[1], null.tokens.shape[1])
+    tokens, empty = (F.pad(part.tokens.float(), (0, 0, 0, length - part.tokens.shape[1])) for part in (text, null))
+    mask, empty_mask = (F.pad(part.mask, (0, length - part.mask.shape[1])) for part in (text, null))
+    mask = torch.where(dropped[:, None], empty_mask.expand(count, -1), mask)
+    tokens = torch.where(dropped[:, None, None], empty.expand(count, -1, -1), tokens)
+    pooled = torch.where(dropped[:, None], null.pooled.float().expand(count, -1), text.pooled.float())
+    longest = int(mask.any(0).nonzero().max()) + 1
+    return TextEmbedding(tokens[:, :longest], mask[:, :longest], pooled)

@@ -1,5 +1,6 @@
 """Frozen Hugging Face encoders: T5, UMT5, BERT, MiniLM, the text tower of CLIP."""
 
+import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,14 @@ class PretrainedEncoder(TextEncoder):
     def count_tokens(self, caption: str) -> int:
         """Tokens of the model's own tokenizer, special tokens included."""
         return len(self._ids([caption])[0])
+
+    def tokenization(self) -> str:
+        """The tokenizer's whole state, or its vocabulary and special tokens where it has no such form."""
+        self._ids([""])  # the first call undoes padding and truncation that the file may ask for
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            return str(backend.to_str())
+        return json.dumps([self.tokenizer.get_vocab(), self.tokenizer.all_special_tokens], sort_keys=True)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextEmbedding:

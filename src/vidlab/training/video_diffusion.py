@@ -11,9 +11,9 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext
+from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.cost import ModelCost, denoiser_cost
@@ -23,7 +23,7 @@ from vidlab.losses.base import Regularizer
 from vidlab.randomness import Draw
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
-from vidlab.text.base import TextEncoder
+from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
 
@@ -57,6 +57,8 @@ class VideoDiffusion(LightningModule):
         guidance: guidance of previews.
         conditioning: what is known of a clip besides its caption; nothing by default.
         regularizers: named terms added to the objective.
+        latents: what an autoencoder with a variance gives in training: ``sample`` draws from its distribution, as
+            Open-Sora Plan does, ``mode`` takes the most likely. Validation takes the most likely.
         text_dropout: share of clips whose caption is replaced by "" in training, for guidance.
         log_snr_bins: log signal-to-noise ratios at which ``val/x0_mse`` is measured.
         seed: seed of every random number of training.
@@ -81,6 +83,7 @@ class VideoDiffusion(LightningModule):
         guidance: Guidance,
         conditioning: Conditioning | None = None,
         regularizers: Mapping[str, Regularizer] | None = None,
+        latents: str = "sample",
         text_dropout: float = 0.1,
         log_snr_bins: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
         seed: int = 0,
@@ -90,6 +93,9 @@ class VideoDiffusion(LightningModule):
         super().__init__()
         if not 0 <= text_dropout <= 1:
             raise UserError(f"task.text_dropout={text_dropout} must lie in [0, 1].")
+        if latents not in ("sample", "mode"):
+            raise UserError(f"task.latents={latents}: choose sample or mode.")
+        self.latents = latents
         self.conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
@@ -177,12 +183,32 @@ class VideoDiffusion(LightningModule):
 
     def draw(self, batch: ClipBatch, seed: int) -> Draw:
         """The batch's random numbers."""
-        return Draw(seed=seed, keys=batch.keys, epochs=batch.epochs, device=batch.pixels.device)
+        return Draw(seed=seed, keys=batch.keys, epochs=batch.epochs, device=batch.device)
 
     @torch.no_grad()
     def encode(self, pixels: Pixels) -> Latents:
         """Pixels to latents."""
         return self.autoencoder.encode(pixels)
+
+    @torch.no_grad()
+    def latents_of(self, batch: ClipBatch, draw: Draw) -> Latents:
+        """Latents of training clips, encoded now or read from a cache; a variance is drawn from by key."""
+        if batch.encoded is None:
+            assert batch.pixels is not None
+            posterior = self.autoencoder.posterior(batch.pixels)
+        else:
+            log_variance = batch.encoded.log_variance
+            posterior = Posterior(batch.encoded.mean.float(), None if log_variance is None else log_variance.float())
+        if posterior.log_variance is None or self.latents == "mode":
+            return posterior.mode
+        return posterior.sample(draw.normal("posterior", tuple(posterior.mean.shape[1:])).to(posterior.mean))
+
+    def text_of(self, batch: ClipBatch, draw: Draw) -> TextEmbedding:
+        """Features of training captions, a keyed share of them those of the null prompt ""."""
+        if batch.encoded is None or batch.encoded.text is None:
+            return self.text_encoder(self.dropped_captions(batch.captions, draw))
+        dropped = draw.uniform("text_dropout") < self.text_dropout
+        return with_null(batch.encoded.text, dropped, self.text_encoder([""]))
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
         """One batch: corrupt, predict, compare.
@@ -191,11 +217,9 @@ class VideoDiffusion(LightningModule):
             ``loss`` to minimise, and of each clip ``t`` and ``per_clip``, its part of the objective.
         """
         draw = self.draw(batch, self.seed)
-        x0 = self.encode(batch.pixels)
+        x0 = self.latents_of(batch, draw)
         evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
-        conditions = self._conditions(
-            self.dropped_captions(batch.captions, draw), evidence, x0, batch.pixels, draw, batch.micro
-        )
+        conditions = self._conditions(self.text_of(batch, draw), evidence, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
@@ -223,7 +247,7 @@ class VideoDiffusion(LightningModule):
         if not self.regularizers:
             return 0.0
         context = LossContext(batch, corrupted.input, output, corrupted.target, batch.number, draw)
-        total = batch.pixels.new_zeros(())
+        total = torch.zeros((), device=batch.device)
         for name, term in self.regularizers.items():
             value = term(context)
             self.log(f"train/{name}", value.detach(), batch_size=len(batch))
@@ -242,10 +266,12 @@ class VideoDiffusion(LightningModule):
 
     def held_out(self, batch: ClipBatch) -> HeldOut:
         """A validation batch with its latents, its conditions and its fixed random numbers."""
+        assert batch.pixels is not None
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
         evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, END_OF_TRAINING)
-        conditions = self._conditions(batch.captions, evidence, x0, batch.pixels, micro=batch.micro)
+        text = self.text_encoder(batch.captions)
+        conditions = self._conditions(text, evidence, x0, batch.size, micro=batch.micro)
         blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
         return HeldOut(batch.pixels, x0, conditions, blind, draw)
 
@@ -292,28 +318,29 @@ class VideoDiffusion(LightningModule):
         evidence = nothing
         if pixels is not None and known is not None:
             evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.encode)
+        null = self.text_encoder([""] * count)
         conditions = {
-            "full": self._conditions(prompts, evidence, noise, blank, micro=micro),
-            "image": self._conditions([""] * count, evidence, noise, blank, micro=micro),
-            "null": self._conditions([""] * count, nothing, noise, blank, micro=micro),
+            "full": self._conditions(self.text_encoder(prompts), evidence, noise, self.clip_shape, micro=micro),
+            "image": self._conditions(null, evidence, noise, self.clip_shape, micro=micro),
+            "null": self._conditions(null, nothing, noise, self.clip_shape, micro=micro),
         }
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return self.autoencoder.decode(latents).clamp(-1, 1)
 
     def _conditions(
         self,
-        prompts: Sequence[str],
+        text: TextEmbedding,
         evidence: Evidence,
         latents: Latents,
-        pixels: Pixels,
+        size: tuple[int, int, int],
         draw: Draw | None = None,
         micro: Mapping[str, Tensor | Sequence[float]] | None = None,
     ) -> Conditions:
         """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
         shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
-        numbers = micro_conditions(shapes, tuple(pixels.shape[2:]), len(prompts), draw, micro)
+        numbers = micro_conditions(shapes, size, len(latents), draw, micro)
         return Conditions(
-            text=self.text_encoder(prompts),
+            text=text,
             known=evidence.known,
             controls=evidence.controls,
             micro={name: value.to(self.device) for name, value in numbers.items()},

@@ -1,0 +1,192 @@
+"""Shards of encoded clips: each is complete or absent, whatever stops the writer."""
+
+import contextlib
+import errno
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from vidlab.data.cache import COLUMNS, HEADER_NAME, CacheHeader, array_bytes, differences
+from vidlab.data.index import INDEX_NAME
+from vidlab.errors import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BLOCK = tarfile.BLOCKSIZE
+LOCK_NAME = "writer.lock"
+
+
+@dataclass(frozen=True)
+class CacheRecord:
+    """What the index says of a view of a clip, as in ``CachedClip``; ``error`` is why there is none."""
+
+    key: str
+    view: int
+    position: int
+    frames: int = 0
+    height: int = 0
+    width: int = 0
+    stride: int = 0
+    crop_top: int = 0
+    crop_left: int = 0
+    caption: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class EncodedClip:
+    """One view of one clip, ready to be written: what is said of it, and its arrays by name."""
+
+    record: CacheRecord
+    parts: Mapping[str, Tensor]
+
+
+def shard_name(number: int) -> str:
+    """The file of a shard."""
+    return f"{number:06d}.tar"
+
+
+@contextmanager
+def nothing_lost(folder: Path) -> Iterator[None]:
+    """Turn a write that fails into one message.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        finished = len(list(folder.glob("[0-9]*.tar"))) if folder.is_dir() else 0
+        cause = "the disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
+        raise UserError(
+            f"folder={folder}: {cause}. {finished} finished shards are kept. Make room and run the same command again; "
+            "it continues where it stopped"
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the name ``path`` when the block ends well, once its bytes are on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def open_folder(folder: Path, header: CacheHeader) -> None:
+    """Begin a cache, or find the beginning of this one; half-written files of a killed run are removed.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    with nothing_lost(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
+        if not (folder / HEADER_NAME).exists():
+            if any(path for path in folder.iterdir() if path.name != LOCK_NAME):
+                raise UserError(f"folder={folder} holds other files: give an empty or a new folder")
+            with whole_file(folder / HEADER_NAME) as temporary:
+                temporary.write_text(header.text())
+            return
+    there = json.loads(CacheHeader.read(folder).text())
+    here = json.loads(header.text())
+    found = differences(_flat(there), _flat(here))
+    if found:
+        raise UserError(f"folder={folder} holds another cache. {'; '.join(found)}. Give another folder")
+
+
+def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {**header["key"], **{name: value for name, value in header.items() if name != "key"}}
+
+
+def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedClip]]) -> None:
+    """Write one shard: ``clips`` with their numbers. The bytes depend on nothing else.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    with nothing_lost(folder), whole_file(folder / shard_name(number)) as temporary, temporary.open("wb") as stream:
+        # webdataset's writer warns on stderr when its file is closed after a failed write
+        tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        for name, clip in clips:
+            _add(tar, f"{name:010d}.json", json.dumps(asdict(clip.record), sort_keys=True).encode())
+            for part, tensor in clip.parts.items():
+                _add(tar, f"{name:010d}.{part}.npy", array_bytes(tensor))
+        tar.close()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    # no time and no owner: equal clips give equal bytes
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def missing_shards(folder: Path, header: CacheHeader) -> list[int]:
+    """Numbers of the shards that are not finished."""
+    return [number for number in range(header.shards) if not (folder / shard_name(number)).is_file()]
+
+
+def write_cache_index(folder: Path, header: CacheHeader) -> None:
+    """Write the index from the finished shards, sorted by view and position.
+
+    Raises:
+        UserError: a shard cannot be read, or clips are missing; the disk is full.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.concat_tables([_table(_rows(folder / shard_name(number))) for number in range(header.shards)])
+    table = table.sort_by([("view", "ascending"), ("position", "ascending")])
+    numbers = table.column("view").to_numpy().astype(np.int64) * header.clips + table.column("position").to_numpy()
+    if not np.array_equal(numbers, np.arange(header.total)):
+        raise UserError(f"folder={folder}: its shards do not hold every clip once. Delete the shards and run again")
+    with nothing_lost(folder), whole_file(folder / INDEX_NAME) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """What a shard holds: a row per clip, with the stretch of the file that its members take."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            found: dict[str, dict[str, Any]] = {}
+            for member in tar:
+                row = found.setdefault(member.name.partition(".")[0], {"offset": member.offset, "shard": path.name})
+                row["size"] = member.offset_data + -(-member.size // BLOCK) * BLOCK - row["offset"]
+                if member.name.endswith(".json"):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    row.update(asdict(CacheRecord(**json.load(content))))
+            return list(found.values())
+    except (OSError, ValueError, TypeError, tarfile.TarError) as error:
+        raise UserError(f"{path} is damaged ({error}). Delete it and run the same command again") from error
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    import pyarrow as pa
+
+    text, long = ("key", "shard", "error"), ("position", "offset", "size")
+    kinds = [(name, pa.string() if name in text else pa.int64() if name in long else pa.int32()) for name in COLUMNS]
+    return pa.table({name: [row[name] for row in rows] for name in COLUMNS}, schema=pa.schema(kinds))

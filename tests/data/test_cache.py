@@ -1,0 +1,200 @@
+"""The form of cached clips on disk."""
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from vidlab.data.cache import (
+    COLUMNS,
+    FORMAT,
+    CachedClip,
+    CacheHeader,
+    ClipCache,
+    array_bytes,
+    array_from,
+    differences,
+    read_parts,
+    stack_encoded,
+)
+from vidlab.errors import CorruptClipError, DataError, UserError
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def latent(seed: int = 0, moments: int = 2) -> torch.Tensor:
+    return torch.randn(moments, 3, 2, 4, 5, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def text(length: int, width: int = 6) -> dict[str, torch.Tensor]:
+    return {
+        "tokens": torch.randn(length, width).bfloat16(),
+        "mask": torch.ones(length, dtype=torch.bool),
+        "pooled": torch.randn(width).bfloat16(),
+    }
+
+
+def tar_of(members: dict[str, bytes]) -> bytes:
+    """Members one after the other, without the end of an archive."""
+    content = b""
+    for name, data in members.items():
+        info = tarfile.TarInfo(f"0000000000.{name}")
+        info.size = len(data)
+        content += info.tobuf() + data + bytes(-len(data) % 512)
+    return content
+
+
+def test_bfloat16_is_stored_as_its_bits():
+    values = torch.tensor([1.0, -2.0, 3.0e38, 1e-40, float("inf")]).bfloat16()
+    content = array_bytes(values)
+    stored = np.load(io.BytesIO(content))
+    # sign, 8 bits of exponent biased by 127, 7 bits of fraction
+    assert stored.dtype == np.uint16 and stored[:2].tolist() == [127 << 7, 1 << 15 | 128 << 7]
+    assert torch.equal(array_from(content, "<u2", 1).view(torch.bfloat16), values)
+
+
+def test_what_is_written_is_read():
+    parts = {"latent": latent(), **text(3)}
+    members = {f"{name}.npy": array_bytes(tensor) for name, tensor in parts.items()}
+    read = read_parts(tar_of({"json": b"{}", **members}))
+    assert set(read) == set(parts) and all(torch.equal(read[name], parts[name]) for name in parts)
+    assert set(read_parts(tar_of({"latent.npy": members["latent.npy"]}))) == {"latent"}
+
+
+def bad_arrays(path: Path) -> dict[str, bytes]:
+    def saved(array: np.ndarray, **settings) -> bytes:
+        file = io.BytesIO()
+        np.save(file, array, **settings)
+        return file.getvalue()
+
+    huge = array_bytes(latent()).replace(b"(2, 3, 2, 4, 5)", b"(9999999, 99, 9, 9, 9)")
+    return {
+        "pickled objects": saved(np.array([[[[[Hostile(path)]]]]], dtype=object), allow_pickle=True),
+        "a bare pickle": pickle.dumps(Hostile(path)),
+        "another type": saved(np.zeros((1, 3, 2, 4, 5), np.float32)),
+        "other axes": saved(np.zeros((3, 2, 4, 5), np.uint16)),
+        "Fortran order": saved(np.asfortranarray(np.zeros((1, 3, 2, 4, 5), np.uint16))),
+        "cut off": array_bytes(latent())[:-2],
+        "too long": array_bytes(latent()) + b"  ",
+        "a huge shape": huge,
+        "a code in the header": array_bytes(latent()).replace(b"(2, 3, 2, 4, 5)", b"print('hostile')"[:15]),
+        "nothing": b"",
+    }
+
+
+@pytest.mark.parametrize("kind", bad_arrays(Path()))
+def test_no_other_array_is_read_and_nothing_runs(tmp_path, kind):
+    content = bad_arrays(tmp_path / "hacked")[kind]
+    with pytest.raises(ValueError):
+        read_parts(tar_of({"latent.npy": content}))
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_the_hostile_file_is_hostile(tmp_path):
+    np.load(io.BytesIO(bad_arrays(tmp_path / "hacked")["pickled objects"]), allow_pickle=True)
+    assert (tmp_path / "hacked").exists()
+
+
+def test_incomplete_clips_are_refused():
+    tokens = array_bytes(text(2)["tokens"])
+    with pytest.raises(ValueError, match=r"it has \[\]"):
+        read_parts(tar_of({"json": b"{}"}))
+    with pytest.raises(ValueError, match=r"it has \['latent', 'tokens'\]"):
+        read_parts(tar_of({"latent.npy": array_bytes(latent()), "tokens.npy": tokens}))
+
+
+def write_cache(folder: Path, content: bytes, **row) -> Path:
+    """A cache of one clip."""
+    header = CacheHeader({"format": FORMAT}, views=0, clips=1, clips_per_shard=1)
+    (folder / "cache.json").write_text(header.text())
+    (folder / "000000.tar").write_bytes(content)
+    numbers = dict.fromkeys(COLUMNS, 0) | {"key": "one", "shard": "000000.tar", "size": len(content), "error": None}
+    pq.write_table(pa.table({name: [value] for name, value in (numbers | row).items()}), folder / "index.parquet")
+    return folder
+
+
+def test_a_clip_is_read_by_its_place_in_the_index(tmp_path):
+    stored = latent()
+    folder = write_cache(
+        tmp_path, tar_of({"latent.npy": array_bytes(stored)}), frames=4, height=8, width=12, stride=2, crop_left=3,
+        caption=1,
+    )  # fmt: skip
+    clip = ClipCache(folder).read(0, 0)
+    assert torch.equal(clip.moments, stored) and clip.text is None
+    assert (clip.size, clip.stride, clip.crop, clip.caption) == ((4, 8, 12), 2, (0, 3), 1)
+
+
+def test_a_damaged_shard_names_itself_and_the_way_out(tmp_path):
+    folder = write_cache(tmp_path, tar_of({"latent.npy": bad_arrays(tmp_path / "hacked")["pickled objects"]}))
+    with pytest.raises(DataError, match=r"000000.tar is damaged at clip one .*Delete this file and index.parquet"):
+        ClipCache(folder).read(0, 0)
+    assert not (tmp_path / "hacked").exists()
+    (folder / "000000.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000000.tar is damaged .*cut off, 0 of"):
+        ClipCache(folder).read(0, 0)
+    (folder / "000000.tar").write_bytes(bytes(99_999))
+    with pytest.raises(DataError, match=r"000000.tar is damaged"):
+        ClipCache(folder).read(0, 0)
+
+
+def test_a_clip_that_could_not_be_encoded_says_why(tmp_path):
+    folder = write_cache(tmp_path, b"", error="no video stream")
+    with pytest.raises(CorruptClipError, match="no video stream"):
+        ClipCache(folder).read(0, 0)
+
+
+def test_indices_of_something_else(tmp_path):
+    folder = write_cache(tmp_path, b"")
+    (folder / "cache.json").write_text(CacheHeader({"format": FORMAT}, views=2, clips=1, clips_per_shard=1).text())
+    with pytest.raises(UserError, match="is not the index of this cache"):
+        ClipCache(folder)
+    (folder / "index.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"index.parquet cannot be read"):
+        ClipCache(folder)
+    (folder / "index.parquet").unlink()
+    with pytest.raises(UserError, match="is not finished"):
+        ClipCache(folder)
+
+
+def clip_of(moments: int, length: int | None) -> CachedClip:
+    return CachedClip(latent(moments=moments), None if length is None else text(length), (4, 8, 10), 1, (0, 0), 0)
+
+
+def test_a_batch_pads_captions(tmp_path):
+    clips = [clip_of(2, 3), clip_of(2, 1)]
+    batch = stack_encoded(clips)
+    assert batch.size == (4, 8, 10) and batch.text is not None
+    assert torch.equal(batch.mean[1], clips[1].moments[0]) and torch.equal(batch.log_variance[0], clips[0].moments[1])
+    assert batch.text.mask.tolist() == [[True] * 3, [True, False, False]] and (batch.text.tokens[1, 1:] == 0).all()
+    assert torch.equal(batch.text.pooled[1], clips[1].text["pooled"])
+    plain = stack_encoded([clip_of(1, None)])
+    assert plain.log_variance is None and plain.text is None
+
+
+def test_differences_name_what_is_absent():
+    assert differences({"a": 1, "b": 2}, {"a": 1, "b": 3, "c": None}) == [
+        "b: 2 in the cache, 3 in this run",
+        "c: absent in the cache, None in this run",
+    ]
+    assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+def test_headers_of_caches_come_back(tmp_path):
+    header = CacheHeader({"format": FORMAT, "z": 0.1}, views=3, clips=7, clips_per_shard=4)
+    (tmp_path / "cache.json").write_text(header.text())
+    assert CacheHeader.read(tmp_path) == header and header.total == 21
+    assert header.shards == 6 and [header.clips_in(n) for n in range(6)] == [4] * 5 + [1]
