@@ -85,7 +85,7 @@ def plan_buckets(index: ClipIndex, bucketing: Bucketing, batch_size: int, seed: 
         DataError: no clip is in any bucket.
         UserError: the settings leave no step, or name a source that no clip has.
     """
-    columns = (column(index, name) for name in ("frames", "height", "width", "fps"))
+    columns = (index.numbers(name) for name in ("frames", "height", "width", "fps"))
     assignment = bucketing.assign(*columns)
     if not assignment.buckets:
         reasons = ", ".join(f"{clips} {reason}" for reason, clips in assignment.dropped.items())
@@ -144,7 +144,7 @@ class _Maker:
             return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size)
         repeats = self.repeats and Repeats(part.codes, self.repeats.groups, self.repeats.weights)
         batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
-        blocks = blocks_of(shard_numbers(self.index))
+        blocks = blocks_of(self.index.shard_numbers())
         try:
             return BucketPlan(
                 part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats
@@ -154,19 +154,6 @@ class _Maker:
                 f"data.bucketing.tail={bucketing.tail}: {error}. Use data.bucketing.tail=pad, or lower "
                 "data.bucketing.tokens_per_batch or data.batch_size"
             ) from error
-
-
-def column(index: ClipIndex, name: str) -> np.ndarray:
-    """A column of numbers, without a copy where the index holds it in one piece."""
-    return index.table.column(name).to_numpy()
-
-
-def shard_numbers(index: ClipIndex) -> np.ndarray:
-    """A number per shard file, for each clip."""
-    import pyarrow.compute as pc
-
-    chunks = pc.dictionary_encode(index.table.column("shard")).chunks
-    return np.concatenate([np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in chunks)])
 
 
 def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.ndarray, dict[str, float]]:
@@ -183,11 +170,16 @@ def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.nd
     groups = np.full(len(index), len(given), np.uint8)
     if len(given) > 255:
         raise UserError(f"data.bucketing.weights: {len(given)} sources, and 255 are possible")
-    sources = index.table.column("source")
-    for place, name in enumerate(given):
-        belongs = pc.or_(pc.equal(sources, name), pc.starts_with(sources, f"{name}/")).to_numpy()
-        if not belongs.any():
-            some = pc.unique(sources.slice(0, 1000)).to_pylist()[:5]
+    found, some = set(), []
+    for start, sources in index.scan("source"):
+        some = some or pc.unique(sources.slice(0, 1000)).to_pylist()[:5]
+        part = groups[start : start + len(sources)]
+        for place, name in enumerate(given):
+            belongs = pc.or_(pc.equal(sources, name), pc.starts_with(sources, f"{name}/"))
+            belongs = belongs.to_numpy(zero_copy_only=False)
+            part[belongs] = place
+            found |= {name} if belongs.any() else set()
+    for name in given:
+        if name not in found:
             raise UserError(f"data.bucketing.weights.{name}: no clip has this source; some sources are {some}")
-        groups[belongs] = place
     return groups, {**{name: float(weight) for name, weight in given.items()}, "": 1.0}
