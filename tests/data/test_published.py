@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidlab.data.folder import split_by_key
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.panda import Panda, read_panda_csv
 from vidlab.data.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
+from vidlab.data.splits import split_by_key
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 

@@ -60,7 +60,7 @@ class IndexWriter:
     ) -> None:
         try:
             header = self._header() if kind is None else None
-            self._store.__exit__(kind, error, trace)
+            self._store.close()
             self._parquet.close()
             if header is not None:
                 self._publish(header["rows"])

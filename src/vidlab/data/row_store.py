@@ -37,7 +37,13 @@ class RowStoreWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._rest is not None and self._rest.num_rows:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left and close the file; more than once does no harm."""
+        if self._sink.closed:
+            return
+        if self._rest is not None and self._rest.num_rows:
             self._file.write_table(self._rest.combine_chunks())
         self._file.close()
         self._sink.close()

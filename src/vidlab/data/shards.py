@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from vidlab.clip import Factors
-from vidlab.data.index import INDEX_NAME, ClipRow, write_index
+from vidlab.data.clip_row import INDEX_NAME, ClipRow
+from vidlab.data.index_writer import IndexWriter
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 
@@ -43,8 +44,8 @@ class ShardWriter:
         self.folder = Path(folder)
         self.clips_per_shard = clips_per_shard
         self.metadata = dict(metadata or {})
-        self._rows: list[ClipRow] = []
-        self._shard_start = 0
+        self._rows: list[ClipRow] = []  # of the shard that is being written
+        self._shards = 0
         self._keys: set[str] = set()
         self._tar: Any = None
         self._stream: Any = None
@@ -55,6 +56,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("[0-9]*.tar"):
             leftover.unlink()
+        self._index = IndexWriter(self.folder, self.metadata).__enter__()
         return self
 
     def __exit__(
@@ -62,10 +64,10 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self._close_shard()
-            write_index(self.folder, self._rows, self.metadata)
         elif self._tar is not None:
             self._tar.close()
             self._stream.close()
+        self._index.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -76,6 +78,7 @@ class ShardWriter:
         split: str = "train",
         source: str = "",
         factors: Factors | None = None,
+        scores: Mapping[str, float] | None = None,
     ) -> None:
         """Add one clip; see ``ClipRow`` for the fields. A ``.`` would end the key in a tar file."""
         self._check(key, captions, split)
@@ -84,6 +87,7 @@ class ShardWriter:
         captions = tuple(captions)
         record = {"captions": captions, "split": split, "source": source, **asdict(info)}
         record["factors"] = None if factors is None else asdict(factors)
+        record |= {"scores": dict(scores)} if scores else {}
         text = json.dumps(record, sort_keys=True)
         self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
         self._keys.add(key)
@@ -98,10 +102,11 @@ class ShardWriter:
                 split=split,
                 source=source,
                 factors=factors,
+                scores=dict(scores or {}),
                 **asdict(info),
             )
         )
-        if len(self._rows) - self._shard_start >= self.clips_per_shard:
+        if len(self._rows) >= self.clips_per_shard:
             self._close_shard()
 
     def _check(self, key: str, captions: Sequence[str], split: str) -> None:
@@ -113,7 +118,7 @@ class ShardWriter:
             raise DataError(f"clip {key} has no caption, or an empty one")
 
     def _shard_name(self) -> str:
-        return f"{self._shard_start // self.clips_per_shard:06d}.tar"
+        return f"{self._shards:06d}.tar"
 
     def _open_shard(self) -> None:
         from webdataset.writer import TarWriter
@@ -130,10 +135,10 @@ class ShardWriter:
         self._tar = self._stream = None
         with tarfile.open(self.folder / self._rows[-1].shard) as tar:
             offsets = {member.name: member.offset_data for member in tar.getmembers()}
-        for place in range(self._shard_start, len(self._rows)):
-            row = self._rows[place]
-            self._rows[place] = replace(row, offset=offsets[f"{row.key}.mp4"])
-        self._shard_start = len(self._rows)
+        for row in self._rows:
+            self._index.add(replace(row, offset=offsets[f"{row.key}.mp4"]))
+        self._rows = []
+        self._shards += 1
 
 
 def read_member(folder: Path, shard: str, offset: int, size: int) -> bytes:
