@@ -164,20 +164,16 @@ def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.nd
     Raises:
         UserError: no clip has such a source, or there are more than 255.
     """
-    import pyarrow.compute as pc
-
     given = dict(sorted(weights.items(), key=lambda item: len(item[0])))
     groups = np.full(len(index), len(given), np.uint8)
     if len(given) > 255:
         raise UserError(f"data.bucketing.weights: {len(given)} sources, and 255 are possible")
     found, some = set(), []
-    for start, sources in index.scan("source"):
-        some = some or pc.unique(sources.slice(0, 1000)).to_pylist()[:5]
-        part = groups[start : start + len(sources)]
+    for start, codes, names in index.texts("source"):
+        some = some or names[:5]
         for place, name in enumerate(given):
-            belongs = pc.or_(pc.equal(sources, name), pc.starts_with(sources, f"{name}/"))
-            belongs = belongs.to_numpy(zero_copy_only=False)
-            part[belongs] = place
+            belongs = np.array([source == name or source.startswith(f"{name}/") for source in names], bool)[codes]
+            groups[start : start + len(codes)][belongs] = place
             found |= {name} if belongs.any() else set()
     for name in given:
         if name not in found:

@@ -101,65 +101,56 @@ class ClipIndex:
 
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
-        return [value for _, values in self.scan(name) for value in values.to_pylist()]
+        return [value for _, values, chosen in self._parts(name) for value in values.take(chosen).to_pylist()]
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers, int or float (clips,); read from disk."""
         values = np.empty(len(self), schema().field(name).type.to_pandas_dtype())
-        for start, part in self.scan(name):
-            values[start : start + len(part)] = part.to_numpy(zero_copy_only=False)
+        for start, part, chosen in self._parts(name):
+            values[start : start + len(chosen)] = part.to_numpy()[chosen]
         return values
 
-    def shard_numbers(self) -> np.ndarray:
-        """For each clip the number of times the shard has changed before it, int32 (clips,)."""
-        import pyarrow.compute as pc
+    def texts(self, name: str) -> Iterator[tuple[int, np.ndarray, list[str]]]:
+        """A column of texts in parts: the position of a part's first clip, int codes (clips,), and the text of each."""
+        for start, part, chosen in self._parts(name, read_dictionary=[name]):
+            yield start, part.indices.to_numpy()[chosen], part.dictionary.to_pylist()
 
-        numbers, before = np.zeros(len(self), np.int32), None
-        for start, part in self.scan("shard"):
-            if not len(part):
-                continue
-            changed = numbers[start : start + len(part)]
-            changed[1:] = pc.not_equal(part[1:], part[:-1]).to_numpy(zero_copy_only=False)
-            changed[0] = before is not None and part[0] != before
-            before = part[-1]
-        return np.cumsum(numbers, dtype=np.int32, out=numbers)
+    def shard_numbers(self) -> np.ndarray:
+        """For each clip the number of times the shard has changed up to it, int32 (clips,)."""
+        changed, before = np.zeros(len(self), np.int32), None
+        for start, codes, names in self.texts("shard"):
+            if len(codes):
+                changed[start] = before not in (None, names[codes[0]])
+                changed[start + 1 : start + len(codes)] = np.diff(codes) != 0
+                before = names[codes[-1]]
+        return np.cumsum(changed, dtype=np.int32, out=changed)
 
     def select(self, split: str | None = None, min_frames: int = 0) -> "ClipIndex":
         """The clips of one split with at least ``min_frames`` frames, in the same order."""
         keep = np.ones(len(self), bool)
         if min_frames > 0:
-            for start, part in self.scan("frames"):
-                keep[start : start + len(part)] = part.to_numpy() >= min_frames
+            keep = self.numbers("frames") >= min_frames
         if split is not None:
-            for start, part in self.scan("split"):
-                keep[start : start + len(part)] &= _equal(part, split)
+            for start, codes, names in self.texts("split"):
+                keep[start : start + len(codes)] &= np.array([name == split for name in names], bool)[codes]
         if keep.all():
             return self
         positions = _positions(keep) if self.positions is None else self.positions[keep]
         return ClipIndex(self.path, self.rows, self.root, self.metadata, self.hash, self.clips, positions)
 
-    def scan(self, name: str) -> Iterator[tuple[int, Any]]:
-        """A column in parts: the position of each part's first clip, and a pyarrow array."""
-        import pyarrow as pa
-
+    def _parts(self, name: str, **options: Any) -> Iterator[tuple[int, Any, np.ndarray]]:
+        """A column in parts: the position of a part's first clip, a pyarrow array, and the selected places in it."""
         first = 0
-        with _parquet(self.path) as file:
+        with _parquet(self.path, **options) as file:
             for batch in file.iter_batches(GROUP_ROWS, columns=[name]):
-                values = batch.column(0)
-                if self.positions is None:
-                    yield first, values
-                else:
-                    start, end = np.searchsorted(self.positions, [first, first + len(values)])
-                    yield int(start), values.take(pa.array(self.positions[start:end] - first))
-                first += len(values)
+                start, end, chosen = first, first + len(batch), np.arange(len(batch))
+                if self.positions is not None:
+                    start, end = np.searchsorted(self.positions, np.array([start, end], np.int32)).tolist()
+                    chosen = self.positions[start:end] - np.int32(first)
+                yield start, batch.column(0), chosen
+                first += len(batch)
         if first != self.clips:
             raise DataError(f"{self.path} has {first} clips and had {self.clips}: it was replaced during the run")
-
-
-def _equal(values: Any, text: str) -> np.ndarray:
-    import pyarrow.compute as pc
-
-    return np.asarray(pc.equal(values, text).to_numpy(zero_copy_only=False), bool)
 
 
 def _positions(keep: np.ndarray) -> np.ndarray:
@@ -173,11 +164,11 @@ def _positions(keep: np.ndarray) -> np.ndarray:
     return found
 
 
-def _parquet(path: Path) -> Any:
+def _parquet(path: Path, **options: Any) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, **options)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it and make the data set again") from error
 
