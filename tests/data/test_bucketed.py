@@ -13,7 +13,7 @@ import torch
 
 from vidlab.clip import ClipBatch
 from vidlab.data.bucket_plan import BucketPlan, JoinedPlan, JointPlan
-from vidlab.data.bucketed import plan_buckets
+from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucket, Bucketing
 from vidlab.data.dataset import scale_to_cover
 from vidlab.data.index import ClipIndex, ClipRow, write_index
@@ -44,7 +44,7 @@ RULE = {"max_tokens": 4096, "max_frames": 9, "temporal_stride": 4, "first_frame_
 
 def test_columns_and_plan_of_an_index(tmp_path):
     index = index_of(tmp_path, [(9, 64, 64)] * 30 + [(5, 64, 64)] * 20 + [(9, 8, 64)] * 3)
-    assert index.numbers("frames").tolist() == index.column("frames")
+    assert column(index, "frames").tolist() == index.column("frames")
     planned = plan_buckets(index, Bucketing(**RULE), 2, 0, 2)
     assert isinstance(planned.plan, BucketPlan) and planned.dropped == {"too small": 3}
     assert [(str(share.bucket), share.clips, share.batch_size) for share in planned.plan.shares] == [
@@ -303,7 +303,7 @@ def test_world_size_of_the_trainer_and_of_the_command_line():
 GLOO = """
 import json, sys
 import torch.distributed as dist
-from vidlab.data.bucketed import plan_buckets
+from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.index import ClipIndex
 folder, rank, rule = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -344,7 +344,7 @@ def test_two_processes_share_the_steps(tmp_path):
 TEN_MILLION = """
 import time
 import numpy as np
-from vidlab.data.bucketed import plan_buckets
+from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.module import ClipDataModule
 def megabytes(name="VmRSS"):

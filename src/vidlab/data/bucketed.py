@@ -85,7 +85,7 @@ def plan_buckets(index: ClipIndex, bucketing: Bucketing, batch_size: int, seed: 
         DataError: no clip is in any bucket.
         UserError: the settings leave no step, or name a source that no clip has.
     """
-    columns = (index.numbers(name) for name in ("frames", "height", "width", "fps"))
+    columns = (column(index, name) for name in ("frames", "height", "width", "fps"))
     assignment = bucketing.assign(*columns)
     if not assignment.buckets:
         reasons = ", ".join(f"{clips} {reason}" for reason, clips in assignment.dropped.items())
@@ -144,7 +144,7 @@ class _Maker:
             return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size)
         repeats = self.repeats and Repeats(part.codes, self.repeats.groups, self.repeats.weights)
         batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
-        blocks = blocks_of(self.index.shard_numbers())
+        blocks = blocks_of(shard_numbers(self.index))
         try:
             return BucketPlan(
                 part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats
@@ -154,6 +154,16 @@ class _Maker:
                 f"data.bucketing.tail={bucketing.tail}: {error}. Use data.bucketing.tail=pad, or lower "
                 "data.bucketing.tokens_per_batch or data.batch_size"
             ) from error
+
+
+def column(index: ClipIndex, name: str) -> np.ndarray:
+    """A column of numbers."""
+    return index.numbers(name)
+
+
+def shard_numbers(index: ClipIndex) -> np.ndarray:
+    """A number per run of clips in one shard file, for each clip."""
+    return index.shard_numbers()
 
 
 def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.ndarray, dict[str, float]]:

@@ -20,7 +20,7 @@ from vidlab.data.bucket_plan import ClipPlan
 from vidlab.data.buckets import Bucketing
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
-from vidlab.data.shards import read_member
+from vidlab.data.shards import open_member, read_member
 from vidlab.data.video import read_frames, to_pixels
 from vidlab.errors import CorruptClipError
 from vidlab.randomness import seed_of
@@ -200,9 +200,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
-        data = read_member(self.index.root, row.shard, row.offset, row.size)
+        place = (self.index.root, row.shard, row.offset, row.size)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            return scale_to_cover(read_frames(data, wanted, row.key), view.height, view.width)
+            return scale_to_cover(read_frames(open_member(*place), wanted, row.key), view.height, view.width)
+        data = read_member(*place)
         whole = scale_to_cover(read_frames(data, None, row.key), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.clip import ClipBatch
 from vidlab.data.bucket_plan import ClipPlan
-from vidlab.data.bucketed import Planned, plan_buckets
+from vidlab.data.bucketed import Planned, column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.dataset import (
     BatchNumbers,
@@ -251,7 +251,7 @@ class ClipDataModule(L.LightningDataModule):
         usable = index.select(min_frames=view.span)
         asked = f"data.frames={view.frames}, data.frame_stride={view.frame_stride}: {view.span} frames needed"
         if len(usable) == 0:
-            longest = int(index.numbers("frames").max(initial=0))
+            longest = int(column(index, "frames").max(initial=0))
             possible = (longest - 1) // view.frame_stride + 1
             raise DataError(
                 f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
@@ -264,7 +264,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def _warn_when_enlarged(self, usable: ClipIndex) -> None:
         view = self.view
-        height, width = usable.numbers("height"), usable.numbers("width")
+        height, width = column(usable, "height"), column(usable, "width")
         small = np.flatnonzero((height < view.height) | (width < view.width))
         if len(small):
             least = small[np.argmin(height[small].astype(np.int64) * width[small])]

@@ -4,6 +4,7 @@
 of each clip, so the shards can be read by any WebDataset loader as well.
 """
 
+import io
 import json
 import os
 import tarfile
@@ -20,6 +21,9 @@ from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 
 SPLITS = ("train", "val", "test")
+
+# Bytes of a clip that are read at once even where a few frames of it are wanted.
+READ_WHOLE = 1 << 20
 
 
 class ShardWriter:
@@ -159,3 +163,70 @@ def read_member(folder: Path, shard: str, offset: int, size: int) -> bytes:
     if len(data) != size:
         raise CorruptClipError(f"{path}: cut off, {len(data)} of {size} bytes at offset {offset}")
     return data
+
+
+class MemberFile(io.RawIOBase):
+    """A part of a file that looks like a whole one to a decoder, read where it is asked for.
+
+    Args:
+        path: the file.
+        offset: first byte of the part.
+        size: bytes of the part.
+
+    Raises:
+        CorruptClipError: when the file is missing, unreadable or ends before the part does.
+    """
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        super().__init__()
+        self.offset, self.size, self._place = offset, size, 0
+        try:
+            self._handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise CorruptClipError(f"{path}: {error.strerror}") from error
+        there = os.fstat(self._handle).st_size - offset
+        if there < size:
+            self.close()
+            raise CorruptClipError(f"{path}: cut off, {max(there, 0)} of {size} bytes at offset {offset}")
+
+    def read(self, count: int | None = -1) -> bytes:
+        """At most ``count`` bytes; fewer at the end alone."""
+        left = self.size - self._place
+        wanted = left if count is None or count < 0 else min(count, left)
+        data = os.pread(self._handle, wanted, self.offset + self._place) if wanted > 0 else b""
+        self._place += len(data)
+        return data
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place counted from the part's start, the present place or its end."""
+        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence])
+        return self._place
+
+    def tell(self) -> int:
+        """The present place."""
+        return self._place
+
+    def close(self) -> None:
+        """Close the file; more than once does no harm."""
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
+
+
+def open_member(folder: Path, shard: str, offset: int, size: int) -> bytes | MemberFile:
+    """One clip to decode some frames of: its bytes, or where it is long a file that reads what the decoder asks for.
+
+    Raises:
+        CorruptClipError: as ``read_member``.
+    """
+    if size <= READ_WHOLE:
+        return read_member(folder, shard, offset, size)
+    return MemberFile(Path(folder) / shard, offset, size)
