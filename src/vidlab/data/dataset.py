@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vidlab.clip import ClipBatch
 from vidlab.data.bucket_plan import ClipPlan
@@ -144,7 +144,8 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
                 return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {skipped[0]}")
             loaded.append(clip)
         return ClipBatch(
-            pixels=torch.stack([to_pixels(clip.frames) for clip in loaded]),
+            # in a worker this makes the batch in shared memory, where torch.stack would have it copied there
+            pixels=default_collate([to_pixels(clip.frames) for clip in loaded]),
             captions=tuple(clip.caption for clip in loaded),
             keys=tuple(clip.row.key for clip in loaded),
             epochs=tuple(clip.visit.epoch for clip in loaded),

@@ -142,6 +142,8 @@ class ClipIndex:
         """A column in parts: the position of a part's first clip, a pyarrow array, and the selected places in it."""
         first = 0
         with _parquet(self.path, **options) as file:
+            if (clips := file.metadata.num_rows) != self.clips:
+                raise DataError(f"{self.path} has {clips} clips and had {self.clips}: it was replaced during the run")
             for batch in file.iter_batches(GROUP_ROWS, columns=[name]):
                 start, end, chosen = first, first + len(batch), np.arange(len(batch))
                 if self.positions is not None:
@@ -149,8 +151,6 @@ class ClipIndex:
                     chosen = self.positions[start:end] - np.int32(first)
                 yield start, batch.column(0), chosen
                 first += len(batch)
-        if first != self.clips:
-            raise DataError(f"{self.path} has {first} clips and had {self.clips}: it was replaced during the run")
 
 
 def _positions(keep: np.ndarray) -> np.ndarray:

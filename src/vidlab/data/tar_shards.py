@@ -67,6 +67,8 @@ def read_headers(path: Path) -> Iterator[Member | Damage]:
                 break
             yield Damage(start, "a header is damaged")
             start = _next_header(file, start + BLOCK)
+            if start >= size:
+                return
     yield Damage(size, "the file ends without tar's closing blocks: it may be cut off")
 
 

@@ -172,8 +172,9 @@ def encode(frames: np.ndarray, fps: float | int, lossless: bool = False) -> byte
 
 def to_pixels(frames: np.ndarray) -> Float[Tensor, "3 T H W"]:
     """uint8 (T, H, W, 3) frames as float32 pixels in [-1, 1]: 0 becomes -1, 255 becomes 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)
-    return pixels.float().div_(127.5).sub_(1.0).contiguous()
+    # colours are brought apart while a pixel is one byte, not four
+    planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
+    return torch.from_numpy(planes).float().div_(127.5).sub_(1.0)
 
 
 def to_frames(pixels: Float[Tensor, "3 T H W"]) -> np.ndarray:
