@@ -18,6 +18,7 @@ kept in memory.
 """
 
 import argparse
+import gc
 import io
 import itertools
 import logging
@@ -43,7 +44,7 @@ from av.video.reformatter import VideoReformatter
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from record import record
-from vidlab.data.dataset import scale_to_cover
+from vidlab.data.dataset import BatchNumbers, ClipLoader, scale_to_cover
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.module import ClipDataModule
 from vidlab.data.shards import ShardWriter
@@ -116,9 +117,10 @@ def ours(data: Shards, frames: int, workers: int, batches: int, first: int = 0) 
     module = ClipDataModule(
         data, data.name, frames, SIDE, SIDE, batch_size=BATCH, num_workers=workers, val_clips=0, cache_decoded_mb=0
     )
-    module.batches_consumed = first
-    loader = module.train_dataloader()
-    return sum(batch.pixels.shape[0] * batch.pixels.shape[2] for batch in itertools.islice(loader, batches))
+    endless = module.train_dataloader()
+    # the training loader fetches ahead without end; this one stops where the others do
+    loader = ClipLoader(endless.dataset, BatchNumbers(lambda: first, first + batches), workers, endless.inspect)
+    return sum(batch.pixels.shape[0] * batch.pixels.shape[2] for batch in loader)
 
 
 # PyAV alone
@@ -216,16 +218,33 @@ def streamed_from(data: Shards, frames: int, workers: int, first: int, discard: 
 # Rounds
 
 
-def measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, float]:
-    """Median frames per second of each, taking turns."""
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+@dataclass(frozen=True)
+class Rate:
+    """Medians over the rounds: frames per second of wall time, and milliseconds of processor time per frame.
+
+    On a busy machine the second says more; workers and the main process are both counted.
+    """
+
+    per_second: float
+    cpu_ms: float
+
+
+def processor_seconds() -> float:
+    """Time used by this process and by those of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def measured(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Rate]:
+    """The rate of each, taking turns."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(rounds):
         order = list(contestants)
         for name in order if number % 2 == 0 else reversed(order):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), processor_seconds()
             frames = contestants[name]()
-            rates[name].append(frames / (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in rates.items()}
+            gc.collect()  # a loader ends its workers when it goes
+            found[name].append((frames / (time.perf_counter() - start), 1e3 * (processor_seconds() - used) / frames))
+    return {name: Rate(*map(statistics.median, zip(*pairs, strict=True))) for name, pairs in found.items()}
 
 
 def questions(short: Shards, long: Shards, workers: int) -> dict[str, dict[str, Callable[[], int]]]:
@@ -272,12 +291,18 @@ def main() -> None:
         for question, contestants in questions(short, long, arguments.workers).items():
             rates = measured(contestants, arguments.rounds)
             for name, rate in rates.items():
-                ratio = f"{rates['ours'] / rate:.2f}"
-                print(f"{question:8} {name:22} {rate:8.0f} frames/s   ours is {ratio} of it", flush=True)
+                ratio = f"{rates['ours'].per_second / rate.per_second:.2f}"
+                cpu_ratio = f"{rate.cpu_ms / rates['ours'].cpu_ms:.2f}"
+                print(
+                    f"{question:8} {name:22} {rate.per_second:7.0f} frames/s {rate.cpu_ms:6.3f} ms of CPU a frame   "
+                    f"ours is {ratio} of it, {cpu_ratio} by CPU time", flush=True,
+                )  # fmt: skip
                 rows.append(
                     {
                         "question": question, "reader": name, "workers": arguments.workers,
-                        "rounds": arguments.rounds, "frames_per_second": f"{rate:.0f}", "ours_to_it": ratio, **versions,
+                        "rounds": arguments.rounds, "frames_per_second": f"{rate.per_second:.0f}",
+                        "cpu_ms_per_frame": f"{rate.cpu_ms:.3f}", "ours_to_it": ratio,
+                        "ours_to_it_by_cpu": cpu_ratio, **versions,
                     }
                 )  # fmt: skip
     print(record("data_loading", rows))

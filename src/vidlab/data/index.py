@@ -105,7 +105,7 @@ class ClipIndex:
 
     def numbers(self, name: str) -> np.ndarray:
         """A column of numbers, int or float (clips,); read from disk."""
-        values = np.empty(len(self), schema().field(name).type.to_pandas_dtype())
+        values = np.empty(len(self), str(schema().field(name).type).replace("double", "float64"))
         for start, part, chosen in self._parts(name):
             values[start : start + len(chosen)] = part.to_numpy()[chosen]
         return values
