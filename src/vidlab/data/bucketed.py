@@ -178,7 +178,8 @@ def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.nd
     groups = np.full(len(index), len(given), np.uint8)
     if len(given) > 255:
         raise UserError(f"data.bucketing.weights: {len(given)} sources, and 255 are possible")
-    found, some = set(), []
+    found: set[str] = set()
+    some: list[str] = []
     for start, codes, names in index.texts("source"):
         some = some or names[:5]
         for place, name in enumerate(given):

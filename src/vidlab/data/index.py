@@ -107,13 +107,14 @@ class ClipIndex:
         """A column of numbers, int or float (clips,); read from disk."""
         values = np.empty(len(self), str(schema().field(name).type).replace("double", "float64"))
         for start, part, chosen in self._parts(name):
-            values[start : start + len(chosen)] = part.to_numpy()[chosen]
+            # pyarrow's to_numpy imports pandas first
+            values[start : start + len(chosen)] = np.from_dlpack(part)[chosen]
         return values
 
     def texts(self, name: str) -> Iterator[tuple[int, np.ndarray, list[str]]]:
         """A column of texts in parts: the position of a part's first clip, int codes (clips,), and the text of each."""
         for start, part, chosen in self._parts(name, read_dictionary=[name]):
-            yield start, part.indices.to_numpy()[chosen], part.dictionary.to_pylist()
+            yield start, np.from_dlpack(part.indices)[chosen], part.dictionary.to_pylist()
 
     def shard_numbers(self) -> np.ndarray:
         """For each clip the number of times the shard has changed up to it, int32 (clips,)."""
@@ -145,7 +146,8 @@ class ClipIndex:
             if (clips := file.metadata.num_rows) != self.clips:
                 raise DataError(f"{self.path} has {clips} clips and had {self.clips}: it was replaced during the run")
             for batch in file.iter_batches(GROUP_ROWS, columns=[name]):
-                start, end, chosen = first, first + len(batch), np.arange(len(batch))
+                start, end = first, first + len(batch)
+                chosen: np.ndarray = np.arange(len(batch))
                 if self.positions is not None:
                     start, end = np.searchsorted(self.positions, np.array([start, end], np.int32)).tolist()
                     chosen = self.positions[start:end] - np.int32(first)

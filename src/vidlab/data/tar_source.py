@@ -220,10 +220,10 @@ def _record(root: Path, shard: str, sample: Sample) -> dict[str, Any]:
 def _captions(root: Path, shard: str, sample: Sample, record: Mapping[str, Any]) -> Iterator[str]:
     """Captions without superfluous white space, from where they are first found."""
     listed = record.get("captions")
-    texts = listed if isinstance(listed, list) else _text(root, shard, sample, "txt").splitlines()
+    texts: list[Any] = listed if isinstance(listed, list) else _text(root, shard, sample, "txt").splitlines()
     if not any(str(text).strip() for text in texts):
         single = record.get("caption") or record.get("text") or ()
-        texts = single if isinstance(single, list) else [single] if isinstance(single, str) else ()
+        texts = single if isinstance(single, list) else [single] if isinstance(single, str) else []
     for text in texts:
         if isinstance(text, str) and text.strip():
             yield " ".join(text.split())
