@@ -40,6 +40,7 @@ ABSENT = {
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),
     "data/folder": (True, "data.path is not set: give a folder of videos"),
+    "data/shards": (True, "data.path is not set: give the folder of WebDataset shards"),
     "init/from_run": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/image_to_video": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/merge": (True, "init.temporal_run=last: no run of experiment 'vidlab' has a checkpoint yet"),

@@ -325,7 +325,7 @@ def test_world_size_of_the_trainer_and_of_the_command_line():
 GLOO = """
 import json, sys
 import torch.distributed as dist
-from vidlab.data.bucketed import plan_buckets
+from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.index import ClipIndex
 folder, rank, rule = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -365,8 +365,8 @@ def test_two_processes_share_the_steps(tmp_path):
 
 TEN_MILLION = """
 import time
-import numpy as np, pyarrow as pa, pyarrow.compute
-from vidlab.data.bucketed import plan_buckets
+import numpy as np
+from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.module import ClipDataModule
 def megabytes(name="VmRSS"):
@@ -374,14 +374,14 @@ def megabytes(name="VmRSS"):
 before, clips, random = megabytes(), 10_000_000, np.random.default_rng(0)
 kind = random.choice(np.arange(3, dtype=np.int8), clips, p=[0.8, 0.12, 0.08])
 frames = np.clip(24 * random.lognormal(1.3, 0.7, clips).astype(np.float32), 1, 720).astype(np.int32)
-names = [f"{number}.tar" for number in range(clips // 512 + 1)]
-shards = pa.DictionaryArray.from_arrays(np.arange(clips, dtype=np.int32) // 512, names)
 height, width = np.array([720, 1280, 480], np.int32)[kind], np.array([1280, 720, 640], np.int32)[kind]
 fps = np.full(clips, 24.0)
 class Index:
-    table = pa.table({"frames": frames, "height": height, "width": width, "fps": fps, "shard": shards})
+    columns = {"frames": frames, "height": height, "width": width, "fps": fps}
+    def numbers(self, name): return self.columns[name]
+    def shard_numbers(self): return np.arange(clips, dtype=np.int32) // 512
     def __len__(self): return clips
-del kind, frames, height, width, fps, shards
+del kind, frames, height, width, fps
 open("/proc/self/clear_refs", "w").write("5")
 start = time.perf_counter()
 rule = Bucketing(65536, temporal_stride=4, first_frame_alone=True, max_frames=93)

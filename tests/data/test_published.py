@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidlab.data.folder import split_by_key
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.panda import Panda, read_panda_csv
 from vidlab.data.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
+from vidlab.data.splits import split_by_key
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 
@@ -91,6 +91,7 @@ def test_panda_with_a_table(panda, tmp_path):
     assert [row.captions[0] for _, row in sorted(rows.items())] == ["a dog, running", "it's a cat", "a boat"]
     rows = opened(Panda(str(panda), min_score=0.43, **settings))
     assert sorted(row.captions[0] for row in rows.values()) == ["a boat", "a dog, running"]
+    assert sorted(row.scores["matching"] for row in rows.values()) == [0.5, 0.75]
 
 
 def test_webvid(tmp_path, caplog):
@@ -114,6 +115,7 @@ def test_openvid(tmp_path):
     assert len(opened(OpenVid(str(tmp_path), cache_dir=cache))) == 3
     rows = opened(OpenVid(str(tmp_path), cache_dir=cache, min_aesthetic=4.5))
     assert set(rows) == {"video/a.mp4", "video/c.mp4"}
+    assert rows["video/a.mp4"].scores == {"aesthetic": 5.0, "motion": 3.5, "temporal_consistency": 0.99}
 
 
 def test_ucf101(tmp_path):
@@ -135,12 +137,13 @@ def test_open_sora_plan(tmp_path):
     put(tmp_path, "one/a.mp4", "two/b.mp4")
     (tmp_path / "data.txt").write_text("one,one.json\ntwo,two.json\n")
     (tmp_path / "one.json").write_text(json.dumps([{"path": "a.mp4", "cap": ["short", "longer"], "num_frames": 9}]))
-    (tmp_path / "two.json").write_text(json.dumps([{"path": "b.mp4", "cap": "single", "fps": 8}]))
+    (tmp_path / "two.json").write_text(json.dumps([{"path": "b.mp4", "cap": "single", "fps": 8, "aes": 4.5}]))
     rows = opened(OpenSoraPlanList(str(tmp_path), cache_dir=str(tmp_path / "cache")))
     assert {key: row.captions for key, row in rows.items()} == {
         "one/a.mp4": ("short", "longer"),
         "two/b.mp4": ("single",),
     }
+    assert [rows[key].scores for key in ("one/a.mp4", "two/b.mp4")] == [{}, {"aesthetic": 4.5}]
     (tmp_path / "two.json").write_text(json.dumps([{"path": "b.mp4", "cap": "x", "crop": [0, 8, 0, 8]}]))
     with pytest.raises(DataError, match="item 0 has a crop"):
         opened(OpenSoraPlanList(str(tmp_path), cache_dir=str(tmp_path / "cache")))

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from vidlab.data.shards import MemberFile
 from vidlab.data.video import (
     VideoInfo,
+    _frame_times,
+    _list_packets,
     _open,
     _seek_and_decode,
     encode,
@@ -114,7 +117,36 @@ def test_far_frames_are_reached_by_seeking(tmp_path, name):
     write(path, numbered_frames(FRAMES), *FORMATS[name])
     with _open(path, "") as (container, stream):
         found = _seek_and_decode(container, stream, [60, 110])
-    assert found is not None and sorted(found) == [60, 110]
+    assert found is not None and sorted(found.places) == [60, 110]
+
+
+def test_evenly_spaced_frames_of_an_mp4_are_found_without_reading_packets(tmp_path, monkeypatch):
+    """The listed times are those that the packets have, B-frames and edit list included."""
+    path = tmp_path / "x264_b_frames.mp4"
+    write(path, numbered_frames(FRAMES), *FORMATS[path.name])
+    with _open(path, "") as (container, stream):
+        packets = _list_packets(container, stream)
+    whole = read_frames(path)
+    monkeypatch.setattr("vidlab.data.video._list_packets", None)
+    with _open(path, "") as (container, stream):
+        assert _frame_times(container, stream).tolist() == packets.times.tolist()
+    assert np.array_equal(read_frames(path, [110, 60]), whole[[110, 60]])
+
+
+def test_a_member_is_decoded_out_of_its_shard(tmp_path):
+    """Only part of the file is read, and what lies around it does not show."""
+    video = encode(np.random.default_rng(0).integers(0, 256, (100, 32, 48, 3), np.uint8), fps=8)
+    shard = tmp_path / "s.tar"
+    shard.write_bytes(b"x" * 777 + video + b"y" * 99)
+    member = MemberFile(shard, 777, len(video))
+    assert np.array_equal(read_frames(member, [90, 3], "clip"), read_frames(video, [90, 3])) and member.closed
+    with MemberFile(shard, 777, len(video)) as member:
+        assert member.read() == video and member.read(5) == b"" and member.seek(-4, 2) == len(video) - 4
+        assert member.read(100) == video[-4:]
+    with pytest.raises(CorruptClipError, match=r"s\.tar: cut off, 99 of 100 bytes"):
+        MemberFile(shard, 777 + len(video), 100)
+    with pytest.raises(CorruptClipError, match=r"gone\.tar: No such file"):
+        MemberFile(tmp_path / "gone.tar", 0, 1)
 
 
 def test_container_that_declares_no_count_is_counted(tmp_path):

@@ -206,16 +206,13 @@ class _Maker:
 
 
 def column(index: ClipIndex, name: str) -> np.ndarray:
-    """A column of numbers, without a copy where the index holds it in one piece."""
-    return index.table.column(name).to_numpy()
+    """A column of numbers."""
+    return index.numbers(name)
 
 
 def shard_numbers(index: ClipIndex) -> np.ndarray:
-    """A number per shard file, for each clip."""
-    import pyarrow.compute as pc
-
-    chunks = pc.dictionary_encode(index.table.column("shard")).chunks
-    return np.concatenate([np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in chunks)])
+    """A number per run of clips in one shard file, for each clip."""
+    return index.shard_numbers()
 
 
 def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.ndarray, dict[str, float]]:
@@ -226,17 +223,19 @@ def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.nd
     Raises:
         UserError: no clip has such a source, or there are more than 255.
     """
-    import pyarrow.compute as pc
-
     given = dict(sorted(weights.items(), key=lambda item: len(item[0])))
     groups = np.full(len(index), len(given), np.uint8)
     if len(given) > 255:
         raise UserError(f"data.bucketing.weights: {len(given)} sources, and 255 are possible")
-    sources = index.table.column("source")
-    for place, name in enumerate(given):
-        belongs = pc.or_(pc.equal(sources, name), pc.starts_with(sources, f"{name}/")).to_numpy()
-        if not belongs.any():
-            some = pc.unique(sources.slice(0, 1000)).to_pylist()[:5]
+    found: set[str] = set()
+    some: list[str] = []
+    for start, codes, names in index.texts("source"):
+        some = some or names[:5]
+        for place, name in enumerate(given):
+            belongs = np.array([source == name or source.startswith(f"{name}/") for source in names], bool)[codes]
+            groups[start : start + len(codes)][belongs] = place
+            found |= {name} if belongs.any() else set()
+    for name in given:
+        if name not in found:
             raise UserError(f"data.bucketing.weights.{name}: no clip has this source; some sources are {some}")
-        groups[belongs] = place
     return groups, {**{name: float(weight) for name, weight in given.items()}, "": 1.0}

@@ -1,26 +1,29 @@
 """Published data sets in the form they are distributed: an annotation file and videos, used where they are."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 
 from vidlab.assets import cache_folder
-from vidlab.data.folder import split_by_key
-from vidlab.data.index import ClipRow, write_index
+from vidlab.data.clip_row import ClipRow
+from vidlab.data.pool import in_processes
 from vidlab.data.source import prepare_once
+from vidlab.data.splits import GatheredRows
 from vidlab.data.video import probe
 from vidlab.errors import CorruptClipError, DataError, UserError
 
 log = logging.getLogger(__name__)
 LISTED = 5
 
+# Videos handed to the probing processes at a time.
+WAITING = 4096
+
 # Raise when the index of unchanged files would come out different.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class Entry:
         captions: one or more texts.
         source: the recording the clip was cut from; "" when it is its own.
         split: ``train`` or ``val``; "" leaves it to the clip's name.
+        scores: what the annotation says of the clip's quality, by name.
     """
 
     file: str
     captions: tuple[str, ...]
     source: str = ""
     split: str = ""
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -118,52 +123,62 @@ class Catalogue(ABC):
         return folder
 
     def _build(self, made: Path, folder: Path) -> None:
-        named = list(self.entries(folder))
-        present = [entry for entry in named if (folder / entry.file).is_file()]
-        if len(present) < len(named):
-            there = {entry.file for entry in present}
-            missing = [entry.file for entry in named if entry.file not in there]
+        counts, rejected = _Counts(), {}
+        with GatheredRows(made, self.val_fraction) as rows:
+            for entry, found in _probed(folder, counts.present(folder, self.entries(folder))):
+                if isinstance(found, str):
+                    rejected[entry.file] = found
+                elif not any(entry.captions):
+                    rejected[entry.file] = "no caption"
+                else:
+                    rows.add(found)
+            self._report(folder, counts, rejected)
+            if rows.count < 2:
+                raise DataError(
+                    f"data.path={folder}: {counts.named} videos are named, {counts.named - counts.absent} are there, "
+                    f"{rows.count} are usable, and 2 are needed (1 to train on, 1 held out). {self.advice()}"
+                )
+            log.info(
+                "data=%s: %d clips indexed, %d absent, %d unusable",
+                self.name, rows.count, counts.absent, len(rejected),
+            )  # fmt: skip
+            metadata = {"named": counts.named, "absent": counts.absent, "rejected": rejected}
+            rows.write_index(metadata, root=folder)
+
+    def _report(self, folder: Path, counts: "_Counts", rejected: Mapping[str, str]) -> None:
+        if counts.absent:
             log.warning(
                 "data=%s: %d of the %d videos named are not in %s and are left out, first %s",
-                self.name, len(missing), len(named), folder, ", ".join(missing[:LISTED]),
+                self.name, counts.absent, counts.named, folder, ", ".join(counts.first_absent),
             )  # fmt: skip
-        rows, rejected = [], {}
-        for entry, found in zip(present, _probed(folder, present), strict=True):
-            if isinstance(found, str):
-                rejected[entry.file] = found
-            elif not any(entry.captions):
-                rejected[entry.file] = "no caption"
-            else:
-                rows.append(found)
-        for file, reason in list(rejected.items())[:LISTED]:
+        for file, reason in islice(rejected.items(), LISTED):
             log.warning("data=%s: %s left out: %s", self.name, file, reason)
-        if len(rows) < 2:
-            raise DataError(
-                f"data.path={folder}: {len(named)} videos are named, {len(present)} are there, {len(rows)} are usable, "
-                f"and 2 are needed (1 to train on, 1 held out). {self.advice()}"
-            )
-        log.info(
-            "data=%s: %d clips indexed, %d absent, %d unusable",
-            self.name,
-            len(rows),
-            len(named) - len(present),
-            len(rejected),
-        )
-        metadata = {"named": len(named), "absent": len(named) - len(present), "rejected": rejected}
-        write_index(made, _with_splits(rows, self.val_fraction), metadata, root=folder)
 
 
-def _probed(folder: Path, entries: Sequence[Entry]) -> Iterator[ClipRow | str]:
-    """A row, or why there is none, for each entry in order."""
-    from rich.progress import track
+class _Counts:
+    """Videos that an annotation names, and those of them that are not there."""
 
-    jobs = [(folder, entry) for entry in entries]
-    workers = min(os.cpu_count() or 1, 16)
-    if len(jobs) < 64 or workers == 1:
-        yield from track(map(_probe, jobs), "Reading videos", len(jobs), transient=True)
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from track(pool.map(_probe, jobs, chunksize=32), "Reading videos", len(jobs), transient=True)
+    def __init__(self) -> None:
+        self.named = self.absent = 0
+        self.first_absent: list[str] = []
+
+    def present(self, folder: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The entries whose video is there."""
+        for entry in entries:
+            self.named += 1
+            if (folder / entry.file).is_file():
+                yield entry
+                continue
+            self.absent += 1
+            if len(self.first_absent) < LISTED:
+                self.first_absent.append(entry.file)
+
+
+def _probed(folder: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ClipRow | str]]:
+    """Each entry in order, with its row or why there is none."""
+    jobs = ((folder, entry) for entry in entries)
+    for (_, entry), found in in_processes(_probe, jobs, "Reading videos", at_once=WAITING, few=64):
+        yield entry, found
 
 
 def _probe(job: tuple[Path, Entry]) -> ClipRow | str:
@@ -182,12 +197,6 @@ def _probe(job: tuple[Path, Entry]) -> ClipRow | str:
         split=entry.split,
         source=entry.source or entry.file,
         factors=None,
+        scores=entry.scores,
         **asdict(info),
     )
-
-
-def _with_splits(rows: list[ClipRow], val_fraction: float) -> list[ClipRow]:
-    """The data set's own split where it has one; else clips of one recording go to one side."""
-    if all(row.split for row in rows):
-        return rows
-    return split_by_key(rows, val_fraction)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vidlab.clip import ClipBatch
 from vidlab.data.buckets import Bucketing
@@ -21,7 +21,7 @@ from vidlab.data.cache import CachedClip, ClipCache, stack_encoded
 from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
-from vidlab.data.shards import read_member
+from vidlab.data.shards import open_member, read_member
 from vidlab.data.video import read_frames, to_pixels
 from vidlab.data.workers import death_of_a_worker, outlive_sigterm
 from vidlab.errors import CorruptClipError, DataError
@@ -238,10 +238,11 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
-        data = read_member(self.index.root, row.shard, row.offset, row.size, row.key)
+        place = (self.index.root, row.shard, row.offset, row.size, row.key)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            return scale_to_cover(_checked(read_frames(data, wanted, row.key), row), view.height, view.width)
-        whole = scale_to_cover(_checked(read_frames(data, None, row.key), row), view.height, view.width)
+            frames = _checked(read_frames(open_member(*place), wanted, row.key), row)
+            return scale_to_cover(frames, view.height, view.width)
+        whole = scale_to_cover(_checked(read_frames(read_member(*place), None, row.key), row), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:
@@ -263,7 +264,8 @@ def _contents(contents: Sequence[np.ndarray | CachedClip]) -> dict[str, Any]:
     encoded = [content for content in contents if isinstance(content, CachedClip)]
     if encoded:
         return {"pixels": None, "encoded": stack_encoded(encoded)}
-    return {"pixels": torch.stack([to_pixels(content) for content in contents if isinstance(content, np.ndarray)])}
+    # in a worker this makes the batch in shared memory, where torch.stack would have it copied there
+    return {"pixels": default_collate([to_pixels(content) for content in contents if isinstance(content, np.ndarray)])}
 
 
 def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:

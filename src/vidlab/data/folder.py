@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.assets import cache_folder
-from vidlab.data.index import ClipRow, write_index
+from vidlab.data.clip_row import ClipRow
 from vidlab.data.source import prepare_once
+from vidlab.data.splits import GatheredRows
 from vidlab.data.video import probe
 from vidlab.errors import CorruptClipError, DataError, UserError
-from vidlab.randomness import seed_of
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -105,25 +105,25 @@ class FolderSource:
         from rich.progress import track
 
         captions = gather_captions(folder, videos, table)
-        rows: list[ClipRow] = []
         rejected: dict[str, str] = {}
         captioned = [video for video in videos if captions.get(video)]
-        for video in track(captioned, description=f"Reading {folder.name}", transient=True):
-            key = video.relative_to(folder).as_posix()
-            try:
-                rows.append(_row(key, video, captions[video]))
-            except CorruptClipError as error:
-                rejected[key] = str(error).removeprefix(f"{key}: ")
-        for key, reason in list(rejected.items())[:10]:
-            rank_zero_warn(f"data.path={folder}: {key} left out: {reason}")
         without = len(videos) - len(captioned)
-        if without:
-            rank_zero_warn(f"data.path={folder}: {without} of {len(videos)} videos have no caption: left out")
-        if len(rows) < 2:
-            raise DataError(_too_few(folder, rows, rejected, without))
-        rank_zero_info(f"data.path={folder}: {len(rows)} clips indexed, {len(rejected)} unreadable")
-        metadata = {"videos": len(videos), "without_caption": without, "rejected": rejected}
-        write_index(made, split_by_key(rows, self.val_fraction), metadata, root=folder)
+        with GatheredRows(made, self.val_fraction) as rows:
+            for video in track(captioned, description=f"Reading {folder.name}", transient=True):
+                key = video.relative_to(folder).as_posix()
+                try:
+                    rows.add(_row(key, video, captions[video]))
+                except CorruptClipError as error:
+                    rejected[key] = str(error).removeprefix(f"{key}: ")
+            for key, reason in list(rejected.items())[:10]:
+                rank_zero_warn(f"data.path={folder}: {key} left out: {reason}")
+            if without:
+                rank_zero_warn(f"data.path={folder}: {without} of {len(videos)} videos have no caption: left out")
+            if rows.count < 2:
+                raise DataError(_too_few(folder, rows.first, rejected, without))
+            rank_zero_info(f"data.path={folder}: {rows.count} clips indexed, {len(rejected)} unreadable")
+            metadata = {"videos": len(videos), "without_caption": without, "rejected": rejected}
+            rows.write_index(metadata, root=folder)
 
 
 def find_videos(folder: Path) -> list[Path]:
@@ -231,35 +231,21 @@ def _row(key: str, video: Path, captions: list[str]) -> ClipRow:
         offset=0,
         size=video.stat().st_size,
         captions=tuple(captions),
-        split="train",
+        split="",
         source=key,
         factors=None,
         **asdict(probe(video, key)),
     )
 
 
-def split_by_key(rows: list[ClipRow], val_fraction: float) -> list[ClipRow]:
-    """Hold out the recordings whose name hashes below ``val_fraction``; at least one, and never all.
-
-    All clips of one recording go to one side, unless there is only one recording.
-    """
-    several = len({row.source for row in rows}) > 1
-    names = [row.source if several else row.key for row in rows]
-    place = {name: seed_of("val", name) / 2**63 for name in names}
-    ordered = sorted(place, key=lambda name: place[name])
-    count = sum(value < val_fraction for value in place.values())
-    held_out = set(ordered[: min(max(count, 1), len(place) - 1)])
-    return [replace(row, split="val" if name in held_out else "train") for row, name in zip(rows, names, strict=True)]
-
-
-def _too_few(folder: Path, rows: list[ClipRow], rejected: Mapping[str, str], without: int) -> str:
+def _too_few(folder: Path, only: ClipRow | None, rejected: Mapping[str, str], without: int) -> str:
     """What to tell someone whose folder holds fewer than two usable clips."""
     start = f"data.path={folder}: "
-    if not rows and not rejected:
+    if only is None and not rejected:
         return start + (
             f"none of the {without} videos has a caption; put it into clip.txt beside clip.mp4, or into a "
             "table (.csv or .parquet) at the top of the folder with the columns file and caption"
         )
     bad = "".join(f"; {key}: {reason}" for key, reason in list(rejected.items())[:3])
-    count = "no video is" if not rows else f"only {rows[0].key} is"
+    count = "no video is" if only is None else f"only {only.key} is"
     return f"{start}{count} usable, and 2 are needed (1 to train on, 1 held out). No caption: {without}{bad}"

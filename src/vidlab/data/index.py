@@ -1,191 +1,210 @@
-"""The index of a data set: one Parquet row per clip, naming where its bytes are and what it shows."""
+"""The index of a data set: one Parquet row per clip, naming where its bytes are and what it shows.
+
+Opening it reads its header alone. Columns of numbers are read when they are asked for, single rows one by one from a
+file of rows beside the Parquet file (``row_store``), so captions are never held in memory.
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import logging
+import os
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from vidlab.clip import Factors, ObjectFactors
+import numpy as np
+from filelock import FileLock
+
+from vidlab.assets import cache_folder
+from vidlab.data.clip_row import COLUMNS, INDEX_NAME, ClipRow, factors_from_json, factors_to_json, schema
+from vidlab.data.index_writer import GROUP_ROWS, IndexWriter, rows_name, write_index
+from vidlab.data.row_store import RowStore, RowStoreWriter
 from vidlab.errors import DataError
 
-INDEX_NAME = "index.parquet"
-COLUMNS = (
-    *("key", "shard", "offset", "size", "frames", "height", "width"),
-    *("fps", "duration", "captions", "split", "source", "factors"),
-)
-# Where the bytes lie is left out of the hash: packing the same clips differently changes nothing in training.
-HASHED_COLUMNS = tuple(column for column in COLUMNS if column not in ("shard", "offset"))
+__all__ = [
+    "COLUMNS",
+    "INDEX_NAME",
+    "ClipIndex",
+    "ClipRow",
+    "IndexWriter",
+    "factors_from_json",
+    "factors_to_json",
+    "write_index",
+]
 
-
-@dataclass(frozen=True)
-class ClipRow:
-    """One clip of an index.
-
-    Args:
-        key: unique name of the clip.
-        shard: file that holds the clip's bytes, relative to ``ClipIndex.root``.
-        offset: first byte of the clip in the shard.
-        size: bytes of the clip.
-        frames: frames of the video.
-        height: pixels.
-        width: pixels.
-        fps: frames per second.
-        duration: seconds.
-        captions: one or more texts.
-        split: ``train``, ``val`` or ``test``.
-        source: the recording a clip was cut from; empty when the clip is its own.
-        factors: true factors of a rendered clip, otherwise None.
-    """
-
-    key: str
-    shard: str
-    offset: int
-    size: int
-    frames: int
-    height: int
-    width: int
-    fps: float
-    duration: float
-    captions: tuple[str, ...]
-    split: str
-    source: str
-    factors: Factors | None
+log = logging.getLogger(__name__)
 
 
 class ClipIndex:
-    """The rows of an index, held as one Arrow table, so that data-loader workers share its memory.
+    """The clips of an index, or some of them.
+
+    It holds 4 bytes per selected clip, nothing where all are; it may be sent to worker processes.
 
     Args:
-        table: a pyarrow table with the columns named in ``COLUMNS``.
+        path: the Parquet file.
+        rows: the same clips, found by number.
         root: the folder that shard names are relative to.
         metadata: what the writer of the data set recorded about it.
         hash: identity of the whole data set, kept by selections.
+        clips: rows of the Parquet file.
+        positions: int32 (selected,): the rows selected, in order; None is all.
     """
 
-    def __init__(self, table: Any, root: Path, metadata: Mapping[str, Any], hash: str) -> None:
-        self.table = table.combine_chunks()
+    def __init__(
+        self,
+        path: Path,
+        rows: RowStore,
+        root: Path,
+        metadata: Mapping[str, Any],
+        hash: str,
+        clips: int,
+        positions: np.ndarray | None = None,
+    ) -> None:
+        self.path = path
+        self.rows = rows
         self.root = root
         self.metadata = metadata
         self.hash = hash
+        self.clips = clips
+        self.positions = positions
 
     @classmethod
     def open(cls, folder: Path | str) -> "ClipIndex":
-        """Read ``folder/index.parquet``.
+        """Open ``folder/index.parquet``. Its hash is the one that was stored when it was written.
+
+        An index written elsewhere or by an older version has no file of rows: that is made once, in the folder or,
+        where that cannot be written to, in the vidlab cache.
 
         Raises:
             DataError: when there is none, or it is not an index of clips.
         """
-        import pyarrow.parquet as pq
-
         path = Path(folder) / INDEX_NAME
         if not path.is_file():
             raise DataError(f"{path} does not exist: {folder} is not a finished data set; make it again")
-        try:
-            table = pq.read_table(path)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error}); delete it and make the data set again") from error
-        header = json.loads((table.schema.metadata or {}).get(b"vidlab", b"null"))
-        missing = [column for column in COLUMNS if column not in table.column_names]
+        with _parquet(path) as file:
+            header = json.loads((file.metadata.metadata or {}).get(b"vidlab", b"null"))
+            present, clips = file.schema_arrow.names, file.metadata.num_rows
+        missing = [column for column in COLUMNS if column not in present]
         if missing or header is None:
             raise DataError(f"{path} is not an index of clips: it lacks {missing or 'its header'}")
-        return cls(table, Path(header["root"] or folder), header["metadata"], header["hash"])
+        rows = _row_store(path, header.get("rows"))
+        return cls(path, rows, Path(header["root"] or folder), header["metadata"], header["hash"], clips)
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return self.clips if self.positions is None else len(self.positions)
 
     def row(self, position: int) -> ClipRow:
-        """The clip at ``position``, from 0."""
+        """The clip at ``position``, from 0; read from disk."""
         if not 0 <= position < len(self):
             raise IndexError(f"clip {position} of {len(self)}")
-        values = {name: self.table.column(name)[position].as_py() for name in COLUMNS}
-        values["captions"] = tuple(values["captions"])
-        values["factors"] = factors_from_json(values["factors"])
-        return ClipRow(**values)
+        return self.rows.row(position if self.positions is None else int(self.positions[position]))
 
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
-        return list(self.table.column(name).to_pylist())
+        return [value for _, values, chosen in self._parts(name) for value in values.take(chosen).to_pylist()]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers, int or float (clips,); read from disk."""
+        values = np.empty(len(self), str(schema().field(name).type).replace("double", "float64"))
+        for start, part, chosen in self._parts(name):
+            # pyarrow's to_numpy imports pandas first
+            values[start : start + len(chosen)] = np.from_dlpack(part)[chosen]
+        return values
+
+    def texts(self, name: str) -> Iterator[tuple[int, np.ndarray, list[str]]]:
+        """A column of texts in parts: the position of a part's first clip, int codes (clips,), and the text of each."""
+        for start, part, chosen in self._parts(name, read_dictionary=[name]):
+            yield start, np.from_dlpack(part.indices)[chosen], part.dictionary.to_pylist()
+
+    def shard_numbers(self) -> np.ndarray:
+        """For each clip the number of times the shard has changed up to it, int32 (clips,)."""
+        changed, before = np.zeros(len(self), np.int32), None
+        for start, codes, names in self.texts("shard"):
+            if len(codes):
+                changed[start] = before not in (None, names[codes[0]])
+                changed[start + 1 : start + len(codes)] = np.diff(codes) != 0
+                before = names[codes[-1]]
+        return np.cumsum(changed, dtype=np.int32, out=changed)
 
     def select(self, split: str | None = None, min_frames: int = 0) -> "ClipIndex":
         """The clips of one split with at least ``min_frames`` frames, in the same order."""
-        import pyarrow.compute as pc
-
-        keep = pc.greater_equal(self.table.column("frames"), min_frames)
+        keep = np.ones(len(self), bool)
+        if min_frames > 0:
+            keep = self.numbers("frames") >= min_frames
         if split is not None:
-            keep = pc.and_(keep, pc.equal(self.table.column("split"), split))
-        return ClipIndex(self.table.filter(keep), self.root, self.metadata, self.hash)
+            for start, codes, names in self.texts("split"):
+                keep[start : start + len(codes)] &= np.array([name == split for name in names], bool)[codes]
+        if keep.all():
+            return self
+        positions = _positions(keep) if self.positions is None else self.positions[keep]
+        return ClipIndex(self.path, self.rows, self.root, self.metadata, self.hash, self.clips, positions)
+
+    def _parts(self, name: str, **options: Any) -> Iterator[tuple[int, Any, np.ndarray]]:
+        """A column in parts: the position of a part's first clip, a pyarrow array, and the selected places in it."""
+        first = 0
+        with _parquet(self.path, **options) as file:
+            if (clips := file.metadata.num_rows) != self.clips:
+                raise DataError(f"{self.path} has {clips} clips and had {self.clips}: it was replaced during the run")
+            for batch in file.iter_batches(GROUP_ROWS, columns=[name]):
+                start, end = first, first + len(batch)
+                chosen: np.ndarray = np.arange(len(batch))
+                if self.positions is not None:
+                    start, end = np.searchsorted(self.positions, np.array([start, end], np.int32)).tolist()
+                    chosen = self.positions[start:end] - np.int32(first)
+                yield start, batch.column(0), chosen
+                first += len(batch)
 
 
-def write_index(folder: Path, rows: list[ClipRow], metadata: Mapping[str, Any], root: Path | None = None) -> None:
-    """Write ``folder/index.parquet`` in one step: it is either complete or absent.
+def _positions(keep: np.ndarray) -> np.ndarray:
+    """``flatnonzero`` as int32, in parts: numpy's own takes 8 bytes per clip."""
+    found = np.empty(np.count_nonzero(keep), np.int32)
+    end = 0
+    for start in range(0, len(keep), GROUP_ROWS):
+        part = np.flatnonzero(keep[start : start + GROUP_ROWS])
+        found[end : end + len(part)] = part + start
+        end += len(part)
+    return found
 
-    Args:
-        folder: the data set's folder; it must exist.
-        rows: the clips, in order.
-        metadata: what to record about the data set; JSON values.
-        root: the folder that shard names are relative to, when it is not ``folder`` itself.
 
-    Raises:
-        DataError: when two clips have one key.
-    """
-    import pyarrow as pa
+def _parquet(path: Path, **options: Any) -> Any:
     import pyarrow.parquet as pq
 
-    seen: set[str] = set()
-    for row in rows:
-        if row.key in seen:
-            raise DataError(f"two clips have the key {row.key!r}; keys must be unique within a data set")
-        seen.add(row.key)
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in rows] for name in COLUMNS}
-    columns["captions"] = [list(captions) for captions in columns["captions"]]
-    columns["factors"] = [factors_to_json(factors) for factors in columns["factors"]]
-    header = {
-        "root": None if root is None else str(root.resolve()),
-        "metadata": dict(metadata),
-        "hash": _hash(columns, metadata),
-    }
-    table = pa.table(columns, schema=_schema()).replace_schema_metadata({"vidlab": json.dumps(header)})
-    unfinished = folder / f"{INDEX_NAME}.tmp"
-    pq.write_table(table, unfinished)
-    unfinished.replace(folder / INDEX_NAME)
+    try:
+        return pq.ParquetFile(path, **options)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete it and make the data set again") from error
 
 
-def factors_to_json(factors: Factors | None) -> str | None:
-    """Factors as the JSON text an index stores."""
-    return None if factors is None else json.dumps(asdict(factors), sort_keys=True, separators=(",", ":"))
+def _row_store(path: Path, identity: str | None) -> RowStore:
+    """The file of rows of the Parquet file; made when it is not there."""
+    if identity is None:
+        state = path.stat()
+        identity = blake2b(f"{path} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+    places = [path.parent / rows_name(identity), cache_folder() / "rows" / rows_name(identity)]
+    for place in places:
+        if place.is_file():
+            return _opened(place)
+    place = places[0] if os.access(path.parent, os.W_OK) else places[1]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{place}.lock"):
+        if not place.is_file():
+            log.info("%s has no file of rows: making %s", path, place)
+            _make_rows(path, place)
+    return _opened(place)
 
 
-def factors_from_json(text: str | None) -> Factors | None:
-    """Factors from the JSON text of an index."""
-    if text is None:
-        return None
-    values = json.loads(text)
-    objects = tuple(ObjectFactors(**{k: _as_tuple(v) for k, v in one.items()}) for one in values.pop("objects"))
-    return Factors(objects=objects, **{name: _as_tuple(value) for name, value in values.items()})
+def _opened(place: Path) -> RowStore:
+    try:
+        return RowStore(place)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place} cannot be read ({error}); delete it, and it is made again") from error
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _hash(columns: Mapping[str, list[Any]], metadata: Mapping[str, Any]) -> str:
-    """128 bits over every row's hashed columns and the metadata."""
-    digest = blake2b(json.dumps(dict(metadata), sort_keys=True).encode(), digest_size=16)
-    for row in zip(*(columns[name] for name in HASHED_COLUMNS), strict=True):
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()
-
-
-def _schema() -> Any:
+def _make_rows(path: Path, place: Path) -> None:
     import pyarrow as pa
 
-    kinds = {
-        **dict.fromkeys(("key", "shard", "split", "source", "factors"), pa.string()),
-        **dict.fromkeys(("offset", "size"), pa.int64()),
-        **dict.fromkeys(("frames", "height", "width"), pa.int32()),
-        **dict.fromkeys(("fps", "duration"), pa.float64()),
-        "captions": pa.list_(pa.string()),
-    }
-    return pa.schema([(name, kinds[name]) for name in COLUMNS])
+    unfinished = place.with_suffix(".tmp")
+    with _parquet(path) as file, RowStoreWriter(unfinished) as store:
+        for batch in file.iter_batches(GROUP_ROWS):
+            store.write(pa.Table.from_batches([batch]))
+    unfinished.replace(place)

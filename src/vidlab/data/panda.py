@@ -19,14 +19,14 @@ CLIP = re.compile(r"(?P<video>.+)_(?P<clip>\d+)$")
 
 @dataclass(frozen=True)
 class PandaClip:
-    """One clip of a row of Panda's table."""
+    """One clip of a row of Panda's table; ``score`` is that of caption and clip, None where the table has none."""
 
     video_id: str
     number: int
     start: float
     end: float
     caption: str
-    score: float
+    score: float | None
 
 
 def read_panda_csv(path: Path) -> Iterator[PandaClip]:
@@ -54,12 +54,13 @@ def read_panda_csv(path: Path) -> Iterator[PandaClip]:
 def _clips(row: Mapping[str, str], place: str) -> Iterator[PandaClip]:
     times, captions = (_literal(row[name], f"{place}, {name}") for name in ("timestamp", "caption"))
     scores = _literal(row["matching_score"], f"{place}, matching_score") if row.get("matching_score") else []
-    scores = scores or [1.0] * len(captions)
+    scores = scores or [None] * len(captions)
     if not len(times) == len(captions) == len(scores):
         raise DataError(f"{place}: {len(times)} timestamps, {len(captions)} captions, {len(scores)} scores")
     for number, (span, caption, score) in enumerate(zip(times, captions, scores, strict=True)):
         start, end = (_seconds(time, place) for time in span)
-        yield PandaClip(row["videoID"], number, start, end, " ".join(str(caption).split()), float(score))
+        text, matching = " ".join(str(caption).split()), None if score is None else float(score)
+        yield PandaClip(row["videoID"], number, start, end, text, matching)
 
 
 def _literal(cell: str, place: str) -> list[Any]:
@@ -125,7 +126,8 @@ class Panda(Catalogue):
             clip = wanted.get((_video_id(video), int(parts["clip"]) if parts else 0))
             if clip is not None:
                 found += 1
-                yield Entry(file, (clip.caption,), clip.video_id)
+                scores = {} if clip.score is None else {"matching": clip.score}
+                yield Entry(file, (clip.caption,), clip.video_id, scores=scores)
         if wanted and not found:
             raise UserError(
                 f"data.source.annotation={self.annotation} names none of the clips in {folder}. {self.advice()}"
@@ -135,7 +137,10 @@ class Panda(Catalogue):
         if not self.annotation:
             return None
         clips = read_panda_csv(self.find(folder, []))
-        return {(clip.video_id, clip.number): clip for clip in clips if clip.score >= self.min_score}
+        return {(clip.video_id, clip.number): clip for clip in clips if self._matches(clip)}
+
+    def _matches(self, clip: PandaClip) -> bool:
+        return clip.score is None or clip.score >= self.min_score
 
 
 def _video_id(video: Path) -> str:

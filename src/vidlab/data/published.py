@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,13 @@ from typing import Any
 
 from vidlab.data.catalogue import Catalogue, Entry
 from vidlab.errors import DataError
+
+OPENVID_SCORES = {
+    "aesthetic score": "aesthetic",
+    "motion score": "motion",
+    "temporal consistency score": "temporal_consistency",
+}
+OPEN_SORA_PLAN_SCORES = {"aes": "aesthetic", "aesthetic": "aesthetic"}
 
 
 def read_table(path: Path, columns: Iterable[str]) -> Iterator[Mapping[str, str]]:
@@ -79,11 +87,30 @@ class OpenVid(Catalogue):
             if _at_least(row, "aesthetic score", self.min_aesthetic) and _at_least(
                 row, "motion score", self.min_motion
             ):
-                yield Entry(f"{self.videos}/{row['video']}", (" ".join(row["caption"].split()),))
+                captions = (" ".join(row["caption"].split()),)
+                yield Entry(f"{self.videos}/{row['video']}", captions, scores=scores_of(row, OPENVID_SCORES))
+
+
+def scores_of(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    """The scores of a record that are finite numbers, by the names they have here.
+
+    Args:
+        record: a row of a table, or an item of a JSON list.
+        names: the name here of each name there.
+    """
+    scores = {}
+    for there, here in names.items():
+        try:
+            score = float(record.get(there) or "nan")
+        except (TypeError, ValueError):
+            continue
+        if math.isfinite(score):
+            scores[here] = score
+    return scores
 
 
 def _at_least(row: Mapping[str, str], column: str, least: float | None) -> bool:
-    return least is None or float(row.get(column) or "nan") >= least
+    return least is None or scores_of(row, {column: ""}).get("", -math.inf) >= least
 
 
 @dataclass(frozen=True)
@@ -129,7 +156,8 @@ def _group(clip: str) -> str:
 class OpenSoraPlanList(Catalogue):
     """Open-Sora Plan's lists: data.txt with lines ``root,annotation.json``, or one JSON list.
 
-    An item has ``path`` relative to its root and ``cap``, a text or a list of texts. A crop (``crop``) is refused: it
+    An item has ``path`` relative to its root and ``cap``, a text or a list of texts, and may have an aesthetic score,
+    ``aesthetic`` or ``aes``. A crop (``crop``) is refused: it
     would have to be made while decoding.
     """
 
@@ -178,4 +206,4 @@ def _item_entry(item: Any, root: Path, folder: Path, place: str) -> Entry:
     captions = tuple(" ".join(str(text).split()) for text in texts)
     path = root / item["path"]
     file = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-    return Entry(file, captions)
+    return Entry(file, captions, scores=scores_of(item, OPEN_SORA_PLAN_SCORES))

@@ -4,6 +4,7 @@
 of each clip, so the shards can be read by any WebDataset loader as well.
 """
 
+import io
 import json
 import os
 import tarfile
@@ -14,7 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from vidlab.clip import Factors
-from vidlab.data.index import INDEX_NAME, ClipRow, write_index
+from vidlab.data.clip_row import INDEX_NAME, ClipRow
+from vidlab.data.index_writer import IndexWriter
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 
@@ -23,6 +25,9 @@ HEADER, LONGEST_NAME = tarfile.BLOCKSIZE, 100
 MISMATCH = "shard and index do not belong together"
 
 SPLITS = ("train", "val", "test")
+
+# Bytes of a clip that are read at once even where a few frames of it are wanted.
+READ_WHOLE = 1 << 20
 
 
 class ShardWriter:
@@ -47,8 +52,8 @@ class ShardWriter:
         self.folder = Path(folder)
         self.clips_per_shard = clips_per_shard
         self.metadata = dict(metadata or {})
-        self._rows: list[ClipRow] = []
-        self._shard_start = 0
+        self._rows: list[ClipRow] = []  # of the shard that is being written
+        self._shards = 0
         self._keys: set[str] = set()
         self._tar: Any = None
         self._stream: Any = None
@@ -59,6 +64,7 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob("[0-9]*.tar"):
             leftover.unlink()
+        self._index = IndexWriter(self.folder, self.metadata).__enter__()
         return self
 
     def __exit__(
@@ -66,10 +72,10 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self._close_shard()
-            write_index(self.folder, self._rows, self.metadata)
         elif self._tar is not None:
             self._tar.close()
             self._stream.close()
+        self._index.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -80,6 +86,7 @@ class ShardWriter:
         split: str = "train",
         source: str = "",
         factors: Factors | None = None,
+        scores: Mapping[str, float] | None = None,
     ) -> None:
         """Add one clip; see ``ClipRow`` for the fields. A ``.`` would end the key in a tar file."""
         self._check(key, captions, split)
@@ -88,6 +95,7 @@ class ShardWriter:
         captions = tuple(captions)
         record = {"captions": captions, "split": split, "source": source, **asdict(info)}
         record["factors"] = None if factors is None else asdict(factors)
+        record |= {"scores": dict(scores)} if scores else {}
         text = json.dumps(record, sort_keys=True)
         self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
         self._keys.add(key)
@@ -102,10 +110,11 @@ class ShardWriter:
                 split=split,
                 source=source,
                 factors=factors,
+                scores=dict(scores or {}),
                 **asdict(info),
             )
         )
-        if len(self._rows) - self._shard_start >= self.clips_per_shard:
+        if len(self._rows) >= self.clips_per_shard:
             self._close_shard()
 
     def _check(self, key: str, captions: Sequence[str], split: str) -> None:
@@ -117,7 +126,7 @@ class ShardWriter:
             raise DataError(f"clip {key} has no caption, or an empty one")
 
     def _shard_name(self) -> str:
-        return f"{self._shard_start // self.clips_per_shard:06d}.tar"
+        return f"{self._shards:06d}.tar"
 
     def _open_shard(self) -> None:
         from webdataset.writer import TarWriter
@@ -134,10 +143,10 @@ class ShardWriter:
         self._tar = self._stream = None
         with tarfile.open(self.folder / self._rows[-1].shard) as tar:
             offsets = {member.name: member.offset_data for member in tar.getmembers()}
-        for place in range(self._shard_start, len(self._rows)):
-            row = self._rows[place]
-            self._rows[place] = replace(row, offset=offsets[f"{row.key}.mp4"])
-        self._shard_start = len(self._rows)
+        for row in self._rows:
+            self._index.add(replace(row, offset=offsets[f"{row.key}.mp4"]))
+        self._rows = []
+        self._shards += 1
 
 
 def read_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes:
@@ -183,3 +192,76 @@ def _check_header(header: bytes, size: int, key: str, path: Path) -> None:
             f"{path}: the index says {size} bytes here, and the shard has {member.name} of {member.size} bytes; "
             f"{MISMATCH}"
         )
+
+
+class MemberFile(io.RawIOBase):
+    """A part of a file that looks like a whole one to a decoder, read where it is asked for.
+
+    Args:
+        path: the file.
+        offset: first byte of the part.
+        size: bytes of the part.
+
+    Raises:
+        CorruptClipError: when the file is missing, unreadable or ends before the part does.
+    """
+
+    def __init__(self, path: Path, offset: int, size: int) -> None:
+        super().__init__()
+        self.offset, self.size, self._place = offset, size, 0
+        try:
+            self._handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise CorruptClipError(f"{path}: {error.strerror}") from error
+        there = os.fstat(self._handle).st_size - offset
+        if there < size:
+            self.close()
+            raise CorruptClipError(f"{path}: cut off, {max(there, 0)} of {size} bytes at offset {offset}")
+
+    def read(self, count: int | None = -1) -> bytes:
+        """At most ``count`` bytes; fewer at the end alone."""
+        left = self.size - self._place
+        wanted = left if count is None or count < 0 else min(count, left)
+        data = os.pread(self._handle, wanted, self.offset + self._place) if wanted > 0 else b""
+        self._place += len(data)
+        return data
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place counted from the part's start, the present place or its end."""
+        self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence])
+        return self._place
+
+    def tell(self) -> int:
+        """The present place."""
+        return self._place
+
+    def close(self) -> None:
+        """Close the file; more than once does no harm."""
+        if not self.closed:
+            os.close(self._handle)
+        super().close()
+
+
+def open_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes | MemberFile:
+    """One clip to decode some frames of: its bytes, or where it is long a file that reads what the decoder asks for.
+
+    Args:
+        folder, shard, offset, size, key: as for ``read_member``.
+
+    Raises:
+        CorruptClipError: as ``read_member``.
+    """
+    if size <= READ_WHOLE:
+        return read_member(folder, shard, offset, size, key)
+    path = Path(folder) / shard
+    if key is not None and shard.endswith(".tar") and offset >= HEADER:
+        _check_header(read_member(folder, shard, offset - HEADER, HEADER), size, key, path)
+    return MemberFile(path, offset, size)

@@ -7,7 +7,7 @@ file: data-loader workers bring the parallelism, and threads only cost time on s
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,9 @@ from vidlab.errors import CorruptClipError
 
 # Decoding a few dozen frames is cheaper than listing every packet of the file in order to seek.
 SEEK_DISTANCE = 48
+
+# Frames that room is made for at once; a file may declare any number.
+MOST_EXPECTED = 256
 
 # Files that name other files or addresses (playlists) must not make the reader open those.
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
@@ -96,7 +99,9 @@ def probe(source: Path | bytes, name: str = "") -> VideoInfo:
         return VideoInfo(packets.shown, height, width, fps, packets.shown / fps)
 
 
-def read_frames(source: Path | bytes, indices: Sequence[int] | None = None, name: str = "") -> np.ndarray:
+def read_frames(
+    source: Path | bytes | io.RawIOBase, indices: Sequence[int] | None = None, name: str = ""
+) -> np.ndarray:
     """Decode frames as uint8 (T, H, W, 3) RGB, in the order of ``indices``; None means every frame.
 
     Far frames are reached by seeking to the key frame before them. A file whose packets carry no usable times
@@ -104,7 +109,7 @@ def read_frames(source: Path | bytes, indices: Sequence[int] | None = None, name
     upright 8-bit RGB. Non-square pixels are not stretched.
 
     Args:
-        source: a file, or the bytes of one.
+        source: a file by path or open at its start, which is closed, or the bytes of one.
         indices: frame numbers, in any order, repeats allowed.
         name: what to call the clip in errors; a path names itself.
 
@@ -116,18 +121,18 @@ def read_frames(source: Path | bytes, indices: Sequence[int] | None = None, name
         raise ValueError(f"indices must be non-empty and not negative, got {indices!r}")
     with _open(source, name) as (container, stream):
         if wanted is None:
-            frames = list(_decode(container, stream, None).values())
-            if not frames:
+            found = _decode(container, stream, None)
+            if not found.places:
                 raise CorruptClipError("no frame can be decoded")
-            return np.stack(frames)
-        found = _seek_and_decode(container, stream, wanted)
-        if found is None:
+            return found.take(range(len(found.places)))
+        sought = _seek_and_decode(container, stream, wanted)
+        if sought is None:
             container.seek(0)
-            found = _decode(container, stream, wanted)
-        missing = [index for index in wanted if index not in found]
+            sought = _decode(container, stream, wanted)
+        missing = [index for index in wanted if index not in sought.places]
         if missing:
             raise CorruptClipError(f"frame {missing[0]} is wanted but the video ends before it")
-        return np.stack([found[index] for index in indices or ()])
+        return sought.take(indices or ())
 
 
 def encode(frames: np.ndarray, fps: float | int, lossless: bool = False) -> bytes:
@@ -167,8 +172,9 @@ def encode(frames: np.ndarray, fps: float | int, lossless: bool = False) -> byte
 
 def to_pixels(frames: np.ndarray) -> Float[Tensor, "3 T H W"]:
     """uint8 (T, H, W, 3) frames as float32 pixels in [-1, 1]: 0 becomes -1, 255 becomes 1."""
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2)
-    return pixels.float().div_(127.5).sub_(1.0).contiguous()
+    # colours are brought apart while a pixel is one byte, not four
+    planes = np.ascontiguousarray(frames.transpose(3, 0, 1, 2))
+    return torch.from_numpy(planes).float().div_(127.5).sub_(1.0)
 
 
 def to_frames(pixels: Float[Tensor, "3 T H W"]) -> np.ndarray:
@@ -178,17 +184,20 @@ def to_frames(pixels: Float[Tensor, "3 T H W"]) -> np.ndarray:
 
 
 @contextmanager
-def _open(source: Path | bytes, name: str) -> Iterator[tuple[Any, Any]]:
+def _open(source: Path | bytes | io.RawIOBase, name: str) -> Iterator[tuple[Any, Any]]:
     """The open container and its first video stream; failures inside become a named CorruptClipError."""
     label = name or (str(source) if isinstance(source, Path) else "clip in memory")
-    size = len(source) if isinstance(source, bytes) else (source.stat().st_size if source.is_file() else None)
+    size = _size(source)
     if size is None:
         raise CorruptClipError(f"{label}: no such file")
     if size == 0:
         raise CorruptClipError(f"{label}: the file is empty (0 bytes)")
     try:
-        opened = io.BytesIO(source) if isinstance(source, bytes) else str(source)
-        with av.open(opened, options=OPEN_OPTIONS) as container:
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        with (
+            opened if isinstance(opened, io.IOBase) else nullcontext(),
+            av.open(str(opened) if isinstance(opened, Path) else opened, options=OPEN_OPTIONS) as container,
+        ):
             if not container.streams.video:
                 kinds = sorted({stream.type for stream in container.streams}) or ["nothing"]
                 raise CorruptClipError(f"no video stream, only {', '.join(kinds)}")
@@ -199,6 +208,17 @@ def _open(source: Path | bytes, name: str) -> Iterator[tuple[Any, Any]]:
         raise CorruptClipError(f"{label}: {error}") from None
     except av.error.FFmpegError as error:
         raise CorruptClipError(f"{label}: not a readable video ({error.strerror})") from error
+
+
+def _size(source: Path | bytes | io.RawIOBase) -> int | None:
+    """Bytes of a video; None when there is no such file."""
+    if isinstance(source, bytes):
+        return len(source)
+    if isinstance(source, Path):
+        return source.stat().st_size if source.is_file() else None
+    size = source.seek(0, io.SEEK_END)
+    source.seek(0)
+    return size
 
 
 def _list_packets(container: Any, stream: Any) -> _Packets:
@@ -232,52 +252,106 @@ def _frame_rate(stream: Any, packets: _Packets) -> float:
     return declared
 
 
-def _decode(container: Any, stream: Any, wanted: Sequence[int] | None) -> dict[int, np.ndarray]:
+class _Frames:
+    """Decoded frames by number, copied once, into one array that grows.
+
+    Args:
+        expected: frames there will be, where that is known.
+    """
+
+    def __init__(self, expected: int) -> None:
+        self.places: dict[int, int] = {}
+        self._expected = min(max(expected, 1), MOST_EXPECTED)
+        self._array = np.empty((0, 0, 0, 3), np.uint8)
+        self._reformatter = VideoReformatter()
+
+    def add(self, index: int, frame: Any) -> None:
+        """Keep a frame of PyAV as upright RGB."""
+        rgb, used = _to_rgb(frame, self._reformatter), len(self.places)
+        if used == 0:
+            self._array = np.empty((self._expected, *rgb.shape), np.uint8)
+        if rgb.shape != self._array.shape[1:]:
+            raise CorruptClipError(f"frame {index} has another size than those before it")
+        if used == len(self._array):
+            self._array = np.concatenate([self._array, np.empty_like(self._array)])
+        self._array[used] = rgb
+        self.places[index] = used
+
+    def take(self, indices: Sequence[int]) -> np.ndarray:
+        """The frames of these numbers, which must be there."""
+        places = [self.places[index] for index in indices]
+        if places == list(range(len(self._array))):
+            return self._array
+        return self._array[places]
+
+
+def _decode(container: Any, stream: Any, wanted: Sequence[int] | None) -> _Frames:
     """Decode from the current position, taken as frame 0, until the last wanted frame."""
-    found: dict[int, np.ndarray] = {}
-    keep, reformatter = None if wanted is None else set(wanted), VideoReformatter()
+    found = _Frames(stream.frames if wanted is None else len(wanted))
+    keep = None if wanted is None else set(wanted)
     for index, frame in enumerate(container.decode(stream)):
         if keep is None or index in keep:
-            found[index] = _to_rgb(frame, reformatter)
+            found.add(index, frame)
         if wanted is not None and index >= wanted[-1]:
             break
     return found
 
 
-def _seek_and_decode(container: Any, stream: Any, wanted: Sequence[int]) -> dict[int, np.ndarray] | None:
+def _frame_times(container: Any, stream: Any) -> np.ndarray | None:
+    """Presentation times of the frames in order, int64; None where times name no frames.
+
+    An mp4 lists the decoding times of its packets. Where those are evenly spaced, fill the stream's duration and none
+    is hidden, the presentation times are evenly spaced too; otherwise all packets are read.
+    """
+    if "mp4" in container.format.name and stream.start_time is not None:
+        entries = stream.index_entries
+        times = np.array([entry.timestamp for entry in entries if not entry.is_discard], np.int64)
+        step = int(times[1] - times[0]) if len(times) > 1 else 0
+        even = step > 0 and bool((np.diff(times) == step).all())
+        if even and len(times) == len(entries) == stream.frames and stream.duration == step * len(times):
+            return stream.start_time + step * np.arange(len(times), dtype=np.int64)
+    packets = _list_packets(container, stream)
+    return packets.times if packets.seekable else None
+
+
+def _seek_and_decode(container: Any, stream: Any, wanted: Sequence[int]) -> _Frames | None:
     """Decode the wanted frames, seeking over unwanted stretches; None where times name no frames."""
     gaps = np.diff(np.asarray([0, *wanted]))
     if gaps.max() <= SEEK_DISTANCE:
         return None
-    packets = _list_packets(container, stream)
-    if not packets.seekable or wanted[-1] >= packets.shown:
+    times = _frame_times(container, stream)
+    if times is None or wanted[-1] >= len(times):
         return None
-    found: dict[int, np.ndarray] = {}
-    reformatter = VideoReformatter()
+    found = _Frames(len(wanted))
     for run in np.split(np.asarray(wanted), np.flatnonzero(gaps[1:] > SEEK_DISTANCE) + 1):
-        container.seek(int(packets.times[run[0]]), stream=stream, backward=True)
+        container.seek(int(times[run[0]]), stream=stream, backward=True)
         keep, last = set(run.tolist()), int(run[-1])
         for frame in container.decode(stream):
-            index = -1 if frame.pts is None else int(np.searchsorted(packets.times, frame.pts))
+            index = -1 if frame.pts is None else int(np.searchsorted(times, frame.pts))
             # a key frame that needs what came before it decodes as rubbish after a seek; FFmpeg flags it
-            if frame.is_corrupt or not 0 <= index < packets.shown or packets.times[index] != frame.pts:
+            if frame.is_corrupt or not 0 <= index < len(times) or times[index] != frame.pts:
                 return None
             if index in keep:
-                found[index] = _to_rgb(frame, reformatter)
+                found.add(index, frame)
             if index >= last:
                 break
-        if not keep <= found.keys():
+        if not keep <= found.places.keys():
             return None
     return found
 
 
 def _to_rgb(frame: Any, reformatter: VideoReformatter) -> np.ndarray:
-    """One decoded frame as upright uint8 (H, W, 3)."""
-    if frame.format.name in ("gbrp", "rgb24"):
+    """One decoded frame as upright uint8 (H, W, 3), where possible a view of the frame."""
+    rotation = frame.rotation
+    if frame.format.name == "gbrp":
         rgb = frame.to_ndarray()  # RGB needs no colour conversion: exact, and half the time
     else:
-        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-    return np.rot90(rgb, k=round(frame.rotation / 90)) if frame.rotation else rgb
+        if frame.format.name != "rgb24":
+            frame = reformatter.reformat(frame, format="rgb24", threads=1)
+        (plane,) = frame.planes
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        rgb = lines[: frame.height, : 3 * frame.width].reshape(frame.height, frame.width, 3)
+    return np.rot90(rgb, k=round(rotation / 90)) if rotation else rgb
 
 
 def _video_frames(frames: np.ndarray, lossless: bool) -> Iterator[Any]:

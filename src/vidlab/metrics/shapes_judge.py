@@ -83,9 +83,9 @@ class ShapesJudge(VideoMetric):
         """
         shown = self._accept(videos, self.name, keys)
         wanted = _complete(factors, len(videos), self.name)
-        self._note(videos, shown)
+        self._note("", shown)
         rows = [_row(grade(see(clip), named)) for clip, named in zip(shown, wanted, strict=True)]
-        hashed = self._hashed(keys, len(videos), "clip")
+        hashed = self._hashed(keys, len(videos))
         self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
         self.keys.append(hashed)
 

@@ -71,10 +71,8 @@ def generate_held_out(
     clips: list[ScoredClip] = []
     for batch in batches:
         names = [f"{number:05d}.mp4" for number in range(len(clips), len(clips) + len(batch))]
-        made = [
-            ScoredClip(*facts)
-            for facts in zip(batch.keys, batch.captions, (folder / n for n in names), _factors(batch), strict=True)
-        ]
+        facts = zip(batch.keys, batch.captions, names, batch.factors or (None,) * len(batch), strict=True)
+        made = [ScoredClip(key, caption, folder / name, factors) for key, caption, name, factors in facts]
         if not all(clip.path.is_file() for clip in made):
             _write(module, batch, made, recipe)
         advance(len(batch))
@@ -94,10 +92,6 @@ def _check(module: VideoDiffusion, recipe: Recipe) -> None:
         raise UserError(f"given_frames={recipe.given_frames}: the clips have {frames} frames; use 0 to {frames - 1}.")
 
 
-def _factors(batch: ClipBatch) -> tuple[object, ...]:
-    return batch.factors or (None,) * len(batch)
-
-
 def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], recipe: Recipe) -> None:
     for caption in batch.captions:
         module.text_encoder.check(caption)
@@ -115,6 +109,6 @@ def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
     pixels = known = None
     if recipe.given_frames:
         pixels = batch.pixels
-        known = torch.zeros(len(batch), pixels.shape[2], dtype=torch.bool)
+        known = torch.zeros(len(batch), batch.size[0], dtype=torch.bool)
         known[:, : recipe.given_frames] = True
     return module.generate(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()

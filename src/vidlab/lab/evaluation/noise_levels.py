@@ -38,7 +38,7 @@ def errors_by_noise_level(
     shape = (0, 0, 0)
     for batch in batches:
         keys += batch.keys
-        shape = (batch.pixels.shape[2], batch.pixels.shape[3], batch.pixels.shape[4])
+        shape = batch.size
         with torch.inference_mode(), autocast(module.device.type, precision):
             held_out = module.held_out(batch.to(module.device))
             for name, measure in measures.items():
