@@ -106,7 +106,7 @@ class Throughput(Callback):
             self._log_window(trainer, pl_module)
 
     def _work_of(self, batch: Any, module: VideoDiffusion) -> "_Work":
-        frames, height, width = (int(size) for size in batch.pixels.shape[2:])
+        frames, height, width = batch.size
         shape = (frames, height, width)
         if shape not in self._costs:
             before = time.perf_counter()

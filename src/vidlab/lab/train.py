@@ -238,6 +238,7 @@ QUIET = (
     r".*`isinstance\(treespec, LeafSpec\)`.*",
     r".*lr_scheduler.step\(\).*",
     r".*Total length of `list` across ranks is zero.*",  # data.val_clips=0
+    r".*module\(s\) in eval mode at the start of training.*",  # the autoencoder drops nothing
     # batches know how to move themselves, wherever they come from
     r".*You have overridden `transfer_batch_to_device`.*",
 )
