@@ -53,13 +53,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that reach the network run only when they are asked for."""
-    if "network" in (config.getoption("markexpr") or ""):
-        return
-    skip = pytest.mark.skip(reason="needs the network: run with `pytest -m network`")
-    for item in items:
-        if item.get_closest_marker("network"):
-            item.add_marker(skip)
+    """Tests that reach the network, or take minutes, run only when they are asked for."""
+    for name, why in (("network", "needs the network"), ("slow", "takes minutes")):
+        if name in (config.getoption("markexpr") or ""):
+            continue
+        skip = pytest.mark.skip(reason=f"{why}: run with `pytest -m {name}`")
+        for item in items:
+            if item.get_closest_marker(name):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from vidlab.errors import UserError
 from vidlab.lab import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.compose import build_module
+from vidlab.lab.entry import instantiate
 from vidlab.lab.train import run_training
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -44,6 +45,7 @@ ABSENT = {
     "init/image_to_video": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/merge": (True, "init.temporal_run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/open_sora_plan": (True, "init.path is not set: give the folder of the released checkpoint"),
+    "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
 ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
@@ -55,6 +57,10 @@ WITH = {
     "init/image_to_video": ["init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
+    **{
+        f"autoencoder/{name}": ["data.frames=9"]
+        for name in ("wfvae_nano", "paper/wfvae_s", "paper/wfvae_l", "paper/wfvae_open_sora_plan")
+    },
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
 }
 
@@ -104,7 +110,12 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     cfg = compose_train(tmp_path, *overrides(choice))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if name.startswith("paper/"):
-        assert build_module(cfg).cost().parameters > 0  # built on the meta device: no memory is touched
+        if choice.startswith("autoencoder/"):
+            with torch.device("meta"):
+                autoencoder = instantiate(cfg.autoencoder, "autoencoder")
+            assert autoencoder.latent_shape(cfg.data.frames, cfg.data.height, cfg.data.width)
+        else:
+            assert build_module(cfg).cost().parameters > 0  # built on the meta device: no memory is touched
         return
     absent, message = ABSENT.get(choice, (False, ""))
     if not absent:

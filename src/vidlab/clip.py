@@ -126,11 +126,16 @@ class LatentShape:
 
 @dataclass(frozen=True)
 class Stride:
-    """How many frames, rows and columns of pixels one latent position covers."""
+    """How many frames, rows and columns of pixels one latent position covers.
+
+    With ``first_frame_alone``, as causal autoencoders have it, the first latent frame is the first frame, and only
+    those after it cover ``frames`` frames each: 1 + f n frames give 1 + n.
+    """
 
     frames: int
     height: int
     width: int
+    first_frame_alone: bool = False
 
 
 @dataclass(frozen=True)

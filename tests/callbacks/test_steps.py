@@ -116,6 +116,34 @@ def test_phases_and_rates_by_a_hand_set_clock(make_module, make_batch, make_trai
     assert logged["throughput/tflops_per_second"] == pytest.approx(3 * 4 * 3 * cost.forward_flops / 12 / 1e12)
 
 
+def test_rates_follow_the_shapes_of_the_batches(make_module, make_batch, make_trainer, monkeypatch):
+    """Three clips of half the frames, two of all: each counts its own tokens and FLOPs; counting takes no time."""
+    module, clock = make_module(), SimpleNamespace(now=0.0)
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    cost = module.cost
+
+    def slow(*shape):
+        clock.now += 100
+        return cost(*shape)
+
+    monkeypatch.setattr(module, "cost", slow)
+    callback, trainer = Throughput(every_n_steps=2), make_trainer()
+    callback.on_train_start(trainer, module)
+    for batch in (make_batch("ab"), make_batch("abc", (2, 8, 8)), make_batch("ab")):
+        clock.now += 5
+        callback.on_train_batch_start(trainer, module, batch, 0)
+        callback.on_train_batch_end(trainer, module, None, batch, 0)
+    monkeypatch.undo()
+    usual, other = module.cost(), module.cost((2, 8, 8))
+    assert usual.tokens == 2 * other.tokens and other.forward_flops < usual.forward_flops < 2 * other.forward_flops
+    report = callback.report()
+    assert report.tokens_per_second == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
+    assert report.flops_per_second == pytest.approx(3 * (3 * other.forward_flops + 2 * usual.forward_flops) / 10)
+    assert logged["throughput/tokens_per_second"] == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
+
+
 def test_a_real_run_is_timed(make_module, make_batch, make_trainer):
     callback, started = Throughput(), time.perf_counter()
     make_trainer(max_steps=4, callbacks=[callback]).fit(make_module(), batches(make_batch, 4))

@@ -54,6 +54,7 @@ def main() -> None:
     import av  # noqa: F401
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
+    import vidlab.lab.evaluation.run
     import vidlab.lab.generate
     import vidlab.lab.train  # noqa: F401
 

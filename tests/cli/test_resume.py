@@ -1,3 +1,8 @@
+import signal
+import time
+from collections.abc import Callable
+from random import Random
+
 import pytest
 
 from .command import new_lab
@@ -26,6 +31,43 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, 
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
 
 
+@pytest.mark.parametrize("kills", [pytest.param(2, id="2"), pytest.param(20, id="20", marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(commands, empty_store, tmp_path, kills):
+    """Saving every other step with workers decoding, so that kills fall into steps, writes, starts and resumes."""
+    whole, killed = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "killed"))
+    arguments = (
+        *("callbacks.previews=null", "trainer.val_check_interval=1000", "lr_schedule.warmup_steps=2"),
+        *("callbacks.checkpoint.every_n_steps=2", "data.num_workers=1", f"trainer.max_steps={30 * kills}"),
+    )
+    assert whole.train(*arguments).code == 0
+    random, done = Random(kills), 0
+    while done < kills:
+        saved = newest(killed)
+        running = killed.start_train(*arguments, *(["ckpt_path=last"] if saved else []))
+        if random.random() < 0.8 or not saved:  # otherwise wherever the start has got to
+            wait_until(lambda saved=saved: newest(killed) != saved)
+        time.sleep(random.uniform(0, 0.4))
+        running.send(signal.SIGKILL)
+        assert running.wait().code == -9
+        done += 1
+    finished = killed.train(*arguments, "ckpt_path=last")
+    assert finished.code == 0, finished.err
+    assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
+    assert [path.name for path in (killed.runs[0] / "checkpoints").iterdir() if path.name.endswith(".tmp")] == []
+
+
+def newest(lab) -> int | None:
+    """When the run last wrote its checkpoint."""
+    return next((path.stat().st_mtime_ns for path in lab.folder.glob("runs/*/*/checkpoints/last.ckpt")), None)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 def test_a_finished_run_can_be_made_longer(lab):
     assert lab.train(*STEPS, "trainer.max_steps=6").code == 0
     run_id = only(lab).run_id
@@ -39,8 +81,13 @@ def test_a_finished_run_can_be_made_longer(lab):
 
 
 def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):
-    rate = ("lr_schedule=linear_decay", "lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=3")
-    assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1", "optimizer.clip_norm=0.001").code == 0
+    rate = (
+        "lr_schedule=linear_decay",
+        "lr_schedule.warmup_steps=0",
+        "optimizer.clip_norm=0.001",
+        "callbacks.checkpoint.every_n_steps=3",
+    )
+    assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1").code == 0
     assert lab.train(*rate, "trainer.max_steps=5", "optimizer.lr=0.01", "ckpt_path=last").code == 0
     curve = only(lab).curve
     logged = [curve["lr-MuonWithAdamW/pg1", step] for step in range(5)]
@@ -51,18 +98,41 @@ def test_what_cannot_be_resumed_is_said(lab):
     assert lab.train(*STEPS, "trainer.max_steps=3").code == 0
     checkpoint = lab.runs[0] / "checkpoints" / "last.ckpt"
     before = checkpoint.read_bytes()
-    for change, message in (
-        ("model.backbone.width=24", "backbone.embed.weight, (48, 192) in the checkpoint and (24, 192) here"),
-        ("model.backbone.depth=2", "absent in the checkpoint"),
-        ("data.batch_size=2", "trained with batch_size=4 (data.batch_size), this run has 2"),
-        ("seed=5", "trained with seed=0 (seed), this run has 5"),
-    ):
-        done = lab.train(*STEPS, "trainer.max_steps=6", "ckpt_path=last", change)
-        assert done.code == 2, done.err
-        assert message in done.message and "Traceback" not in done.err
-        assert only(lab).status == "FAILED"
+    for changes, messages in (
+        (("model.backbone.width=24", "seed=5"),
+         ("2 settings differ", "seed: 0 in the checkpoint, 5 here", "width: 48 in the checkpoint, 24 here")),
+        (("trainer.accumulate_grad_batches=2", "+trainer.gradient_clip_val=1"),
+         ("accumulate_grad_batches: 1 in the checkpoint, 2 here", "gradient_clip_val: absent in the checkpoint, 1")),
+        (("callbacks.ema=null",), ("callbacks.ema.decay: 0.9999 in the checkpoint, absent here",)),
+    ):  # fmt: skip
+        done = lab.train(*STEPS, "trainer.max_steps=6", "ckpt_path=last", *changes)
+        assert done.code == 2 and "Traceback" not in done.err, done.err
+        assert all(message in done.err for message in messages), done.err
+        assert done.message == "Set them back, or go on with them on purpose: accept_changes=true"
+        assert only(lab).status == "FINISHED"  # nothing was touched
+    done = lab.train(*STEPS, "trainer.max_steps=6", "ckpt_path=last", "model.backbone.width=24", "accept_changes=true")
+    assert done.code == 2 and "backbone.embed.weight, (48, 192) in the checkpoint and (24, 192) here" in done.message
     assert checkpoint.read_bytes() == before
     broken = lab.folder / "broken.ckpt"
     broken.write_bytes(before[: len(before) // 2])
     done = lab.train("ckpt_path=broken.ckpt")
     assert done.code == 2 and "broken.ckpt cannot be read as a checkpoint" in done.message
+
+
+def test_changes_are_accepted_on_purpose_and_free_ones_need_no_word(lab):
+    assert lab.train(*STEPS, "trainer.max_steps=3").code == 0
+    free = (
+        "callbacks.checkpoint.every_n_steps=1",
+        "callbacks.previews=null",
+        "data.num_workers=1",
+        "data.batch_size=2",
+    )
+    done = lab.train(*STEPS[:2], *free, "trainer.max_steps=5", "ckpt_path=last")
+    assert done.code == 0, done.err
+    assert "batches are 1 x 2 (processes x data.batch_size), and were 1 x 4" in done.out + done.err
+    done = lab.train(*STEPS[:2], *free, "trainer.max_steps=7", "ckpt_path=last", "seed=5", "accept_changes=true")
+    assert done.code == 0, done.err
+    assert "seed: 0 in the checkpoint, 5 here" in done.out + done.err
+    assert "a new epoch begins" in done.out + done.err
+    run = only(lab)
+    assert {step for name, step in run.curve if name == "train/loss"} == set(range(7))

@@ -10,6 +10,8 @@ def test_even_and_causal_clips():
     assert frames_per_latent(8, 8) == (1, False)
     assert frames_per_latent(93, 24) == (4, True)
     assert frames_per_latent(5, 2) == (4, True)
+    assert frames_per_latent(9, 3) == (4, True)  # not three times three
+    assert frames_per_latent(1, 1) == (1, False)
     with pytest.raises(ValueError, match="8 frames do not map evenly onto 3"):
         frames_per_latent(8, 3)
 
@@ -31,3 +33,16 @@ def test_without_conditioning_nothing_can_be_given(make_draw):
     assert none.given(pixels, torch.zeros(2, 4, dtype=torch.bool), lambda x: x) == Evidence()
     with pytest.raises(UserError, match="trained without conditioning on frames"):
         none.given(pixels, torch.ones(2, 4, dtype=torch.bool), lambda x: x)
+
+
+def test_each_stride_is_told_from_the_sizes_alone():
+    for stride in (1, 2, 4, 8, 16):
+        for latent in range(1, 40):
+            assert frames_per_latent(stride * latent, latent) == (stride, False)
+            if stride > 1 and latent > 1:
+                assert frames_per_latent(1 + stride * (latent - 1), latent) == (stride, True)
+
+
+def test_nine_frames_of_a_causal_autoencoder():
+    folded = by_latent_frame(torch.arange(9)[None], 3)
+    assert folded.tolist() == [[[0, 0, 0, 0], [1, 2, 3, 4], [5, 6, 7, 8]]]

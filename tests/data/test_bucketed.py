@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucket_plan import BucketPlan, JoinedPlan, JointPlan
+from vidlab.data.bucket_plan import BucketPlan
 from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucket, Bucketing
+from vidlab.data.clip_plan import JoinedPlan, JointPlan
 from vidlab.data.dataset import scale_to_cover
 from vidlab.data.index import ClipIndex, ClipRow, write_index
 from vidlab.data.module import ClipDataModule
@@ -202,9 +204,29 @@ def test_bucketed_training_resumes_and_refuses_another_rule(source):
     resumed.load_state_dict(stopped.state_dict())
     assert all(same(one, other) for one, other in zip(first(resumed, 5), uninterrupted[4:], strict=True))
     other = module_of(source, bucketing={"max_tokens": 1024})
-    with pytest.raises(UserError, match=r"bucketing=.*data\.bucketing"):
+    with pytest.raises(UserError, match=r"data\.bucketing\.max_tokens was 1536 and is 1024"):
         other.load_state_dict(stopped.state_dict())
     assert other.fingerprint != stopped.fingerprint
+
+
+@pytest.mark.filterwarnings("ignore:data.frames=8")
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"world_size": 2}, {"bucketing": {"tokens_per_batch": 6144}}])
+def test_bucketed_training_goes_on_with_other_batches(source, change):
+    """Every clip of the epoch once, before the change or after it."""
+    rule = {"tail": "drop", "min_clips": 0, "tokens_per_batch": 3072}
+    stopped = module_of(source, bucketing=rule)
+    before = first(stopped, 3)
+    stopped.batches_consumed = 3
+    settings = {**change, "bucketing": rule | change.get("bucketing", {})}
+    ranks = [module_of(source, rank, **settings) for rank in range(settings.get("world_size", 1))]
+    for resumed in ranks:
+        resumed.load_state_dict(stopped.state_dict())
+    plan = ranks[0].plan
+    after = [batch for resumed in ranks for batch in first(resumed, sum(share.steps for share in plan.rest))]
+    assert {batch.number for batch in after} == set(range(3, 3 + len(after) // len(ranks)))
+    keys = Counter(key for batch in (*before, *after) for key in batch.keys)
+    assert set(keys.values()) == {1}
+    assert len(keys) + sum(share.left_out for share in plan.rest) == 32
 
 
 @pytest.mark.filterwarnings("ignore:data.frames=8")

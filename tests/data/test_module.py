@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from vidlab.clip import ClipBatch
+from vidlab.data.buckets import Bucketing
 from vidlab.data.dataset import scale_to_cover
 from vidlab.data.index import ClipIndex
 from vidlab.data.module import ClipDataModule
+from vidlab.data.plan import Plan
 from vidlab.data.shards import ShardWriter
 from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode, to_pixels
@@ -137,9 +139,9 @@ def test_resuming_continues_the_stream(source):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"seed": 4}, "seed=3.* 4"),
-        ({"batch_size": 5}, "batch_size=6.* 5"),
-        ({"frames": 11}, "index_hash=.*:20"),
+        ({"seed": 4}, r"seed was 3 and is 4.*accept_changes=true"),
+        ({"frames": 11}, r"index_hash \(data\) was .*:20 and is .*:10"),
+        ({"bucketing": Bucketing(max_tokens=256, stride=4)}, r"bucketing \(data.bucketing\) was None"),
     ],
 )
 def test_resuming_another_order_is_refused(tmp_path, changes, named):
@@ -149,13 +151,58 @@ def test_resuming_another_order_is_refused(tmp_path, changes, named):
         module_of(source, **changes).load_state_dict(state)
 
 
-def test_resuming_with_other_data_or_world_is_refused(source, tmp_path):
+def test_a_change_of_the_order_that_is_accepted_begins_a_new_epoch(source, caplog):
+    stopped = module_of(source)
+    stopped.batches_consumed = 5  # in the second epoch of 20 clips
+    resumed = module_of(source, seed=4)
+    resumed.accept_changes = True
+    with caplog.at_level("WARNING"):
+        resumed.load_state_dict(stopped.state_dict())
+    assert "seed was 3 and is 4" in caplog.text
+    batches = first(resumed, 8)
+    assert batches[0].number == 5
+    expected = Plan(20, 6, 4).order(2)
+    keys = [resumed.data.train.row(int(position)).key for position in expected]
+    assert [key for batch in batches for key in batch.keys][:20] == keys
+    assert [epoch for batch in batches for epoch in batch.epochs][:21] == [2] * 20 + [3]
+    resumed.batches_consumed = 9
+    again = module_of(source, seed=4)
+    again.load_state_dict(resumed.state_dict())
+    assert same(first(again, 1)[0], batches[4])
+
+
+def test_resuming_with_another_batch_size_and_world_goes_on_with_the_epoch(source, caplog):
+    """6 on one process, then 2 on each of three, then 5 on one: the stream of clips, with its crops, is the same."""
+    reference = [clip for batch in first(module_of(source, batch_size=1), 65) for clip in batch.keys]
+    pixels = torch.cat([batch.pixels for batch in first(module_of(source, batch_size=1), 65)])
+    seen, shown = [], []
+
+    def leg(state, batches: int, batch_size: int, world: int):
+        ranks = [as_rank(module_of(source, batch_size=batch_size), rank, world) for rank in range(world)]
+        for each in ranks:
+            if state is not None:
+                each.load_state_dict(state)
+        for step in zip(*(first(each, batches) for each in ranks), strict=True):
+            seen.extend(key for batch in step for key in batch.keys)
+            shown.extend(batch.pixels for batch in step)
+            for each in ranks:
+                each.batches_consumed = step[0].number + 1
+        states = [each.state_dict() for each in ranks]
+        assert all(state == states[0] for state in states)
+        return states[0]
+
+    with caplog.at_level("INFO"):
+        state = leg(leg(leg(None, 2, 6, 1), 3, 2, 3), 7, 5, 1)
+    assert seen == reference and torch.equal(torch.cat(shown), pixels)
+    assert [segment["first"] for segment in state["history"]["segments"]] == [0, 2, 5]
+    assert "batches are 3 x 2 (processes x data.batch_size), and were 1 x 6" in caplog.text
+
+
+def test_resuming_with_other_data_is_refused(source, tmp_path):
     state = module_of(source).state_dict()
-    with pytest.raises(UserError, match=r"world_size=1 .*trainer\.devices.* 2"):
-        as_rank(module_of(source), 0, 2).load_state_dict(state)
     with pytest.raises(UserError, match="index_hash"):
         module_of(NoiseSource(tmp_path, clips=24)).load_state_dict(state)
-    evaluating = as_rank(module_of(source), 0, 2)
+    evaluating = as_rank(module_of(source, seed=9), 0, 2)
     evaluating.trainer.state.fn = "validate"
     evaluating.load_state_dict(state)
     assert evaluating.batches_consumed == 0

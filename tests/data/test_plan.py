@@ -3,10 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vidlab.data.bucket_plan import BucketPlan, ClipPlan, JoinedPlan, JointPlan, Repeats, blocks_of
+from vidlab.data.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.bucketed import Balance
 from vidlab.data.buckets import Assignment, Bucket, Bucketing
+from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan
 from vidlab.data.plan import Plan, Visit
+from vidlab.data.repeats import Repeats
 
 
 def stream(plan: Plan, batches: int) -> list[Visit]:

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from vidlab import registries
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
-from vidlab.metrics.collection import select
+from vidlab.metrics.collection import AtHand, select
 from vidlab.registries import FetchFailed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -50,7 +50,7 @@ def test_every_choice_without_network(name, tmp_path, monkeypatch):
 
 def test_laptop_metrics_run_in_one_loop():
     clips, captions = moving_clips(3, frames=5), ["a disc moves"] * 3
-    chosen = select({key: instantiate(node) for key, node in composed("laptop").items()}, "none", captions=True)
+    chosen = select({key: instantiate(node) for key, node in composed("laptop").items()}, AtHand(5, captions=True))
     assert set(chosen.left_out) == {"psnr", "ssim"} and len(chosen.metrics) == 5
     for metric in chosen.metrics.values():
         metric.update(clips, reference=None, captions=captions, keys=["a", "b", "c"])

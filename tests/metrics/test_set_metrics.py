@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from metric_clips import moving_clips, noise, tiny_frames, tiny_videos
 
 from vidlab.errors import DataError, UserError
-from vidlab.metrics.collection import select
+from vidlab.metrics.collection import AtHand, select
 from vidlab.metrics.distances import frechet_distance
 from vidlab.metrics.fid import FrameFID
 from vidlab.metrics.fvd import FVD
@@ -159,9 +160,9 @@ def test_metrics_with_one_network_share_its_passes(clips, monkeypatch):
         "flat": TemporalFlickering(),
         "gone": None,
     }
-    chosen = select({**metrics, "psnr": PSNR()}, "set", captions=False)
+    chosen = select({**metrics, "psnr": PSNR()}, AtHand(16, "set"))
     assert set(chosen.metrics) == {"fvd", "kvd", "flat"}
-    assert chosen.left_out == {"psnr": "psnr needs one original for each clip"}
+    assert chosen.left_out == {"psnr": "it needs one original for each clip"}
     network = chosen.metrics["fvd"].extractor.network
     handle = network.register_forward_hook(lambda *_: passes.append(1))
     for metric in chosen.metrics.values():
@@ -174,13 +175,19 @@ def test_metrics_with_one_network_share_its_passes(clips, monkeypatch):
     assert not chosen.metrics["fvd"].extractor(batch).equal(first)
 
 
-def _work(rank, meeting, results):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2)
-    results.put((rank, *measure_share(range(rank, 10, 2))))
-    # one process without any clip
-    results.put((rank, *measure_share(range(10) if rank == 0 else range(0))))
-    torch.distributed.destroy_process_group()
+def run_rank(rank, meeting):
+    """What one of two processes finds: with half of the clips, then with all of them or none."""
+    wait = timedelta(seconds=120)
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=2, timeout=wait)
+    try:
+        torch.set_num_threads(1)
+        return [measure_share(range(rank, 10, 2)), measure_share(range(10) if rank == 0 else range(0))]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _work(meeting, results):
+    results.put(run_rank(1, meeting))
 
 
 def measure_share(numbers):
@@ -194,16 +201,31 @@ def measure_share(numbers):
 
 def test_two_processes_give_the_values_of_one(tmp_path):
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [context.Process(target=_work, args=(rank, tmp_path / "meeting", results)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=120) for _ in range(4)]
-    for worker in workers:
+    results, meeting = context.Queue(), tmp_path / "meeting"
+    worker = context.Process(target=_work, args=(meeting, results))
+    worker.start()
+    try:
+        found = [*run_rank(0, meeting), *results.get(timeout=60)]
+    finally:
         worker.join(30)
-        assert worker.exitcode == 0
+        worker.kill()
+    assert worker.exitcode == 0
     alone = measure_share(range(10))
-    for _, distance, flat, keys, computed in found:
-        # features of real-valued rows in another order of references: sums differ in their last bits
+    for distance, flat, keys, computed in found:
+        # references come in another order, so sums differ in their last bits
         assert distance == computed == pytest.approx(alone[0], rel=1e-6)
         assert flat == alone[1] and keys == alone[2]
+
+
+def test_the_reference_is_checked_like_the_clips(clips):
+    metric = fvd(tiny_videos())
+    metric.update(clips[0], reference=clips[1][..., :24, :])
+    assert metric.result().settings["reference resolution"] == "24 x 32"
+    with pytest.raises(DataError, match="fvd: reference: clips of 9 frames of 32 x 32 after clips of"):
+        metric.add_reference(clips[1])
+    with pytest.raises(DataError, match="fvd: reference: 24 clips without one pixel below 0"):
+        fvd(tiny_videos()).add_reference((clips[1] + 1) / 2)
+    with pytest.raises(DataError, match="reference: clips have 4 frame"):
+        fvd(tiny_videos()).update(clips[0], reference=clips[1][:, :, :4])
+    metric.reset()
+    metric.update((clips[0][:2] + 1) / 2, reference=clips[1])  # too few to be suspicious, after a reset too

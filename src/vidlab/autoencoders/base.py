@@ -1,12 +1,39 @@
 """The protocol of everything that turns pixels into latents and back."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.clip import Stride
 from vidlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian that an encoder gives, q(z | clip) = N(mean, exp(log_variance)), in the latents' scale.
+
+    Kingma and Welling 2014 (arXiv 1312.6114), equation 9.
+
+    Args:
+        mean: where the density is highest.
+        log_variance: natural logarithm of the variance; None for an encoder without randomness.
+    """
+
+    mean: Float[Tensor, "B C t h w"]
+    log_variance: Float[Tensor, "B C t h w"] | None = None
+
+    @property
+    def mode(self) -> Float[Tensor, "B C t h w"]:
+        """The most likely latents, which are the mean."""
+        return self.mean
+
+    def sample(self, noise: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B C t h w"]:
+        """Latents drawn with standard normal ``noise``; the mean where there is no randomness."""
+        if self.log_variance is None:
+            return self.mean
+        return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
 class Autoencoder(nn.Module, ABC):
@@ -22,6 +49,13 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Latents of a clip."""
 
+    def posterior(self, pixels: Float[Tensor, "B 3 T H W"]) -> Posterior:
+        """The distribution of a clip's latents; its mode is ``encode(pixels)``.
+
+        An encoder with a variance overrides this. The default has none.
+        """
+        return Posterior(self.encode(pixels))
+
     @abstractmethod
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Pixels of latents; not clamped."""
@@ -30,19 +64,34 @@ class Autoencoder(nn.Module, ABC):
         """(C, T', H', W') for a clip size.
 
         Raises:
-            UserError: a size is not a multiple of the stride.
+            UserError: a side is not a multiple of the stride, or the frames are not, or not 1 + a multiple of it where
+                the first frame stands alone.
         """
         sizes = {"frames": frames, "height": height, "width": width}
         for name, size in sizes.items():
-            step = getattr(self.stride, name)
-            if size % step:
+            step, lead = getattr(self.stride, name), self._lead(name)
+            if size < max(lead, 1) or (size - lead) % step:
+                rule = f"1 plus a multiple of {step}" if lead else f"a multiple of {step}"
+                fits = lead + -(-(size - lead) // step) * step if lead else max(size // step, 1) * step
                 raise UserError(
-                    f"data.{name}={size} does not fit {type(self).__name__}: it must be a multiple of {step}. "
-                    f"Use data.{name}={max(size // step, 1) * step}."
+                    f"data.{name}={size} does not fit {type(self).__name__}: it must be {rule}. "
+                    f"Use data.{name}={max(fits, 1)}."
                 )
+        lead = self._lead("frames")
         return (
             self.channels,
-            frames // self.stride.frames,
+            lead + (frames - lead) // self.stride.frames,
             height // self.stride.height,
             width // self.stride.width,
         )
+
+    def _lead(self, name: str) -> int:
+        """Frames at the start that have a latent frame of their own."""
+        return int(name == "frames" and self.stride.first_frame_alone)
+
+    def check_trained(self) -> None:
+        """Refuse to serve a denoiser with weights that are still random; without weights there is nothing to refuse.
+
+        Raises:
+            UserError: no weights were loaded or trained.
+        """

@@ -1,22 +1,32 @@
-"""``last.ckpt``: the newest state, at intervals and at the end."""
+"""``last.ckpt``: the newest state, at intervals, at the end, and when the process is asked to stop."""
 
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vidlab.errors import UserError
 
 
 class LastCheckpoint(Checkpoint):
-    """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps and after the last.
+    """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps, after the last, and on SIGTERM.
+
+    SIGTERM to any process of a run ends training after the optimiser step in progress (a validation is finished
+    first), on all processes after the same one. Lightning's own handler is replaced: it talks to the other processes
+    from within the signal, in the middle of whatever they exchange, and it writes no checkpoint.
 
     Being a Checkpoint, it runs after every other callback of the step, so their state is that of the step.
 
     Args:
         dirpath: folder of checkpoints.
         every_n_steps: interval in optimiser steps.
+
+    Raises:
+        SIGTERMException: in training, once the checkpoint is on disk.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int) -> None:
@@ -24,15 +34,33 @@ class LastCheckpoint(Checkpoint):
             raise UserError(f"callbacks.checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_steps = every_n_steps
-        self._saved_step = -1
+        self._saved_step = self._seen_step = -1
+        self._asked = self._stop = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step a run resumes from is on disk; saving again while gradients accumulate would lose them."""
-        self._saved_step = trainer.global_step
+        self._saved_step = self._seen_step = trainer.global_step
+        self._asked = self._stop = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)  # Lightning puts the former handler back at its end
+
+    def _ask(self, *_: Any) -> None:
+        self._asked = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Stop here rather than at the end of the batch before, whose losses are logged only after its callbacks."""
+        if self._stop:
+            raise SIGTERMException
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save at the interval, once per optimiser step."""
+        """Save at the interval, once per optimiser step, and when asked to stop."""
         if trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer)
+        if trainer.global_step == self._seen_step:
+            return
+        self._seen_step = trainer.global_step
+        self._stop = trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+        if self._stop:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

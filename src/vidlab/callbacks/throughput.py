@@ -28,8 +28,21 @@ class ThroughputReport:
     flops_per_second: float
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What one rank has computed, forward and backward."""
+
+    tokens: int = 0
+    flops: int = 0
+
+    def __add__(self, other: "_Work") -> "_Work":
+        return _Work(self.tokens + other.tokens, self.flops + other.flops)
+
+
 class Throughput(Callback):
     """Times the phases of each step on the host clock and logs rates every ``every_n_steps``.
+
+    Tokens and FLOPs are those of the batches' own shapes, however these vary.
 
     On a GPU, work is queued: time shows up in the phase that waits for it. Rates are right there too, since a
     window of steps ends in a synchronisation.
@@ -42,17 +55,17 @@ class Throughput(Callback):
         self.every_n_steps = every_n_steps
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
-        self.clips = 0
-        self.cost: ModelCost | None = None
+        self._work = _Work()
+        self._costs: dict[tuple[int, int, int], ModelCost] = {}
         self._mark: float | None = None
         self._window_start: float | None = None
-        self._window_steps = self._window_clips = 0
+        self._window_steps, self._window_work = 0, _Work()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the model's cost and start the clock."""
+        """Count the cost of a clip and start the clock."""
         if not isinstance(pl_module, VideoDiffusion):
             raise TypeError("Throughput counts the tokens and FLOPs of a VideoDiffusion module")
-        self.cost = pl_module.cost()
+        self._costs = {pl_module.clip_shape: pl_module.cost()}
         self._mark = time.perf_counter()
 
     def _lap(self, phase: str) -> None:
@@ -83,12 +96,29 @@ class Throughput(Callback):
             self.seconds = dict.fromkeys(PHASES, 0.0)
             self._restart_window()
             return
+        assert isinstance(pl_module, VideoDiffusion)
+        work = self._work_of(batch, pl_module)
         self.steps += 1
-        self.clips += len(batch)
+        self._work += work
         self._window_steps += 1
-        self._window_clips += len(batch)
+        self._window_work += work
         if self._window_steps >= self.every_n_steps:
             self._log_window(trainer, pl_module)
+
+    def _work_of(self, batch: Any, module: VideoDiffusion) -> "_Work":
+        frames, height, width = (int(size) for size in batch.pixels.shape[2:])
+        shape = (frames, height, width)
+        if shape not in self._costs:
+            before = time.perf_counter()
+            self._costs[shape] = module.cost(shape)
+            self._skip(time.perf_counter() - before)
+        cost = self._costs[shape]
+        return _Work(len(batch) * cost.tokens, len(batch) * cost.training_flops)
+
+    def _skip(self, seconds: float) -> None:
+        """Counting is no part of training."""
+        self._mark = None if self._mark is None else self._mark + seconds
+        self._window_start = None if self._window_start is None else self._window_start + seconds
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation is not training time; before training the clock does not run."""
@@ -108,31 +138,29 @@ class Throughput(Callback):
     def report(self) -> ThroughputReport:
         """Means over the run so far."""
         training = max(sum(self.seconds[phase] for phase in PHASES if phase != "other"), 1e-9)
-        tokens = self.cost.tokens if self.cost else 0
-        flops = self.cost.training_flops if self.cost else 0
         return ThroughputReport(
             steps=self.steps,
             seconds=dict(self.seconds),
             steps_per_second=self.steps / training,
-            tokens_per_second=self.clips * tokens / training,
-            flops_per_second=self.clips * flops / training,
+            tokens_per_second=self._work.tokens / training,
+            flops_per_second=self._work.flops / training,
         )
 
     def _restart_window(self) -> None:
         self._window_start = time.perf_counter()
-        self._window_steps = self._window_clips = 0
+        self._window_steps, self._window_work = 0, _Work()
 
     def _log_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
-        assert self.cost is not None and self._window_start is not None
-        cost, elapsed = self.cost, time.perf_counter() - self._window_start
-        clips = self._window_clips * trainer.world_size
+        assert self._window_start is not None
+        elapsed = time.perf_counter() - self._window_start
+        work, ranks = self._window_work, trainer.world_size
         pl_module.log_dict(
             {
                 "throughput/steps_per_second": self._window_steps / elapsed,
-                "throughput/tokens_per_second": clips * cost.tokens / elapsed,
-                "throughput/tflops_per_second": clips * cost.training_flops / elapsed / 1e12,
+                "throughput/tokens_per_second": ranks * work.tokens / elapsed,
+                "throughput/tflops_per_second": ranks * work.flops / elapsed / 1e12,
             }
         )
         self._restart_window()

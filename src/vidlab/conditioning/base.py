@@ -91,16 +91,24 @@ class NoConditioning:
 def frames_per_latent(frames: int, latent_frames: int) -> tuple[int, bool]:
     """(pixel frames per latent frame, whether the first latent frame holds the first frame alone).
 
-    A clip of f T' frames is cut evenly; one of 1 + f (T' - 1) frames comes from a causal autoencoder.
+    A clip of f T' frames is cut evenly; one of 1 + f (T' - 1) frames comes from a causal autoencoder. The number f is a
+    power of two, as temporal strides are; then at most one of the two fits (9 frames on 3 are 1 + 4 + 4, not 3 x 3),
+    unless f is 1 and they mean the same.
 
     Raises:
         ValueError: neither.
     """
-    if frames % latent_frames == 0:
-        return frames // latent_frames, False
-    if latent_frames > 1 and (frames - 1) % (latent_frames - 1) == 0:
-        return (frames - 1) // (latent_frames - 1), True
+    even, uneven = divmod(frames, latent_frames)
+    if not uneven and _power_of_two(even):
+        return even, False
+    after, uneven = divmod(frames - 1, max(latent_frames - 1, 1))
+    if latent_frames > 1 and not uneven and _power_of_two(after):
+        return after, True
     raise ValueError(f"{frames} frames do not map evenly onto {latent_frames} latent frames")
+
+
+def _power_of_two(number: int) -> bool:
+    return number > 0 and not number & (number - 1)
 
 
 def by_latent_frame(value: Tensor, latent_frames: int) -> Tensor:

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidlab.data.bucket_plan import BucketPlan, ClipPlan, JoinedPlan, JointPlan, Repeats, Share, blocks_of
+from vidlab.data.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.buckets import Assignment, Bucketing
+from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart, Share
 from vidlab.data.index import ClipIndex
+from vidlab.data.plan import Start
+from vidlab.data.repeats import Repeats
 from vidlab.errors import DataError, UserError
 
 
@@ -78,8 +81,15 @@ class Balance:
         return 1 - min(self.steps) / max(self.steps)
 
 
-def plan_buckets(index: ClipIndex, bucketing: Bucketing, batch_size: int, seed: int, world_size: int) -> Planned:
-    """The plan of an index. ``bucketing`` must be completed by the view.
+def plan_buckets(
+    index: ClipIndex,
+    bucketing: Bucketing,
+    batch_size: int,
+    seed: int,
+    world_size: int,
+    start: Start | JointStart | None = None,
+) -> Planned:
+    """The plan of an index. ``bucketing`` must be completed by the view; ``start`` is what an earlier plan has left.
 
     Raises:
         DataError: no clip is in any bucket.
@@ -100,7 +110,7 @@ def plan_buckets(index: ClipIndex, bucketing: Bucketing, batch_size: int, seed: 
         unvisited = {name: int(np.sum((groups == place) & (assignment.codes >= 0)))
                      for place, (name, weight) in enumerate(weights.items()) if not weight}  # fmt: skip
         repeats = Repeats(assignment.codes, groups, list(weights.values()))
-    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index)
+    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index, start or Start())
     return Planned(make.joint(), assignment, bucketing, unvisited)
 
 
@@ -120,6 +130,7 @@ class _Maker:
     repeats: Repeats | None
     assignment: Assignment
     index: ClipIndex
+    start: Start | JointStart
 
     def joint(self) -> ClipPlan:
         """One plan of everything, or images and videos in turn where that is asked for and there are both."""
@@ -128,10 +139,12 @@ class _Maker:
         sizes = dict(enumerate(self.bucketing.batch_sizes(self.assignment.buckets, self.batch_size)))
         every = self.bucketing.image_every
         if every is None or not images or not videos:
-            return self.one([*images, *videos], sizes)
-        return JointPlan(self.one(videos, sizes), self.one(images, sizes), every)
+            assert isinstance(self.start, Start)
+            return self.one([*images, *videos], sizes, self.start)
+        start = JointStart.at(self.start, every) if isinstance(self.start, Start) else self.start
+        return JointPlan(self.one(videos, sizes, start.videos), self.one(images, sizes, start.images), every)
 
-    def one(self, places: list[int], sizes: dict[int, int]) -> ClipPlan:
+    def one(self, places: list[int], sizes: dict[int, int], start: Start) -> ClipPlan:
         """The plan of some of the buckets."""
         chosen = sorted(places)
         part = self.assignment
@@ -141,13 +154,13 @@ class _Maker:
             codes = np.where(part.codes >= 0, table[np.maximum(part.codes, 0)], np.int16(-1))
             part = Assignment(tuple(part.buckets[place] for place in chosen), codes)
         if len(chosen) == 1 and self.repeats is None:
-            return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size)
+            return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size, start)
         repeats = self.repeats and Repeats(part.codes, self.repeats.groups, self.repeats.weights)
         batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
         blocks = blocks_of(shard_numbers(self.index))
         try:
             return BucketPlan(
-                part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats
+                part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats, start
             )
         except ValueError as error:
             raise UserError(

@@ -16,13 +16,14 @@ from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucket_plan import ClipPlan
 from vidlab.data.buckets import Bucketing
+from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import open_member, read_member
 from vidlab.data.video import read_frames, to_pixels
-from vidlab.errors import CorruptClipError
+from vidlab.data.workers import death_of_a_worker, outlive_sigterm
+from vidlab.errors import CorruptClipError, DataError
 from vidlab.randomness import seed_of
 
 # A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
@@ -201,17 +202,26 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
-        place = (self.index.root, row.shard, row.offset, row.size)
+        place = (self.index.root, row.shard, row.offset, row.size, row.key)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            return scale_to_cover(read_frames(open_member(*place), wanted, row.key), view.height, view.width)
-        data = read_member(*place)
-        whole = scale_to_cover(read_frames(data, None, row.key), view.height, view.width)
+            frames = read_frames(open_member(*place), wanted, row.key)
+            return scale_to_cover(_checked(frames, row), view.height, view.width)
+        frames = read_frames(read_member(*place), None, row.key)
+        whole = scale_to_cover(_checked(frames, row), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:
             self._cache[position] = whole
             self._cache_left -= whole.nbytes
         return whole[wanted.start : wanted.stop : wanted.step]
+
+
+def _checked(frames: np.ndarray, row: ClipRow) -> np.ndarray:
+    """Frames of the size that the index gives, on which the bucket of the clip was chosen."""
+    if frames.shape[1:3] != (row.height, row.width):
+        shown = f"{frames.shape[1]} x {frames.shape[2]}"
+        raise CorruptClipError(f"the index says {row.height} x {row.width} pixels, the video has {shown}")
+    return frames
 
 
 def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -326,6 +336,7 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
             sampler=numbers,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_sigterm,
             **workers,
         )
         self.inspect = inspect
@@ -337,5 +348,15 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
         return self.sampler.stop
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        for batch in super().__iter__():
+        batches = super().__iter__()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (ConnectionError, EOFError, RuntimeError) as error:
+                message = death_of_a_worker(error)
+                if message is None:
+                    raise
+                raise DataError(message) from error
             yield self.inspect(batch)

@@ -1,18 +1,19 @@
 """The DataModule: from a source to planned batches, with exact resume and a limit on unreadable clips."""
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucket_plan import ClipPlan
 from vidlab.data.bucketed import Planned, column, plan_buckets
 from vidlab.data.buckets import Bucketing
+from vidlab.data.clip_plan import ClipPlan, JointStart
 from vidlab.data.dataset import (
     BatchNumbers,
     BucketShapes,
@@ -23,19 +24,13 @@ from vidlab.data.dataset import (
     LoadFailure,
     PlannedBatches,
 )
+from vidlab.data.history import History, Segment, order_changes
 from vidlab.data.index import ClipIndex
-from vidlab.data.plan import Plan
+from vidlab.data.plan import Plan, Start
 from vidlab.data.source import ClipSource
 from vidlab.errors import DataError, UserError
 
-# What resuming must find unchanged, and the key that sets it.
-RESUME_KEYS = {
-    "index_hash": "data",
-    "seed": "seed",
-    "batch_size": "data.batch_size",
-    "world_size": "trainer.devices x trainer.num_nodes",
-    "bucketing": "data.bucketing",
-}
+log = logging.getLogger(__name__)
 
 
 class ClipDataModule(L.LightningDataModule):
@@ -66,6 +61,9 @@ class ClipDataModule(L.LightningDataModule):
         path: where ``source`` reads; for the record.
         bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
             ``frames`` x ``height`` x ``width``. Validation has that shape always.
+
+    Attributes:
+        accept_changes: resume although other clips come in another order; False refuses.
 
     Raises:
         UserError: for a setting out of range, before any data is touched.
@@ -106,12 +104,15 @@ class ClipDataModule(L.LightningDataModule):
         self.cache_decoded_mb = cache_decoded_mb
         self.description = {"difficulty": difficulty, "path": path}
         self.batches_consumed = 0
+        self.accept_changes = False
         self.corrupt: dict[str, str] = {}
         self.bucketing = None
         if bucketing is not None and bucketing.max_tokens is not None:
             self.bucketing = bucketing.completed(frames, frame_stride)
         self._data: SplitIndex | None = None
-        self._planned: Planned | None = None
+        self._history: History | None = None
+        self._plans: dict[History, Plan] = {}
+        self._planned: dict[History, Planned] = {}
 
     @property
     def rank(self) -> int:
@@ -126,9 +127,12 @@ class ClipDataModule(L.LightningDataModule):
     @property
     def plan(self) -> Plan | ClipPlan:
         """The order of the training clips."""
-        if self.bucketing is None:
-            return Plan(len(self.data.train), self.batch_size, self.seed, self.world_size)
-        return self.planned(self.world_size).plan
+        if self.bucketing is not None:
+            return self.planned(self.world_size).plan
+        history = self.history(self.world_size)
+        if history not in self._plans:
+            self._plans = {history: self._plain(history.current, history.start(self._plain))}
+        return self._plans[history]
 
     def planned(self, world_size: int) -> Planned:
         """The bucketed order for a number of processes, and what it was made of.
@@ -138,9 +142,26 @@ class ClipDataModule(L.LightningDataModule):
         """
         if self.bucketing is None:
             raise UserError("data.bucketing.max_tokens is not set: the data is not bucketed")
-        if self._planned is None or self._planned.plan.world_size != world_size:
-            self._planned = plan_buckets(self.data.train, self.bucketing, self.batch_size, self.seed, world_size)
-        return self._planned
+        history = self.history(world_size)
+        if history not in self._planned:
+            start = history.start(lambda segment, start: self._bucketed(segment, start).plan)
+            self._planned = {history: self._bucketed(history.current, start)}
+        return self._planned[history]
+
+    def history(self, world_size: int) -> History:
+        """The segments of batches up to now, the last of them with this run's settings."""
+        tokens = None if self.bucketing is None else self.bucketing.tokens_per_batch
+        now = Segment(self.batches_consumed if self._history else 0, world_size, self.batch_size, tokens)
+        return History(0, (now,)) if self._history is None else self._history.continued(now)
+
+    def _plain(self, segment: Segment, start: Start | JointStart) -> Plan:
+        assert isinstance(start, Start)
+        return Plan(len(self.data.train), segment.batch_size, self.seed, segment.world_size, start)
+
+    def _bucketed(self, segment: Segment, start: Start | JointStart) -> Planned:
+        assert self.bucketing is not None
+        rule = replace(self.bucketing, tokens_per_batch=segment.tokens_per_batch)
+        return plan_buckets(self.data.train, rule, segment.batch_size, self.seed, segment.world_size, start)
 
     @property
     def data(self) -> "SplitIndex":
@@ -197,33 +218,48 @@ class ClipDataModule(L.LightningDataModule):
         return [clips.row(position).captions[0] for position in range(min(count, len(clips)))]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the data stands, and what must be the same for that to mean anything."""
+        """Where the data stands, and what its order is made of."""
         return {
             "batches_consumed": self.batches_consumed,
-            "index_hash": self.data.hash,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "world_size": self.world_size,
-            "bucketing": None if self.bucketing is None else json.dumps(asdict(self.bucketing), sort_keys=True),
+            "epoch": self.plan.epoch_at(self.batches_consumed),
+            "history": self.history(self.world_size).state(),
+            **self._order(),
         }
+
+    def _order(self) -> dict[str, Any]:
+        rule = None if self.bucketing is None else json.dumps(asdict(self.bucketing), sort_keys=True)
+        return {"index_hash": self.data.hash, "seed": self.seed, "bucketing": rule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a checkpoint stopped. Ignored outside training, where no order is resumed.
 
+        With another batch size or number of processes the epoch goes on with the clips not visited yet. With other
+        data, another seed or other buckets there is no such epoch: refused, or with ``accept_changes`` a new epoch
+        begins.
+
         Raises:
-            UserError: when the order would differ: another data set, seed, batch size or number of processes.
+            UserError: when clips would come in another order.
         """
         if self.trainer is not None and self.trainer.state.fn not in (None, "fit"):
             return
-        now = self.state_dict()
-        for name, key in RESUME_KEYS.items():
-            # checkpoints from before there were buckets name none
-            if state_dict.get(name) != now[name]:
-                raise UserError(
-                    f"ckpt_path: the checkpoint was trained with {name}={state_dict.get(name)} ({key}), this run "
-                    f"has {now[name]}. Set it back to resume, or start a new run from its weights"
-                )
-        self.batches_consumed = int(state_dict["batches_consumed"])
+        changes = order_changes(state_dict, self._order())
+        if changes and not self.accept_changes:
+            raise UserError(
+                f"ckpt_path: clips would come in another order than in the checkpoint: {'; '.join(changes)}. Set it "
+                "back to resume, or begin a new epoch in the new order with accept_changes=true"
+            )
+        before = History.of(state_dict["history"])
+        if changes:
+            rank_zero_only(log.warning)("another order of clips (%s): a new epoch begins", "; ".join(changes))
+            first = replace(before.current, first=int(state_dict["batches_consumed"]))
+            before = History(int(state_dict["epoch"]) + 1, (first,))
+        self.batches_consumed, self._history = int(state_dict["batches_consumed"]), before
+        self._history = self.history(self.world_size)
+        if not before.current.like(self._history.current):
+            rank_zero_only(log.info)(
+                "batches are %s, and were %s: the epoch goes on without repeating or skipping a clip; losses differ "
+                "from those of a run without the change", self._history.current, before.current
+            )  # fmt: skip
 
     def _open(self) -> "SplitIndex":
         index = ClipIndex.open(self.source.prepare())

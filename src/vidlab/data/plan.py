@@ -6,9 +6,10 @@ would train on with the same arguments.
 Epochs are laid end to end in one endless stream of clips; batch ``number`` of rank ``r`` is a window of it.
 Nothing is dropped at the end of an epoch, so a batch may hold the last clips of one epoch and the first of
 the next. Any batch is found without visiting those before it, which makes resuming exact for any number of
-workers.
+workers. With another batch size or world size a plan starts from what another has left of an epoch.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,27 @@ class Visit(NamedTuple):
 
     position: int
     epoch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where an order begins.
+
+    Args:
+        number: the first batch.
+        epoch: the epoch of its first clip.
+        remaining: uint16 (positions of the index,): how often each clip is still to be visited in ``epoch``; None is a
+            whole epoch.
+    """
+
+    number: int = 0
+    epoch: int = 0
+    remaining: np.ndarray | None = None
+
+    @property
+    def whole_epoch(self) -> int:
+        """The first epoch that is visited whole."""
+        return self.epoch + (self.remaining is not None)
 
 
 class Plan:
@@ -33,9 +55,12 @@ class Plan:
         batch_size: clips per batch and rank, at least 1.
         seed: not negative.
         world_size: ranks that share the stream, at least 1.
+        start: where the stream begins; what another plan has ``left``.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, seed: int, world_size: int = 1) -> None:
+    def __init__(
+        self, num_clips: int, batch_size: int, seed: int, world_size: int = 1, start: Start | None = None
+    ) -> None:
         if min(num_clips, batch_size, world_size) < 1 or seed < 0:
             raise ValueError(
                 "num_clips, batch_size and world_size must be at least 1 and seed not negative, got "
@@ -45,19 +70,51 @@ class Plan:
         self.batch_size = batch_size
         self.seed = seed
         self.world_size = world_size
+        self.start = start or Start()
         self._orders: dict[int, np.ndarray] = {}
+        self._rest = np.zeros(0, np.int32)
+        if self.start.remaining is not None:
+            order = self.order(self.start.epoch)
+            self._rest = order[self.start.remaining[order] > 0]
 
     def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
-        """The clips of global batch ``number`` (from 0) on ``rank``.
+        """The clips of global batch ``number`` (from ``start.number``) on ``rank``.
 
-        They are stream places ``(number * world_size + rank) * batch_size`` and the following ``batch_size -
-        1``.
+        With n batches before it they are places ``(n * world_size + rank) * batch_size`` and the following
+        ``batch_size - 1`` of the stream.
         """
-        if number < 0 or not 0 <= rank < self.world_size:
+        if number < self.start.number or not 0 <= rank < self.world_size:
             raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
-        first = (number * self.world_size + rank) * self.batch_size
-        places = (divmod(place, self.num_clips) for place in range(first, first + self.batch_size))
-        return tuple(Visit(int(self.order(epoch)[place]), epoch) for epoch, place in places)
+        first = ((number - self.start.number) * self.world_size + rank) * self.batch_size
+        return tuple(self._visit(place) for place in range(first, first + self.batch_size))
+
+    def _visit(self, place: int) -> Visit:
+        epoch, within = self._find(place)
+        order = self._rest if epoch < self.start.whole_epoch else self.order(epoch)
+        return Visit(int(order[within]), epoch)
+
+    def _find(self, place: int) -> tuple[int, int]:
+        """The epoch of a place of the stream, and the place within what the stream has of that epoch."""
+        if place < len(self._rest):
+            return self.start.epoch, place
+        epochs, within = divmod(place - len(self._rest), self.num_clips)
+        return self.start.whole_epoch + epochs, within
+
+    def epoch_at(self, number: int) -> int:
+        """The epoch of the first clip of batch ``number``."""
+        return self._find((number - self.start.number) * self.world_size * self.batch_size)[0]
+
+    def left(self, number: int) -> Start:
+        """What is not visited before batch ``number``: where a plan of another batch size or world size goes on."""
+        if number == self.start.number:
+            return self.start
+        epoch, within = self._find((number - self.start.number) * self.world_size * self.batch_size)
+        if epoch >= self.start.whole_epoch and within == 0:
+            return Start(number, epoch)
+        remaining = np.zeros(self.num_clips, np.uint16)
+        order = self._rest if epoch < self.start.whole_epoch else self.order(epoch)
+        remaining[order[within:]] = 1
+        return Start(number, epoch, remaining)
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of all clips in the order ``epoch`` visits them, int32 (num_clips,)."""

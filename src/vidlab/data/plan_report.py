@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vidlab.data.bucket_plan import JoinedPlan, JointPlan, Share
 from vidlab.data.bucketed import Balance, Planned
 from vidlab.data.buckets import Bucketing
+from vidlab.data.clip_plan import JoinedPlan, JointPlan, Share
 from vidlab.errors import UserError
 
 HEADER = ("bucket", "clips", "visits", "batch", "tokens/clip", "tokens/batch", "steps", "repeated", "left out")

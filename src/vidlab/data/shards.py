@@ -20,6 +20,10 @@ from vidlab.data.index_writer import IndexWriter
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 
+# A tar header, and the longest name in it.
+HEADER, LONGEST_NAME = tarfile.BLOCKSIZE, 100
+MISMATCH = "shard and index do not belong together"
+
 SPLITS = ("train", "val", "test")
 
 # Bytes of a clip that are read at once even where a few frames of it are wanted.
@@ -145,24 +149,54 @@ class ShardWriter:
         self._shards += 1
 
 
-def read_member(folder: Path, shard: str, offset: int, size: int) -> bytes:
+def read_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes:
     """The bytes of one clip: ``size`` bytes of ``folder/shard`` from ``offset``.
 
+    Args:
+        folder: what ``shard`` is relative to.
+        shard: a tar file, or a file that is the clip.
+        offset: first byte.
+        size: bytes.
+        key: of a clip in a tar file, to be compared with the name in the member's header; None compares nothing.
+
     Raises:
-        CorruptClipError: when the shard is missing, unreadable or too short.
+        CorruptClipError: when the shard is missing, unreadable, too short, or another than the index was made of.
     """
     path = Path(folder) / shard
+    header = HEADER if _has_header(shard, offset, key) else 0
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
-            data = os.pread(handle, size, offset)
+            data = os.pread(handle, header + size, offset - header)
         finally:
             os.close(handle)
     except OSError as error:
         raise CorruptClipError(f"{path}: {error.strerror}") from error
-    if len(data) != size:
-        raise CorruptClipError(f"{path}: cut off, {len(data)} of {size} bytes at offset {offset}")
-    return data
+    if len(data) != header + size:
+        raise CorruptClipError(f"{path}: cut off, {max(len(data) - header, 0)} of {size} bytes at offset {offset}")
+    if header and key is not None:
+        _check_header(data[:header], size, key, path)
+    return data[header:]
+
+
+def _has_header(shard: str, offset: int, key: str | None) -> bool:
+    """Whether a tar header with the clip's name stands before it."""
+    return key is not None and shard.endswith(".tar") and offset >= HEADER
+
+
+def _check_header(header: bytes, size: int, key: str, path: Path) -> None:
+    """Refuse a member that is not the one the index means: the shard was changed, or belongs to another index."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError:
+        raise CorruptClipError(f"{path}: no tar member begins where the index says; {MISMATCH}") from None
+    # a long or a non-ASCII name stands in a header of its own before this one
+    named = key.isascii() and len(member.name) < LONGEST_NAME
+    if member.size != size or (named and Path(member.name).name.split(".")[0] != Path(key).name.split(".")[0]):
+        raise CorruptClipError(
+            f"{path}: the index says {size} bytes here, and the shard has {member.name} of {member.size} bytes; "
+            f"{MISMATCH}"
+        )
 
 
 class MemberFile(io.RawIOBase):
@@ -221,12 +255,16 @@ class MemberFile(io.RawIOBase):
         super().close()
 
 
-def open_member(folder: Path, shard: str, offset: int, size: int) -> bytes | MemberFile:
+def open_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes | MemberFile:
     """One clip to decode some frames of: its bytes, or where it is long a file that reads what the decoder asks for.
 
     Raises:
         CorruptClipError: as ``read_member``.
     """
     if size <= READ_WHOLE:
-        return read_member(folder, shard, offset, size)
-    return MemberFile(Path(folder) / shard, offset, size)
+        return read_member(folder, shard, offset, size, key)
+    path = Path(folder) / shard
+    if _has_header(shard, offset, key):
+        with MemberFile(path, offset - HEADER, HEADER) as header:
+            _check_header(header.read(), size, key or "", path)
+    return MemberFile(path, offset, size)

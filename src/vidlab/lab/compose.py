@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -14,6 +15,8 @@ from vidlab.errors import UserError
 from vidlab.lab.entry import instantiate
 from vidlab.lab.messages import root_cause
 from vidlab.lab.precision import resolve_precision
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import resolve_run
 from vidlab.training.video_diffusion import VideoDiffusion
 
 
@@ -23,6 +26,7 @@ def build_module(cfg: DictConfig) -> VideoDiffusion:
     Raises:
         UserError: a setting that cannot work, by its full key.
     """
+    locate_autoencoder(cfg)
     parts = {name: instantiate(cfg[name], name) for name in MODULE_PARTS}
     regularizers = {name: instantiate(node, f"losses.{name}") for name, node in cfg.losses.items() if node}
     make = instantiate(cfg.task, "task", compile=cfg.compile, seed=cfg.seed, attention=cfg.attention)
@@ -39,24 +43,44 @@ MODULE_PARTS = (
 )  # fmt: skip
 
 
+def locate_autoencoder(cfg: DictConfig) -> None:
+    """Make ``autoencoder.path`` the absolute path of what it names, so that the recorded configuration keeps it.
+
+    Files and published folders stay what they are; ``last``, run folders and MLflow run ids are looked up.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    reference = cfg.autoencoder.get("path")
+    if reference is None:
+        return
+    place = Path(str(reference)).expanduser()
+    if not place.is_file() and not any(place.glob("*.safetensors")) and not any(place.glob("*.ckpt")):
+        uri = cfg.get("logger", {}).get("uri")
+        place = resolve_run(str(reference), RUNS, cfg.name, uri, key="autoencoder.path").checkpoint
+    cfg.autoencoder.path = str(place.resolve())
+
+
 def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoiser]:
     """The denoiser's constructor.
 
     ``model.token``, where a model has it, is the size of a token in pixels (frames, rows, columns): the patch follows
-    from the autoencoder's stride, so that every autoencoder gives the same number of tokens.
+    from the autoencoder's stride, so that autoencoders of different strides give the same number of tokens. A token is
+    at least one latent position.
 
     Raises:
-        UserError: the token is not a whole number of latent positions.
+        UserError: the token is more than one latent position and not a whole number of them.
     """
     if model.get("token") is None:
         return instantiate(model.backbone, "model.backbone")
     steps = (stride.frames, stride.height, stride.width)
-    if any(size % step for size, step in zip(model.token, steps, strict=True)):
+    token = [max(size, step) for size, step in zip(model.token, steps, strict=True)]
+    if any(size % step for size, step in zip(token, steps, strict=True)):
         raise UserError(
             f"model.token={list(model.token)} pixels is not a multiple of the autoencoder's stride {list(steps)}. "
-            f"Use model.token={[max(size // step, 1) * step for size, step in zip(model.token, steps, strict=True)]}."
+            f"Use model.token={[size // step * step for size, step in zip(token, steps, strict=True)]}."
         )
-    patch = [size // step for size, step in zip(model.token, steps, strict=True)]
+    patch = [size // step for size, step in zip(token, steps, strict=True)]
     return instantiate(model.backbone, "model.backbone", patch=patch)
 
 

@@ -7,7 +7,8 @@ An entry point is::
         from vidlab.lab.train import train
         return train(cfg)
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted, 143 stopped by
+SIGTERM.
 """
 
 import functools

@@ -195,7 +195,7 @@ def generate(
     """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
     jobs = [(prompt, number) for prompt in prompts for number in range(plan.num_videos)]
     samples = []
-    with torch.inference_mode(), _autocast(module.device.type, plan.precision), _bar(len(jobs)) as advance:
+    with torch.inference_mode(), autocast(module.device.type, plan.precision), _bar(len(jobs)) as advance:
         for start in range(0, len(jobs), plan.batch_size):
             batch = jobs[start : start + plan.batch_size]
             pixels = _videos(module, batch, plan, given, advance)
@@ -229,7 +229,8 @@ def _videos(
     return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
 
 
-def _autocast(device: str, precision: str) -> torch.autocast:
+def autocast(device: str, precision: str) -> torch.autocast:
+    """bfloat16 where ``precision`` resolves to it on this device."""
     bf16 = resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
     return torch.autocast(device, torch.bfloat16, enabled=bf16)
 

@@ -23,6 +23,7 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vidlab.data.workers import death_of_a_worker
 from vidlab.errors import UserError
 
 STORAGE_PROBLEMS = {
@@ -49,6 +50,8 @@ def explain(error: BaseException) -> str | None:
         return _one_line(error)
     if isinstance(error, OmegaConfBaseException):
         return _explain_config(error)
+    if isinstance(error, RuntimeError) and death_of_a_worker(error):
+        return death_of_a_worker(error)
     if isinstance(error, OSError) and error.errno in STORAGE_PROBLEMS:
         return f"{error.filename or 'writing a file'}: {STORAGE_PROBLEMS[error.errno]}."
     return None

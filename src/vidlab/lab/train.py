@@ -1,6 +1,8 @@
 """The main job: compose, train, summarise."""
 
 import logging
+import shlex
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -9,13 +11,17 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab import provenance
+from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord
 from vidlab.lab.entry import instantiate
+from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
@@ -39,19 +45,24 @@ def run_training(cfg: DictConfig) -> float | None:
 
     Raises:
         UserError: a configuration that cannot work, before the first batch.
+        SystemExit: 143 (128 + 15) when SIGTERM ended training, after a checkpoint.
     """
     _quiet()
     job = find_job(cfg)
+    if job.resumed is not None:
+        check_changes(cfg, job.resumed)
     check_seed(cfg.seed)
     seed_everything(cfg.seed, workers=True, verbose=False)
     module = build_module(cfg)
     data = build_data(cfg)
+    if isinstance(data, ClipDataModule):
+        data.accept_changes = cfg.accept_changes
     logger = open_logger(cfg, job)
     status = "failed"
     try:
         trainer = build_trainer(cfg, logger)
         trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
-        record_run(cfg, job, trainer, module, logger)
+        record_run(cfg, job, trainer, module, data, logger)
         inherit_weights(cfg, job, module)
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
@@ -59,6 +70,9 @@ def run_training(cfg: DictConfig) -> float | None:
         summary = summarize(job.folder, trainer, module, first, seconds, uri)
         report(summary, logger)
         status = "success"
+    except SIGTERMException:
+        status = "interrupted"
+        stopped(job, trainer)
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -117,7 +131,9 @@ def open_logger(cfg: DictConfig, job: Job) -> Any:
 
 
 @rank_zero_only
-def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, logger: Any) -> None:
+def record_run(
+    cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, logger: Any
+) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
     (job.folder / "config.yaml").write_text(text)
@@ -127,7 +143,6 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
     # paths below the run folder would differ between any two runs and hide what was changed
     logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(job.folder), "<run folder>"))))
     logger.log_config(text)
-    cost = module.cost()
     logger.set_tags(
         found.tags()
         | {
@@ -135,8 +150,8 @@ def record_run(cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusi
             "vidlab.objective": type(module.objective.parameterization).__name__,
             "vidlab.data": cfg.data.name,
             "vidlab.precision": trainer.precision,
-            "vidlab.parameters": cost.parameters,
-            "vidlab.flops_per_step": cost.training_flops * cfg.data.batch_size * trainer.world_size,
+            "vidlab.parameters": module.cost().parameters,
+            "vidlab.flops_per_step": f"{flops_per_step(module, data, cfg.data.batch_size, trainer.world_size):.0f}",
             "vidlab.checkpoints": str(job.folder / "checkpoints"),
         }
     )
@@ -173,6 +188,23 @@ def report(summary: Summary, logger: Any) -> None:
     summary.write()
     logger.set_tags(summary.tags())
     print(summary.text(), file=sys.stdout, flush=True)
+
+
+def stopped(job: Job, trainer: Trainer) -> None:
+    """Say how to go on after SIGTERM, and end with the exit code that shells give for it.
+
+    Raises:
+        SystemExit: 143 on rank 0; 0 on the others, whom a failure's end would make Lightning kill rank 0.
+    """
+    leave_process_group(trainer)
+    if not trainer.is_global_zero:
+        sys.exit(0)
+    overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
+    again = shlex.join([*overrides, f"ckpt_path={job.folder}"])
+    saved = (job.folder / "checkpoints" / "last.ckpt").exists()
+    hint = f"Go on with: python train.py {again}" if saved else "There is no checkpoint yet."
+    print(f"Stopped by SIGTERM at step {trainer.global_step}. {hint}", file=sys.stderr, flush=True)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def leave_process_group(trainer: Trainer) -> None:

@@ -26,6 +26,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
+from vidlab.clip import Factors
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.checks import check_darkness, check_pairs, check_videos
 from vidlab.metrics.intervals import bootstrap_mean
@@ -33,6 +34,7 @@ from vidlab.metrics.results import MetricResult
 from vidlab.perceptual.resize import Filter, resize_videos
 from vidlab.randomness import seed_of
 
+ReferenceKind = Literal["none", "set", "paired"]
 _FAR = 2.0  # larger than any pixel
 
 
@@ -44,13 +46,14 @@ class VideoMetric(Metric):
         stride: given frames per scored frame: 2 leaves every second frame out.
         seed: of the intervals' draws.
 
-    Subclasses say: ``name``; ``reference``, whether they compare with nothing, with a ``set`` of other clips, or with
-    clips one to one (``paired``); ``needs_captions``; ``minimum_frames``; ``higher_is_better``.
+    Subclasses say: ``name``; ``reference_kind``, whether they compare with nothing, with a ``set`` of other clips, or
+    with clips one to one (``paired``); ``needs_captions``, ``needs_factors``; ``minimum_frames``; ``higher_is_better``.
     """
 
     name: ClassVar[str]
-    reference_kind: ClassVar[Literal["none", "set", "paired"]] = "none"
+    reference_kind: ClassVar[ReferenceKind] = "none"
     needs_captions: ClassVar[bool] = False
+    needs_factors: ClassVar[bool] = False
     minimum_frames: ClassVar[int] = 1
     full_state_update = False
     is_differentiable = False
@@ -69,11 +72,7 @@ class VideoMetric(Metric):
             )
         self.frames, self.stride, self.seed = frames, stride, seed
         self._tails: dict[str, tuple[int, ...]] = {}
-        self._numbered = 0
-        self.add_state("shape_low", torch.full((3,), 1 << 30), "min", persistent=True)
-        self.add_state("shape_high", torch.zeros(3, dtype=torch.long), "max", persistent=True)
-        self.add_state("darkest", torch.tensor(_FAR), "min", persistent=True)
-        self._add_rows("keys", ())
+        self._add_set("")
 
     def update(
         self,
@@ -81,6 +80,7 @@ class VideoMetric(Metric):
         reference: Shaped[Tensor, "..."] | None = None,
         captions: Sequence[str] | None = None,
         keys: Sequence[str] | None = None,
+        factors: Sequence[Factors | None] | None = None,
     ) -> None:
         """Take in a batch.
 
@@ -89,13 +89,14 @@ class VideoMetric(Metric):
             reference: clips to compare with, in the same form; (B, ...) for paired metrics, any number for others.
             captions: one text per clip.
             keys: one name per clip, unique in the set.
+            factors: what a rendered clip with each caption shows; None where nobody knows.
 
         Raises:
             DataError: clips that are malformed, too short, not finite, out of range or of another size than before.
             UserError: something that this metric needs is missing.
         """
         shown = self._accept(videos, self.name, keys)
-        self._note(videos, shown)
+        self._note("", shown)
         other = None if reference is None or self.reference_kind == "none" else self._accept(reference, "reference")
         if self.reference_kind == "paired":
             if other is None:
@@ -104,7 +105,7 @@ class VideoMetric(Metric):
         if self.needs_captions and (captions is None or len(captions) != len(videos)):
             raise UserError(f"{self.name} needs one caption per clip: give update(captions=...).")
         with torch.no_grad():
-            self._take(shown, other, captions or (), self._hashed(keys, len(videos), "clip"))
+            self._take(shown, other, captions or (), self._hashed(keys, len(videos)))
 
     def compute(self) -> Tensor:
         """The value alone, as a scalar in float64."""
@@ -118,6 +119,10 @@ class VideoMetric(Metric):
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=self._to_sync, should_unsync=True):
             return self._result()
+
+    def dimensions(self) -> Mapping[str, MetricResult]:
+        """The parts of a value that has some, by name; every process must call it."""
+        return {}
 
     def settings(self) -> Mapping[str, str]:
         """Everything else that changes the value, by name."""
@@ -133,10 +138,7 @@ class VideoMetric(Metric):
 
     def _describe(self, value: float, clips: int) -> MetricResult:
         """A result that holds what the states know about the clips."""
-        if not torch.equal(self.shape_low, self.shape_high):
-            raise DataError(f"{self.name}: the processes were given clips of different sizes; score them apart.")
-        check_darkness(float(self.darkest), clips, self.name)
-        frames, height, width = self.shape_high.tolist()
+        frames, height, width = self._shape("", clips)
         size = (height, width)
         return MetricResult(
             self.name, value, self.higher_is_better, clips, None, frames, self.stride, size, "none", self.settings()
@@ -148,30 +150,48 @@ class VideoMetric(Metric):
         check_videos(videos, role, (least - 1) * self.stride + 1, keys or ())
         return videos[:, :, :: self.stride][:, :, : self.frames]
 
-    def _note(self, videos: Tensor, shown: Tensor) -> None:
-        """Remember the clips' size and darkest pixel; refuse another size."""
-        shape = torch.tensor(shown.shape[2:], device=self.shape_high.device)
-        if int(self.shape_high.max()) and not torch.equal(shape, self.shape_high):
+    def _add_set(self, prefix: str) -> None:
+        """States of one set of clips: keys, size (which must be one) and darkest pixel."""
+        self._add_rows(f"{prefix}keys", ())
+        self.add_state(f"{prefix}shape_low", torch.full((3,), 1 << 30), "min", persistent=True)
+        self.add_state(f"{prefix}shape_high", torch.zeros(3, dtype=torch.long), "max", persistent=True)
+        self.add_state(f"{prefix}darkest", torch.tensor(_FAR), "min", persistent=True)
+
+    def _note(self, prefix: str, videos: Tensor) -> None:
+        """Remember the size and the darkest pixel of clips; refuse another size."""
+        role, known = _role(self.name, prefix), getattr(self, f"{prefix}shape_high")
+        shape = torch.tensor(videos.shape[2:], device=known.device)
+        if int(known.max()) and not torch.equal(shape, known):
             raise DataError(
-                f"{self.name}: clips of {_sizes(shape)} after clips of {_sizes(self.shape_high)}; "
+                f"{role}: clips of {_sizes(shape)} after clips of {_sizes(known)}; "
                 "bring all to one size, or score them apart."
             )
-        self.shape_low = self.shape_high = shape
-        self.darkest = torch.minimum(self.darkest, videos.detach().min().to(self.darkest))
-        self._numbered += len(videos)
-        check_darkness(float(self.darkest), self._numbered, self.name)
+        darkest = getattr(self, f"{prefix}darkest")
+        darkest = torch.minimum(darkest, videos.detach().min().to(darkest))
+        for name, value in (("shape_low", shape), ("shape_high", shape.clone()), ("darkest", darkest)):
+            setattr(self, prefix + name, value)
+        seen = sum(len(part) for part in getattr(self, f"{prefix}keys"))
+        check_darkness(float(darkest), seen + len(videos), role)
 
-    def _hashed(self, keys: Sequence[str] | None, count: int, role: str) -> Tensor:
+    def _shape(self, prefix: str, clips: int) -> list[int]:
+        """Frames, height and width of a set's clips, once every process has given its own."""
+        low, high = (getattr(self, f"{prefix}shape_{end}") for end in ("low", "high"))
+        if not torch.equal(low, high):
+            raise DataError(f"{_role(self.name, prefix)}: the processes were given clips of different sizes.")
+        check_darkness(float(getattr(self, f"{prefix}darkest")), clips, _role(self.name, prefix))
+        return list(high.tolist())
+
+    def _hashed(self, keys: Sequence[str] | None, count: int, prefix: str = "") -> Tensor:
         """Names as numbers that can be gathered; clips without names are numbered on each process."""
         if keys is not None and len(keys) != count:
             raise UserError(f"{self.name}: {len(keys)} keys for {count} clips.")
         if keys is None:
             distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
             rank = torch.distributed.get_rank() if distributed else 0
-            start = sum(len(part) for part in getattr(self, "keys" if role == "clip" else "reference_keys"))
+            start = sum(len(part) for part in getattr(self, f"{prefix}keys"))
             numbers = [(rank << 40) + start + n for n in range(count)]
         else:
-            numbers = [seed_of("key", key) for key in keys]
+            numbers = [key_number(key) for key in keys]
         return torch.tensor(numbers, dtype=torch.long, device=self.device)
 
     def _add_rows(self, name: str, tail: tuple[int, ...]) -> None:
@@ -269,6 +289,15 @@ class ClipMetric(VideoMetric):
             scores=tuple(scores.tolist()),
             notes=() if found.interval is not None else ("no interval: fewer than 2 clips",),
         )
+
+
+def key_number(key: str) -> int:
+    """The number that stands for a clip's name in ``MetricResult.keys``."""
+    return seed_of("key", key)
+
+
+def _role(name: str, prefix: str) -> str:
+    return f"{name}: reference" if prefix else name
 
 
 def _sizes(shape: Tensor) -> str:

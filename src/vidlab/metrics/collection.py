@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.features import share_extractors
 
-ReferenceKind = Literal["none", "set", "paired"]
 _SERVES: dict[str, tuple[str, ...]] = {"none": ("none",), "set": ("none", "set"), "paired": ("none", "set", "paired")}
 
 
@@ -19,25 +17,52 @@ class Selection:
     left_out: dict[str, str]
 
 
-def select(metrics: Mapping[str, VideoMetric | None], reference: ReferenceKind, captions: bool) -> Selection:
+@dataclass(frozen=True)
+class AtHand:
+    """What there is to measure with.
+
+    Args:
+        frames: of every clip.
+        reference: what the clips can be compared with: nothing, a set of real clips, or one original for each clip.
+        captions: whether all clips have captions.
+        factors: whether the factors of all captions are known.
+    """
+
+    frames: int
+    reference: ReferenceKind = "none"
+    captions: bool = False
+    factors: bool = False
+
+
+def select(metrics: Mapping[str, VideoMetric | None], at_hand: AtHand) -> Selection:
     """The metrics that what is at hand allows, with equal feature networks made one.
 
     Args:
         metrics: by name; None (a metric taken out on the command line) is passed over.
-        reference: what the clips can be compared with: nothing, a set of real clips, or one original for each clip.
-        captions: whether the clips have captions.
+        at_hand: what there is to measure with.
     """
     chosen: dict[str, VideoMetric] = {}
     left_out: dict[str, str] = {}
     for name, metric in metrics.items():
         if metric is None:
             continue
-        if metric.reference_kind not in _SERVES[reference]:
-            wanted = "reference clips" if metric.reference_kind == "set" else "one original for each clip"
-            left_out[name] = f"{name} needs {wanted}"
-        elif metric.needs_captions and not captions:
-            left_out[name] = f"{name} needs captions"
-        else:
+        obstacle = _obstacle(metric, at_hand)
+        if obstacle is None:
             chosen[name] = metric
+        else:
+            left_out[name] = f"it needs {obstacle}"
     share_extractors(chosen)
     return Selection(chosen, left_out)
+
+
+def _obstacle(metric: VideoMetric, at_hand: AtHand) -> str | None:
+    needed = ((metric.frames or metric.minimum_frames) - 1) * metric.stride + 1
+    if at_hand.frames < needed:
+        return f"{needed} frames, and the clips have {at_hand.frames}"
+    if metric.reference_kind not in _SERVES[at_hand.reference]:
+        return "reference clips" if metric.reference_kind == "set" else "one original for each clip"
+    if metric.needs_captions and not at_hand.captions:
+        return "captions"
+    if metric.needs_factors and not at_hand.factors:
+        return "the true factors of the captions, which data=moving_shapes has"
+    return None

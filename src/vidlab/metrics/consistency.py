@@ -19,8 +19,8 @@ class Consistency(ClipMetric):
 
     VBench's formula for the subject and the background (arXiv:2311.17982), on other features: VBench uses DINO and
     CLIP, here any extractor of frames does, so values are comparable between runs but are not VBench's. In [0, 1], 1
-    for still clips; higher is better. Noise that changes from frame to frame lowers it; shuffling changes only the part
-    of the previous frame; frozen frames score 1, and it hardly sees blur.
+    for still clips; higher is better. Shuffled frames lower it, through the part of the previous frame. Fooled by
+    frozen frames, which score 1, and, with AlexNet, by noise, which makes all frames alike; it hardly sees blur.
 
     Args:
         extractor: frames to features; None is LPIPS' AlexNet on its pinned weights.

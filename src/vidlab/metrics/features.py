@@ -4,15 +4,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.errors import DataError
-from vidlab.metrics.base import VideoMetric
-from vidlab.metrics.checks import check_darkness
+from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.intervals import subsampled
 from vidlab.metrics.results import Floor, MetricResult
 from vidlab.perceptual.i3d import CLASSES, load_i3d
@@ -160,12 +159,11 @@ class SetDistance(FeatureMetric):
         draws: how many halves are drawn for the interval, see ``vidlab.metrics.intervals.subsampled``.
     """
 
-    reference_kind: ClassVar[Literal["none", "set", "paired"]] = "set"
+    reference_kind: ClassVar[ReferenceKind] = "set"
     higher_is_better = False
     biased: ClassVar[bool] = True
     enough: ClassVar[int] = 2048  # clips, of the usual protocol
     reference_keys: list[Tensor]
-    reference_darkest: Tensor
 
     def __init__(
         self, extractor: Extractor, frames: int | None = None, stride: int = 1, seed: int = 0, draws: int = 20
@@ -173,8 +171,7 @@ class SetDistance(FeatureMetric):
         super().__init__(extractor, frames, stride, seed)
         self.draws = draws
         self._add_rows("reference_features", (extractor.width,))
-        self._add_rows("reference_keys", ())
-        self.add_state("reference_darkest", torch.tensor(2.0), "min", persistent=True)
+        self._add_set("reference_")
 
     @abstractmethod
     def distance(self, features: Float[Tensor, "n D"], reference: Float[Tensor, "m D"]) -> float:
@@ -187,7 +184,7 @@ class SetDistance(FeatureMetric):
             DataError: as ``update``.
         """
         with torch.no_grad():
-            self._take_reference(self._accept(videos, "reference", keys), self._hashed(keys, len(videos), "reference"))
+            self._take_reference(self._accept(videos, "reference", keys), self._hashed(keys, len(videos), "reference_"))
 
     def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
         super()._take(videos, reference, captions, keys)
@@ -195,14 +192,12 @@ class SetDistance(FeatureMetric):
             self._take_reference(reference, self._reference_numbers(reference, keys))
 
     def _reference_numbers(self, reference: Tensor, keys: Tensor) -> Tensor:
-        return self._hashed(None, len(reference), "reference")
+        return self._hashed(None, len(reference), "reference_")
 
     def _take_reference(self, reference: Tensor, keys: Tensor) -> None:
+        self._note("reference_", reference)
         self._append("reference_features", reference)
         self.reference_keys.append(keys)
-        self.reference_darkest = torch.minimum(self.reference_darkest, reference.min().to(self.reference_darkest))
-        seen = sum(len(part) for part in self.reference_keys)
-        check_darkness(float(self.reference_darkest), seen, f"{self.name}: reference")
 
     def _result(self) -> MetricResult:
         mine, real = self._sets("features", "keys"), self._sets("reference_features", "reference_keys")
@@ -212,7 +207,7 @@ class SetDistance(FeatureMetric):
             )
         value = self._between(mine, real)
         described = self._describe(value, len(mine))
-        check_darkness(float(self.reference_darkest), len(real), f"{self.name}: reference")
+        _, height, width = self._shape("reference_", len(real))
         interval = subsampled(
             lambda a, b: self._between(mine[a.to(mine.device)], real[b.to(real.device)]),
             value, len(mine), len(real), self.draws, self.seed,
@@ -222,6 +217,7 @@ class SetDistance(FeatureMetric):
             described,
             reference_clips=len(real),
             resize=self.extractor.description,
+            settings={**described.settings, "reference resolution": f"{height} x {width}"},
             interval=interval,
             floor=floor,
             notes=self._notes(len(mine), len(real), floor),

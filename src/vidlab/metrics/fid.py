@@ -13,7 +13,8 @@ class FrameFID(SetDistance):
     """Fréchet distance of Inception's 2048 features of frames (Heusel et al. 2017, arXiv:1706.08500, equation 6).
 
     Every scored frame is one sample; intervals and the floor still draw whole clips, since the frames of a clip are
-    alike. Lower is better. Blind to time: the order of frames does not enter, and freezing clips hardly does.
+    alike. Lower is better. Blind to time: the order of frames does not enter, and frozen frames only through the
+    content that is lost.
 
     Args:
         extractor: frames to features; None is Inception on its pinned weights.

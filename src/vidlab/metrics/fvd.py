@@ -15,8 +15,8 @@ class FVD(SetDistance):
 
     The usual protocol is 2048 clips of 16 frames against 2048, at 224 x 224. Lower is better, 0 for equal sets. FVD is
     biased: it falls with N by more than most models differ, so results state N and what two parts of the reference are
-    apart. It judges the content of frames far more than their motion (Ge et al. 2024, arXiv:2404.12391): frozen and
-    shuffled frames move it less than blur and noise.
+    apart. It judges the content of frames far more than their motion (Ge et al. 2024, arXiv:2404.12391): shuffled
+    frames move it far less than noise.
 
     Args:
         extractor: clips to features; None is I3D on its pinned weights.

@@ -14,7 +14,9 @@ class KVD(SetDistance):
     """Squared maximum mean discrepancy of I3D's 400 logits with the kernel (x . y / 400 + 1)^3 (Unterthiner et al.
     2018, arXiv:1812.01717; unbiased estimate of Bińkowski et al. 2018).
 
-    Lower is better; without bias, so 0 on average for two sets of one distribution at any N, and sometimes negative.
+    Lower is better; without bias, so 0 on average for two independent sets of one distribution at any N, and sometimes
+    negative. A set against itself is well below 0, since the pairs of equal clips count in one term only. Of few clips
+    it sees noise, and neither blur nor shuffled frames with certainty.
 
     Args:
         extractor: clips to features; None is I3D on its pinned weights.

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.metrics.base import ClipMetric
+from vidlab.metrics.base import ClipMetric, ReferenceKind
 from vidlab.metrics.features import fingerprint
 from vidlab.perceptual.lpips import LPIPS, load_lpips
 from vidlab.perceptual.resize import Filter
@@ -27,7 +27,7 @@ class VideoLPIPS(ClipMetric):
     """
 
     name: ClassVar[str] = "lpips"
-    reference_kind = "paired"
+    reference_kind: ClassVar[ReferenceKind] = "paired"
     higher_is_better = False
 
     def __init__(

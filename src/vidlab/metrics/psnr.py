@@ -6,7 +6,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.metrics.base import ClipMetric
+from vidlab.metrics.base import ClipMetric, ReferenceKind
 
 _PEAK = 2.0  # pixels span [-1, 1]
 _CEILING = 100.0  # decibels
@@ -21,7 +21,7 @@ class PSNR(ClipMetric):
     """
 
     name: ClassVar[str] = "psnr"
-    reference_kind = "paired"
+    reference_kind: ClassVar[ReferenceKind] = "paired"
     higher_is_better = True
 
     def settings(self) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from vidlab.metrics.base import ReferenceKind
 from vidlab.metrics.fvd import FVD
 
 
@@ -15,7 +16,7 @@ class ReconstructionFVD(FVD):
     """
 
     name: ClassVar[str] = "rfvd"
-    reference_kind = "paired"
+    reference_kind: ClassVar[ReferenceKind] = "paired"
 
     def _reference_numbers(self, reference: Tensor, keys: Tensor) -> Tensor:
         return keys

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.errors import DataError
-from vidlab.metrics.base import ClipMetric
+from vidlab.metrics.base import ClipMetric, ReferenceKind
 
 _LEAST = 11  # pixels a side: the Gaussian window of the paper
 
@@ -24,7 +24,7 @@ class SSIM(ClipMetric):
     """
 
     name: ClassVar[str] = "ssim"
-    reference_kind = "paired"
+    reference_kind: ClassVar[ReferenceKind] = "paired"
     higher_is_better = True
 
     def settings(self) -> Mapping[str, str]:

@@ -11,15 +11,15 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from vidlab.errors import UserError
 
 
-def load_checkpoint(path: Path | str, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint as data only (``weights_only=True``).
+def load_checkpoint(path: Path | str, map_location: Any = "cpu", on_disk: bool = False) -> dict[str, Any]:
+    """Read a checkpoint as data only (``weights_only=True``); ``on_disk`` leaves tensors there until they are used.
 
     Raises:
         UserError: no such file, not a checkpoint, truncated, or holding anything but tensors and plain data.
     """
     path = Path(path)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=on_disk)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
@@ -46,6 +46,8 @@ class AtomicCheckpointIO(CheckpointIO):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process killed while it wrote
+                leftover.unlink()
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()

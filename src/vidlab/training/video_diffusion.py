@@ -17,13 +17,14 @@ from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, Loss
 from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.cost import ModelCost, denoiser_cost
-from vidlab.diffusion.objective import Corrupted, GaussianObjective
+from vidlab.diffusion.objective import Corrupted, GaussianObjective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
 from vidlab.randomness import Draw
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder
+from vidlab.training.held_out import HeldOut
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
 
 Latents = Float[Tensor, "B C t h w"]
@@ -92,7 +93,7 @@ class VideoDiffusion(LightningModule):
         self.conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
-        self.autoencoder = autoencoder.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
         self.make_backbone = self._with_settings(backbone, attention)
@@ -146,14 +147,26 @@ class VideoDiffusion(LightningModule):
         """Build the denoiser once; later calls do nothing."""
         if self.backbone is not None:
             return
+        self.autoencoder.check_trained()
         self.backbone = self.make_backbone(latent=self.latent, text_width=self.text_encoder.width)
         if self.compile_backbone:
             self.backbone.compile()
 
-    def cost(self) -> ModelCost:
-        """Parameters, tokens and FLOPs of the denoiser for one clip."""
-        channels = sum(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
-        return denoiser_cost(self.make_backbone, self.latent, self.text_encoder.width, control_channels=channels)
+    def train(self, mode: bool = True) -> "VideoDiffusion":
+        """Training mode for what is trained; the autoencoder drops nothing."""
+        super().train(mode)
+        self.autoencoder.eval()
+        return self
+
+    def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
+        """Parameters, tokens and FLOPs of the denoiser for one clip.
+
+        Args:
+            clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
+        """
+        latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
+        channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
+        return denoiser_cost(self.make_backbone, latent, self.text_encoder.width, control_channels=channels)
 
     @property
     def denoiser(self) -> VideoDenoiser:
@@ -219,27 +232,35 @@ class VideoDiffusion(LightningModule):
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
-        draw = self.draw(batch, VALIDATION_SEED)
-        x0 = self.encode(batch.pixels)
-        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, END_OF_TRAINING)
-        conditions = self._conditions(batch.captions, evidence, x0, batch.pixels, micro=batch.micro)
-        corrupted = self.objective.prepare_at(x0, draw.uniform("validation_t"), conditions, draw)
-        loss = self.objective.loss(corrupted, self.denoiser(corrupted.input)).total
-        blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
-        errors = {f"val/x0_mse/log_snr_{value:g}": self._x0_error(batch, x0, value, blind, draw)
+        held_out = self.held_out(batch)
+        loss = self.objective_at(held_out, held_out.draw.uniform("validation_t")).total
+        errors = {f"val/x0_mse/log_snr_{value:g}": self.x0_errors(held_out, value).mean()
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
         metrics = {"val/loss": loss, "val/x0_mse": mean, **errors}
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
 
-    def _x0_error(
-        self, batch: ClipBatch, x0: Latents, log_snr: float, conditions: Conditions, draw: Draw
-    ) -> Float[Tensor, ""]:
-        """Mean squared error in pixels of the x0 that the prediction implies, at one log SNR."""
-        t = self.objective.schedule.t_at_log_snr(x0.new_full((len(batch),), log_snr))
-        corrupted = self.objective.prepare_at(x0, t, conditions, draw)
+    def held_out(self, batch: ClipBatch) -> HeldOut:
+        """A validation batch with its latents, its conditions and its fixed random numbers."""
+        draw = self.draw(batch, VALIDATION_SEED)
+        x0 = self.encode(batch.pixels)
+        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, END_OF_TRAINING)
+        conditions = self._conditions(batch.captions, evidence, x0, batch.pixels, micro=batch.micro)
+        blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
+        return HeldOut(batch.pixels, x0, conditions, blind, draw)
+
+    def objective_at(self, held_out: HeldOut, t: Float[Tensor, "B"]) -> ObjectiveLoss:
+        """The objective of held-out clips at given noise levels."""
+        corrupted = self.objective.prepare_at(held_out.x0, t, held_out.conditions, held_out.draw)
+        return self.objective.loss(corrupted, self.denoiser(corrupted.input))
+
+    def x0_errors(self, held_out: HeldOut, log_snr: float) -> Pixels:
+        """Squared errors in pixels of the x0 that the prediction implies at one log SNR, from the text alone."""
+        x0 = held_out.x0
+        t = self.objective.schedule.t_at_log_snr(x0.new_full((len(x0),), log_snr))
+        corrupted = self.objective.prepare_at(x0, t, held_out.blind, held_out.draw)
         denoised = self.objective.denoised(self.denoiser(corrupted.input), corrupted.input)
-        return (self.autoencoder.decode(denoised.x0) - batch.pixels).square().mean()
+        return (self.autoencoder.decode(denoised.x0) - held_out.pixels).square()
 
     @torch.no_grad()
     def generate(

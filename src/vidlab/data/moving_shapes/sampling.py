@@ -163,7 +163,10 @@ def _linear(
 
 def _path(rng: Random, shift: Track, least: float, most: float) -> Track:
     """A track with the given displacements that stays within [least, most]."""
-    return rng.uniform(least - float(shift.min()), most - float(shift.max())) + shift
+    first, last = least - float(shift.min()), most - float(shift.max())
+    if first > last:
+        raise ValueError(f"a path of {float(np.ptp(shift)):.3f} does not fit between {least:.3f} and {most:.3f}")
+    return rng.uniform(first, last) + shift
 
 
 def _bouncing(rng: Random, canvas: Canvas, looks: _Looks, sizes: tuple[str, ...]) -> Body:

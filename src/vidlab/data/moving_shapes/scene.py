@@ -40,13 +40,13 @@ SHAPES = ("circle", "square", "triangle", "cross")
 SIZES: dict[str, float] = {"small": 0.235, "medium": 0.325, "large": 0.44}
 SIZE_JITTER = 0.02
 SLOW = (0.22, 0.25)
-FAST = (0.42, 0.45)
+FAST = (0.36, 0.39)  # the widest object, a large triangle, has room for 0.394
 BOUNCE = (0.52, 0.56)  # there and back again
 CROSSING = 0.6  # path of an object that passes before another
 PAN = 0.36
 ZOOM = 1.6
 GROWTH = (1.8, 2.1)
-TURN = (1.6, 2.4)  # radians per clip: more than a square's symmetry of 90 degrees, under 45 degrees per frame
+TURN = (1.6, 2.3)  # radians per clip: more than a square's symmetry of 90 degrees, under 45 degrees per frame
 TILE = (0.17, 0.21)  # a stripe or tile; a pan moves it by less than its width per frame, even with 4 frames
 
 _HALF = math.sqrt(0.5)

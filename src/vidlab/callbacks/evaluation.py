@@ -1,0 +1,147 @@
+"""A small evaluation during training."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from vidlab.callbacks.ema import EMA
+from vidlab.data.index import ClipRow
+from vidlab.data.module import ClipDataModule
+from vidlab.data.video import to_frames, to_pixels
+from vidlab.errors import UserError
+from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.collection import AtHand, select
+from vidlab.metrics.results import MetricResult
+from vidlab.randomness import Draw
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+class Evaluation(Callback):
+    """Every ``every_n_steps`` and at the end: videos for held-out captions, scored.
+
+    The weights are the averaged ones when an EMA callback is present. Noise is keyed by clip, as in ``evaluate.py``,
+    which gives the same values for the same number of videos. The videos are shared out among the processes.
+
+    Args:
+        metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
+        every_n_steps: interval in optimiser steps.
+        num_videos: held-out captions, the first ones.
+        batch_size: videos made at once on each process.
+        seed: of the noise.
+
+    Logs:
+        eval/<metric> and, where there is an interval, eval/<metric>/low and /high.
+
+    Raises:
+        UserError: a number below 1, or no metric that can be measured.
+    """
+
+    def __init__(
+        self,
+        metrics: Mapping[str, VideoMetric | None],
+        every_n_steps: int,
+        num_videos: int = 16,
+        batch_size: int = 16,
+        seed: int = 0,
+    ) -> None:
+        for name, value in {"every_n_steps": every_n_steps, "num_videos": num_videos, "batch_size": batch_size}.items():
+            if value < 1:
+                raise UserError(f"callbacks.evaluation.{name}={value} must be at least 1.")
+        self.metrics = dict(metrics)
+        self.every_n_steps = every_n_steps
+        self.num_videos = num_videos
+        self.batch_size = batch_size
+        self.seed = seed
+        self._usable: dict[str, VideoMetric] | None = None
+        self._last_step = -1
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the metrics that can be measured.
+
+        Raises:
+            UserError: there is none.
+        """
+        from lightning.pytorch.utilities import rank_zero_info
+
+        clips = self._clips(trainer)
+        assert isinstance(pl_module, VideoDiffusion)
+        known = AtHand(pl_module.clip_shape[0], captions=True, factors=all(clip.factors for clip in clips))
+        selection = select(self.metrics, known)
+        told = "; ".join(f"{name}: {why}" for name, why in selection.left_out.items())
+        if not selection.metrics:
+            raise UserError(f"callbacks.evaluation: none of its metrics can be measured during training ({told}).")
+        if told:
+            rank_zero_info(f"callbacks.evaluation leaves out {told}")
+        self._usable = selection.metrics
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Evaluate at the interval, once per optimiser step."""
+        if trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Evaluate the final weights."""
+        self._evaluate(trainer, pl_module)
+
+    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        if step in (0, self._last_step):
+            return
+        self._last_step = step
+        assert isinstance(pl_module, VideoDiffusion) and self._usable is not None
+        for metric in self._usable.values():
+            metric.reset()
+        ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
+        mine = self._clips(trainer)[trainer.global_rank :: trainer.world_size]
+        pl_module.eval()
+        with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
+            for part in _parts(mine, self.batch_size):
+                self._score(self._videos(pl_module, part), part)
+        pl_module.train()
+        found = {name: metric.result() for name, metric in self._usable.items()}
+        for name, metric in self._usable.items():
+            found |= {f"{name}/{part}": result for part, result in metric.dimensions().items()}
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars(found), step=step)
+
+    def _clips(self, trainer: Trainer) -> list[ClipRow]:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, ClipDataModule)
+        clips = datamodule.data.val if len(datamodule.data.val) else datamodule.data.train
+        return [clips.row(position) for position in range(min(self.num_videos, len(clips)))]
+
+    def _videos(self, module: VideoDiffusion, clips: Sequence[ClipRow]) -> Float[Tensor, "B 3 T H W"]:
+        keys = tuple(clip.key for clip in clips)
+        captions = [clip.captions[0] for clip in clips]
+        made = module.generate(captions, Draw(self.seed, keys, (0,) * len(keys))).float().cpu()
+        # as a file keeps them, so that evaluate.py finds the same
+        return torch.stack([to_pixels(to_frames(video)) for video in made])
+
+    def _score(self, videos: Float[Tensor, "B 3 T H W"], clips: Sequence[ClipRow]) -> None:
+        assert self._usable is not None
+        for metric in self._usable.values():
+            metric.update(
+                videos,
+                captions=[clip.captions[0] for clip in clips],
+                keys=[clip.key for clip in clips],
+                factors=[clip.factors for clip in clips],
+            )
+
+
+def _parts(clips: Sequence[ClipRow], size: int) -> Iterator[Sequence[ClipRow]]:
+    return (clips[start : start + size] for start in range(0, len(clips), size))
+
+
+def scalars(results: Mapping[str, MetricResult]) -> dict[str, float]:
+    """Values and ends of intervals by the name they are logged under."""
+    found: dict[str, float] = {}
+    for name, result in results.items():
+        found[f"eval/{name}"] = result.value
+        if result.interval is not None:
+            found |= {f"eval/{name}/low": result.interval.low, f"eval/{name}/high": result.interval.high}
+    return found

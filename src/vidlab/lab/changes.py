@@ -1,0 +1,93 @@
+"""What a resumed run changes: settings that decide the data order or the numbers are compared with the checkpoint's."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.errors import UserError
+from vidlab.lab.runs import Run
+from vidlab.training.checkpoint_io import load_checkpoint
+
+log = logging.getLogger(__name__)
+
+ABSENT = "absent"
+SHOWN, LONGEST = 20, 80
+
+# Settings that may change freely, with all below them: how long, how often, where to, and what is only shown. The
+# rate follows the schedule of the run's own length anyhow. The DataModule sees to clips per step, which change no
+# clip, and to what it finds at a path.
+FREE = {
+    *("name", "experiment", "ckpt_path", "accept_changes", "logger", "init", "sampler", "guidance", "lr_schedule"),
+    *("optimizer.lr", "task.log_snr_bins"),
+    *(f"data.{key}" for key in ("seed", "num_workers", "cache_decoded_mb", "max_corrupt", "val_clips", "path",
+                                "source.path", "source.cache_dir", "batch_size", "bucketing.tokens_per_batch")),
+    *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs",
+                                   "val_check_interval", "check_val_every_n_epoch", "limit_val_batches",
+                                   "log_every_n_steps", "num_sanity_val_steps", "enable_model_summary",
+                                   "enable_progress_bar", "enable_checkpointing", "default_root_dir", "profiler",
+                                   "accelerator", "devices", "num_nodes", "strategy")),
+    *(f"callbacks.{key}" for key in ("checkpoint", "checkpoint_best", "progress", "learning_rate", "previews",
+                                     "throughput", "noise_levels", "validate_at_end", "token_bucketing",
+                                     "finite_loss")),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting, its value in the checkpoint and its value here."""
+
+    key: str
+    there: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"{self.key}: {str(self.there)[:LONGEST]} in the checkpoint, {str(self.here)[:LONGEST]} here"
+
+
+def check_changes(cfg: DictConfig, resumed: Run) -> None:
+    """Refuse to resume with settings that would change the data order or the numbers, unless ``accept_changes``.
+
+    Raises:
+        UserError: names every such setting with both values; or the checkpoint cannot be read.
+    """
+    stored = load_checkpoint(resumed.checkpoint, on_disk=True).get("config")
+    if stored is None:  # not written by train.py; the model and the data still check their own state
+        return
+    changes = changes_between(OmegaConf.create(stored), cfg)
+    if not changes:
+        return
+    listed = "\n".join(f"  {change}" for change in changes[:SHOWN])
+    more = f"\n  and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    if cfg.accept_changes:
+        log.warning("resuming with changed settings:\n%s%s", listed, more)
+        return
+    raise UserError(
+        f"ckpt_path={cfg.ckpt_path}: {len(changes)} settings differ from the checkpoint's in what decides the data "
+        f"order or the numbers:\n{listed}{more}\nSet them back, or go on with them on purpose: accept_changes=true"
+    )
+
+
+def changes_between(there: DictConfig, here: DictConfig) -> list[Change]:
+    """The differing settings that are not ``FREE``, in this run's order, then those that only the other has."""
+    old, new = (_leaves(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
+    keys = [key for key in (new | old) if new.get(key, ABSENT) != old.get(key, ABSENT) and not _is_free(key)]
+    return [Change(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in keys]
+
+
+def _is_free(key: str) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[:count]) in FREE for count in range(1, len(parts) + 1))
+
+
+def _leaves(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of values; a group that is null is left out, as one that was never named."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _leaves(value, f"{prefix}{key}.")
+        elif value is not None:
+            found[f"{prefix}{key}"] = value
+    return found

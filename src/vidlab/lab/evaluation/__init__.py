@@ -1,0 +1,1 @@
+"""From checkpoints or videos to a table of scores that can be compared."""

@@ -1,0 +1,120 @@
+"""Videos of a trained model for fixed prompts and fixed noise, kept so that an interrupted evaluation goes on."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vidlab.clip import ClipBatch
+from vidlab.data.media import write_lossless_mp4
+from vidlab.data.video import to_frames
+from vidlab.errors import UserError
+from vidlab.lab.evaluation.clips import ScoredClip, write_record
+from vidlab.lab.generate import autocast
+from vidlab.randomness import Draw
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the videos depend on besides the model and the prompts.
+
+    Args:
+        seed: of the noise.
+        given_frames: first frames of the held-out clip that are given to the model.
+        batch_size: videos made at once; they do not depend on it.
+        precision: of the denoiser.
+        fps: of the files.
+    """
+
+    seed: int
+    given_frames: int
+    batch_size: int
+    precision: str
+    fps: float
+
+
+def identity(**parts: object) -> str:
+    """16 hex digits of everything the videos depend on, by name."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def generate_held_out(
+    module: VideoDiffusion,
+    batches: Iterator[ClipBatch],
+    folder: Path,
+    recipe: Recipe,
+    advance: Callable[[float], None],
+) -> list[ScoredClip]:
+    """One video for each held-out clip's caption, written losslessly; those already in ``folder`` are kept.
+
+    The noise is keyed by the clip, so models of one latent shape start from the same.
+
+    Args:
+        module: the model, on its device.
+        batches: held-out clips.
+        folder: where ``00000.mp4``, ... are; it belongs to exactly this model and recipe.
+        recipe: how they are made.
+        advance: told of every video.
+
+    Raises:
+        UserError: frames are to be given to a model that takes none, or a prompt it cannot read whole.
+    """
+    _check(module, recipe)
+    folder.mkdir(parents=True, exist_ok=True)
+    clips: list[ScoredClip] = []
+    for batch in batches:
+        names = [f"{number:05d}.mp4" for number in range(len(clips), len(clips) + len(batch))]
+        made = [
+            ScoredClip(*facts)
+            for facts in zip(batch.keys, batch.captions, (folder / n for n in names), _factors(batch), strict=True)
+        ]
+        if not all(clip.path.is_file() for clip in made):
+            _write(module, batch, made, recipe)
+        advance(len(batch))
+        clips += made
+    write_record(folder, clips)
+    return clips
+
+
+def _check(module: VideoDiffusion, recipe: Recipe) -> None:
+    frames = module.clip_shape[0]
+    if recipe.given_frames and not module.conditioning.takes_frames:
+        raise UserError(
+            f"given_frames={recipe.given_frames}: this model was trained without conditioning on frames. Use "
+            "given_frames=0."
+        )
+    if not 0 <= recipe.given_frames < frames:
+        raise UserError(f"given_frames={recipe.given_frames}: the clips have {frames} frames; use 0 to {frames - 1}.")
+
+
+def _factors(batch: ClipBatch) -> tuple[object, ...]:
+    return batch.factors or (None,) * len(batch)
+
+
+def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], recipe: Recipe) -> None:
+    for caption in batch.captions:
+        module.text_encoder.check(caption)
+    with torch.inference_mode(), autocast(module.device.type, recipe.precision):
+        videos = _videos(module, batch, recipe)
+    for clip, video in zip(clips, videos, strict=True):
+        unfinished = clip.path.with_name(f".{os.getpid()}-{clip.path.name}")
+        write_lossless_mp4(unfinished, to_frames(video), recipe.fps)
+        unfinished.replace(clip.path)
+        clip.path.with_suffix(".txt").write_text(clip.caption + "\n")
+
+
+def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
+    draw = Draw(recipe.seed, batch.keys, (0,) * len(batch))
+    pixels = known = None
+    if recipe.given_frames:
+        pixels = batch.pixels
+        known = torch.zeros(len(batch), pixels.shape[2], dtype=torch.bool)
+        known[:, : recipe.given_frames] = True
+    return module.generate(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()

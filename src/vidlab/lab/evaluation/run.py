@@ -1,0 +1,210 @@
+"""``python evaluate.py``: runs or videos in, tables, pictures and MLflow metrics out."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.data.module import ClipDataModule
+from vidlab.errors import UserError
+from vidlab.lab.compose import build_data, resolve_accelerator
+from vidlab.lab.entry import instantiate
+from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, real_clips
+from vidlab.lab.evaluation.comparison import compare, comparison_table
+from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
+from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
+from vidlab.lab.evaluation.report import Evaluated, table, write_clip_csv, write_csv, write_sheets
+from vidlab.lab.evaluation.scoring import score
+from vidlab.lab.evaluation.store import store_scores
+from vidlab.lab.generate import module_of, trained_config
+from vidlab.lab.run_folder import RUNS
+from vidlab.lab.runs import Run, read_run_record, resolve_run
+from vidlab.metrics.base import VideoMetric
+from vidlab.training.checkpoint_io import load_checkpoint
+
+# Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
+VIDEOS = Path("evaluations/videos")
+LEAST = {"num_videos": 2, "batch_size": 1, "seed": 0, "given_frames": 0, "noise_levels": 0}
+
+
+def run_evaluation(cfg: DictConfig) -> Path:
+    """Evaluate everything that is named; returns the folder of the report.
+
+    Raises:
+        UserError: nothing or too much is named, a setting is out of range, or no metric can be measured.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    check_settings(cfg)
+    metrics = build_metrics(cfg)
+    subjects = []
+    for reference in _runs(cfg):
+        run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="runs" if cfg.runs else "run")
+        subjects.append(evaluate_run(run, cfg, metrics))
+        store_scores(cfg.tracking_uri, subjects[-1])
+    for path in _folders(cfg):
+        subjects.append(evaluate_folder(Path(path).expanduser(), cfg, metrics))
+    write_report(folder, _distinct(subjects))
+    return folder
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Refuse what cannot be evaluated before anything is loaded.
+
+    Raises:
+        UserError: by key and what is allowed.
+    """
+    named = [key for key in ("run", "runs", "videos") if cfg[key]]
+    if len(named) != 1:
+        told = f"{', '.join(named)} are named" if named else "nothing is named"
+        raise UserError(
+            f"{told}: give one of run=<last, a run folder, a checkpoint or an MLflow run id>, runs=[<a>,<b>] or "
+            "videos=<a folder>."
+        )
+    for key, least in LEAST.items():
+        if not isinstance(cfg[key], int) or cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]}: it must be a whole number of {least} or more.")
+    if cfg.num_reference is not None and (not isinstance(cfg.num_reference, int) or cfg.num_reference < 2):
+        raise UserError(f"num_reference={cfg.num_reference}: it must be a whole number of 2 or more, or null.")
+
+
+def _runs(cfg: DictConfig) -> list[str]:
+    return [str(cfg.run)] if cfg.run else [str(run) for run in cfg.runs or ()]
+
+
+def _folders(cfg: DictConfig) -> list[str]:
+    if not cfg.videos:
+        return []
+    return [cfg.videos] if isinstance(cfg.videos, str) else [str(path) for path in cfg.videos]
+
+
+def build_metrics(cfg: DictConfig) -> dict[str, VideoMetric]:
+    """The metrics of the configuration, by name; null takes one out."""
+    return {name: instantiate(node, f"metrics.{name}") for name, node in cfg.metrics.items() if node}
+
+
+def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) -> Evaluated:
+    """Generate for the captions of held-out clips, and score.
+
+    Raises:
+        UserError: the checkpoint's model or data cannot be built with these settings.
+    """
+    state = load_checkpoint(run.checkpoint)
+    trained = trained_config(state, run.checkpoint)
+    module = module_of(state, run.checkpoint, cfg)
+    step = int(state.get("global_step", 0))
+    del state
+    device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
+    module.to(device)
+    trained.data.frames, trained.data.height, trained.data.width = module.clip_shape
+    data = held_out_data(trained, cfg)
+    recipe = Recipe(cfg.seed, cfg.given_frames, cfg.batch_size, cfg.precision, cfg.fps)
+    folder = VIDEOS / _identity(run, cfg, step, data)
+    name = _name(run)
+    count = min(cfg.num_videos, len(data.data.val))
+    with bar(f"generating {name}", count) as advance:
+        clips = generate_held_out(module, iter(data.val_dataloader()), folder, recipe, advance)
+    reference = _reference(cfg, clips, data)
+    with bar(f"scoring {name}", len(clips) + len(reference)) as advance:
+        scores = score(metrics, clips, reference, advance)
+    if cfg.noise_levels:
+        learned = OmegaConf.to_yaml(OmegaConf.create({"o": trained.objective, "a": trained.autoencoder}))
+        told = identity(learned=learned)
+        errors = errors_by_noise_level(module, data.val_dataloader(), cfg.noise_levels, cfg.precision, told)
+        scores = replace(scores, results={**scores.results, **errors})
+    return Evaluated(name, str(run.checkpoint), clips, scores, run.mlflow_run_id, step)
+
+
+def held_out_data(trained: DictConfig, cfg: DictConfig) -> ClipDataModule:
+    """The data a model was trained on, with its first ``num_videos`` held-out clips."""
+    trained.data.val_clips = cfg.num_videos
+    trained.data.batch_size = cfg.batch_size
+    trained.data.num_workers = 0
+    data = build_data(trained)
+    assert isinstance(data, ClipDataModule)
+    data.setup()
+    return data
+
+
+def _identity(run: Run, cfg: DictConfig, step: int, data: ClipDataModule) -> str:
+    """Names the folder of generated videos: it changes with everything the videos depend on."""
+    state = run.checkpoint.stat()
+    chosen = {key: cfg[key] for key in ("seed", "num_videos", "given_frames", "weights", "precision", "steps", "fps")}
+    chosen |= {key: cfg[key] for key in ("frames", "height", "width")}
+    chosen |= {key: OmegaConf.to_container(cfg[key]) if cfg.get(key) else None for key in ("sampler", "guidance")}
+    return identity(
+        checkpoint=str(run.checkpoint), size=state.st_size, time=state.st_mtime_ns, step=step,
+        data=data.data.hash, view=str(data.view), **chosen,
+    )  # fmt: skip
+
+
+def _name(run: Run) -> str:
+    record = read_run_record(run.folder)
+    short = run.folder.name
+    return f"{record.experiment}/{short}" if record else short
+
+
+def _reference(cfg: DictConfig, clips: Sequence[ScoredClip], data: ClipDataModule | None) -> list[RealClip]:
+    """Real clips for distances between sets: a folder that is named, or the held-out clips of the run's data."""
+    frames, limit = clips[0].frames().shape[0], cfg.num_reference or 2 * len(clips)
+    if cfg.reference:
+        return real_clips(Path(cfg.reference).expanduser(), frames, limit)
+    if data is None:
+        return []
+    index = data.data.val
+    rows = (index.row(position) for position in range(min(limit, len(index))))
+    return [
+        RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames, data.view.frame_stride)
+        for row in rows
+    ]
+
+
+def evaluate_folder(folder: Path, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) -> Evaluated:
+    """Score the videos of a folder."""
+    clips = clips_of_folder(folder, "videos")
+    reference = _reference(cfg, clips, None)
+    with bar(f"scoring {folder.name}", len(clips) + len(reference)) as advance:
+        scores = score(metrics, clips, reference, advance)
+    return Evaluated(folder.name, str(folder), clips, scores)
+
+
+def _distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:
+    """Number subjects of one name."""
+    names = [subject.name for subject in subjects]
+    return [
+        subject if names.count(subject.name) == 1 else replace(subject, name=f"{subject.name} ({place + 1})")
+        for place, subject in enumerate(subjects)
+    ]
+
+
+def write_report(folder: Path, subjects: Sequence[Evaluated]) -> None:
+    """Write and print the tables; write the contact sheets."""
+    text = [f"## {subject.name}\n\n{subject.source}\n\n{table(subject)}\n" for subject in subjects]
+    if len(subjects) > 1:
+        text.append(f"## Comparison\n\n{comparison_table(subjects, compare(subjects))}\n")
+    write_csv(folder / "scores.csv", subjects)
+    write_clip_csv(folder / "clips.csv", subjects)
+    sheets = [write_sheets(folder / f"sheets-{place}", subject) for place, subject in enumerate(subjects)]
+    (folder / "report.md").write_text("\n".join(text))
+    print("\n".join(text))
+    print(f"  report       {folder}/report.md, scores.csv, clips.csv (one row per video)")
+    for subject, written in zip(subjects, sheets, strict=True):
+        if written:
+            print(f"  look at      {next(iter(written.values())).parent} (best, median, worst of {subject.name})")
+    if len(subjects) == 1 and subjects[0].mlflow_run_id:
+        print("  compare      python evaluate.py runs=[<this run>,<another>]")
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
+    """A progress bar."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        task = progress.add_task(title, total=total)
+        yield lambda amount: progress.advance(task, amount)

@@ -1,0 +1,81 @@
+"""Videos through a dictionary of metrics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vidlab.errors import UserError
+from vidlab.lab.evaluation.clips import RealClip, ScoredClip, pixels_of, real_batches
+from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.collection import AtHand, select
+from vidlab.metrics.features import SetDistance
+from vidlab.metrics.results import MetricResult
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came out.
+
+    Args:
+        results: by metric or dimension.
+        not_measured: why a metric that was asked for has no value, by name.
+    """
+
+    results: Mapping[str, MetricResult] = field(default_factory=dict)
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+
+
+def score(
+    metrics: Mapping[str, VideoMetric],
+    clips: Sequence[ScoredClip],
+    real: Sequence[RealClip],
+    advance: Callable[[float], None] = lambda _: None,
+) -> Scores:
+    """Every metric that can be measured on these videos, and why the others cannot.
+
+    Args:
+        metrics: by name; they are reset first.
+        clips: videos of one size.
+        real: reference clips; metrics that need them are left out, by name, when there are none.
+        advance: told of every video that has been scored and every reference that has been read.
+
+    Raises:
+        UserError: none of the metrics can be measured.
+        DataError: a video is unreadable or malformed.
+    """
+    shape = clips[0].frames().shape[:3]
+    captions, factors = (all(getattr(clip, name) for clip in clips) for name in ("caption", "factors"))
+    selection = select(metrics, AtHand(shape[0], "set" if real else "none", captions, factors))
+    usable = selection.metrics
+    if not usable:
+        told = "; ".join(f"{name}: {why}" for name, why in selection.left_out.items())
+        raise UserError(f"none of the metrics can be measured: {told}.")
+    for metric in usable.values():
+        metric.reset()
+    for start in range(0, len(clips), BATCH):
+        part = clips[start : start + BATCH]
+        videos = pixels_of(part)
+        for metric in usable.values():
+            metric.update(
+                videos,
+                captions=[clip.caption for clip in part],
+                keys=[clip.key for clip in part],
+                factors=[clip.factors for clip in part],
+            )
+        advance(len(part))
+    distances = [metric for metric in usable.values() if isinstance(metric, SetDistance)]
+    if distances:
+        for keys, pixels in real_batches(real, (shape[0], shape[1], shape[2]), BATCH):
+            for metric in distances:
+                metric.add_reference(pixels, keys)
+            advance(len(keys))
+    results: dict[str, MetricResult] = {}
+    for name, metric in usable.items():
+        results |= named_results(name, metric)
+    return Scores(results, selection.left_out)
+
+
+def named_results(name: str, metric: VideoMetric) -> dict[str, MetricResult]:
+    """The result of a metric, and those of its dimensions."""
+    return {name: metric.result(), **{f"{name}/{part}": result for part, result in metric.dimensions().items()}}

@@ -1,0 +1,123 @@
+"""Naming what was seen, in the data set's words, and drawing it: what the judge would have written itself."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vidlab.data.moving_shapes.scene import (
+    BACKGROUND_COLOURS,
+    CAMERAS,
+    COLOURS,
+    IN_PLACE,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    Canvas,
+    Colour,
+)
+from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
+from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
+from vidlab.metrics.shapes.seen import Floats, Seen, SeenObject
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TRACKS = ((255, 255, 255), (0, 0, 0))  # colours of the outlines and the track
+
+
+@dataclass(frozen=True)
+class ObjectReading:
+    """The best name of each factor of an object; "" where none applies."""
+
+    shape: str
+    colour: str
+    size: str
+    motion: str
+    speed: str
+    position: str
+
+    def __str__(self) -> str:
+        words = (self.size, self.colour, self.shape, self.motion, self.speed, self.position)
+        return " ".join(word for word in words if word and word not in ("varying", "none"))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The best name of each factor of a clip; objects from left to right in the first frame."""
+
+    objects: tuple[ObjectReading, ...]
+    background: str
+    background_colours: tuple[str, ...]
+    camera: str
+
+    def __str__(self) -> str:
+        objects = "; ".join(map(str, self.objects)) or "no object"
+        return f"{objects}; {self.background} {' and '.join(self.background_colours)}; camera {self.camera}"
+
+
+def read(seen: Seen) -> Reading:
+    """The most fitting names for what was seen."""
+    background = seen.background
+    objects = sorted(seen.objects, key=lambda found: float(found.x[0]))
+    return Reading(
+        objects=tuple(read_object(found, seen.canvas) for found in objects),
+        background=max(background.patterns, key=lambda name: background.patterns[name]),
+        background_colours=tuple(nearest(colour, BACKGROUND_COLOURS) for colour in background.colours),
+        camera=max(CAMERAS, key=lambda name: background.cameras[name]),
+    )
+
+
+def read_object(found: SeenObject, canvas: Canvas) -> ObjectReading:
+    """The most fitting names for one object."""
+    shape = max(SHAPES, key=lambda name: found.shapes[name])
+    motion = max(MOTIONS, key=lambda name: motion_score(found, shape, name, canvas))
+    rests = motion in IN_PLACE
+    varies = float(np.ptp(growth(found))) > (STEADY + UNSTEADY) / 2
+    return ObjectReading(
+        shape=shape,
+        colour=nearest(found.colour, COLOURS),
+        size="varying" if varies else max(SIZES, key=lambda name: size_score(found, name)),
+        motion=motion,
+        speed="none" if rests else max(("slow", "fast"), key=lambda name: speed_score(found, name)),
+        position=max(POSITIONS, key=lambda name: position_score(found, name, canvas)) if rests else "",
+    )
+
+
+def nearest(colour: Floats, palette: dict[str, Colour]) -> str:
+    """The name of the nearest colour."""
+    return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
+
+
+def draw_seen(pixels: Floats, seen: Seen, frames: int = 8, scale: int = 4) -> "Image":
+    """A strip of frames with each object's disc and the way of its centre, over the judge's own words.
+
+    Args:
+        pixels: the clip, (T, H, W, 3) in [0, 255].
+        seen: what ``look`` made of it.
+        frames: the most frames shown, evenly spaced.
+        scale: magnification.
+    """
+    from PIL import Image, ImageDraw
+
+    total, height, width = pixels.shape[:3]
+    shown = np.unique(np.linspace(0, total - 1, min(frames, total)).round().astype(int))
+    tall, wide = height * scale, width * scale
+    sheet = Image.new("RGB", (len(shown) * (wide + 2), tall + 14), (255, 255, 255))
+    for column, frame in enumerate(shown):
+        picture = Image.fromarray(pixels[frame].round().astype(np.uint8)).resize((wide, tall), Image.Resampling.NEAREST)
+        pen = ImageDraw.Draw(picture)
+        for found in seen.objects:
+            _draw_track(pen, found, int(frame), seen.canvas.short * scale)
+        sheet.paste(picture, (column * (wide + 2), 0))
+    ImageDraw.Draw(sheet).text((2, tall + 1), str(read(seen)), fill=(0, 0, 0))
+    return sheet
+
+
+def _draw_track(pen: "ImageDraw.ImageDraw", found: SeenObject, frame: int, unit: int) -> None:  # type: ignore[name-defined]
+    track = [(float(x) * unit, float(y) * unit) for x, y in zip(found.x, found.y, strict=True)]
+    x, y, radius = *track[frame], float(found.diameter[frame]) * unit / 2
+    for colour, width in zip(reversed(TRACKS), (3, 1), strict=True):
+        pen.line(track, fill=colour, width=width)
+        if found.present[frame]:
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
