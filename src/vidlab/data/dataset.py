@@ -240,9 +240,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             return whole[wanted.start : wanted.stop : wanted.step]
         place = (self.index.root, row.shard, row.offset, row.size, row.key)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            frames = _checked(read_frames(open_member(*place), wanted, row.key), row)
-            return scale_to_cover(frames, view.height, view.width)
-        whole = scale_to_cover(_checked(read_frames(read_member(*place), None, row.key), row), view.height, view.width)
+            frames = read_frames(open_member(*place), wanted, row.key)
+            return scale_to_cover(_checked(frames, row), view.height, view.width)
+        frames = read_frames(read_member(*place), None, row.key)
+        whole = scale_to_cover(_checked(frames, row), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:

@@ -163,7 +163,7 @@ def read_member(folder: Path, shard: str, offset: int, size: int, key: str | Non
         CorruptClipError: when the shard is missing, unreadable, too short, or another than the index was made of.
     """
     path = Path(folder) / shard
-    header = HEADER if key is not None and shard.endswith(".tar") and offset >= HEADER else 0
+    header = HEADER if _has_header(shard, offset, key) else 0
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -177,6 +177,11 @@ def read_member(folder: Path, shard: str, offset: int, size: int, key: str | Non
     if header and key is not None:
         _check_header(data[:header], size, key, path)
     return data[header:]
+
+
+def _has_header(shard: str, offset: int, key: str | None) -> bool:
+    """Whether a tar header with the clip's name stands before it."""
+    return key is not None and shard.endswith(".tar") and offset >= HEADER
 
 
 def _check_header(header: bytes, size: int, key: str, path: Path) -> None:
@@ -253,15 +258,13 @@ class MemberFile(io.RawIOBase):
 def open_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes | MemberFile:
     """One clip to decode some frames of: its bytes, or where it is long a file that reads what the decoder asks for.
 
-    Args:
-        folder, shard, offset, size, key: as for ``read_member``.
-
     Raises:
         CorruptClipError: as ``read_member``.
     """
     if size <= READ_WHOLE:
         return read_member(folder, shard, offset, size, key)
     path = Path(folder) / shard
-    if key is not None and shard.endswith(".tar") and offset >= HEADER:
-        _check_header(read_member(folder, shard, offset - HEADER, HEADER), size, key, path)
+    if _has_header(shard, offset, key):
+        with MemberFile(path, offset - HEADER, HEADER) as header:
+            _check_header(header.read(), size, key or "", path)
     return MemberFile(path, offset, size)
