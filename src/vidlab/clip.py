@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidlab.randomness import Draw
@@ -130,7 +130,7 @@ class ClipBatch:
     """One planned batch of clips.
 
     Args:
-        pixels: (B, 3, T, H, W) in [-1, 1]; None where the clips come encoded.
+        pixels: (B, 3, T, H, W) in [-1, 1]; None where the clips come encoded, or as bytes still.
         captions: one text per clip.
         keys: one clip key per clip, unique within a data set.
         epochs: the epoch each clip is visited in.
@@ -141,6 +141,7 @@ class ClipBatch:
         micro: how each clip was cut, (B, n) by name: ``original_resolution`` (height, width of its file), ``crop``
             (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
         encoded: latents and text features from a cache, in place of pixels.
+        frames: 0 to 255, in place of pixels, as a loading process hands them over; ``to`` makes pixels of them.
     """
 
     pixels: Float[Tensor, "B 3 T H W"] | None
@@ -153,39 +154,45 @@ class ClipBatch:
     skipped: tuple[str, ...] = ()
     micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
     encoded: EncodedClips | None = None
+    frames: UInt8[Tensor, "B 3 T H W"] | None = None
 
     def __post_init__(self) -> None:
-        if (self.pixels is None) == (self.encoded is None):
-            raise ValueError("a batch has pixels or encoded clips, one of the two")
+        if sum(content is not None for content in (self.pixels, self.encoded, self.frames)) != 1:
+            raise ValueError("a batch has pixels, encoded clips or frames, one of the three")
 
     @property
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) in pixels."""
         if self.encoded is not None:
             return self.encoded.size
-        assert self.pixels is not None
-        frames, height, width = self.pixels.shape[2:]
+        tensor = self.frames if self.pixels is None else self.pixels
+        assert tensor is not None
+        frames, height, width = tensor.shape[2:]
         return frames, height, width
 
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        tensor = self.pixels if self.encoded is None else self.encoded.mean
-        assert tensor is not None
-        return tensor.device
+        tensors = (self.pixels, self.frames, self.encoded and self.encoded.mean)
+        return next(tensor.device for tensor in tensors if tensor is not None)
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
-        """The same batch with its pixels, or what they were encoded to, on another device."""
+        """The same batch with its pixels, or what they were encoded to, on another device.
+
+        Bytes become pixels there: 0 is -1 and 255 is 1.
+        """
         pixels = None if self.pixels is None else self.pixels.to(device, non_blocking=True)
-        return replace(self, pixels=pixels, encoded=self.encoded and self.encoded.to(device))
+        if self.frames is not None:
+            pixels = self.frames.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
+        return replace(self, pixels=pixels, frames=None, encoded=self.encoded and self.encoded.to(device))
 
     def pin_memory(self) -> "ClipBatch":
         """The same batch in page-locked memory; called by the data loader."""
-        pixels = None if self.pixels is None else self.pixels.pin_memory()
-        return replace(self, pixels=pixels, encoded=self.encoded and self.encoded.pin_memory())
+        pixels, frames = (None if part is None else part.pin_memory() for part in (self.pixels, self.frames))
+        return replace(self, pixels=pixels, frames=frames, encoded=self.encoded and self.encoded.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ def test_views_repeat_after_so_many_epochs(source):
 def test_other_views_are_not_resumed(source):
     state = module_of(source, views=2).state_dict()
     module_of(source, views=2).load_state_dict(state)
-    with pytest.raises(UserError, match=r"views=2 \(data.views\), this run has None"):
+    with pytest.raises(UserError, match=r"views \(data.views\) was 2 and is None"):
         module_of(source).load_state_dict(state)
     with pytest.raises(UserError, match=r"data.views=-1: it must be 0 or more"):
         module_of(source, views=-1)

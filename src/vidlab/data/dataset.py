@@ -22,7 +22,7 @@ from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import open_member, read_member
-from vidlab.data.video import read_frames, to_pixels
+from vidlab.data.video import read_frames
 from vidlab.data.workers import death_of_a_worker, outlive_sigterm
 from vidlab.errors import CorruptClipError, DataError
 from vidlab.randomness import seed_of
@@ -261,12 +261,16 @@ def _checked(frames: np.ndarray, row: ClipRow) -> np.ndarray:
 
 
 def _contents(contents: Sequence[np.ndarray | CachedClip]) -> dict[str, Any]:
-    """The pixels or the encoded clips of a batch, by the name of their field."""
+    """The frames or the encoded clips of a batch, by the name of their field."""
     encoded = [content for content in contents if isinstance(content, CachedClip)]
     if encoded:
         return {"pixels": None, "encoded": stack_encoded(encoded)}
-    # in a worker this makes the batch in shared memory, where torch.stack would have it copied there
-    return {"pixels": default_collate([to_pixels(content) for content in contents if isinstance(content, np.ndarray)])}
+    planes = [
+        np.ascontiguousarray(content.transpose(3, 0, 1, 2)) for content in contents if isinstance(content, np.ndarray)
+    ]
+    # in a worker this makes the batch in shared memory, where torch.stack would have it copied there; bytes, since
+    # a batch of float32 pixels costs more to hand over than to decode
+    return {"pixels": None, "frames": default_collate([torch.from_numpy(one) for one in planes])}
 
 
 def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -407,4 +411,6 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
                 if message is None:
                     raise
                 raise DataError(message) from error
-            yield self.inspect(batch)
+            inspected = self.inspect(batch)
+            # with a GPU, bytes go there and become pixels there
+            yield inspected if torch.cuda.is_available() else inspected.to("cpu")
