@@ -170,6 +170,50 @@ def run_given(bench: Bench, words: list[str]) -> None:
     run_generate(bench, words)
 
 
+def run_evaluate(bench: Bench, words: list[str]) -> None:
+    """Of fewer videos; without psnr, which takes nothing here."""
+    before = bench.count("evaluations/*/report.md")
+    last = ("accelerator=cpu", "precision=32-true", "num_videos=2", "noise_levels=1")
+    done = bench.python(words, last=last)
+    assert "shapes_judge" in done.out and bench.count("evaluations/*/report.md") == before + 1
+    assert ("## Comparison" in done.out) == ("runs=" in " ".join(words))
+
+
+def run_curate(bench: Bench, words: list[str]) -> None:
+    small = ("precision=32-true", *FEW_SHAPES) + (("data.batch_size=2",) if "stage=encode" in words else ())
+    done = bench.python(words, last=small)
+    assert "12" in done.out or "16" in done.out
+    assert ("folder=encoded" in words) == ("stage=encode" in words)
+
+
+def run_shards(bench: Bench, words: list[str]) -> None:
+    """/my/shards holds one tar file as webdataset writes them."""
+    from webdataset.writer import TarWriter
+
+    from vidlab.data.video import encode
+
+    shards = bench.folder / "shards"
+    shards.mkdir()
+    with TarWriter(str(shards / "000000.tar"), encoder=False) as tar:
+        for number in range(60):
+            video = encode(np.full((8, 16, 16, 3), 4 * number, np.uint8), 8)
+            tar.write({"__key__": f"{number:04d}", "mp4": video, "txt": b"a clip"})
+    small = ("data.height=16", "data.width=16", "data.num_workers=0")
+    bench.train([word.replace("/my/shards", str(shards)) for word in words], small, shapes=())
+
+
+def run_vbench(bench: Bench, words: list[str]) -> None:
+    """results.json has every dimension of the leaderboard, at one half."""
+    import json
+
+    from vidlab.metrics.vbench_presets import PRESETS
+
+    names = [dimension for group in PRESETS["vbench_t2v"].groups for dimension in group.weights]
+    (bench.folder / "results.json").write_text(json.dumps({name: [0.9, []] for name in names}))
+    done = subprocess.run([sys.executable, *words[1:]], cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "total" in done.stdout.lower(), done.stderr
+
+
 def run_export(bench: Bench, words: list[str]) -> None:
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
@@ -315,6 +359,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python -m vidlab\.layers\.layouts .*", run_layouts),
     (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),
+    (r"python evaluate\.py .*", run_evaluate),
+    (r"python curate\.py .*", run_curate),
+    (r"python -m vidlab\.metrics\.vbench .*", run_vbench),
+    (r"python train\.py .*data=shards .*", run_shards),
     (r"python train\.py .*(--help|--cfg job)", run_print),
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
     (r"python train\.py -m .*", run_sweep),
@@ -325,7 +373,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py data=folder .*", run_folder),
     (r"python train\.py .*data=panda10m .*", run_panda),
     (r"python -m vidlab\.data\.plan .*", run_plan),
-    (r"python train\.py( experiment=\S+)?", run_plain),
+    (r"python train\.py( experiment=\S+| .*data\.cache=\S+)?", run_plain),
 )
 
 
@@ -356,7 +404,7 @@ def test_commands_are_found_and_unknown_ones_refused() -> None:
     text = "```bash\na && b \\\n  c\n# no\n```\ntext\n```bash\npython train.py\n```\n"
     assert [command.split() for command in simple_commands(text)] == [["a"], ["b", "c"], ["python", "train.py"]]
     with pytest.raises(AssertionError, match="without a rule"):
-        rule_of("python evaluate.py")
+        rule_of("python unheard_of.py")
 
 
 def labels(text: str) -> list[str]:

@@ -173,7 +173,7 @@ class ClipBatch:
     @property
     def device(self) -> torch.device:
         """Where its tensors are."""
-        tensors = (self.pixels, self.frames, self.encoded and self.encoded.mean)
+        tensors = (self.pixels, self.frames, None if self.encoded is None else self.encoded.mean)
         return next(tensor.device for tensor in tensors if tensor is not None)
 
     def __len__(self) -> int:
