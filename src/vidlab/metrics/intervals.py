@@ -10,6 +10,7 @@ from torch import Tensor
 from vidlab.randomness import generator
 
 LEVEL = 0.95
+_NUMBERS = 1 << 18  # drawn at once
 _NORMAL = 1.959964  # of the 0.975 quantile of the standard normal distribution
 
 
@@ -55,9 +56,11 @@ def bootstrap_mean(scores: Sequence[float], resamples: int = 1000, level: float 
     if len(values) < 2 or not values.isfinite().all():
         return Bootstrap(None, None)
     draws = generator("bootstrap", seed)
-    # One resample at a time: all at once would take resamples x N numbers.
-    picks = (torch.randint(len(values), (len(values),), generator=draws) for _ in range(resamples))
-    means = torch.stack([values[pick].mean() for pick in picks])
+    # Some resamples at a time: all at once would take resamples x N numbers.
+    rows = max(1, _NUMBERS // len(values))
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    picks = (torch.randint(len(values), (size, len(values)), generator=draws) for size in sizes)
+    means = torch.cat([values[pick].mean(1) for pick in picks])
     low, high = means.quantile(torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)).tolist()
     beyond = min((means <= 0).double().mean().item(), (means >= 0).double().mean().item())
     # Of a finite number of resamples no probability smaller than one in that many can be told.
