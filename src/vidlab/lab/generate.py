@@ -24,7 +24,7 @@ from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module, resolve_accelerator
 from vidlab.lab.given_frames import GivenFrames, given_frames
-from vidlab.lab.precision import resolve_precision
+from vidlab.lab.precision import autocast
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.randomness import Draw
@@ -227,12 +227,6 @@ def _videos(
         key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
     return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    """bfloat16 where ``precision`` resolves to it on this device."""
-    bf16 = resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
-    return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager
