@@ -8,7 +8,7 @@ from typing import Any
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.errors import UserError
-from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip, TokenLayout
+from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 CONFIG = "config.json"
 # Fields of config.json that weights do not depend on: what the class was called, how far positions are
@@ -136,7 +136,7 @@ def _layouts(config: Mapping[str, Any]) -> LayerPlan:
     return LayerPlan([SingleSkip(k), GroupSkip(k)], first, last)
 
 
-def _leading_full(layouts: Sequence[TokenLayout]) -> int:
+def _leading_full(layouts: Sequence[Any]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda layout: isinstance(layout, Full3D), layouts))
 
 
