@@ -19,7 +19,8 @@ from vidlab.lab.entry import instantiate
 from vidlab.lab.train import run_training
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-EVALUATED = ("metrics",)  # groups that training does not read: tests/metrics/test_conf.py goes through them
+# groups that training does not read: tests/metrics/test_metrics_conf.py and tests/lab/systems go through them
+EVALUATED = ("metrics", "system")
 CHOICES = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()
     for path in CONF.glob("*/**/*.yaml")
@@ -62,6 +63,7 @@ WITH = {
         for name in ("wfvae_nano", "paper/wfvae_s", "paper/wfvae_l", "paper/wfvae_open_sora_plan")
     },
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
+    "guidance/prompt": ["conditioning=frame_replacement"],
 }
 
 

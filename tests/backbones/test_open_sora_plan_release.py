@@ -4,27 +4,27 @@ import pytest
 import torch
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from vidlab.backbones.open_sora_plan_config import CONFIG, model_settings
 from vidlab.backbones.open_sora_plan_release import (
-    CONFIG,
     INDEX,
     SINGLE,
     check_state,
     export_release,
     load_release,
-    load_text_to_video,
     read_release,
+    released,
     write_release,
 )
 from vidlab.clip import Controls, DenoiserInput, LatentShape
 from vidlab.errors import UserError
-from vidlab.layers.layouts import GroupSkip, LayerPlan, SingleSkip
+from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 
 def make(seed=0, **settings) -> OpenSoraPlan:
     torch.manual_seed(seed)
     plan = LayerPlan([SingleSkip(4), GroupSkip(4)], 1, 1)
-    sizes = {"width": 24, "depth": 3, "heads": 2, "patch": (1, 2, 2)}
-    return OpenSoraPlan(LatentShape(8, 2, 4, 4), text_width=10, layouts=plan, **(sizes | settings))
+    sizes = {"width": 24, "depth": 3, "heads": 2, "patch": (1, 2, 2), "layouts": plan}
+    return OpenSoraPlan(LatentShape(8, 2, 4, 4), text_width=10, **(sizes | settings))
 
 
 def same(a: dict, b: dict) -> bool:
@@ -132,36 +132,65 @@ def test_weights_that_do_not_fit_are_named_and_counted(tmp_path):
         write_release(state, tmp_path, 0)
 
 
-def test_text_to_video_weights_start_an_image_conditioned_model():
-    parent, child = make(0), make(1, control_channels=(8, 4))
-    mask_weight = child.pos_embed_mask[0].proj.weight.clone()
-    taken, adapted, fresh, unused = load_text_to_video(child, parent.state_dict())
-    assert set(taken) == set(parent.state_dict()) and unused == ()
-    assert adapted == tuple(f"pos_embed_masked_hidden_states.0.proj.{x}" for x in ("weight", "bias"))
-    assert set(fresh) == {
-        "pos_embed_masked_hidden_states.1.weight", "pos_embed_mask.0.proj.weight", "pos_embed_mask.0.proj.bias",
-        "pos_embed_mask.1.weight",
-    }  # fmt: skip
-    assert torch.equal(child.pos_embed_masked_hidden_states[0].proj.weight, parent.pos_embed.proj.weight)
-    assert torch.equal(child.pos_embed_mask[0].proj.weight, mask_weight)
+@pytest.mark.parametrize("sparse", [True, False])
+@pytest.mark.parametrize("controls", [(), (8, 4)])
+def test_a_model_is_built_from_a_released_folder_alone(tmp_path, sparse, controls):
+    layouts = LayerPlan([SingleSkip(2), GroupSkip(2)], 1, 1) if sparse else LayerPlan([Full3D()])
+    model = make(control_channels=controls, rope_scale=(2, 1, 1), depth=4, layouts=layouts).eval()
+    with torch.no_grad():  # the controls of a new model are silent
+        [p.normal_(std=0.1) for p in model.parameters()]
+    export_release(model, tmp_path, 20_000)
+    found = released(tmp_path, LatentShape(8, 2, 4, 4))
+    assert [b.layout for b in found.transformer_blocks] == [b.layout for b in model.transformer_blocks]
+    assert not found.training and not any(p.requires_grad for p in found.parameters())
     latents, t = torch.randn(2, 8, 2, 4, 4), torch.rand(2)
-    controls = Controls(torch.randn(2, 12, 2, 4, 4), torch.ones(2, 1, 2, 4, 4))
-    with torch.no_grad():
-        given = child(DenoiserInput(latents, t, 1000 * t, controls=controls)).prediction
-        assert (given - parent(DenoiserInput(latents, t, 1000 * t)).prediction).abs().max() == 0.0
+    given = Controls(torch.randn(2, 12, 2, 4, 4), torch.ones(2, 1, 2, 4, 4)) if controls else None
+    answers = [m(DenoiserInput(latents, t, 1000 * t, controls=given)).prediction for m in (found, model)]
+    assert torch.equal(*answers)
 
 
-def test_an_image_conditioned_release_is_taken_whole():
-    parent, child = make(0, control_channels=(8, 4)), make(1, control_channels=(8, 4))
-    taken, adapted, fresh, _ = load_text_to_video(child, parent.state_dict())
-    assert set(taken) == set(child.state_dict()) and adapted == fresh == ()
+def test_the_published_configuration_is_the_published_model():
+    """The file of ``any93x640x640_i2v``, and the number of parameters its weights have."""
+    file = {
+        "_class_name": "OpenSoraInpaint_v1_3", "_diffusers_version": "0.30.2", "activation_fn": "gelu-approximate",
+        "attention_bias": True, "attention_head_dim": 96, "caption_channels": 4096, "cross_attention_dim": 2304,
+        "double_self_attention": False, "dropout": 0.0, "in_channels": 8, "interpolation_scale_h": 1.0,
+        "interpolation_scale_t": 1.0, "interpolation_scale_w": 1.0, "norm_elementwise_affine": False,
+        "norm_eps": 1e-06, "num_attention_heads": 24, "num_layers": 32, "only_cross_attention": False,
+        "out_channels": 8, "patch_size": 2, "patch_size_t": 1, "sample_size": [80, 80], "sample_size_t": 24,
+        "sparse1d": True, "sparse_n": 4, "upcast_attention": False, "vae_scale_factor_t": 4,
+    }  # fmt: skip
+    for config, parameters in ((file, 2_782_713_632), (file | {"_class_name": "OpenSoraT2V_v1_3"}, 2_771_981_600)):
+        with torch.device("meta"):
+            model = OpenSoraPlan(LatentShape(8, 24, 44, 80), **model_settings(config))
+        assert sum(p.numel() for p in model.parameters()) == parameters
+        layouts = [block.layout for block in model.transformer_blocks]
+        assert [i for i, layout in enumerate(layouts) if layout == Full3D()] == [0, 1, 30, 31]
+        assert layouts[2:30] == [SingleSkip(4), GroupSkip(4)] * 14
 
 
-def test_other_weights_do_not_start_an_image_conditioned_model():
-    child = make(1, control_channels=(8, 4))
-    before = {key: value.clone() for key, value in child.state_dict().items()}
-    with pytest.raises(UserError, match=r"21 tensors are missing \(transformer_blocks.2"):
-        load_text_to_video(child, make(0, depth=2).state_dict())
-    with pytest.raises(UserError, match="another shape"):
-        load_text_to_video(child, make(0, width=12).state_dict())
-    assert same(child.state_dict(), before)
+def test_weights_are_converted_as_they_are_read(tmp_path):
+    model = make()
+    export_release(model, tmp_path, 20_000)
+    found = released(tmp_path, LatentShape(8, 2, 4, 4), dtype=torch.bfloat16)
+    assert all(torch.equal(p, model.get_parameter(name).bfloat16()) for name, p in found.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "OpenSoraT2V_v1_5"}, "is of the class OpenSoraT2V_v1_5; a denoiser of Open-Sora Plan v1.3 is"),
+        ({"num_layers": None}, "lacks sizes of the denoiser: num_layers must be"),
+        ({"activation_fn": "geglu"}, r"activation_fn=geglu \(only gelu-approximate\)"),
+        ({"out_channels": 16}, r"out_channels=16 \(only in_channels, 8\)"),
+    ],
+)
+def test_configurations_of_other_models(tmp_path, change, message):
+    export_release(make(), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text()) | change
+    (tmp_path / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        released(tmp_path, LatentShape(8, 2, 4, 4))
+    (tmp_path / CONFIG).unlink()
+    with pytest.raises(UserError, match=r"is not a released denoiser: it has no config\.json"):
+        released(tmp_path, LatentShape(8, 2, 4, 4))

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from vidlab.backbones.dit import DiT
 from vidlab.backbones.open_sora_plan_release import read_release
 from vidlab.backbones.stiv import STIV
+from vidlab.clip import Controls, DenoiserInput
 from vidlab.errors import UserError
 from vidlab.lab.export import export
 from vidlab.lab.init import (
@@ -93,7 +94,6 @@ def test_a_video_model_from_an_image_model_repeats_it_on_a_still(make_module, sa
     assert "model.backbone.rope_scale=[4.0, 1.0, 1.0] interpolates" in note
     still = torch.randn(1, 3, 1, 8, 8)
     t = torch.tensor([0.4])
-    from vidlab.clip import DenoiserInput
 
     one = image.denoiser.eval()(DenoiserInput(still, t, 1000 * t)).prediction
     many = video.denoiser.eval()(DenoiserInput(still.expand(1, 3, 4, 8, 8), t, 1000 * t)).prediction
@@ -155,6 +155,11 @@ def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
     child.configure_model()
     report = OpenSoraPlanRelease(str(tmp_path / "release"), conf.fresh, conf.copies).apply(child, HERE)
     assert len(report.copied) == 2 and all(name.startswith("pos_embed_mask") for name in report.fresh)
+    latents, t = torch.randn(2, 3, 4, 8, 8), torch.rand(2)
+    controls = Controls(torch.randn(2, 4, 4, 8, 8), torch.ones(2, 1, 4, 8, 8))
+    conditioned = child.denoiser.eval()(DenoiserInput(latents, t, 1000 * t, controls=controls)).prediction
+    parent = trained.denoiser.eval()(DenoiserInput(latents, t, 1000 * t)).prediction
+    assert (conditioned - parent).abs().max() == 0.0
     with pytest.raises(UserError, match="already holds weights"):
         export(trained, tmp_path / "release", "{}")
 

@@ -9,6 +9,7 @@ from vidlab.sampling.guidance import (
     Interval,
     LinearScale,
     NoGuidance,
+    PromptGuidance,
     Renormalize,
     Rescale,
     ScaleSchedule,
@@ -25,7 +26,8 @@ FULL, IMAGE, NULL = latents(3.0, 3.0), latents(2.0, 2.0), latents(1.0, 1.0)
 GIVEN = {"full": FULL, "image": IMAGE, "null": NULL}
 CFG = ClassifierFreeGuidance(3.0)
 ALL = [
-    NoGuidance(), CFG, ClassifierFreeGuidance(LinearScale(1.0, 5.0)), SeparateImageText(), Interval(CFG, 0.2, 0.8),
+    NoGuidance(), CFG, ClassifierFreeGuidance(LinearScale(1.0, 5.0)), SeparateImageText(), PromptGuidance(),
+    Interval(CFG, 0.2, 0.8),
     Renormalize(CFG), Rescale(CFG), Renormalize(SeparateImageText()), Rescale(Interval(Renormalize(CFG), 0.3, 0.6)),
 ]  # fmt: skip
 
@@ -42,6 +44,15 @@ def test_w_of_the_paper_is_scale_minus_one():
     w, (full, null) = 2.5, torch.randn(2, 1, 3, 2, 4, 4)
     combined = ClassifierFreeGuidance(1 + w).combine({"full": full, "null": null}, 0.5)
     torch.testing.assert_close(combined, (1 + w) * full - w * null)
+
+
+def test_the_prompt_alone_guides():
+    # 2 + scale (3 - 2): separate guidance with an image scale of 1, at two evaluations
+    for scale, expected in ((0.0, 2), (1.0, 3), (7.5, 9.5)):
+        assert PromptGuidance(scale).combine(GIVEN, 0.5).unique().tolist() == [expected]
+        assert SeparateImageText(1.0, scale).combine(GIVEN, 0.5).unique().tolist() == [expected]
+    assert PromptGuidance(7.5).needs(0.5) == ("full", "image") and PromptGuidance(1.0).needs(0.5) == ("full",)
+    assert PromptGuidance(LinearScale(2.0, 0.0)).combine(GIVEN, 0.25).unique().tolist() == [2.5]
 
 
 def test_what_is_evaluated():
@@ -138,6 +149,7 @@ def test_scales_by_noise_level():
     ("make", "message"),
     [
         (lambda: ClassifierFreeGuidance(-1), r"guidance\.scale=-1"),
+        (lambda: PromptGuidance(-1.0), r"guidance\.scale=-1"),
         (lambda: SeparateImageText(-1.0), r"guidance\.image_scale=-1"),
         (lambda: SeparateImageText(1.0, -2.0), r"guidance\.text_scale=-2"),
         (lambda: LinearScale(-1.0, 2.0), r"guidance\.scale\.start=-1"),

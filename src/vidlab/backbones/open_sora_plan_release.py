@@ -10,31 +10,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from vidlab.backbones.open_sora_plan import CONTROL_NAMES, OpenSoraPlan
+from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from vidlab.backbones.open_sora_plan_config import (
+    CONFIG,
+    check_config,
+    model_settings,
+    read_config,
+    read_json,
+    release_config,
+)
+from vidlab.clip import LatentShape
 from vidlab.errors import UserError
-from vidlab.layers.layouts import Full3D, GroupSkip, SingleSkip
 
 STEM = "diffusion_pytorch_model"
 SINGLE = f"{STEM}.safetensors"
 INDEX = f"{SINGLE}.index.json"
-CONFIG = "config.json"
 SHARD_BYTES = 10 * 10**9
 LISTED = 5
-# Fields of config.json that weights do not depend on: what the class was called, and how far positions are squeezed.
-NOT_ARCHITECTURE = ("_class_name", "interpolation_scale")
-
-Names = tuple[str, ...]
 
 
-def read_release(folder: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a release, by its published name, on the CPU.
+def read_release(
+    folder: str | Path, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """Every tensor of a release, by its published name.
+
+    Tensors are read one by one, so that with a smaller ``dtype`` no more memory is taken than the result needs.
 
     Args:
         folder: of the release, or one file of weights.
+        dtype: what to convert to; None keeps what is stored.
+        device: where the tensors go.
 
     Raises:
         UserError: a missing or damaged file, a shard outside the folder, or shards that hold something else than the
@@ -42,20 +51,20 @@ def read_release(folder: str | Path) -> dict[str, Tensor]:
     """
     folder = Path(folder)
     if folder.is_file():
-        return _load(folder)
+        return _load(folder, dtype, device)
     index = folder / INDEX
     if not index.is_file():
         if not (folder / SINGLE).is_file():
             raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} with its shards is there.")
-        return _load(folder / SINGLE)
-    place: dict[str, str] = _json(index).get("weight_map", {})
+        return _load(folder / SINGLE, dtype, device)
+    place: dict[str, str] = read_json(index).get("weight_map", {})
     state: dict[str, Tensor] = {}
     for shard in sorted(set(place.values())):
         if Path(shard).name != shard:
             raise UserError(f"{index} names the shard {shard}, which is not a file of its own folder.")
         if not (folder / shard).is_file():
             raise UserError(f"{folder} is incomplete: {shard} of {INDEX} is missing. Fetch the release again.")
-        state |= _load(folder / shard)
+        state |= _load(folder / shard, dtype, device)
     _compare_names(state, place, str(index))
     return state
 
@@ -97,30 +106,6 @@ def write_release(
         _write_json(folder / CONFIG, config)
 
 
-def release_config(model: OpenSoraPlan) -> dict[str, Any]:
-    """The fields of a published ``config.json`` that fix the architecture."""
-    frames, rows, columns = model.rope_scale
-    layouts = [block.layout for block in model.transformer_blocks]
-    skips = sorted({layout.k for layout in layouts if isinstance(layout, SingleSkip | GroupSkip)})
-    return {
-        "_class_name": "OpenSoraInpaint_v1_3" if model.control_channels else "OpenSoraT2V_v1_3",
-        "num_layers": len(layouts),
-        "num_attention_heads": model.heads,
-        "attention_head_dim": model.width // model.heads,
-        "cross_attention_dim": model.width,
-        "in_channels": model.latent_channels,
-        "out_channels": model.latent_channels,
-        "caption_channels": model.text_width,
-        "patch_size_t": model.patch[0],
-        "patch_size": model.patch[1],
-        "sparse1d": any(not isinstance(layout, Full3D) for layout in layouts),
-        "sparse_n": skips[0] if skips else 1,
-        "interpolation_scale_t": frames,
-        "interpolation_scale_h": rows,
-        "interpolation_scale_w": columns,
-    }
-
-
 def export_release(model: OpenSoraPlan, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model as a release, ``config.json`` included.
 
@@ -130,40 +115,48 @@ def export_release(model: OpenSoraPlan, folder: str | Path, max_shard_bytes: int
     write_release(model.state_dict(), folder, max_shard_bytes, release_config(model))
 
 
-def load_release(model: OpenSoraPlan, folder: str | Path) -> None:
-    """Load a release into a model of exactly its architecture.
+def load_release(
+    model: OpenSoraPlan,
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Load a release into a model of exactly its architecture; ``dtype`` and ``device`` as in ``read_release``.
 
     Raises:
         UserError: a file, ``config.json``, a name or a shape that does not fit; the model is then unchanged.
     """
     check_config(model, folder)
-    state = read_release(folder)
+    state = read_release(folder, dtype, device)
     check_state(model, state, str(folder))
     with torch.no_grad():
         model.load_state_dict(state, assign=any(parameter.is_meta for parameter in model.parameters()))
 
 
-def load_text_to_video(model: OpenSoraPlan, state: Mapping[str, Tensor]) -> tuple[Names, Names, Names, Names]:
-    """Start an image-conditioned model from weights of its text-to-video parent; it then answers exactly as that does.
+def released(
+    folder: str | Path,
+    latent: LatentShape,
+    attention: str = "auto",
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> OpenSoraPlan:
+    """The denoiser of a released folder, of the sizes its ``config.json`` names, in evaluation mode.
 
-    The embedding of the masked video copies that of the latents, as in the original; the mask's stays fresh, and the
-    two linears behind them stay at zero.
-
-    Returns:
-        Names of the model's tensors that were (taken, adapted, left fresh), and of those of ``state`` left unused.
+    Args:
+        folder: with ``config.json`` and weights.
+        latent: shape of the latents it will be used for.
+        attention: attention kernel: auto, sdpa, xformers or flex.
+        dtype: of the weights; None keeps what is stored.
+        device: where the weights are read to.
 
     Raises:
-        UserError: weights that lack something else than the controls, have more than the model, or other shapes.
+        UserError: as ``read_config`` and ``load_release``.
     """
-    own, masked = model.state_dict(), CONTROL_NAMES[0]
-    fresh = tuple(key for key in own if key.startswith(CONTROL_NAMES) and key not in state)
-    adapted = tuple(key for key in fresh if key.startswith(f"{masked}.0.proj."))
-    given = dict(state) | {key: state[key.replace(f"{masked}.0", "pos_embed")] for key in adapted if key in own}
-    fresh = tuple(key for key in fresh if key not in adapted)
-    check_state(model, given | {key: own[key] for key in fresh}, "the text-to-video weights")
-    with torch.no_grad():
-        model.load_state_dict(given, strict=False)
-    return tuple(key for key in own if key in state), adapted, fresh, ()
+    settings = model_settings(read_config(folder))
+    with torch.device("meta"):
+        model = OpenSoraPlan(latent, attention=attention, **settings)
+    load_release(model, folder, dtype, device)
+    return model.eval().requires_grad_(False)
 
 
 def check_state(model: OpenSoraPlan, state: Mapping[str, Tensor], source: str) -> None:
@@ -181,24 +174,6 @@ def check_state(model: OpenSoraPlan, state: Mapping[str, Tensor], source: str) -
             f"{source}: {len(wrong)} tensors have another shape than the model's, such as {'; '.join(examples)}. Set "
             "model.backbone to the sizes of the release."
         )
-
-
-def check_config(model: OpenSoraPlan, folder: str | Path) -> None:
-    """Refuse a release whose ``config.json``, where it has one, describes another architecture.
-
-    Raises:
-        UserError: naming the fields that differ.
-    """
-    file = Path(folder) / CONFIG
-    if not file.is_file():
-        return
-    published, own = _json(file), release_config(model)
-    differing = [
-        key for key in own if key in published and published[key] != own[key] and not key.startswith(NOT_ARCHITECTURE)
-    ]
-    if differing:
-        found = ", ".join(f"{key} is {published[key]} there and {own[key]} here" for key in differing)
-        raise UserError(f"{file} describes another model than model.backbone: {found}.")
 
 
 def _compare_names(state: Mapping[str, Tensor], expected: Mapping[str, Any], source: str) -> None:
@@ -224,18 +199,12 @@ def _shards(state: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tenso
     yield shard
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def _load(file: Path, dtype: torch.dtype | None, device: torch.device | str) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        with safe_open(file, "pt", device=str(device)) as stored:
+            return {name: stored.get_tensor(name).to(dtype) for name in stored.keys()}  # noqa: SIM118  not a dict
     except SafetensorError as error:
         raise UserError(f"{file} cannot be read ({error}). Fetch the release again.") from error
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Fetch the release again.") from error
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -23,11 +23,12 @@ from vidlab.data.media import (
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module, resolve_accelerator
+from vidlab.lab.entry import instantiate
 from vidlab.lab.given_frames import GivenFrames, given_frames
-from vidlab.lab.precision import resolve_precision
+from vidlab.lab.precision import autocast
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
-from vidlab.randomness import Draw
+from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
 from vidlab.sampling.long_video import continued, filled_in
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -59,6 +60,20 @@ def run_generation(cfg: DictConfig) -> Path:
     check_settings(cfg)
     if not prompts:
         raise UserError("prompt=[]: at least one prompt is needed.")
+    make = from_system if cfg.get("system") else from_checkpoint
+    source, samples = make(cfg, prompts)
+    write(samples, folder, cfg.fps)
+    print(f"{len(samples)} videos from {source}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
+    print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
+    return folder
+
+
+def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Sample]]:
+    """The checkpoint, and what the model trained here makes.
+
+    Raises:
+        UserError: no checkpoint, a prompt the text encoder cannot read whole, or sizes that do not fit.
+    """
     run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
     state = load_checkpoint(run.checkpoint)
     module = module_of(state, run.checkpoint, cfg)
@@ -66,16 +81,38 @@ def run_generation(cfg: DictConfig) -> Path:
     for prompt in prompts:
         module.text_encoder.check(prompt)
     usual = module.conditioning.usual_frames(module.clip_shape[0])
-    device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
     stride = trained_config(state, run.checkpoint).data.get("frame_stride", 1)
     plan = Plan(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in, stride
     )  # fmt: skip
-    samples = generate(module.to(device), prompts, plan, given_frames(cfg, module.clip_shape, usual))
-    write(samples, folder, cfg.fps)
-    print(f"{len(samples)} videos from {run.checkpoint}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
-    print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
-    return folder
+    module = module.to(_device(cfg))
+    return str(run.checkpoint), generate(module, prompts, plan, given_frames(cfg, module.clip_shape, usual))
+
+
+def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Sample]]:
+    """Where a published system comes from, and what it makes.
+
+    Raises:
+        UserError: settings or parts that do not fit, or a long video, which a system does not make.
+    """
+    for name, plain in (("segments", 1), ("fill_in", False)):
+        if cfg[name] != plain:
+            raise UserError(f"{name}={cfg[name]}: a system makes videos of one clip. Use {name}={str(plain).lower()}.")
+    if cfg.steps is not None:
+        cfg.sampler.steps = cfg.steps
+    parts = {name: instantiate(cfg[name], name) for name in ("sampler", "guidance")}
+    sizes = {name: cfg[name] for name in SIZES if cfg[name] is not None}
+    system: System = instantiate(cfg.system, "system")(**parts, **sizes)
+    jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)
+    given = given_frames(cfg, system.clip_shape, system.usual_frames)
+    with _bar(len(jobs)) as advance:
+        videos = system.generate(Request(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
+    made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
+    return system.source, [Sample(prompt, number, frames) for prompt, number, frames in made]
+
+
+def _device(cfg: DictConfig) -> str:
+    return "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
 
 
 def check_conditioning(cfg: DictConfig, module: VideoDiffusion) -> None:
@@ -193,31 +230,29 @@ def generate(
     module: VideoDiffusion, prompts: Sequence[str], plan: Plan, given: GivenFrames | None = None
 ) -> list[Sample]:
     """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
-    jobs = [(prompt, number) for prompt in prompts for number in range(plan.num_videos)]
+    jobs = all_jobs(prompts, plan.num_videos, plan.seed)
     samples = []
     with torch.inference_mode(), autocast(module.device.type, plan.precision), _bar(len(jobs)) as advance:
-        for start in range(0, len(jobs), plan.batch_size):
-            batch = jobs[start : start + plan.batch_size]
+        for batch in jobs.batches(plan.batch_size):
             pixels = _videos(module, batch, plan, given, advance)
-            samples += [Sample(p, n, to_frames(v.cpu())) for (p, n), v in zip(batch, pixels.float(), strict=True)]
+            made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
+            samples += [Sample(prompt, number, to_frames(video.cpu())) for prompt, number, video in made]
     return samples
 
 
 def _videos(
     module: VideoDiffusion,
-    jobs: Sequence[tuple[str, int]],
+    jobs: Jobs,
     plan: Plan,
     given: GivenFrames | None,
     advance: Callable[[float], None],
 ) -> Tensor:
-    keys = tuple(f"{prompt}\x1f{number}" for prompt, number in jobs)
     frames, height, width = module.clip_shape
     clips = plan.segments + (frames - 1 if plan.fill_in else 0)
 
     def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
-        draw = Draw(plan.seed, keys, (number,) * len(keys))
         progress, micro = _scaled(advance, len(jobs) / clips), {"sampling_stride": (stride * plan.frame_stride,)}
-        return module.generate([prompt for prompt, _ in jobs], draw, pixels, known, progress, micro)
+        return module.generate(jobs.prompts, jobs.draw(number), pixels, known, progress, micro)
 
     pixels, known = torch.zeros(len(jobs), 3, frames, height, width), torch.zeros(len(jobs), frames, dtype=torch.bool)
     if given is not None:
@@ -227,12 +262,6 @@ def _videos(
         key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
     return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    """bfloat16 where ``precision`` resolves to it on this device."""
-    bf16 = resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
-    return torch.autocast(device, torch.bfloat16, enabled=bf16)
 
 
 @contextmanager

@@ -174,7 +174,8 @@ class OpenSoraPlanRelease:
     def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
         """Take every weight of the backbone or raise."""
         from vidlab.backbones.open_sora_plan import OpenSoraPlan
-        from vidlab.backbones.open_sora_plan_release import check_config, read_release
+        from vidlab.backbones.open_sora_plan_config import check_config
+        from vidlab.backbones.open_sora_plan_release import read_release
 
         if not self.path:
             raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")

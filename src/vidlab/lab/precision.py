@@ -1,4 +1,4 @@
-"""The choice behind ``precision=auto``."""
+"""The choice behind ``precision=auto``, and computing in it."""
 
 import torch
 
@@ -20,3 +20,13 @@ def has_bf16(accelerator: str) -> bool:
     if accelerator == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def uses_bf16(precision: str, device: str) -> bool:
+    """Whether ``precision`` resolves to bfloat16 on ``cpu`` or ``cuda``."""
+    return resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """bfloat16 where ``precision`` resolves to it on this device."""
+    return torch.autocast(device, torch.bfloat16, enabled=uses_bf16(precision, device))

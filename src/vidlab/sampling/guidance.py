@@ -137,6 +137,36 @@ class ClassifierFreeGuidance:
 
 
 @dataclass(frozen=True)
+class PromptGuidance:
+    """Image + scale (full - image): the prompt guides, and both passes see the image, as Open-Sora Plan samples.
+
+    Without an image this is classifier-free guidance.
+
+    Args:
+        scale: 1 is no guidance, 0 ignores the prompt; a number or a schedule.
+
+    Raises:
+        UserError: a negative scale.
+    """
+
+    scale: Scale = 7.5
+
+    def __post_init__(self) -> None:
+        _check_scales("guidance", scale=self.scale)
+
+    def needs(self, t: float) -> tuple[str, ...]:
+        """With and without the prompt, or only the full condition where the scale is 1."""
+        return ("full",) if scale_at(self.scale, t) == 1 else ("full", "image")
+
+    def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
+        """Extrapolate along the prompt."""
+        scale = scale_at(self.scale, t)
+        if scale == 1:
+            return predictions["full"]
+        return predictions["image"].lerp(predictions["full"], scale)
+
+
+@dataclass(frozen=True)
 class SeparateImageText:
     """Null + image_scale (image - null) + text_scale (full - image), three evaluations per step.
 

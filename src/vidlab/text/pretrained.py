@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import TextEmbedding
-from vidlab.errors import UserError
+from vidlab.errors import MissingPackageError, UserError
+from vidlab.hub import model_folder
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
-_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-_HUB_TIMEOUT = 10.0  # seconds
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_ADVICE = " text_encoder=minilm and text_encoder=words need no hub."
 
 
 class PretrainedEncoder(TextEncoder):
@@ -35,8 +36,10 @@ class PretrainedEncoder(TextEncoder):
         max_tokens: the longest caption in tokens, special tokens included.
         dtype: the precision the encoder computes in.
         cache_mb: memory for remembered captions, in MiB on the CPU; the least recently used go first.
+        tokenizer: the local folder of the tokenizer, where it is not that of the weights.
 
     Raises:
+        MissingPackageError: the tokenizer is a SentencePiece model and the package ``sentencepiece`` is not installed.
         UserError: the path is unset, not found or not readable, or ``max_tokens`` is out of range.
     """
 
@@ -46,6 +49,7 @@ class PretrainedEncoder(TextEncoder):
         max_tokens: int = 128,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         cache_mb: int = 256,
+        tokenizer: str | None = None,
     ) -> None:
         if not path:
             raise UserError(
@@ -55,9 +59,11 @@ class PretrainedEncoder(TextEncoder):
         if max_tokens < 2:
             raise UserError(f"text_encoder.max_tokens={max_tokens}: must be at least 2.")
         folder = _resolve(path)
-        tokenizer, model = _load(path, folder, getattr(torch, dtype))
+        words = Path(tokenizer).expanduser() if tokenizer else folder
+        _check_sentencepiece(words)
+        own_tokenizer, model = _load(path, folder, words, getattr(torch, dtype))
         super().__init__(_width(model), max_tokens, trainable=False)
-        self.tokenizer = tokenizer
+        self.tokenizer = own_tokenizer
         self.model = model.eval().requires_grad_(False)
         self._cache = FeatureCache(cache_mb * 2**20) if cache_mb > 0 else None
         self._check_length(path)
@@ -174,45 +180,31 @@ def _resolve(path: str) -> Path:
         from vidlab.assets import fetch_folder
 
         return fetch_folder(path.removeprefix("asset:"))
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise UserError(f"text_encoder.path={path}: there is no such folder ({folder.absolute()}).")
-    return _from_hub(path)
+    if path.count("/") > 1 and not Path(path).expanduser().is_dir():
+        raise UserError(f"text_encoder.path={path}: there is no such folder ({Path(path).expanduser().absolute()}).")
+    return model_folder(path, "text_encoder.path", FILES, is_complete, _ADVICE)
 
 
-def _from_hub(path: str) -> Path:
-    """The hub's local copy if it is complete, otherwise one quick look at the hub, then the download."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(path, local_files_only=True, allow_patterns=list(_FILES)))
-        if _is_complete(folder):
-            return folder
-    except (LocalEntryNotFoundError, HFValidationError):
-        pass
-    try:
-        HfApi().model_info(path, timeout=_HUB_TIMEOUT)
-        return Path(snapshot_download(path, allow_patterns=list(_FILES)))
-    # The hub client raises its own, its HTTP library's and the system's errors.
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"text_encoder.path={path} is neither a local folder nor in the local hub cache, and the hub did "
-            f"not give it ({reason}). Correct the name, connect and run again, give a local folder, or use "
-            "text_encoder=minilm or text_encoder=words, which need no hub."
-        ) from error
-
-
-def _is_complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
+    """Whether a folder holds a configuration and safe weights."""
     return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
 
 
-def _load(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _check_sentencepiece(folder: Path) -> None:
+    """Refuse early what transformers reports as a missing tiktoken."""
+    from importlib.util import find_spec
+
+    models = sorted(file.name for file in folder.glob("*.model"))
+    if models and not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise MissingPackageError(
+            f"{folder / models[0]} is a SentencePiece tokenizer, which needs a package: pip install sentencepiece. "
+            "(A folder with tokenizer.json does not need it.)"
+        )
+
+
+def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the encoder of a folder."""
-    if not _is_complete(folder):
+    if not is_complete(folder):
         raise UserError(
             f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. "
             "Pickled weights are not read; load them once elsewhere and save_pretrained(folder)."
@@ -226,7 +218,7 @@ def _load(path: str, folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
             loader = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
         model = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        tokenizer = AutoTokenizer.from_pretrained(words, **local)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(
             f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: "

@@ -15,7 +15,7 @@ from vidlab.data.media import write_lossless_mp4
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
-from vidlab.lab.generate import autocast
+from vidlab.lab.precision import autocast
 from vidlab.randomness import Draw
 from vidlab.training.video_diffusion import VideoDiffusion
 

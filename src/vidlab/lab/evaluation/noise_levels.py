@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vidlab.clip import ClipBatch
-from vidlab.lab.generate import autocast
+from vidlab.lab.precision import autocast
 from vidlab.metrics.base import key_number
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult

@@ -1,0 +1,65 @@
+"""Folders of models, by local path or by their name on the Hugging Face hub."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vidlab.errors import UserError
+
+TIMEOUT = 10.0  # seconds
+
+
+def model_folder(
+    reference: str, key: str, patterns: Sequence[str], complete: Callable[[Path], bool], advice: str = ""
+) -> Path:
+    """The local folder behind ``reference``, downloaded where it is neither a folder nor in the hub's cache.
+
+    Args:
+        reference: a local folder, or a hub id ``owner/name``, with a folder of that repository behind it where the
+            model is one of several (``owner/name/folder``).
+        key: the configuration key that held ``reference``, for messages.
+        patterns: shell-style patterns of the files a model needs.
+        complete: whether a cached folder holds what is needed; if not, the hub is asked.
+        advice: a sentence that ends the message when nothing is found.
+
+    Raises:
+        UserError: no such folder, and the hub did not give it.
+    """
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return folder
+    if reference.startswith((".", "/", "~")) or "/" not in reference:
+        raise UserError(f"{key}={reference}: there is no such folder ({folder.absolute()}).{advice}")
+    owner, name, *below = reference.split("/")
+    return _from_hub(f"{owner}/{name}", "/".join(below), reference, key, patterns, complete, advice)
+
+
+def _from_hub(
+    repository: str,
+    subfolder: str,
+    reference: str,
+    key: str,
+    patterns: Sequence[str],
+    complete: Callable[[Path], bool],
+    advice: str,
+) -> Path:
+    """The hub's local copy if it is complete, otherwise one quick look at the hub, then the download."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    wanted = [f"{subfolder}/{pattern}" if subfolder else pattern for pattern in patterns]
+    try:
+        folder = Path(snapshot_download(repository, local_files_only=True, allow_patterns=wanted)) / subfolder
+        if complete(folder):
+            return folder
+    except (LocalEntryNotFoundError, HFValidationError):
+        pass
+    try:
+        HfApi().model_info(repository, timeout=TIMEOUT)
+        return Path(snapshot_download(repository, allow_patterns=wanted)) / subfolder
+    # The hub client raises its own, its HTTP library's and the system's errors.
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{key}={reference} is neither a local folder nor in the local hub cache, and the hub did not give it "
+            f"({reason}). Correct the name, connect and run again, or give a local folder.{advice}"
+        ) from error

@@ -1,0 +1,1 @@
+"""Published systems: all their parts, used together as their authors use them."""
