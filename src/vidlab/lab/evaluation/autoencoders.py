@@ -53,7 +53,7 @@ def evaluate_autoencoders(cfg: DictConfig, folder: Path) -> None:
         store_scores(cfg.tracking_uri, evaluated[-1])
     named = distinct(evaluated)
     subjects = [Subject(one, many.cost) for one, many in zip(named, made, strict=True)]
-    files = write_reconstruction_report(folder, subjects, originals, setup, data.name)
+    files = write_reconstruction_report(folder, subjects, originals, setup, str(data.name))
     store_evaluation(cfg.tracking_uri, cfg.name, folder, [(s.evaluated, s.facts()) for s in subjects], files)
 
 
