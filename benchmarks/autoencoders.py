@@ -3,10 +3,9 @@
 WF-VAE S and L, direct and in chunks of two latent frames, against an image autoencoder per frame of the same latent
 compression as S (the size of Stable Diffusion's, with 2 channels: 3 x 8 x 8 / 2 = 3 x 4 x 8 x 8 / 8 = 96) and against
 causal autoencoders of full 3D convolutions (Allegro's is not among them: diffusers runs it in tiles of 24 x 320 x 320
-only), all with random weights of the published sizes. Each contestant lives in a
-process of its own, which sleeps while another works; rounds take turns, so that a change in the machine's load meets
-all. Memory is the most that a process holds above itself with its weights and the clip, in its first round, which is
-not timed.
+only), all with random weights of the published sizes. Each contestant lives in a process of its own, which sleeps while
+another works; rounds take turns, so that a change in the machine's load meets all. Memory is the most that a process
+holds above itself with its weights and the clip, in its first round, which is not timed.
 
     python benchmarks/autoencoders.py [--frames 17] [--side 64] [--rounds 3] [--dtype float32] [--only wfvae_s ...]
 """

@@ -23,8 +23,8 @@ class Trilinear(Autoencoder):
     The small clip has t = ceil(T / span) frames, and rows and columns in the proportion of the clip's, as many as fit.
     The defaults match WF-VAE's 4 x 8 x 8 with 8 channels: of 9 x 64 x 64 pixels 1536 values, and a small clip of
     1 x 22 x 22. Of all t, this one reconstructs the held-out clips of ``data=clips`` best in PSNR, SSIM and LPIPS, as
-    they move little (23.9 dB; t = 2, which is ``span=5``, has 2 x 16 x 16 and 22.2 dB, t = 3 20.9 dB, t = 9 18.3 dB; a
-    wider filter on the way down has less or as much PSNR in each of these, and worse LPIPS).
+    they move little (23.9 dB; t = 2, which is ``span=5``, has 2 x 16 x 16 and 22.2 dB, t = 3 20.9 dB, t = 9 18.3 dB;
+    with a wider filter on the way down the order is the same, and LPIPS worse in each).
 
     Args:
         channels: of the latents matched.
