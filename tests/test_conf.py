@@ -46,6 +46,7 @@ ABSENT = {
     "init/image_to_video": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/merge": (True, "init.temporal_run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/open_sora_plan": (True, "init.path is not set: give the folder of the released checkpoint"),
+    "autoencoder/image_vae": (True, "autoencoder.path is not set. Give a local folder"),
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
@@ -60,7 +61,7 @@ WITH = {
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
     **{
         f"autoencoder/{name}": ["data.frames=9"]
-        for name in ("wfvae_nano", "paper/wfvae_s", "paper/wfvae_l", "paper/wfvae_open_sora_plan")
+        for name in ("trilinear", "wfvae_nano", "paper/wfvae_s", "paper/wfvae_l", "paper/wfvae_open_sora_plan")
     },
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
     "guidance/prompt": ["conditioning=frame_replacement"],

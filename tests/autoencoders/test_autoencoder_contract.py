@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from tiny_image_vae import write_image_vae
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.errors import UserError
@@ -19,15 +20,23 @@ LAPTOP = [name for name in NAMES if not name.startswith("paper/")]
 PAPER = [name for name in NAMES if name.startswith("paper/")]
 
 
-def built(name: str) -> Autoencoder:
+# choices that cannot do without weights, and who writes some
+WRITTEN = {"image_vae": write_image_vae}
+
+
+def built(name: str, *settings: str) -> Autoencoder:
     torch.manual_seed(0)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return instantiate(compose("train", [f"autoencoder={name}"]).autoencoder, "autoencoder").eval()
+        return instantiate(compose("train", [f"autoencoder={name}", *settings]).autoencoder, "autoencoder").eval()
 
 
 @pytest.fixture(scope="module", params=LAPTOP)
-def autoencoder(request) -> Autoencoder:
-    return built(request.param)
+def autoencoder(request, tmp_path_factory) -> Autoencoder:
+    if request.param not in WRITTEN:
+        return built(request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    WRITTEN[request.param](folder)
+    return built(request.param, f"autoencoder.path={folder}")
 
 
 def fitting(autoencoder: Autoencoder, latent=(2, 2, 3)) -> tuple[int, int, int]:
@@ -73,8 +82,8 @@ def test_gradients_flow_back_to_pixels_and_weights(autoencoder):
     x = clip(autoencoder).requires_grad_()
     autoencoder.decode(autoencoder.encode(x)).square().sum().backward()
     assert x.grad.abs().sum() > 0 and x.grad.isfinite().all()
-    missing = [name for name, parameter in autoencoder.named_parameters() if parameter.grad is None]
-    assert missing == []
+    trained = {name: parameter for name, parameter in autoencoder.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
     autoencoder.zero_grad()
 
 
@@ -116,6 +125,52 @@ def test_sizes_that_do_not_fit_are_refused_with_one_that_does(autoencoder):
             autoencoder.latent_shape(**wrong)
         right = int(str(caught.value).split(f"Use data.{name}=")[1].rstrip("."))
         autoencoder.latent_shape(**{**wrong, name: right})
+
+
+def test_the_nearest_size_that_fits(autoencoder):
+    stride = autoencoder.stride
+    for size in ((1, 1, 1), (8, 32, 33), (9, 64, 64)):
+        found = autoencoder.fitting_size(*size)
+        autoencoder.latent_shape(*found)
+        steps = (stride.frames, stride.height, stride.width)
+        assert all(0 <= large - small < step for large, small, step in zip(found, size, steps, strict=True))
+        assert autoencoder.fitting_size(*found) == found
+
+
+BAD = {
+    "nan": (lambda x: x * float("nan"), "holds NaN or infinite pixels"),
+    "inf": (lambda x: x + float("inf"), "holds NaN or infinite pixels"),
+    "grey": (lambda x: x[:, :1], "Repeat a grey channel three times"),
+    "8 bits": (lambda x: (x * 127).to(torch.uint8), "divide 8 bits by 127.5"),
+    "10 bits": (lambda x: (x * 511).to(torch.int16), "10 bits by 511.5"),
+    "one frame without a batch": (lambda x: x[0], r"reads clips \(B, 3, T, H, W\)"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_clips_that_none_can_take(autoencoder, bad):
+    """Through the one check that ``encode`` begins with; shape checking would be first where it is on."""
+    spoil, message = BAD[bad]
+    with pytest.raises(UserError, match=message):
+        autoencoder.check_clip(spoil(clip(autoencoder)))
+
+
+@pytest.mark.parametrize("method", ["encode", "posterior"])
+def test_bad_clips_are_refused_before_they_are_encoded(autoencoder, method):
+    x = clip(autoencoder)
+    with pytest.raises(UserError, match="holds NaN or infinite pixels"):
+        getattr(autoencoder, method)(x / 0)
+    if autoencoder.stride.height > 1:
+        with pytest.raises(UserError, match=r"data\.height=\d+ does not fit"):
+            getattr(autoencoder, method)(x[:, :, :, :-1])
+    if autoencoder.stride.frames > 1:
+        with pytest.raises(UserError, match=r"data\.frames=\d+ does not fit"):
+            getattr(autoencoder, method)(x[:, :, :-1])
+
+
+def test_latents_of_another_autoencoder_are_refused(autoencoder):
+    with pytest.raises(UserError, match=r"decodes latents .* They are another autoencoder's"):
+        autoencoder.decode(torch.zeros(1, autoencoder.channels + 1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -111,6 +111,48 @@ def test_any_frame_of_any_format_by_number(tmp_path, name):
     assert np.array_equal(read_frames(path.read_bytes(), [70]), whole[[70]])
 
 
+def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], colour_range: int) -> None:
+    """A clip of one colour, its planes filled with ``levels`` as they are stored, in BT.709 and a declared range."""
+    deep = "10" in pix_fmt
+    with av.open(str(path), "w") as output:
+        options = {"x265-params": "log-level=none:pools=none:lossless=1"} if codec == "libx265" else {"qp": "0"}
+        stream = output.add_stream(codec, rate=8, options=options)
+        stream.height, stream.width, stream.pix_fmt = 64, 64, pix_fmt
+        stream.codec_context.color_range, stream.codec_context.colorspace = colour_range, 1
+        for number in range(3):
+            frame = av.VideoFrame(64, 64, pix_fmt)
+            frame.pts, frame.color_range, frame.colorspace = number, colour_range, 1
+            for plane, level in zip(frame.planes, levels, strict=True):
+                kind = np.dtype("<u2" if deep else "u1")
+                plane.update(np.full(plane.buffer_size // kind.itemsize, level, kind).tobytes())
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("stored", "rgb"),
+    [
+        # of 64 ... 940: white, black, and grey at (502 - 64) / 876 = 1/2
+        (("libx265", "yuv420p10le", [940, 512, 512], 1), (255, 255, 255)),
+        (("libx265", "yuv420p10le", [64, 512, 512], 1), (0, 0, 0)),
+        (("libx265", "yuv420p10le", [502, 512, 512], 1), (128, 128, 128)),
+        # BT.709's red has luma 0.2126 of 876 over 64; Cb = -0.2126 / 1.8556 and Cr = 1/2 of 896 around 512
+        (("libx265", "yuv420p10le", [250, 409, 960], 1), (255, 0, 0)),
+        # one plane: full range is the level itself, limited range 16 ... 235
+        (("libx264", "gray", [77], 2), (77, 77, 77)),
+        (("libx264", "gray", [235], 1), (255, 255, 255)),
+        (("libx264", "gray", [16], 1), (0, 0, 0)),
+    ],
+    ids=["white", "black", "half", "red", "grey full", "grey white", "grey black"],
+)
+def test_ten_bits_and_grey_are_eight_bit_colours(tmp_path, stored, rgb):
+    path = tmp_path / "clip.mkv"
+    planes(path, *stored)
+    frames = read_frames(path)
+    assert frames.shape == (3, 64, 64, 3) and frames.dtype == np.uint8
+    assert np.abs(frames.astype(int) - np.array(rgb)).max() <= 2  # FFmpeg's conversion from 10 bits takes off up to 2
+
+
 @pytest.mark.parametrize("name", ["x264_b_frames.mp4", "x264_open_gop.mkv", "vp9.webm"])
 def test_far_frames_are_reached_by_seeking(tmp_path, name):
     path = tmp_path / name

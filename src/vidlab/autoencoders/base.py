@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -39,7 +40,8 @@ class Posterior:
 class Autoencoder(nn.Module, ABC):
     """Pixels (B, 3, T, H, W) in [-1, 1] to latents (B, C, T', H', W') of about unit variance, and back.
 
-    Subclasses set ``channels`` and ``stride``.
+    Subclasses set ``channels`` and ``stride``, and begin ``encode`` and ``decode`` with ``check_clip`` and
+    ``check_latents``.
     """
 
     channels: int
@@ -84,6 +86,64 @@ class Autoencoder(nn.Module, ABC):
             height // self.stride.height,
             width // self.stride.width,
         )
+
+    def fitting_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """The smallest (frames, height, width) that can be encoded and is not below the one given."""
+        sizes = {"frames": frames, "height": height, "width": width}
+        found = []
+        for name, size in sizes.items():
+            step, lead = getattr(self.stride, name), self._lead(name)
+            found.append(lead + max(-(-(size - lead) // step), 1 - lead) * step)
+        return found[0], found[1], found[2]
+
+    def check_clip(self, pixels: Tensor) -> None:
+        """Refuse a clip that cannot be encoded.
+
+        Raises:
+            UserError: as ``check_frames``, or frames in a number that does not fit.
+        """
+        self.check_frames(pixels)
+        self.latent_shape(*pixels.shape[2:])
+
+    def check_frames(self, pixels: Tensor) -> None:
+        """Refuse frames that cannot be encoded, in whatever number.
+
+        Raises:
+            UserError: other than 3 colours of floats, sides that are not multiples of the stride, NaN or infinite
+                values.
+        """
+        name = type(self).__name__
+        if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
+            raise UserError(
+                f"{name} reads clips (B, 3, T, H, W) of 3 colours as floats in [-1, 1], and was given "
+                f"{tuple(pixels.shape)} of {pixels.dtype}. Repeat a grey channel three times; divide 8 bits by 127.5, "
+                "10 bits by 511.5, less 1."
+            )
+        self.latent_shape(1 if self.stride.first_frame_alone else self.stride.frames, *pixels.shape[3:])
+        if not pixels.is_meta and not bool(pixels.isfinite().all()):
+            raise UserError(f"{name}: the clip holds NaN or infinite pixels. Look at how it was read.")
+
+    def check_latents(self, latents: Tensor) -> None:
+        """Refuse what cannot be decoded.
+
+        Raises:
+            UserError: another number of channels or axes, or none of frames, rows or columns.
+        """
+        if latents.ndim != 5 or latents.shape[1] != self.channels or not latents.numel():
+            raise UserError(
+                f"{type(self).__name__} decodes latents (B, {self.channels}, T', H', W'), and was given "
+                f"{tuple(latents.shape)}. They are another autoencoder's."
+            )
+
+    @classmethod
+    def locate(cls, reference: str) -> str | None:
+        """The absolute place of weights that ``autoencoder.path`` names; None where it must be a run.
+
+        A class whose weights come from elsewhere, such as a hub, overrides this.
+        """
+        place = Path(reference).expanduser()
+        found = place.is_file() or any(place.glob("*.safetensors")) or any(place.glob("*.ckpt"))
+        return str(place.resolve()) if found else None
 
     def _lead(self, name: str) -> int:
         """Frames at the start that have a latent frame of their own."""

@@ -55,7 +55,7 @@ class Haar(Autoencoder):
 
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
         """Orthonormal Haar coefficients times ``scale``."""
-        self.latent_shape(*pixels.shape[2:])
+        self.check_clip(pixels)
         s = self.stride
         blocks = rearrange(pixels, "b c (t p) (h q) (w r) -> b t h w c (p q r)", p=s.frames, q=s.height, r=s.width)
         with torch.autocast(pixels.device.type, enabled=False):
@@ -64,6 +64,7 @@ class Haar(Autoencoder):
 
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """The inverse transform."""
+        self.check_latents(latents)
         s = self.stride
         coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)
         with torch.autocast(latents.device.type, enabled=False):

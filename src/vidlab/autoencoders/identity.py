@@ -17,8 +17,10 @@ class Identity(Autoencoder):
 
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
         """The pixels."""
+        self.check_clip(pixels)
         return pixels
 
-    def decode(self, latents: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """The latents."""
+        self.check_latents(latents)
         return latents

@@ -143,7 +143,7 @@ class WFVAE(Autoencoder):
         Raises:
             UserError: a clip the autoencoder cannot take.
         """
-        self._check(pixels)
+        self.check_clip(pixels)
         moments = self._tiled_moments(pixels)
         mean, log_variance = at_least_single(moments).chunk(2, dim=1)
         mean = (mean - self.latent_shift) * self.latent_scale
@@ -155,6 +155,7 @@ class WFVAE(Autoencoder):
 
     def decode(self, latents: Latents) -> Pixels:
         """Pixels, (1 + 4 (T' - 1), 8 H', 8 W')."""
+        self.check_latents(latents)
         z = self.unscaled(latents)
         if self.tiling is None:
             return self._pixels(z)
@@ -162,7 +163,7 @@ class WFVAE(Autoencoder):
 
     def analyse(self, pixels: Pixels) -> Analysis:
         """Posterior of the *unscaled* latents, which the KL term pulls to a standard normal, and the bands."""
-        self._check(pixels)
+        self.check_clip(pixels)
         encoded = self.encoder(pixels, whole())
         mean, log_variance = at_least_single(encoded.moments).chunk(2, dim=1)
         return Analysis(Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE)), encoded.flow)
@@ -210,22 +211,3 @@ class WFVAE(Autoencoder):
             parts.append(self.decoder(part, stream).pixels)
             stream.first = False
         return torch.cat(parts, dim=2)
-
-    def _check(self, pixels: Tensor) -> None:
-        self.latent_shape(*pixels.shape[2:])
-        self.check_frames(pixels)
-
-    def check_frames(self, pixels: Tensor) -> None:
-        """Refuse frames that cannot be encoded, in whatever number.
-
-        Raises:
-            UserError: other than 3 colours of floats, sides that are not multiples of 8, NaN or infinite values.
-        """
-        if pixels.shape[1] != 3 or not pixels.is_floating_point():
-            raise UserError(
-                f"WFVAE reads clips of 3 colours as floats in [-1, 1], and was given {pixels.shape[1]} channels of "
-                f"{pixels.dtype}. Repeat a grey channel three times; divide 8 bits by 127.5, 10 bits by 511.5, less 1."
-            )
-        self.latent_shape(1, *pixels.shape[3:])
-        if not pixels.is_meta and not bool(pixels.isfinite().all()):
-            raise UserError("The clip holds NaN or infinite pixels. Look at how it was read.")

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from lightning.pytorch import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
+from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Stride
 from vidlab.errors import UserError
-from vidlab.lab.entry import instantiate
+from vidlab.lab.entry import instantiate, locate_target
 from vidlab.lab.messages import root_cause
 from vidlab.lab.precision import resolve_precision
 from vidlab.lab.run_folder import RUNS
@@ -46,7 +46,8 @@ MODULE_PARTS = (
 def locate_autoencoder(cfg: DictConfig) -> None:
     """Make ``autoencoder.path`` the absolute path of what it names, so that the recorded configuration keeps it.
 
-    Files and published folders stay what they are; ``last``, run folders and MLflow run ids are looked up.
+    What the autoencoder's class takes for weights stays what it is; ``last``, run folders and MLflow run ids are looked
+    up.
 
     Raises:
         UserError: nothing is there.
@@ -54,11 +55,12 @@ def locate_autoencoder(cfg: DictConfig) -> None:
     reference = cfg.autoencoder.get("path")
     if reference is None:
         return
-    place = Path(str(reference)).expanduser()
-    if not place.is_file() and not any(place.glob("*.safetensors")) and not any(place.glob("*.ckpt")):
+    kind = locate_target(cfg.autoencoder._target_, "autoencoder")
+    place = getattr(kind, "locate", Autoencoder.locate)(str(reference))
+    if place is None:
         uri = cfg.get("logger", {}).get("uri")
-        place = resolve_run(str(reference), RUNS, cfg.name, uri, key="autoencoder.path").checkpoint
-    cfg.autoencoder.path = str(place.resolve())
+        place = str(resolve_run(str(reference), RUNS, cfg.name, uri, key="autoencoder.path").checkpoint.resolve())
+    cfg.autoencoder.path = place
 
 
 def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoiser]:

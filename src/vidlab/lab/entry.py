@@ -182,7 +182,7 @@ def _check(node: Any, key: str, given: Mapping[str, Any]) -> None:
 
 
 def _check_signature(node: DictConfig, key: str, given: Mapping[str, Any]) -> None:
-    target = _locate(node["_target_"], key)
+    target = locate_target(node["_target_"], key)
     try:
         parameters = list(inspect.signature(target).parameters.values())
     except (ValueError, TypeError):  # some builtins have no signature; they check for themselves
@@ -216,8 +216,12 @@ def _check_type(key: str, value: Any, annotation: Any) -> None:
         raise UserError(f"{key}={value}: it must be {wanted}.")
 
 
-def _locate(target: str, key: str) -> Any:
-    """The object at a dotted path; unlike hydra's own search, silent when it fails."""
+def locate_target(target: str, key: str) -> Any:
+    """The object at a dotted path; unlike hydra's own search, silent when it fails.
+
+    Raises:
+        UserError: it cannot be imported; ``key`` is the configuration key that has the ``_target_``.
+    """
     parts = target.split(".")
     try:
         found: Any = importlib.import_module(parts[0])

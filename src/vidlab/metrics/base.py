@@ -128,6 +128,11 @@ class VideoMetric(Metric):
         """Everything else that changes the value, by name."""
         return {}
 
+    @property
+    def least_side(self) -> int:
+        """Rows and columns that clips must have as they are given."""
+        return 1
+
     @abstractmethod
     def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
         """Add a checked batch to the states."""

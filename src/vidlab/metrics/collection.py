@@ -26,12 +26,14 @@ class AtHand:
         reference: what the clips can be compared with: nothing, a set of real clips, or one original for each clip.
         captions: whether all clips have captions.
         factors: whether the factors of all captions are known.
+        side: the shorter side of every clip in pixels; None where it is not known.
     """
 
     frames: int
     reference: ReferenceKind = "none"
     captions: bool = False
     factors: bool = False
+    side: int | None = None
 
 
 def select(metrics: Mapping[str, VideoMetric | None], at_hand: AtHand) -> Selection:
@@ -59,6 +61,8 @@ def _obstacle(metric: VideoMetric, at_hand: AtHand) -> str | None:
     needed = ((metric.frames or metric.minimum_frames) - 1) * metric.stride + 1
     if at_hand.frames < needed:
         return f"{needed} frames, and the clips have {at_hand.frames}"
+    if at_hand.side is not None and at_hand.side < metric.least_side:
+        return f"{metric.least_side} pixels a side, and the clips have {at_hand.side} (its setting size enlarges them)"
     if metric.reference_kind not in _SERVES[at_hand.reference]:
         return "reference clips" if metric.reference_kind == "set" else "one original for each clip"
     if metric.needs_captions and not at_hand.captions:

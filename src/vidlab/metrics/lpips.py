@@ -46,6 +46,11 @@ class VideoLPIPS(ClipMetric):
         # In a tuple, so that the frozen weights are no part of the metric's own state.
         self._network = (network,)
 
+    @property
+    def least_side(self) -> int:
+        """What the trunk needs, where clips are not resized."""
+        return self._network[0].least_side if self.size is None else 1
+
     def settings(self) -> Mapping[str, str]:
         """The trunk and its weights."""
         return self._settings

@@ -43,6 +43,7 @@ class LPIPS(nn.Module):
         if net not in _LAYERS:
             raise UserError(f"net={net}: LPIPS knows {' and '.join(_LAYERS)}.")
         self.net = net
+        self.least_side = _MIN_SIZE[net]
         self.convs, self.heads = nn.ModuleList(), nn.ParameterList()
         channels = 3
         for layer in _LAYERS[net]:

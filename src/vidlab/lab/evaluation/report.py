@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,15 @@ class Evaluated:
     scores: Scores
     mlflow_run_id: str | None = None
     step: int = 0
+
+
+def distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:
+    """Number subjects of one name."""
+    names = [subject.name for subject in subjects]
+    return [
+        subject if names.count(subject.name) == 1 else replace(subject, name=f"{subject.name} ({place + 1})")
+        for place, subject in enumerate(subjects)
+    ]
 
 
 def write_csv(path: Path, subjects: Sequence[Evaluated]) -> Path:

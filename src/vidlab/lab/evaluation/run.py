@@ -1,22 +1,22 @@
 """``python evaluate.py``: runs or videos in, tables, pictures and MLflow metrics out."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_data, resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, real_clips
-from vidlab.lab.evaluation.comparison import compare, comparison_table
 from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
-from vidlab.lab.evaluation.report import Evaluated, table, write_clip_csv, write_csv, write_sheets
+from vidlab.lab.evaluation.progress import bar
+from vidlab.lab.evaluation.report import Evaluated, distinct
+from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
 from vidlab.lab.generate import module_of, trained_config
@@ -41,6 +41,11 @@ def run_evaluation(cfg: DictConfig) -> Path:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     folder = Path(HydraConfig.get().runtime.output_dir)
     check_settings(cfg)
+    if cfg.autoencoders:
+        from vidlab.lab.evaluation.autoencoders import evaluate_autoencoders
+
+        evaluate_autoencoders(cfg, folder)
+        return folder
     metrics = build_metrics(cfg)
     subjects = []
     for reference in _runs(cfg):
@@ -49,7 +54,7 @@ def run_evaluation(cfg: DictConfig) -> Path:
         store_scores(cfg.tracking_uri, subjects[-1])
     for path in _folders(cfg):
         subjects.append(evaluate_folder(Path(path).expanduser(), cfg, metrics))
-    write_report(folder, _distinct(subjects))
+    write_report(folder, distinct(subjects))
     return folder
 
 
@@ -59,13 +64,15 @@ def check_settings(cfg: DictConfig) -> None:
     Raises:
         UserError: by key and what is allowed.
     """
-    named = [key for key in ("run", "runs", "videos") if cfg[key]]
+    named = [key for key in ("run", "runs", "videos", "autoencoders") if cfg[key]]
     if len(named) != 1:
         told = f"{', '.join(named)} are named" if named else "nothing is named"
         raise UserError(
-            f"{told}: give one of run=<last, a run folder, a checkpoint or an MLflow run id>, runs=[<a>,<b>] or "
-            "videos=<a folder>."
+            f"{told}: give one of run=<last, a run folder, a checkpoint or an MLflow run id>, runs=[<a>,<b>], "
+            "videos=<a folder> or autoencoders=[<a run>,haar,trilinear]."
         )
+    if cfg.autoencoders is not None and not isinstance(cfg.autoencoders, ListConfig):
+        raise UserError(f"autoencoders={cfg.autoencoders}: give a list, such as autoencoders=[last,haar,trilinear].")
     for key, least in LEAST.items():
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise UserError(f"{key}={cfg[key]}: it must be a whole number of {least} or more.")
@@ -101,6 +108,8 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     del state
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
     module.to(device)
+    if cfg.get("data"):
+        trained.data = OmegaConf.to_container(cfg.data)
     trained.data.frames, trained.data.height, trained.data.width = module.clip_shape
     data = held_out_data(trained, cfg)
     recipe = Recipe(cfg.seed, cfg.given_frames, cfg.batch_size, cfg.precision, cfg.fps)
@@ -171,40 +180,3 @@ def evaluate_folder(folder: Path, cfg: DictConfig, metrics: Mapping[str, VideoMe
     with bar(f"scoring {folder.name}", len(clips) + len(reference)) as advance:
         scores = score(metrics, clips, reference, advance)
     return Evaluated(folder.name, str(folder), clips, scores)
-
-
-def _distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:
-    """Number subjects of one name."""
-    names = [subject.name for subject in subjects]
-    return [
-        subject if names.count(subject.name) == 1 else replace(subject, name=f"{subject.name} ({place + 1})")
-        for place, subject in enumerate(subjects)
-    ]
-
-
-def write_report(folder: Path, subjects: Sequence[Evaluated]) -> None:
-    """Write and print the tables; write the contact sheets."""
-    text = [f"## {subject.name}\n\n{subject.source}\n\n{table(subject)}\n" for subject in subjects]
-    if len(subjects) > 1:
-        text.append(f"## Comparison\n\n{comparison_table(subjects, compare(subjects))}\n")
-    write_csv(folder / "scores.csv", subjects)
-    write_clip_csv(folder / "clips.csv", subjects)
-    sheets = [write_sheets(folder / f"sheets-{place}", subject) for place, subject in enumerate(subjects)]
-    (folder / "report.md").write_text("\n".join(text))
-    print("\n".join(text))
-    print(f"  report       {folder}/report.md, scores.csv, clips.csv (one row per video)")
-    for subject, written in zip(subjects, sheets, strict=True):
-        if written:
-            print(f"  look at      {next(iter(written.values())).parent} (best, median, worst of {subject.name})")
-    if len(subjects) == 1 and subjects[0].mlflow_run_id:
-        print("  compare      python evaluate.py runs=[<this run>,<another>]")
-
-
-@contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
-    """A progress bar."""
-    from rich.progress import Progress
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda amount: progress.advance(task, amount)

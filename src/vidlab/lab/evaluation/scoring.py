@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vidlab.errors import UserError
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, pixels_of, real_batches
-from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.collection import AtHand, select
 from vidlab.metrics.features import SetDistance
 from vidlab.metrics.results import MetricResult
@@ -31,6 +31,7 @@ def score(
     clips: Sequence[ScoredClip],
     real: Sequence[RealClip],
     advance: Callable[[float], None] = lambda _: None,
+    originals: Sequence[ScoredClip] | None = None,
 ) -> Scores:
     """Every metric that can be measured on these videos, and why the others cannot.
 
@@ -39,6 +40,7 @@ def score(
         clips: videos of one size.
         real: reference clips; metrics that need them are left out, by name, when there are none.
         advance: told of every video that has been scored and every reference that has been read.
+        originals: one for each video, which it is compared with; None for videos that reconstruct nothing.
 
     Raises:
         UserError: none of the metrics can be measured.
@@ -46,7 +48,8 @@ def score(
     """
     shape = clips[0].frames().shape[:3]
     captions, factors = (all(getattr(clip, name) for clip in clips) for name in ("caption", "factors"))
-    selection = select(metrics, AtHand(shape[0], "set" if real else "none", captions, factors))
+    reference: ReferenceKind = "paired" if originals is not None else "set" if real else "none"
+    selection = select(metrics, AtHand(shape[0], reference, captions, factors, min(shape[1:])))
     usable = selection.metrics
     if not usable:
         told = "; ".join(f"{name}: {why}" for name, why in selection.left_out.items())
@@ -56,9 +59,11 @@ def score(
     for start in range(0, len(clips), BATCH):
         part = clips[start : start + BATCH]
         videos = pixels_of(part)
+        pairs = None if originals is None else pixels_of(originals[start : start + BATCH])
         for metric in usable.values():
             metric.update(
                 videos,
+                reference=pairs,
                 captions=[clip.caption for clip in part],
                 keys=[clip.key for clip in part],
                 factors=[clip.factors for clip in part],

@@ -1,0 +1,163 @@
+"""Frame by frame through a pretrained image autoencoder of diffusers."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.autoencoders.base import Autoencoder, Posterior
+from vidlab.clip import Stride
+from vidlab.errors import MissingPackageError, UserError
+
+CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
+SUBFOLDER = "vae"  # where a whole pipeline keeps it
+KIND = "AutoencoderKL"
+HUB_TIMEOUT = 10.0  # seconds
+
+
+class ImageVAE(Autoencoder):
+    """The KL autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), each frame by itself; frozen.
+
+    Latents are ``(z - shift) * scale`` of the published z, ``scale`` and ``shift`` being ``scaling_factor`` and
+    ``shift_factor`` of its ``config.json``; they are float32 whatever the network computes in. A clip of T frames has T
+    latent frames. Gradients pass through to the pixels, and reach no weights.
+
+    Args:
+        path: a local folder with ``config.json`` and ``diffusion_pytorch_model.safetensors``, a local folder of a whole
+            pipeline with such a folder ``vae``, or the hub id of either, such as ``stabilityai/sd-vae-ft-mse``.
+        frames_at_once: frames that pass the network together; None is all. It changes memory, not results.
+
+    Raises:
+        MissingPackageError: diffusers is not installed.
+        UserError: the path is unset, not found, not readable or another kind of autoencoder.
+    """
+
+    def __init__(self, path: str | None = None, frames_at_once: int | None = 16) -> None:
+        super().__init__()
+        if not path:
+            raise UserError(
+                "autoencoder.path is not set. Give a local folder with config.json and "
+                "diffusion_pytorch_model.safetensors, or a hub id such as stabilityai/sd-vae-ft-mse."
+            )
+        if frames_at_once is not None and frames_at_once < 1:
+            raise UserError(f"autoencoder.frames_at_once={frames_at_once} must be 1 or more, or null.")
+        self.frames_at_once = frames_at_once
+        self.network = _load(path).eval().requires_grad_(False)
+        config = self.network.config
+        side = 2 ** (len(config.block_out_channels) - 1)
+        self.channels, self.stride = int(config.latent_channels), Stride(1, side, side)
+        self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
+
+    def train(self, mode: bool = True) -> "ImageVAE":
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def posterior(self, pixels: Float[Tensor, "B 3 T H W"]) -> Posterior:
+        """The distribution of the scaled latents."""
+        self.check_clip(pixels)
+        moments = []
+        for part in self._frames(pixels):
+            found = self.network.encode(part).latent_dist
+            moments.append(torch.stack([found.mean.float(), found.logvar.float()], dim=1))
+        mean, log_variance = _clips(torch.cat(moments), len(pixels)).unbind(1)
+        gain = 2 * torch.tensor(self.scale).log().item()
+        return Posterior((mean - self.shift) * self.scale, log_variance + gain)
+
+    def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        """The mean of the posterior."""
+        return self.posterior(pixels).mode
+
+    def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Pixels, frame by frame."""
+        self.check_latents(latents)
+        z = latents / self.scale + self.shift
+        frames = torch.cat([self.network.decode(part).sample.float() for part in self._frames(z)])
+        return _clips(frames, len(latents))
+
+    @classmethod
+    def locate(cls, reference: str) -> str | None:
+        """A local folder's absolute place; anything else is a hub id, never a run."""
+        folder = Path(reference).expanduser()
+        return str(folder.resolve()) if folder.exists() else reference
+
+    def _frames(self, clips: Tensor) -> tuple[Tensor, ...]:
+        """(B, C, T, H, W) as batches of frames in the weights' precision."""
+        frames = clips.transpose(1, 2).flatten(0, 1).to(self.network.dtype)
+        return frames.split(self.frames_at_once or len(frames))
+
+
+def _clips(frames: Tensor, count: int) -> Tensor:
+    """(B T, ..., H, W) as (B, ..., T, H, W)."""
+    return frames.unflatten(0, (count, -1)).movedim(1, -3)
+
+
+def _load(path: str) -> Any:
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise MissingPackageError(
+            f"autoencoder=image_vae needs the package diffusers ({error}): pip install diffusers."
+        ) from error
+    folder = _folder(path)
+    try:
+        kind = AutoencoderKL.load_config(folder).get("_class_name", KIND)
+        if kind != KIND:
+            raise UserError(f"autoencoder.path={path} holds a {kind}, and autoencoder=image_vae reads an {KIND}.")
+        found, report = AutoencoderKL.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UserError(f"autoencoder.path={path} cannot be read: {_first_line(error)}") from error
+    wrong = {name: names for name, names in report.items() if names}
+    if wrong:
+        told = "; ".join(f"{name}: {len(names)}, such as {next(iter(names))}" for name, names in wrong.items())
+        raise UserError(
+            f"autoencoder.path={path}: the weights do not fit the configuration ({told}). Fetch them again."
+        )
+    return found
+
+
+def _folder(path: str) -> Path:
+    """The local folder of the weights."""
+    folder = Path(path).expanduser()
+    if folder.exists():
+        return _inside(folder, path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(f"autoencoder.path={path}: there is no such folder ({folder.absolute()}).")
+    return _inside(_from_hub(path), path)
+
+
+def _inside(folder: Path, path: str) -> Path:
+    for place in (folder, folder / SUBFOLDER):
+        if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
+            return place
+    raise UserError(
+        f"autoencoder.path={path}: {folder} holds no {CONFIG} with {WEIGHTS}, nor does its folder {SUBFOLDER}. Pickled "
+        "weights are not read."
+    )
+
+
+def _from_hub(path: str) -> Path:
+    """The hub's local copy where it is whole, otherwise one quick look at the hub, then the download."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    files = [f"{place}{name}" for place in ("", f"{SUBFOLDER}/") for name in (CONFIG, WEIGHTS)]
+    try:
+        return _inside(Path(snapshot_download(path, local_files_only=True, allow_patterns=files)), path)
+    except (LocalEntryNotFoundError, HFValidationError, UserError):
+        pass
+    try:
+        HfApi().model_info(path, timeout=HUB_TIMEOUT)
+        return Path(snapshot_download(path, allow_patterns=files))
+    except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
+        raise UserError(
+            f"autoencoder.path={path} is neither a local folder nor in the hub cache, and the hub did not give it "
+            f"({_first_line(error)}). Correct the name, connect and run again, or give a local folder."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,178 @@
+"""Held-out clips there and back through an autoencoder, with what that takes."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.padding import decode_cut, encode_padded
+from vidlab.clip import ClipBatch
+from vidlab.data.media import write_lossless_mp4
+from vidlab.data.video import to_frames
+from vidlab.errors import DataError
+from vidlab.lab.evaluation.clips import ScoredClip, write_record
+from vidlab.lab.evaluation.entries import Entry
+from vidlab.lab.footprint import Footprint, measured, timed
+from vidlab.lab.generate import autocast
+
+TIMINGS = 3  # at least; a batch is repeated where there are fewer
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How clips are reconstructed.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        precision: of the autoencoder.
+        fps: of the files.
+    """
+
+    device: str
+    precision: str
+    fps: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an autoencoder takes.
+
+    Args:
+        parameters: of the network.
+        latent: (C, T', H', W') of one clip.
+        padded: (frames, height, width) after padding.
+        size: (frames, height, width) of the clips.
+        encode_rate, decode_rate: frames of the clips per second, the median over batches after the first.
+        encode_mib, decode_mib: most memory above what was held before, for the first batch; None where the system does
+            not tell.
+        batch: clips in the first batch.
+    """
+
+    parameters: int
+    latent: tuple[int, ...]
+    padded: tuple[int, int, int]
+    size: tuple[int, int, int]
+    encode_rate: float
+    decode_rate: float
+    encode_mib: float | None
+    decode_mib: float | None
+    batch: int
+
+    @property
+    def values(self) -> int:
+        """Numbers in the latents of a clip."""
+        return math.prod(self.latent)
+
+    @property
+    def compression(self) -> float:
+        """Numbers in a clip, 3 to a pixel, for each in its latents."""
+        return 3 * math.prod(self.size) / self.values
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """The reconstructions of one autoencoder, and what they took."""
+
+    clips: Sequence[ScoredClip]
+    cost: Cost
+
+
+def write_originals(batches: Sequence[ClipBatch], folder: Path, fps: float) -> list[ScoredClip]:
+    """The clips themselves, losslessly, by the names that their reconstructions will have."""
+    clips: list[ScoredClip] = []
+    for batch in batches:
+        clips += _write(batch, decoded(batch), folder, fps, len(clips))
+    write_record(folder, clips)
+    return clips
+
+
+def reconstruct_held_out(
+    entry: Entry, batches: Sequence[ClipBatch], folder: Path, setup: Setup, advance: Callable[[float], None]
+) -> Reconstructed:
+    """Encode and decode every clip, and write what comes out as 8 bits, as the originals were.
+
+    Clips whose size does not fit are padded (``encode_padded``), and what comes out is cut back.
+
+    Raises:
+        DataError: NaN pixels.
+    """
+    autoencoder = entry.autoencoder.to(setup.device)
+    clock = _Clock(autoencoder, setup)
+    clips: list[ScoredClip] = []
+    with torch.inference_mode(), autocast(setup.device, setup.precision):
+        first = clock.warm_up(decoded(batches[0]))
+        for batch in batches:
+            pixels = clock.run(decoded(batch))
+            if bool(pixels.isnan().any()):
+                raise DataError(f"{entry.name} makes NaN pixels of clip {batch.keys[0]} or one beside it.")
+            clips += _write(batch, pixels.cpu(), folder, setup.fps, len(clips))
+            advance(len(batch))
+        while len(clock.encoding) < TIMINGS:
+            clock.run(decoded(batches[0]))
+    write_record(folder, clips)
+    autoencoder.to("cpu")
+    return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first))
+
+
+class _Clock:
+    """Frames per second of every batch but the first time."""
+
+    def __init__(self, autoencoder: Autoencoder, setup: Setup) -> None:
+        self.autoencoder, self.setup = autoencoder, setup
+        self.encoding: list[float] = []
+        self.decoding: list[float] = []
+
+    def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[Footprint, Footprint]:
+        """Memory of both ways; the time is not counted, as first calls choose their kernels."""
+        clip, device = pixels.to(self.setup.device), self.setup.device
+        latents, down = measured(lambda: encode_padded(self.autoencoder, clip), device)
+        _, up = measured(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        return down, up
+
+    def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
+        """The reconstruction; its speed is kept."""
+        clip, device = pixels.to(self.setup.device), self.setup.device
+        latents, down = timed(lambda: encode_padded(self.autoencoder, clip), device)
+        made, up = timed(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        frames = clip.shape[0] * clip.shape[2]
+        self.encoding.append(frames / down)
+        self.decoding.append(frames / up)
+        return made
+
+
+def decoded(batch: ClipBatch) -> Float[Tensor, "B 3 T H W"]:
+    """The pixels of held-out clips, which are read as videos and never out of a cache of latents."""
+    assert batch.pixels is not None
+    return batch.pixels
+
+
+def _size(pixels: Tensor) -> tuple[int, int, int]:
+    frames, height, width = pixels.shape[2:]
+    return frames, height, width
+
+
+def _cost(autoencoder: Autoencoder, batch: ClipBatch, clock: _Clock, first: tuple[Footprint, Footprint]) -> Cost:
+    size = _size(decoded(batch))
+    padded = autoencoder.fitting_size(*size)
+    down, up = first
+    return Cost(
+        sum(parameter.numel() for parameter in autoencoder.parameters()),
+        autoencoder.latent_shape(*padded), padded, size,
+        statistics.median(clock.encoding), statistics.median(clock.decoding), down.peak_mib, up.peak_mib, len(batch),
+    )  # fmt: skip
+
+
+def _write(batch: ClipBatch, pixels: Tensor, folder: Path, fps: float, start: int) -> list[ScoredClip]:
+    clips = []
+    facts = zip(batch.keys, batch.captions, batch.factors or (None,) * len(batch), pixels, strict=True)
+    for number, (key, caption, factors, video) in enumerate(facts, start=start):
+        path = write_lossless_mp4(folder / f"{number:05d}.mp4", to_frames(video), fps)
+        path.with_suffix(".txt").write_text(caption + "\n")
+        clips.append(ScoredClip(key, caption, path, factors))
+    return clips

@@ -1,0 +1,31 @@
+"""The files of a report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vidlab.lab.evaluation.comparison import compare, comparison_table
+from vidlab.lab.evaluation.report import Evaluated, table, write_clip_csv, write_csv, write_sheets
+
+
+def write_report(folder: Path, subjects: Sequence[Evaluated], head: Sequence[str] = ()) -> None:
+    """Write and print the tables; write the contact sheets.
+
+    Args:
+        folder: where to.
+        subjects: with different names.
+        head: Markdown that comes first.
+    """
+    text = [*head, *(f"## {subject.name}\n\n{subject.source}\n\n{table(subject)}\n" for subject in subjects)]
+    if len(subjects) > 1:
+        text.append(f"## Comparison\n\n{comparison_table(subjects, compare(subjects))}\n")
+    write_csv(folder / "scores.csv", subjects)
+    write_clip_csv(folder / "clips.csv", subjects)
+    sheets = [write_sheets(folder / f"sheets-{place}", subject) for place, subject in enumerate(subjects)]
+    (folder / "report.md").write_text("\n".join(text))
+    print("\n".join(text))
+    print(f"  report       {folder}/report.md, scores.csv, clips.csv (one row per video)")
+    for subject, written in zip(subjects, sheets, strict=True):
+        if written:
+            print(f"  look at      {next(iter(written.values())).parent} (best, median, worst of {subject.name})")
+    if len(subjects) == 1 and subjects[0].mlflow_run_id:
+        print("  compare      python evaluate.py runs=[<this run>,<another>]")
