@@ -40,6 +40,7 @@ class Player:
         self.clip_norm, self.clipper = clip_norm, clipper
         self.statistics = NormStatistics()
         self.steps = self.discarded = self._in_a_row = 0
+        self._waiting: dict[str, Tensor] = {}
 
     def play(self, optimizer: Optimizer, step: Callable[[Optimizer], Any], keys: Sequence[str]) -> dict[str, float]:
         """Use the gradients that have accumulated, and clear them.
@@ -103,6 +104,11 @@ class Player:
         """Continue where a checkpoint was written."""
         self.statistics = NormStatistics(**state["statistics"])
         self.steps, self.discarded, self._in_a_row = state["steps"], state["discarded"], state["in_a_row"]
+        self._waiting = dict(state["gradients"])
+
+    def take_up(self) -> None:
+        """Put restored gradients in place, once nothing that follows a checkpoint's reading clears them."""
         parameters = dict(self.network.named_parameters())
-        for name, gradient in state["gradients"].items():
+        for name, gradient in self._waiting.items():
             parameters[name].grad = gradient.to(parameters[name])
+        self._waiting = {}

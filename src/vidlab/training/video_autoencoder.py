@@ -162,7 +162,9 @@ class VideoAutoencoder(ClipModule):
             )
 
     def on_train_start(self) -> None:
-        """Follow the schedule of this run."""
+        """Follow the schedule of this run, and go on with gradients that wait."""
+        for player in self.players:
+            player.take_up()
         self.use_this_schedule(self._schedulers())
 
     def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
