@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,7 +186,8 @@ def test_the_adversary_gets_its_share_of_the_last_layers_gradient(batches):
     """Equation 4: lambda times |d adversarial / d last layer| is half of |d reconstruction / d last layer|."""
     module = tiny_module()
     logged: dict[str, torch.Tensor] = {}
-    module._log = lambda values, batch: logged.update(values)
+    module._log = lambda values, step: logged.update(values)
+    module._trainer = SimpleNamespace(global_step=0)
     module._generate(batches[0], against=True)
     last = module.autoencoder.last_layer()
     of_rest, of_adversary = (

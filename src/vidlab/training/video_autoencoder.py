@@ -1,6 +1,6 @@
 """The LightningModule of autoencoders: reconstruction against an adversary, the two trained in turn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -181,7 +181,7 @@ class VideoAutoencoder(ClipModule):
         self.manual_backward(loss / self.accumulate)
         self._keys += batch.keys
         if (step + 1) % self.accumulate == 0:
-            self._play(turn)
+            self._play(turn, step)
         for scheduler in self._schedulers():
             scheduler.step()
         self._advance()
@@ -215,7 +215,7 @@ class VideoAutoencoder(ClipModule):
             )
             loss = loss + weight * adversarial
             found |= {"adversarial": adversarial, "adaptive_weight": weight}
-        self._log({**found, "loss": loss}, batch)
+        self._log({**found, "loss": loss}, self.trainer.global_step)
         return loss
 
     def _discriminate(self, batch: ClipBatch) -> Float[Tensor, ""]:
@@ -226,17 +226,19 @@ class VideoAutoencoder(ClipModule):
             fake_pixels = self.autoencoder.synthesise(posterior.sample(noise.to(posterior.mean))).pixels
         real, fake = self.discriminator(batch.pixels), self.discriminator(fake_pixels)
         loss = hinge_loss(real, fake)
-        self._log({"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}, batch)
+        self._log(
+            {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}, self.trainer.global_step
+        )
         return loss
 
-    def _play(self, turn: int) -> None:
+    def _play(self, turn: int, step: int) -> None:
         """The optimiser step; past Lightning's wrapper, which would count it, because batches are counted."""
         player, optimizer = self.players[turn], self._optimizers()[turn]
         strategy = self.trainer.strategy
         found = player.play(optimizer, lambda o: strategy.optimizer_step(o, closure=_done), self._keys)
         self._keys = []
-        prefix = "train/discriminator_" if turn else "train/"
-        self.log_dict({f"{prefix}{name}": value for name, value in found.items()})
+        prefix = "discriminator_" if turn else ""
+        self._log({f"{prefix}{name}": torch.tensor(value) for name, value in found.items()}, step)
 
     def _advance(self) -> None:
         """Count the batch: ``trainer.global_step`` is Lightning's count of manual optimiser steps."""
@@ -332,8 +334,16 @@ class VideoAutoencoder(ClipModule):
     def _draw(self, batch: ClipBatch) -> Draw:
         return Draw(seed=self.seed, keys=batch.keys, epochs=batch.epochs, device=batch.device)
 
-    def _log(self, values: dict[str, Tensor], batch: ClipBatch) -> None:
-        self.log_dict({f"train/{name}": value.detach() for name, value in values.items()}, batch_size=len(batch))
+    def _log(self, values: Mapping[str, Tensor], step: int) -> None:
+        """To callbacks, and to loggers at this step alone: Lightning would repeat them at the other player's steps.
+
+        ``trainer.log_every_n_steps`` counts pairs of turns, so that an even number leaves neither player out.
+        """
+        found = {f"train/{name}": value.detach().float() for name, value in values.items()}
+        self.log_dict(found, logger=False, batch_size=1)
+        if step // (2 * self.accumulate) % max(self.trainer.log_every_n_steps, 1) == 0:  # type: ignore[attr-defined]
+            for logger in self.loggers:
+                logger.log_metrics({name: float(value) for name, value in found.items()}, step=step)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
         return list(self.trainer.optimizers)
