@@ -33,7 +33,12 @@ SMALL = {
     "model": ["model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1"],
     "data/moving_shapes": ["data.source.train_clips=8", "data.source.val_clips=4"],
     "trainer": ["trainer.accelerator=cpu", "trainer.devices=1"],
+    # an autoencoder alone: LPIPS would fetch its weights
+    "autoencoder": ["precision=32-true", "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0",
+                    "data.val_clips=4", "task.perceptual=null", "data.frames=5", "data.height=16", "data.width=16"],
 }  # fmt: skip
+# choices that train an autoencoder, which has no denoiser, no sampler and no preview
+AUTOENCODERS = ("task/autoencoder", "experiment/wfvae_nano", "experiment/wfvae_wavelet_loss")
 FETCH = "could not be fetched"
 ABSENT = {
     "trainer/gpu": (not torch.cuda.is_available(), "trainer.accelerator=gpu: no CUDA GPU is visible to torch"),
@@ -47,6 +52,8 @@ ABSENT = {
     "init/merge": (True, "init.temporal_run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/open_sora_plan": (True, "init.path is not set: give the folder of the released checkpoint"),
     "autoencoder/image_vae": (True, "autoencoder.path is not set. Give a local folder"),
+    "experiment/wfvae_nano": (True, FETCH),
+    "experiment/wfvae_wavelet_loss": (True, FETCH),
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
@@ -56,6 +63,7 @@ PLACED = {"bucketing": "bucketing@data.bucketing"}
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
+    **{f"experiment/paper/wfvae_stage{number}": ["init.run=last"] for number in (2, 3)},
     "init/image_to_video": ["init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
@@ -73,6 +81,9 @@ def overrides(choice: str) -> list[str]:
     group, _, name = choice.partition("/")
     group_at = PLACED.get(group, group)
     chosen = [f"{group_at}=[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else f"{group_at}={name}"]
+    if choice in AUTOENCODERS or choice.startswith("experiment/paper/wfvae"):
+        shapes = SMALL["data/moving_shapes"] if choice == "task/autoencoder" else []
+        return [*chosen, *WITH.get(choice, []), *SMALL["autoencoder"], *SMALL["trainer"], *shapes, "logger=none"]
     small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
     small += SMALL["model"] if group != "model" or name == "full3d" else []
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
@@ -113,7 +124,7 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     cfg = compose_train(tmp_path, *overrides(choice))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     if name.startswith("paper/"):
-        if choice.startswith("autoencoder/"):
+        if choice.startswith(("autoencoder/", "experiment/paper/wfvae")):
             with torch.device("meta"):
                 autoencoder = instantiate(cfg.autoencoder, "autoencoder")
             assert autoencoder.latent_shape(cfg.data.frames, cfg.data.height, cfg.data.width)

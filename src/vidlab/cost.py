@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Controls, DenoiserInput, LatentShape, TextEmbedding
 
@@ -66,6 +69,31 @@ def denoiser_cost(
         tokens=backbone.token_count(latent),
         forward_flops=counter.get_total_flops(),
     )
+
+
+def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: int) -> ModelCost:
+    """Encoding and decoding one clip, counted on the meta device; tokens are its latent positions.
+
+    Args:
+        autoencoder: a built one, which is left as it is.
+        frames, height, width: of the clip.
+    """
+    latent = autoencoder.latent_shape(frames, height, width)
+    hollow = _on_meta(autoencoder)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hollow.decode(hollow.encode(torch.empty(1, 3, frames, height, width, device="meta")))
+    return ModelCost(
+        parameters=sum(p.numel() for p in autoencoder.parameters()),
+        tokens=latent[1] * latent[2] * latent[3],
+        forward_flops=counter.get_total_flops(),
+    )
+
+
+def _on_meta(autoencoder: Autoencoder) -> Autoencoder:
+    """A copy without numbers, made without copying the numbers first."""
+    hollow: dict[int, Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in autoencoder.parameters()}
+    hollow |= {id(buffer): buffer.to("meta") for buffer in autoencoder.buffers()}
+    return deepcopy(autoencoder, hollow)
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device | str, size: int = 2048, seconds: float = 0.3) -> float:

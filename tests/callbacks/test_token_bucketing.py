@@ -103,7 +103,7 @@ def test_setup_checks_the_plan(data, make_module):
     with pytest.raises(UserError, match=r"data\.bucketing\.stride=8: bucket 8x16x8 .*tokens of 16 x 16 pixels"):
         TokenBucketing().setup(trainer, coarse, "fit")
     TokenBucketing().setup(trainer, coarse, "validate")
-    with pytest.raises(TypeError, match="VideoDiffusion"):
+    with pytest.raises(TypeError, match="ClipModule"):
         TokenBucketing().setup(trainer, Mock(spec=LightningModule), "fit")
     with pytest.raises(UserError, match=r"every_n_steps=0"):
         TokenBucketing(0)

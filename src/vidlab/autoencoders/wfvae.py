@@ -12,6 +12,7 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.autoencoders.tiling import Tiling, tiled
 from vidlab.autoencoders.wfvae_coders import CoderSizes, Decoded, Decoder, Encoder, WaveletFlow
+from vidlab.autoencoders.wfvae_start import start_as_wavelets
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.layers.causal import Stream, whole
@@ -19,6 +20,7 @@ from vidlab.layers.wavelets import EXACT, RELEASED, at_least_single
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # of the published implementation, which took it from latent diffusion
 RELEASED_SCALE = 0.18215
+STARTS = ("random", "wavelets")
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
@@ -51,7 +53,9 @@ class WFVAE(Autoencoder):
         compat: wavelets with the four digits of the published weights (0.3536) instead of exact ones (1 / (2 sqrt 2)).
         chunk: latent frames processed at once, with the same result for any number; None is all of them.
         tiling: cut frames into overlapping tiles, which changes the result; None does not.
-        path: weights: a published folder or file, or a checkpoint of ``task=autoencoder``; None leaves them random.
+        path: weights: a published folder or file, or a checkpoint of ``task=autoencoder``; None leaves them as drawn.
+        start: of training without ``path``: ``random`` weights, or ``wavelets``, which begin as a linear code of the
+            energy path's bands (see ``start_as_wavelets``).
 
     Raises:
         UserError: a setting out of range, or weights that do not fit.
@@ -77,6 +81,7 @@ class WFVAE(Autoencoder):
         chunk: int | None = None,
         tiling: Tiling | None = None,
         path: str | None = None,
+        start: str = "random",
     ) -> None:
         super().__init__()
         at_least = {"latent_channels": 1, "width": 1, "encoder_energy": 1, "decoder_energy": 1, "encoder_blocks": 0,
@@ -101,6 +106,10 @@ class WFVAE(Autoencoder):
         self.trained = False
         self.register_buffer("latent_scale", self.per_channel(RELEASED_SCALE, "scale"))
         self.register_buffer("latent_shift", self.per_channel(0.0, "shift"))
+        if start not in STARTS:
+            raise UserError(f"autoencoder.start={start}: choose {' or '.join(STARTS)}.")
+        if path is None and start == "wavelets":
+            start_as_wavelets(self.encoder, self.decoder, latent_channels)
         if path is not None:
             from vidlab.autoencoders.wfvae_weights import load_weights
 

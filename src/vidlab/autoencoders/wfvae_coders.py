@@ -38,6 +38,11 @@ class WaveletFlow:
     level2: Float[Tensor, "B 12 T H W"]
     level3: Float[Tensor, "B 24 t h w"]
 
+    @property
+    def bands(self) -> tuple[Tensor, Tensor]:
+        """Both levels."""
+        return self.level2, self.level3
+
 
 @dataclass(frozen=True)
 class Encoded:

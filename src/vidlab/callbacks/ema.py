@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.training.module import SelfAveraged
 from vidlab.training.video_diffusion import steps_taken
 
 
@@ -20,9 +21,9 @@ def warmed_up_decay(step: int, decay: float) -> float:
 class EMA(Callback):
     """Averages trainable parameters after each optimiser step; validation and previews use the average.
 
-    Frozen parameters and those of regularisers are left out. The average is kept in float32 and written to the
-    checkpoint under ``ema``. (Lightning's own callback averages and stores frozen parts too, and its flat decay
-    ruins short runs.)
+    Frozen parameters, those of regularisers and adversaries are left out, and so are steps of an adversary. The average
+    is kept in float32 and written to the checkpoint under ``ema``. (Lightning's own callback averages and stores frozen
+    parts too, and its flat decay ruins short runs.)
 
     Args:
         decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)). Steps that
@@ -46,11 +47,11 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only now a resumed run knows its step: a batch that still accumulates must not average again."""
-        self._last_step = steps_taken(trainer)
+        self._last_step = _steps(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Average once per optimiser step, whatever the gradient accumulation."""
-        step = steps_taken(trainer)
+        step = _steps(trainer, pl_module)
         if step == self._last_step:
             return
         self._last_step = step
@@ -91,6 +92,8 @@ class EMA(Callback):
 
     @staticmethod
     def _parameters(pl_module: LightningModule) -> dict[str, torch.nn.Parameter]:
+        if isinstance(pl_module, SelfAveraged):
+            return pl_module.averaged()
         return {
             name: parameter
             for name, parameter in pl_module.named_parameters()
@@ -114,3 +117,7 @@ class EMA(Callback):
         for name, value in self._raw.items():
             current[name].copy_(value)
         self._raw = None
+
+
+def _steps(trainer: Trainer, pl_module: LightningModule) -> int:
+    return pl_module.averaged_steps() if isinstance(pl_module, SelfAveraged) else steps_taken(trainer)

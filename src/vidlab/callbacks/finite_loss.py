@@ -6,9 +6,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.errors import UserError
 
+# The last two are those of an autoencoder's adversary.
+WATCHED = ("train/loss", "train/grad_norm", "train/discriminator", "train/discriminator_grad_norm")
+
 
 class FiniteLoss(Callback):
-    """Looks at ``train/loss`` and ``train/grad_norm`` every ``every_n_steps`` optimiser steps and after the last.
+    """Looks at losses and gradient norms of training every ``every_n_steps`` optimiser steps and after the last.
 
     Checkpoints are written after every other callback of a step, so those written at multiples of
     ``every_n_steps`` are of finite weights.
@@ -31,7 +34,7 @@ class FiniteLoss(Callback):
             self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
-        values = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in ("train/loss", "train/grad_norm")}
+        values = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in WATCHED}
         broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if not broken:
             return

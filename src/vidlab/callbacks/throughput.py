@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.cost import ModelCost
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
 
@@ -18,7 +18,7 @@ class ThroughputReport:
     """Means over a run, without its first step.
 
     ``seconds`` splits the training time by phase; validation, previews and checkpoints count as "other".
-    ``flops_per_second`` counts the denoiser's matrix products, forward and backward.
+    ``flops_per_second`` counts the trained network's matrix products, forward and backward.
     """
 
     steps: int
@@ -63,8 +63,8 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the cost of a clip and start the clock."""
-        if not isinstance(pl_module, VideoDiffusion):
-            raise TypeError("Throughput counts the tokens and FLOPs of a VideoDiffusion module")
+        if not isinstance(pl_module, ClipModule):
+            raise TypeError("Throughput counts the tokens and FLOPs of a ClipModule")
         self._costs = {pl_module.clip_shape: pl_module.cost()}
         self._mark = time.perf_counter()
 
@@ -96,7 +96,7 @@ class Throughput(Callback):
             self.seconds = dict.fromkeys(PHASES, 0.0)
             self._restart_window()
             return
-        assert isinstance(pl_module, VideoDiffusion)
+        assert isinstance(pl_module, ClipModule)
         work = self._work_of(batch, pl_module)
         self.steps += 1
         self._work += work
@@ -105,7 +105,7 @@ class Throughput(Callback):
         if self._window_steps >= self.every_n_steps:
             self._log_window(trainer, pl_module)
 
-    def _work_of(self, batch: Any, module: VideoDiffusion) -> "_Work":
+    def _work_of(self, batch: Any, module: ClipModule) -> "_Work":
         frames, height, width = batch.size
         shape = (frames, height, width)
         if shape not in self._costs:

@@ -12,7 +12,7 @@ from vidlab.data.bucketed import Planned
 from vidlab.data.buckets import Bucket, Bucketing
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 class TokenBucketing(Callback):
     """Refuses buckets the autoencoder and the denoiser cannot take, and logs tokens and shapes of the steps.
 
-    Tokens are those the denoiser processes, of all ranks together. Data without ``data.bucketing`` has one bucket.
+    Tokens are those the denoiser processes, latent positions where an autoencoder is trained, of all ranks together.
+    Data without ``data.bucketing`` has one bucket.
 
     Args:
         every_n_steps: interval in batches, at least 1.
@@ -42,8 +43,8 @@ class TokenBucketing(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check every bucket in use against the strides of the model."""
-        if not isinstance(pl_module, VideoDiffusion):
-            raise TypeError("TokenBucketing counts the tokens of a VideoDiffusion module")
+        if not isinstance(pl_module, ClipModule):
+            raise TypeError("TokenBucketing counts the tokens of a ClipModule")
         data = getattr(trainer, "datamodule", None)
         if stage != "fit" or not isinstance(data, ClipDataModule) or data.bucketing is None:
             return
@@ -55,7 +56,7 @@ class TokenBucketing(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count a batch; log and start anew at the interval."""
-        assert isinstance(pl_module, VideoDiffusion)
+        assert isinstance(pl_module, ClipModule)
         bucket = Bucket(*batch.size)
         tokens = len(batch) * trainer.world_size * tokens_of(bucket, pl_module)
         self._shapes[str(bucket), tokens] += 1
@@ -82,20 +83,20 @@ def statistics(shapes: Counter[tuple[str, int]]) -> dict[str, float]:
     return found
 
 
-def tokens_of(bucket: Bucket, module: VideoDiffusion) -> int:
+def tokens_of(bucket: Bucket, module: ClipModule) -> int:
     """Tokens that the denoiser processes for one clip of a bucket."""
     shape = module.autoencoder.latent_shape(bucket.frames, bucket.height, bucket.width)
-    return module.denoiser.token_count(LatentShape(*shape))
+    return module.token_count(LatentShape(*shape))
 
 
-def check_buckets(planned: Planned, module: VideoDiffusion) -> None:
+def check_buckets(planned: Planned, module: ClipModule) -> None:
     """Refuse the first bucket in use that does not divide into the model's tokens.
 
     Raises:
         UserError: with the settings at fault and what they must be.
     """
     stride = module.autoencoder.stride
-    patch = getattr(module.make_backbone, "keywords", {}).get("patch", (1, 1, 1))
+    patch = module.patch
     needed = tuple(step * size for step, size in zip((stride.frames, stride.height, stride.width), patch, strict=True))
     for bucket in planned.assignment.buckets:
         _check_space(bucket, needed[1:], planned.bucketing)
@@ -111,7 +112,7 @@ def _check_space(bucket: Bucket, needed: tuple[int, ...], bucketing: Bucketing) 
         )
 
 
-def _check_time(bucket: Bucket, patch: int, module: VideoDiffusion, bucketing: Bucketing) -> None:
+def _check_time(bucket: Bucket, patch: int, module: ClipModule, bucketing: Bucketing) -> None:
     kind = "1 + n * " if bucketing.first_frame_alone else "n * "
     now = f"data.bucketing.temporal_stride={bucketing.temporal_stride}, first_frame_alone={bucketing.first_frame_alone}"
     try:

@@ -17,6 +17,7 @@ from vidlab.errors import UserError
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.precision import resolve_precision
 from vidlab.text.base import TextEncoder
+from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
 
 # Where a component's files are and how much it remembers: what it computes is in the digest of its weights.
@@ -24,7 +25,7 @@ NEUTRAL = ("path", "cache_dir", "cache_mb")
 LEARNED = "learned with the model"
 
 
-def check_cache(cfg: DictConfig, module: VideoDiffusion, data: LightningDataModule) -> None:
+def check_cache(cfg: DictConfig, module: ClipModule, data: LightningDataModule) -> None:
     """Refuse ``data.cache`` where this run cannot be trained on it.
 
     Raises:
@@ -32,11 +33,14 @@ def check_cache(cfg: DictConfig, module: VideoDiffusion, data: LightningDataModu
     """
     if not isinstance(data, ClipDataModule) or data.cache_folder is None:
         return
-    if module.conditioning.reads_pixels:
+    reader = module.reader_of_pixels()
+    if reader is not None:
+        instead = "Use conditioning=frame_replacement or none, or train" if "conditioning" in reader else "Train"
         raise UserError(
-            f"data.cache={data.cache_folder}: conditioning={type(module.conditioning).__name__} reads pixels at every "
-            "step, and a cache has none. Use conditioning=frame_replacement or none, or train without data.cache"
+            f"data.cache={data.cache_folder}: {reader} reads pixels at every step, and a cache has none. "
+            f"{instead} without data.cache"
         )
+    assert isinstance(module, VideoDiffusion)
     key = cache_key(cfg, module.autoencoder, module.text_encoder, data, resolve_accelerator(cfg.trainer.accelerator))
     refuse_stale(data.cache_folder, CacheHeader.read(data.cache_folder).key, key)
     assert data.cache is not None  # opened: it is finished

@@ -1,10 +1,12 @@
 """From a composed configuration to objects."""
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from lightning.pytorch import LightningDataModule, Trainer
 from omegaconf import DictConfig
 
@@ -17,30 +19,61 @@ from vidlab.lab.messages import root_cause
 from vidlab.lab.precision import resolve_precision
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
+
+# Groups by the name of the task's argument that they make, and scalars with the values that ask for nothing.
+MODULE_PARTS = {
+    **{name: name for name in ("autoencoder", "text_encoder", "objective", "conditioning", "optimizer", "lr_schedule")},
+    **{"sampler": "sampler", "guidance": "guidance", "backbone": "model", "regularizers": "losses"},
+}
+SCALARS = {"compile": False, "attention": "auto"}
 
 
-def build_module(cfg: DictConfig) -> VideoDiffusion:
-    """The training module of a configuration, its denoiser not yet built.
+def build_module(cfg: DictConfig) -> Any:
+    """The training module of a configuration, its denoiser not yet built: a ``ClipModule``.
+
+    The task's class names the parts it takes; a part or scalar that was chosen and that it does not take is refused.
 
     Raises:
         UserError: a setting that cannot work, by its full key.
     """
     locate_autoencoder(cfg)
-    parts = {name: instantiate(cfg[name], name) for name in MODULE_PARTS}
-    regularizers = {name: instantiate(node, f"losses.{name}") for name, node in cfg.losses.items() if node}
-    make = instantiate(cfg.task, "task", compile=cfg.compile, seed=cfg.seed, attention=cfg.attention)
-    return make(
-        backbone=make_backbone(cfg.model, parts["autoencoder"].stride),
-        clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width),
-        regularizers=regularizers,
-        **parts,
-    )
+    takes = accepted(cfg)
+    autoencoder = instantiate(cfg.autoencoder, "autoencoder")
+    make = {
+        "autoencoder": lambda _: autoencoder,
+        "backbone": lambda model: make_backbone(model, autoencoder.stride),
+        "regularizers": lambda losses: {n: instantiate(node, f"losses.{n}") for n, node in losses.items() if node},
+    }
+    parts = {
+        name: make[name](cfg[group]) if name in make else instantiate(cfg[group], group)
+        for name, group in MODULE_PARTS.items()
+        if name in takes
+    }
+    scalars = {name: cfg[name] for name in ("seed", *SCALARS) if name in takes}
+    task = instantiate(cfg.task, "task", **scalars)
+    module = task(clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width), **parts)
+    assert isinstance(module, ClipModule)
+    return module
 
 
-MODULE_PARTS = (
-    "autoencoder", "text_encoder", "objective", "conditioning", "optimizer", "lr_schedule", "sampler", "guidance",
-)  # fmt: skip
+def accepted(cfg: DictConfig) -> frozenset[str]:
+    """The arguments of the task's class.
+
+    Raises:
+        UserError: a group or a scalar was chosen that the task does not take.
+    """
+    target = get_class(cfg.task["_target_"])
+    takes = frozenset(inspect.signature(target).parameters)
+    groups = [group for name, group in MODULE_PARTS.items() if name not in takes and cfg.get(group) is not None]
+    scalars = [f"{name}={cfg[name]}" for name, plain in SCALARS.items() if name not in takes and cfg[name] != plain]
+    if groups or scalars:
+        chosen = [*groups, *scalars]
+        raise UserError(
+            f"{', '.join(chosen)}: {target.__name__} has no use for {'it' if len(chosen) == 1 else 'them'}. Leave "
+            f"{'it' if len(chosen) == 1 else 'them'} out, or choose another task."
+        )
+    return takes
 
 
 def locate_autoencoder(cfg: DictConfig) -> None:

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningDataModule
 from vidlab.callbacks.token_bucketing import check_buckets
 from vidlab.data.clip_plan import ClipPlan, JointPlan, Share
 from vidlab.data.module import ClipDataModule
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
 
 
-def flops_per_step(module: VideoDiffusion, data: LightningDataModule, batch_size: int, world_size: int) -> float:
+def flops_per_step(module: ClipModule, data: LightningDataModule, batch_size: int, world_size: int) -> float:
     """FLOPs of forward and backward of a batch on every rank; the mean over an epoch where shapes vary.
 
     Raises:
@@ -23,7 +23,7 @@ def flops_per_step(module: VideoDiffusion, data: LightningDataModule, batch_size
     return plan_flops(planned.plan, module)
 
 
-def plan_flops(plan: ClipPlan, module: VideoDiffusion) -> float:
+def plan_flops(plan: ClipPlan, module: ClipModule) -> float:
     """Mean over the steps of a plan, all ranks together."""
     if isinstance(plan, JointPlan):
         images, videos = (mean_flops(part.shares, module, plan.world_size) for part in (plan.images, plan.videos))
@@ -31,7 +31,7 @@ def plan_flops(plan: ClipPlan, module: VideoDiffusion) -> float:
     return mean_flops(plan.shares, module, plan.world_size)
 
 
-def mean_flops(shares: Sequence[Share], module: VideoDiffusion, world_size: int) -> float:
+def mean_flops(shares: Sequence[Share], module: ClipModule, world_size: int) -> float:
     """Mean over the steps of an epoch of these buckets, all ranks together."""
     flops = 0
     for share in shares:

@@ -160,6 +160,11 @@ def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
 def module_of(state: dict[str, Any], checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     """The module of a checkpoint that has been read; as ``load_module``."""
     trained = trained_config(state, checkpoint)
+    if not trained.get("model"):
+        raise UserError(
+            f"{checkpoint} is of an autoencoder, which generates nothing. See what it reconstructs with "
+            f"python evaluate.py autoencoders=[{checkpoint}]."
+        )
     for name in SIZES:
         trained.data[name] = cfg[name] or trained.data[name]
     for group in ("sampler", "guidance"):

@@ -13,6 +13,7 @@ from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.inheritance import InheritanceReport, Source, inherit
+from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
 
 
@@ -28,7 +29,7 @@ class Surroundings:
 class Initializer(Protocol):
     """Fills a built module before training; returns None where nothing was inherited."""
 
-    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport | None:
+    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport | None:
         """Set weights in place."""
         ...
 
@@ -37,7 +38,7 @@ class Initializer(Protocol):
 class FreshWeights:
     """Weights as they are drawn."""
 
-    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport | None:
+    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport | None:
         """Nothing to do."""
         return None
 
@@ -97,7 +98,7 @@ class FromRuns:
     fresh: Sequence[str] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
+    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport:
         """Take every weight or raise."""
         loaded = [trained.load(around, f"init.{name}") for name, trained in self.sources.items()]
         frozen = module.frozen_keys()
@@ -133,7 +134,10 @@ def merged(
     return FromRuns(sources, fresh)
 
 
-def _adapter(module: VideoDiffusion) -> Any:
+def _adapter(module: ClipModule) -> Any:
+    if not isinstance(module, VideoDiffusion):
+        return None
+
     def adapt(name: str, weight: Tensor) -> Tensor | None:
         prefix = "backbone."
         return module.denoiser.inflated(name[len(prefix) :], weight) if name.startswith(prefix) else None
@@ -141,8 +145,10 @@ def _adapter(module: VideoDiffusion) -> Any:
     return adapt
 
 
-def position_notes(module: VideoDiffusion, config: Mapping[str, Any]) -> list[str]:
+def position_notes(module: ClipModule, config: Mapping[str, Any]) -> list[str]:
     """Say when a source was trained on another size, and which setting interpolates its positions."""
+    if not isinstance(module, VideoDiffusion):
+        return []
     data = config.get("data") or {}
     trained: list[int] = [data[name] for name in ("frames", "height", "width") if data.get(name)]
     here = module.clip_shape
@@ -171,7 +177,7 @@ class OpenSoraPlanRelease:
     fresh: Sequence[str] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, module: VideoDiffusion, around: Surroundings) -> InheritanceReport:
+    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport:
         """Take every weight of the backbone or raise."""
         from vidlab.backbones.open_sora_plan import OpenSoraPlan
         from vidlab.backbones.open_sora_plan_config import check_config
@@ -179,7 +185,7 @@ class OpenSoraPlanRelease:
 
         if not self.path:
             raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")
-        if not isinstance(module.denoiser, OpenSoraPlan):
+        if not isinstance(module, VideoDiffusion) or not isinstance(module.denoiser, OpenSoraPlan):
             raise UserError("init=open_sora_plan fills an Open-Sora Plan denoiser: use model=paper/open_sora_plan.")
         folder = Path(self.path).expanduser()
         check_config(module.denoiser, folder)

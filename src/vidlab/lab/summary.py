@@ -1,17 +1,16 @@
 """What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
 
-from vidlab.callbacks.previews import Previews
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
 from vidlab.cost import matmul_rate
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Summary:
     """The end of a run, in numbers.
 
     ``matmul_flops_per_second`` is this machine's measured rate of a 2048-cube product in the training precision, the
-    yardstick of ``throughput.flops_per_second``.
+    yardstick of ``throughput.flops_per_second``. ``shown`` are metrics worth a line, ``commands`` what to type next.
     """
 
     folder: Path
@@ -32,6 +31,8 @@ class Summary:
     previews: Path | None
     skipped: Mapping[str, str]
     tracking_uri: str | None
+    shown: Sequence[str] = ("val/loss",)
+    commands: Sequence[str] = ()
 
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
@@ -48,7 +49,7 @@ class Summary:
 
     def _results(self) -> list[str]:
         lines = [f"Trained {self.steps} steps in {self.wall_seconds:.0f} s."]
-        for name in ("val/loss", "val/x0_mse"):
+        for name in self.shown:
             if name in self.last:
                 before = f"{self.first[name]:.4f} -> " if name in self.first else ""
                 lines.append(f"  {name:<12} {before}{self.last[name]:.4f}")
@@ -77,16 +78,16 @@ class Summary:
         return lines
 
     def _next(self) -> list[str]:
-        lines = ["Next:", f'  python generate.py checkpoint={self.folder} prompt="a red square moving right"']
+        commands = list(self.commands)
         if self.tracking_uri:
-            lines.append(f"  mlflow ui --backend-store-uri {self.tracking_uri}")
-        return [*lines, "  python train.py -m seed=0,1,2      # a sweep: comma-separated values of any setting"]
+            commands.insert(1, f"mlflow ui --backend-store-uri {self.tracking_uri}")
+        return ["Next:", *(f"  {command}" for command in commands)] if commands else []
 
 
 def summarize(
     folder: Path,
     trainer: Trainer,
-    module: VideoDiffusion,
+    module: ClipModule,
     first: Mapping[str, float],
     wall_seconds: float,
     tracking_uri: str | None,
@@ -94,7 +95,7 @@ def summarize(
     """Gather the summary of a finished run."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
-    previews = next((c for c in callbacks if isinstance(c, Previews)), None)
+    previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
     dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     return Summary(
@@ -105,9 +106,11 @@ def summarize(
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
         throughput=throughput.report() if throughput else None,
         matmul_flops_per_second=matmul_rate(dtype, module.device),
-        previews=_short(previews.latest) if previews and previews.latest else None,
+        previews=_short(previews) if previews else None,
         skipped=dict(getattr(datamodule, "corrupt", {})),
         tracking_uri=tracking_uri,
+        shown=module.results,
+        commands=module.next_commands(_short(folder)),
     )
 
 

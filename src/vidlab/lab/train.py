@@ -27,7 +27,7 @@ from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
 from vidlab.lab.summary import Summary, summarize
-from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.module import ClipModule
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def open_logger(cfg: DictConfig, job: Job) -> Any:
 
 @rank_zero_only
 def record_run(
-    cfg: DictConfig, job: Job, trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, logger: Any
+    cfg: DictConfig, job: Job, trainer: Trainer, module: ClipModule, data: LightningDataModule, logger: Any
 ) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
     text = OmegaConf.to_yaml(cfg, resolve=True)
@@ -148,8 +148,8 @@ def record_run(
     logger.set_tags(
         found.tags()
         | {
-            "vidlab.backbone": cfg.model.name,
-            "vidlab.objective": type(module.objective.parameterization).__name__,
+            "vidlab.backbone": cfg.model.name if cfg.get("model") else type(module.autoencoder).__name__,
+            **{f"vidlab.{name}": value for name, value in module.tags().items()},
             "vidlab.data": cfg.data.name,
             "vidlab.precision": trainer.precision,
             "vidlab.parameters": module.cost().parameters,
@@ -160,7 +160,7 @@ def record_run(
     log.info("run folder %s", job.folder)
 
 
-def inherit_weights(cfg: DictConfig, job: Job, module: VideoDiffusion) -> None:
+def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> None:
     """Start from trained weights where ``init`` names some; a resumed run has its own."""
     if job.resumed is not None:
         return
@@ -172,7 +172,7 @@ def inherit_weights(cfg: DictConfig, job: Job, module: VideoDiffusion) -> None:
         log.info("%s\n  every name is in %s", report.text(), job.folder / "inherited.json")
 
 
-def fit(trainer: Trainer, module: VideoDiffusion, data: LightningDataModule, resumed: Run | None) -> dict[str, float]:
+def fit(trainer: Trainer, module: ClipModule, data: LightningDataModule, resumed: Run | None) -> dict[str, float]:
     """Validate before the first step, train, validate after the last; returns the first validation's metrics."""
     first: dict[str, float] = {}
     module.lr_schedule.factor(trainer.max_steps)  # refuses a run without an end before anything is computed

@@ -4,11 +4,12 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder, Posterior
@@ -25,6 +26,7 @@ from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
+from vidlab.training.module import ClipModule
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
 
 Latents = Float[Tensor, "B C t h w"]
@@ -42,7 +44,7 @@ def steps_taken(trainer: Trainer) -> int:
     return trainer.global_step - sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
 
 
-class VideoDiffusion(LightningModule):
+class VideoDiffusion(ClipModule):
     """Trains a denoiser on clips with captions.
 
     Args:
@@ -69,6 +71,8 @@ class VideoDiffusion(LightningModule):
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
         val/x0_mse/log_snr_<bin> per validation. Only val/x0_mse compares across objectives and autoencoders.
     """
+
+    results = ("val/loss", "val/x0_mse")
 
     def __init__(
         self,
@@ -117,7 +121,7 @@ class VideoDiffusion(LightningModule):
         self.compile_backbone = compile
         self.backbone: VideoDenoiser | None = None
         self._check_parts()
-        self._base_lrs: list[float] = []
+        self._base_lrs = []
 
     def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
         """Fix what follows from other parts: the attention kernel and the channels of the controls."""
@@ -175,6 +179,31 @@ class VideoDiffusion(LightningModule):
         return denoiser_cost(self.make_backbone, latent, self.text_encoder.width, control_channels=channels)
 
     @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns to a token."""
+        frames, rows, columns = getattr(self.make_backbone, "keywords", {}).get("patch", (1, 1, 1))
+        return frames, rows, columns
+
+    def token_count(self, latent: LatentShape) -> int:
+        """Tokens that the denoiser processes for one clip."""
+        return self.denoiser.token_count(latent)
+
+    def tags(self) -> dict[str, str]:
+        """The way of predicting."""
+        return {"objective": type(self.objective.parameterization).__name__}
+
+    def next_commands(self, folder: Path) -> list[str]:
+        """Make a video; compare runs."""
+        return [
+            f'python generate.py checkpoint={folder} prompt="a red square moving right"',
+            "python train.py -m seed=0,1,2      # a sweep: comma-separated values of any setting",
+        ]
+
+    def reader_of_pixels(self) -> str | None:
+        """The conditioning, where it needs them."""
+        return f"conditioning={type(self.conditioning).__name__}" if self.conditioning.reads_pixels else None
+
+    @property
     def denoiser(self) -> VideoDenoiser:
         """The built denoiser."""
         if self.backbone is None:
@@ -227,14 +256,8 @@ class VideoDiffusion(LightningModule):
         objective = self.objective.loss(corrupted, output)
         loss = objective.total + self._regularization(batch, corrupted, output, draw)
         self.log("train/loss", loss.detach(), batch_size=len(batch))
-        self._count(batch)
+        self.count(batch)
         return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
-
-    def _count(self, batch: ClipBatch) -> None:
-        """The DataModule owns the position in the data; a batch counts once it has been used."""
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-        if datamodule is not None:
-            datamodule.batches_consumed = batch.number + 1
 
     def dropped_captions(self, captions: Sequence[str], draw: Draw) -> list[str]:
         """Captions with a keyed share replaced by the null prompt ""."""
@@ -361,20 +384,15 @@ class VideoDiffusion(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters and a schedule stepped per optimiser step."""
         optimizer = self.optimizer_factory.build(self)
-        self._base_lrs = [group["lr"] for group in optimizer.param_groups]
+        self._base_lrs = [[group["lr"] for group in optimizer.param_groups]]
         factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
         # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Take this run's rate and schedule from the first step on: a resumed optimiser holds those stored with it."""
-        scheduler: Any = self.lr_schedulers()
-        scheduler.base_lrs = list(self._base_lrs)
-        for group, base, factor in zip(
-            scheduler.optimizer.param_groups, self._base_lrs, scheduler.lr_lambdas, strict=True
-        ):
-            group["initial_lr"], group["lr"] = base, base * factor(scheduler.last_epoch)
+        """Follow the schedule of this run."""
+        self.use_this_schedule([self.lr_schedulers()])
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Follow the steps taken: a discarded step leaves the schedule where it is."""
@@ -386,34 +404,6 @@ class VideoDiffusion(LightningModule):
         limit = self.optimizer_factory.clip_norm
         norm = nn.utils.clip_grad_norm_(trainable_parameters(self), limit if limit else float("inf"))
         self.log("train/grad_norm", norm)
-
-    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_index: int) -> ClipBatch:
-        """Batches know how to move."""
-        return batch.to(device)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave frozen parts out: they are rebuilt from the configuration."""
-        frozen = self.frozen_keys()
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the frozen parts of this model in, so that loading stays strict.
-
-        Raises:
-            UserError: the checkpoint is of another model.
-        """
-        own, frozen = self.state_dict(), self.frozen_keys()
-        checkpoint["state_dict"] |= {key: own[key] for key in frozen}
-        here = {name: tuple(value.shape) for name, value in own.items()}
-        there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        differing = [name for name in here | there if here.get(name) != there.get(name)]
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"The checkpoint is of another model: {len(differing)} parameters differ, the first is {name}, "
-                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings "
-                "it was trained with; they are in config.yaml of its run folder."
-            )
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""

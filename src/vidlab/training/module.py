@@ -1,0 +1,116 @@
+"""What train.py, the callbacks and the summary know of a training module, whatever it trains."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.clip import ClipBatch, LatentShape
+from vidlab.cost import ModelCost
+from vidlab.errors import UserError
+
+
+@runtime_checkable
+class SelfAveraged(Protocol):
+    """A module that says which of its parameters are averaged, and how often they have changed."""
+
+    def averaged(self) -> dict[str, nn.Parameter]:
+        """Parameters by name."""
+        ...
+
+    def averaged_steps(self) -> int:
+        """Optimiser steps that may have changed them."""
+        ...
+
+
+class ClipModule(LightningModule, ABC):
+    """Trains on clips; the base of the two training modules.
+
+    Attributes:
+        results: the validation metrics that a summary shows.
+        autoencoder: pixels to latents.
+        clip_shape: (frames, height, width) of training clips in pixels.
+        lr_schedule: gives the learning-rate factor by step.
+    """
+
+    results: ClassVar[tuple[str, ...]]
+    autoencoder: Autoencoder
+    clip_shape: tuple[int, int, int]
+    lr_schedule: Any
+    _base_lrs: list[list[float]]
+
+    @abstractmethod
+    def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
+        """Parameters, tokens and FLOPs for one clip of (frames, height, width); None is ``clip_shape``."""
+
+    @abstractmethod
+    def frozen_keys(self) -> set[str]:
+        """Names of parameters and buffers that are rebuilt from the configuration."""
+
+    @abstractmethod
+    def tags(self) -> Mapping[str, str]:
+        """What is trained, in words for a table of runs."""
+
+    @abstractmethod
+    def next_commands(self, folder: Path) -> list[str]:
+        """What to type after a training whose run folder is ``folder``."""
+
+    @abstractmethod
+    def reader_of_pixels(self) -> str | None:
+        """The setting that needs pixels at every training step, so that encoded clips will not do; None without one."""
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns to a token."""
+        return (1, 1, 1)
+
+    def token_count(self, latent: LatentShape) -> int:
+        """Tokens of one clip: its latent positions."""
+        return latent.frames * latent.height * latent.width
+
+    def use_this_schedule(self, schedulers: list[Any]) -> None:
+        """Take this run's rates and schedule from the first step on: a resumed optimiser holds those stored with it."""
+        for scheduler, rates in zip(schedulers, self._base_lrs, strict=True):
+            scheduler.base_lrs = list(rates)
+            groups = zip(scheduler.optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True)
+            for group, base, factor in groups:
+                group["initial_lr"], group["lr"] = base, base * factor(scheduler.last_epoch)
+
+    def count(self, batch: ClipBatch) -> None:
+        """The DataModule owns the position in the data; a batch counts once it has been used."""
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if datamodule is not None:
+            datamodule.batches_consumed = batch.number + 1
+
+    def transfer_batch_to_device(self, batch: ClipBatch, device: torch.device, dataloader_index: int) -> ClipBatch:
+        """Batches know how to move."""
+        return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen parts out: they are rebuilt from the configuration."""
+        frozen = self.frozen_keys()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the frozen parts of this model in, so that loading stays strict.
+
+        Raises:
+            UserError: the checkpoint is of another model.
+        """
+        own, frozen = self.state_dict(), self.frozen_keys()
+        checkpoint["state_dict"] |= {key: own[key] for key in frozen}
+        here = {name: tuple(value.shape) for name, value in own.items()}
+        there = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        differing = [name for name in here | there if here.get(name) != there.get(name)]
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"The checkpoint is of another model: {len(differing)} parameters differ, the first is {name}, "
+                f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings "
+                "it was trained with; they are in config.yaml of its run folder."
+            )
