@@ -179,6 +179,29 @@ def run_evaluate(bench: Bench, words: list[str]) -> None:
     assert ("## Comparison" in done.out) == ("runs=" in " ".join(words))
 
 
+def run_autoencoders(bench: Bench, words: list[str]) -> None:
+    """Of fewer clips, without LPIPS, whose weights are fetched."""
+    small = (
+        "data.source.train_clips=16",
+        "data.source.val_clips=8",
+        "num_videos=2",
+        "metrics=laptop",
+        "accelerator=cpu",
+    )
+    done = bench.python(words, last=small)
+    assert "psnr" in done.out and "trilinear" in done.out
+
+
+def run_system(bench: Bench, words: list[str]) -> None:
+    """/models/osp is a release with the published files of a tiny model."""
+    from tiny_release import make_release
+
+    release = make_release(bench.folder / "osp")
+    small = ("frames=9", "height=16", "width=32", "sampler.steps=2", "accelerator=cpu", "precision=32-true")
+    bench.python([word.replace("/models/osp", str(release)) for word in words], last=small)
+    assert list(bench.folder.glob("samples/*/000.mp4"))
+
+
 def run_curate(bench: Bench, words: list[str]) -> None:
     small = ("precision=32-true", *FEW_SHAPES) + (("data.batch_size=2",) if "stage=encode" in words else ())
     done = bench.python(words, last=small)
@@ -357,8 +380,10 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python -m vidlab\.assets", run_assets),
     (r"python -m vidlab\.lab\.export last exported", run_export),
     (r"python -m vidlab\.layers\.layouts .*", run_layouts),
+    (r"python generate\.py system=.*", run_system),
     (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),
+    (r"python evaluate\.py autoencoders=.*", run_autoencoders),
     (r"python evaluate\.py .*", run_evaluate),
     (r"python curate\.py .*", run_curate),
     (r"python -m vidlab\.metrics\.vbench .*", run_vbench),

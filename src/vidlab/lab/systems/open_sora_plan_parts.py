@@ -17,6 +17,9 @@ DENOISER = Part("system.denoiser", ("any93x640x640",), "the text-to-video denois
 IMAGE_DENOISER = Part("system.denoiser", ("any93x640x640_i2v",), "the image-to-video denoiser")
 VAE = Part("system.vae", ("vae",), "the WF-VAE")
 
+# What config.json calls the family of the text encoder.
+TEXT_ENCODER = "mt5"
+
 
 @dataclass(frozen=True)
 class Places:
@@ -141,9 +144,10 @@ def check_text_encoder(folder: Path, config: Mapping[str, Any], denoiser: Path) 
         UserError: naming both folders.
     """
     own = read_json(folder / CONFIG)
-    if own.get("model_type") != "mt5":
+    kind = own.get("model_type")
+    if kind != TEXT_ENCODER:
         raise UserError(
-            f"{folder / CONFIG} is of the type {own.get('model_type')}; Open-Sora Plan v1.3 was trained with mt5 "
+            f"{folder / CONFIG} is of the type {kind}; Open-Sora Plan v1.3 was trained with {TEXT_ENCODER} "
             "(google/mt5-xxl)."
         )
     if own.get("d_model") != config["caption_channels"]:
