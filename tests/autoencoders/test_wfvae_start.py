@@ -61,3 +61,11 @@ def test_networks_too_narrow_are_refused():
         start(8, encoder_energy=15)
     with pytest.raises(UserError, match=r"autoencoder\.start=wavelet: choose random or wavelets"):
         WFVAE(2, 4, 4, 4, start="wavelet")
+
+
+def test_a_still_clip_has_one_latent_frame_repeated():
+    """Before the first frame stand copies of it, so later latent frames of a still clip add nothing."""
+    still = blocks_of_one_value(1).roll(3, 4).expand(-1, -1, 9, -1, -1)
+    with torch.no_grad():
+        z = start(8).encode(still)
+    torch.testing.assert_close(z, z[:, :, :1].expand_as(z), rtol=0, atol=1e-5)
