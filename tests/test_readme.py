@@ -389,7 +389,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python -m vidlab\.metrics\.vbench .*", run_vbench),
     (r"python train\.py .*data=shards .*", run_shards),
     (r"python train\.py .*(--help|--cfg job)", run_print),
-    (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
+    (r"python train\.py (data=clips|text_encoder=minilm|experiment=wfvae_nano)", compose_only),
     (r"python train\.py -m .*", run_sweep),
     (r"python train\.py .*conditioning=.*", run_conditioned),
     (r"python train\.py ckpt_path=last .*", run_resume),
