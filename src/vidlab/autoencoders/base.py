@@ -109,8 +109,8 @@ class Autoencoder(nn.Module, ABC):
         """Refuse frames that cannot be encoded, in whatever number.
 
         Raises:
-            UserError: other than 3 colours of floats, sides that are not multiples of the stride, NaN or infinite
-                values.
+            UserError: other than 3 colours of floats, sides that are not multiples of the stride, and, in the memory
+                of the CPU, NaN or infinite values.
         """
         name = type(self).__name__
         if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
@@ -120,7 +120,8 @@ class Autoencoder(nn.Module, ABC):
                 "10 bits by 511.5, less 1."
             )
         self.latent_shape(1 if self.stride.first_frame_alone else self.stride.frames, *pixels.shape[3:])
-        if not pixels.is_meta and not bool(pixels.isfinite().all()):
+        # on a GPU the question would stop the queue at every step
+        if pixels.device.type == "cpu" and not bool(pixels.isfinite().all()):
             raise UserError(f"{name}: the clip holds NaN or infinite pixels. Look at how it was read.")
 
     def check_latents(self, latents: Tensor) -> None:
