@@ -35,6 +35,7 @@ SMALL = [
 # (group, choice), (group, choice): the reason it is refused with
 REFUSED = {
     frozenset({"guidance=separate_image_text", "conditioning=none"}): "guidance=SeparateImageText needs a model",
+    frozenset({"guidance=prompt", "conditioning=none"}): "guidance=PromptGuidance needs a model",
 }
 
 
@@ -60,7 +61,7 @@ def test_every_combination_trains_and_samples(model, objective, conditioning, mo
     torch.manual_seed(0)
     module = composed(*overrides)
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
-    monkeypatch.setattr(module, "_count", lambda _: None)
+    monkeypatch.setattr(module, "count", lambda _: None)
     module.configure_model()
     loss = module.train().training_step(batch(), 0)["loss"]
     loss.backward()

@@ -49,7 +49,7 @@ def test_a_step_and_a_sample(make_causal, make_batch, make_draw, conditioning, m
     module, batch = make_causal(conditioning=conditioning), make_batch(size=SIZE)
     assert module.latent.frames == 3 and module.denoiser.token_count(module.latent) == 3 * 2 * 2
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
-    monkeypatch.setattr(module, "_count", lambda *_: None)
+    monkeypatch.setattr(module, "count", lambda *_: None)
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
     assert loss.isfinite() and all(p.grad is None for p in module.autoencoder.parameters())
@@ -98,14 +98,17 @@ def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
     vae = tmp_path / "vae"
     vae.mkdir()
     (vae / "diffusion_pytorch_model.safetensors").touch()
+    kind = {"_target_": "vidlab.autoencoders.wfvae.WFVAE"}
     for reference, found in {"run": file, str(weights): file, str(run): file, "vae": str(vae.resolve())}.items():
-        cfg = OmegaConf.create({"autoencoder": {"path": reference}, "name": "vidlab", "logger": {}})
+        cfg = OmegaConf.create({"autoencoder": {"path": reference, **kind}, "name": "vidlab", "logger": {}})
         locate_autoencoder(cfg)
         assert cfg.autoencoder.path == found
     for path in ({"path": None}, {}):
-        locate_autoencoder(OmegaConf.create({"autoencoder": path, "name": "vidlab"}))
+        locate_autoencoder(OmegaConf.create({"autoencoder": {**path, **kind}, "name": "vidlab"}))
     with pytest.raises(UserError, match=r"autoencoder\.path=nowhere: no such run folder"):
-        locate_autoencoder(OmegaConf.create({"autoencoder": {"path": "nowhere"}, "name": "vidlab", "logger": {}}))
+        locate_autoencoder(
+            OmegaConf.create({"autoencoder": {"path": "nowhere", **kind}, "name": "vidlab", "logger": {}})
+        )
 
 
 def test_a_token_is_at_least_one_latent_position():

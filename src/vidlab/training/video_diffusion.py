@@ -196,6 +196,7 @@ class VideoDiffusion(ClipModule):
         """Make a video; compare runs."""
         return [
             f'python generate.py checkpoint={folder} prompt="a red square moving right"',
+            f"python evaluate.py run={folder}",
             "python train.py -m seed=0,1,2      # a sweep: comma-separated values of any setting",
         ]
 
