@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vidlab.errors import UserError
+from vidlab.errors import DataError, UserError
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, pixels_of, real_batches
 from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.collection import AtHand, select
@@ -75,10 +75,26 @@ def score(
             for metric in distances:
                 metric.add_reference(pixels, keys)
             advance(len(keys))
+    return gathered(usable, selection.left_out)
+
+
+def gathered(metrics: Mapping[str, VideoMetric], left_out: Mapping[str, str]) -> Scores:
+    """The results of metrics that have seen all clips. One that too few clips came to does not cost the others theirs.
+
+    Raises:
+        UserError: no metric has a result.
+    """
     results: dict[str, MetricResult] = {}
-    for name, metric in usable.items():
-        results |= named_results(name, metric)
-    return Scores(results, selection.left_out)
+    refused = dict(left_out)
+    for name, metric in metrics.items():
+        try:
+            results |= named_results(name, metric)
+        except (DataError, UserError) as error:
+            refused[name] = str(error)
+    if not results:
+        told = "; ".join(f"{name}: {why}" for name, why in refused.items())
+        raise UserError(f"none of the metrics can be measured: {told}.")
+    return Scores(results, refused)
 
 
 def named_results(name: str, metric: VideoMetric) -> dict[str, MetricResult]:
