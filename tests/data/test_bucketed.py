@@ -278,6 +278,7 @@ def run_plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_plan_is_printed_and_nothing_is_left_behind(tmp_path):
     clips = ["data.source.train_clips=40", "data.source.val_clips=4", f"data.source.cache_dir={tmp_path / 'cache'}"]
     work = tmp_path / "work"
@@ -395,6 +396,7 @@ print("FOUND", seconds, megabytes("VmHWM") - before, held[-1] - held[0], plan.st
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 def test_ten_million_clips():
     """A plan with an epoch in under 60 s and 600 MB, the columns it reads included; memory is flat over epochs."""

@@ -218,6 +218,7 @@ raise RuntimeError("crash")
     assert client.get_run(run_id).info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_two_processes_create_one_database(tmp_path):
     code = "from vidlab.lab.store import with_experiment_ready as ready; print(ready('sqlite:///m.db', 'a'))"
     environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}

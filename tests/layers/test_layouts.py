@@ -180,6 +180,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_layouts_compile_whole_and_give_the_same():
     # in a process of its own: the shape checks of the tests cannot be compiled
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
