@@ -1,7 +1,9 @@
 """Folders of models, by local path or by their name on the Hugging Face hub."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vidlab.errors import UserError
 
@@ -63,3 +65,18 @@ def _from_hub(
             f"{key}={reference} is neither a local folder nor in the local hub cache, and the hub did not give it "
             f"({reason}). Correct the name, connect and run again, or give a local folder.{advice}"
         ) from error
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON file of settings.
+
+    Raises:
+        UserError: it is damaged or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} must hold an object of settings.")
+    return content

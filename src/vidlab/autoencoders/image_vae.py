@@ -10,11 +10,11 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.clip import Stride
 from vidlab.errors import MissingPackageError, UserError
+from vidlab.hub import model_folder
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SUBFOLDER = "vae"  # where a whole pipeline keeps it
 KIND = "AutoencoderKL"
-HUB_TIMEOUT = 10.0  # seconds
 
 
 class ImageVAE(Autoencoder):
@@ -121,42 +121,21 @@ def _load(path: str) -> Any:
 
 def _folder(path: str) -> Path:
     """The local folder of the weights."""
-    folder = Path(path).expanduser()
-    if folder.exists():
-        return _inside(folder, path)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(f"autoencoder.path={path}: there is no such folder ({folder.absolute()}).")
-    return _inside(_from_hub(path), path)
-
-
-def _inside(folder: Path, path: str) -> Path:
-    for place in (folder, folder / SUBFOLDER):
-        if (place / CONFIG).is_file() and (place / WEIGHTS).is_file():
-            return place
-    raise UserError(
-        f"autoencoder.path={path}: {folder} holds no {CONFIG} with {WEIGHTS}, nor does its folder {SUBFOLDER}. Pickled "
-        "weights are not read."
-    )
-
-
-def _from_hub(path: str) -> Path:
-    """The hub's local copy where it is whole, otherwise one quick look at the hub, then the download."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     files = [f"{place}{name}" for place in ("", f"{SUBFOLDER}/") for name in (CONFIG, WEIGHTS)]
-    try:
-        return _inside(Path(snapshot_download(path, local_files_only=True, allow_patterns=files)), path)
-    except (LocalEntryNotFoundError, HFValidationError, UserError):
-        pass
-    try:
-        HfApi().model_info(path, timeout=HUB_TIMEOUT)
-        return Path(snapshot_download(path, allow_patterns=files))
-    except Exception as error:  # the hub's client raises its own, its HTTP library's and the system's errors
+    found = model_folder(path, "autoencoder.path", files, lambda folder: _place(folder) is not None)
+    place = _place(found)
+    if place is None:
         raise UserError(
-            f"autoencoder.path={path} is neither a local folder nor in the hub cache, and the hub did not give it "
-            f"({_first_line(error)}). Correct the name, connect and run again, or give a local folder."
-        ) from error
+            f"autoencoder.path={path}: {found} holds no {CONFIG} with {WEIGHTS}, nor does its folder {SUBFOLDER}. "
+            "Pickled weights are not read."
+        )
+    return place
+
+
+def _place(folder: Path) -> Path | None:
+    """Where the weights lie: in the folder itself, or in a pipeline's."""
+    places = (folder, folder / SUBFOLDER)
+    return next((one for one in places if (one / CONFIG).is_file() and (one / WEIGHTS).is_file()), None)
 
 
 def _first_line(error: Exception) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vidlab.autoencoders.wfvae import RELEASED_SCALE, WFVAE
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 from vidlab.layers.wavelets import EXACT, RELEASED
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def load_weights(model: WFVAE, path: str | Path) -> Loaded:
     place = Path(path).expanduser()
     file = _weights_file(place)
     config_file = file.parent / CONFIG
-    config = _json(config_file) if config_file.is_file() else None
+    config = read_json(config_file) if config_file.is_file() else None
     if config is not None:
         check_config(model, config, str(config_file))
     scales = {name: _numbers((config or {}).get(name), model.channels) for name in ("scale", "shift")}
@@ -156,7 +157,7 @@ def published(folder: str | Path, **settings: Any) -> WFVAE:
     file = Path(folder).expanduser() / CONFIG
     if not file.is_file():
         raise UserError(f"{folder} is not a published autoencoder: it has no {CONFIG}.")
-    return WFVAE(**settings_of(_json(file), str(file)), **{"compat": True, **settings}, path=str(folder))
+    return WFVAE(**settings_of(read_json(file), str(file)), **{"compat": True, **settings}, path=str(folder))
 
 
 def export_weights(model: WFVAE, folder: str | Path) -> None:
@@ -334,13 +335,3 @@ def _numbers(value: Any, channels: int) -> float | list[float] | None:
     if len(value) != channels and len(set(value)) == 1:
         return float(value[0])
     return [float(number) for number in value]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} must hold an object of settings.")
-    return content

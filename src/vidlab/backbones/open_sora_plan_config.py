@@ -1,13 +1,13 @@
 """What ``config.json`` of a released Open-Sora Plan v1.3 denoiser says, read and written."""
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 CONFIG = "config.json"
@@ -138,18 +138,3 @@ def _layouts(config: Mapping[str, Any]) -> LayerPlan:
 
 def _leading_full(layouts: Sequence[Any]) -> int:
     return sum(1 for _ in itertools.takewhile(lambda layout: isinstance(layout, Full3D), layouts))
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of settings.
-
-    Raises:
-        UserError: it is damaged or holds something else.
-    """
-    try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}). Fetch the release again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} must hold an object of settings.")
-    return content

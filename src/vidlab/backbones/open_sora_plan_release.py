@@ -20,11 +20,11 @@ from vidlab.backbones.open_sora_plan_config import (
     check_config,
     model_settings,
     read_config,
-    read_json,
     release_config,
 )
 from vidlab.clip import LatentShape
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 
 STEM = "diffusion_pytorch_model"
 SINGLE = f"{STEM}.safetensors"

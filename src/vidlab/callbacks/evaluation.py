@@ -1,5 +1,6 @@
 """A small evaluation during training."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,10 +16,12 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames, to_pixels
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
-from vidlab.metrics.collection import AtHand, select
+from vidlab.metrics.collection import AtHand, gathered, select
 from vidlab.metrics.results import MetricResult
 from vidlab.randomness import Draw
 from vidlab.training.video_diffusion import VideoDiffusion
+
+log = logging.getLogger(__name__)
 
 
 class Evaluation(Callback):
@@ -103,11 +106,11 @@ class Evaluation(Callback):
             for part in _parts(mine, self.batch_size):
                 self._score(self._videos(pl_module, part), part)
         pl_module.train()
-        found = {name: metric.result() for name, metric in self._usable.items()}
-        for name, metric in self._usable.items():
-            found |= {f"{name}/{part}": result for part, result in metric.dimensions().items()}
+        found = gathered(self._usable)
+        for name, why in found.not_measured.items():
+            log.warning("callbacks.evaluation: no %s at step %d: %s", name, step, why)
         for logger in trainer.loggers:
-            logger.log_metrics(scalars(found), step=step)
+            logger.log_metrics(scalars(found.results), step=step)
 
     def _clips(self, trainer: Trainer) -> list[ClipRow]:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]

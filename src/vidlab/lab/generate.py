@@ -1,7 +1,6 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from vidlab.lab.compose import build_module, resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.given_frames import GivenFrames, given_frames
 from vidlab.lab.precision import autocast
+from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
@@ -105,7 +105,7 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Samp
     system: System = instantiate(cfg.system, "system")(**parts, **sizes)
     jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)
     given = given_frames(cfg, system.clip_shape, system.usual_frames)
-    with _bar(len(jobs)) as advance:
+    with bar("generating", len(jobs)) as advance:
         videos = system.generate(Request(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
     made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
     return system.source, [Sample(prompt, number, frames) for prompt, number, frames in made]
@@ -237,7 +237,7 @@ def generate(
     """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
     jobs = all_jobs(prompts, plan.num_videos, plan.seed)
     samples = []
-    with torch.inference_mode(), autocast(module.device.type, plan.precision), _bar(len(jobs)) as advance:
+    with torch.inference_mode(), autocast(module.device.type, plan.precision), bar("generating", len(jobs)) as advance:
         for batch in jobs.batches(plan.batch_size):
             pixels = _videos(module, batch, plan, given, advance)
             made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
@@ -267,15 +267,6 @@ def _videos(
         key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
     return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[float], None]]:
-    from rich.progress import Progress
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task("generating", total=total)
-        yield lambda amount: progress.advance(task, amount)
 
 
 def _scaled(advance: Callable[[float], None], videos: float) -> Callable[[int, int], None]:

@@ -17,7 +17,7 @@ clip. Without keys, clips are numbered as they come.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,6 +36,17 @@ from vidlab.randomness import seed_of
 
 ReferenceKind = Literal["none", "set", "paired"]
 _FAR = 2.0  # larger than any pixel
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What ``update`` was given, checked, with the frames that are scored and keys as numbers."""
+
+    videos: Tensor
+    reference: Tensor | None
+    captions: Sequence[str]
+    keys: Tensor
+    factors: Sequence[Factors | None] | None
 
 
 class VideoMetric(Metric):
@@ -105,7 +116,7 @@ class VideoMetric(Metric):
         if self.needs_captions and (captions is None or len(captions) != len(videos)):
             raise UserError(f"{self.name} needs one caption per clip: give update(captions=...).")
         with torch.no_grad():
-            self._take(shown, other, captions or (), self._hashed(keys, len(videos)))
+            self._take(Batch(shown, other, captions or (), self._hashed(keys, len(videos)), factors))
 
     def compute(self) -> Tensor:
         """The value alone, as a scalar in float64."""
@@ -134,7 +145,7 @@ class VideoMetric(Metric):
         return 1
 
     @abstractmethod
-    def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
+    def _take(self, batch: "Batch") -> None:
         """Add a checked batch to the states."""
 
     @abstractmethod
@@ -266,10 +277,11 @@ class ClipMetric(VideoMetric):
     ) -> Shaped[Tensor, "B"]:
         """One number per clip."""
 
-    def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
-        scores = self.score(self._resized(videos), None if reference is None else self._resized(reference), captions)
+    def _take(self, batch: "Batch") -> None:
+        reference = None if batch.reference is None else self._resized(batch.reference)
+        scores = self.score(self._resized(batch.videos), reference, batch.captions)
         self.scores.append(scores.to(self.device, torch.float64))
-        self.keys.append(keys)
+        self.keys.append(batch.keys)
 
     def _resized(self, videos: Tensor) -> Tensor:
         return (

@@ -1,10 +1,12 @@
 """Several metrics fed together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from vidlab.errors import DataError, UserError
 from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.features import share_extractors
+from vidlab.metrics.results import MetricResult
 
 _SERVES: dict[str, tuple[str, ...]] = {"none": ("none",), "set": ("none", "set"), "paired": ("none", "set", "paired")}
 
@@ -70,3 +72,34 @@ def _obstacle(metric: VideoMetric, at_hand: AtHand) -> str | None:
     if metric.needs_factors and not at_hand.factors:
         return "the true factors of the captions, which data=moving_shapes has"
     return None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What came out.
+
+    Args:
+        results: by metric or dimension.
+        not_measured: why a metric that was asked for has no value, by name.
+    """
+
+    results: Mapping[str, MetricResult] = field(default_factory=dict)
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+
+
+def gathered(metrics: Mapping[str, VideoMetric], left_out: Mapping[str, str] | None = None) -> Scores:
+    """The results of metrics that have seen all clips. One that too few clips came to does not cost the others theirs.
+
+    Args:
+        metrics: by name.
+        left_out: why others were not measured.
+    """
+    results: dict[str, MetricResult] = {}
+    refused = dict(left_out or {})
+    for name, metric in metrics.items():
+        try:
+            parts = {f"{name}/{part}": result for part, result in metric.dimensions().items()}
+            results |= {name: metric.result(), **parts}
+        except (DataError, UserError) as error:
+            refused[name] = str(error)
+    return Scores(results, refused)

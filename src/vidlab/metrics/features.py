@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.errors import DataError
-from vidlab.metrics.base import ReferenceKind, VideoMetric
+from vidlab.metrics.base import Batch, ReferenceKind, VideoMetric
 from vidlab.metrics.intervals import subsampled
 from vidlab.metrics.results import Floor, MetricResult
 from vidlab.perceptual.i3d import CLASSES, load_i3d
@@ -132,9 +132,9 @@ class FeatureMetric(VideoMetric):
         """The network and its weights."""
         return {"features": self.extractor.name, "weights": self.extractor.weights}
 
-    def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
-        self._append("features", videos)
-        self.keys.append(keys)
+    def _take(self, batch: Batch) -> None:
+        self._append("features", batch.videos)
+        self.keys.append(batch.keys)
 
     def _append(self, name: str, videos: Tensor) -> None:
         found = self.extractor(videos)
@@ -186,10 +186,10 @@ class SetDistance(FeatureMetric):
         with torch.no_grad():
             self._take_reference(self._accept(videos, "reference", keys), self._hashed(keys, len(videos), "reference_"))
 
-    def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
-        super()._take(videos, reference, captions, keys)
-        if reference is not None:
-            self._take_reference(reference, self._reference_numbers(reference, keys))
+    def _take(self, batch: Batch) -> None:
+        super()._take(batch)
+        if batch.reference is not None:
+            self._take_reference(batch.reference, self._reference_numbers(batch.reference, batch.keys))
 
     def _reference_numbers(self, reference: Tensor, keys: Tensor) -> Tensor:
         return self._hashed(None, len(reference), "reference_")

@@ -4,6 +4,7 @@ VBench measures smoothness and dynamic degree with trained networks (AMT, RAFT).
 place, so the numbers answer the same questions but are not VBench's, and the names say so (``_dis``).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -36,9 +37,9 @@ class FlowMetric(ClipMetric):
         """One number per clip."""
         return torch.tensor([self.score_clip(video) for video in videos], dtype=torch.float64)
 
+    @abstractmethod
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """The score of one clip."""
-        raise NotImplementedError
 
 
 class MotionMagnitude(FlowMetric):

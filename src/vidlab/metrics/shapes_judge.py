@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import Factors
 from vidlab.data.moving_shapes.source import LEAST_FRAMES, RENDERER_VERSION
 from vidlab.errors import DataError, UserError
-from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.base import Batch, VideoMetric
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult
 from vidlab.metrics.shapes.grade import DIMENSIONS, Grade, grade
@@ -61,34 +61,6 @@ class ShapesJudge(VideoMetric):
         self.resamples = resamples
         self._add_rows("scores", (len(DIMENSIONS),))
 
-    def update(
-        self,
-        videos: Shaped[Tensor, "..."],
-        reference: Shaped[Tensor, "..."] | None = None,
-        captions: Sequence[str] | None = None,
-        keys: Sequence[str] | None = None,
-        factors: Sequence[Factors | None] | None = None,
-    ) -> None:
-        """Take in a batch.
-
-        Args:
-            videos: the clips to grade, (B, 3, T, H, W) in [-1, 1].
-            reference, captions: not looked at.
-            keys: one name per clip, unique in the set.
-            factors: of the scene each caption describes, with ``named`` listing what the caption says.
-
-        Raises:
-            DataError: clips that are malformed, too short, not finite, out of range or of another size than before.
-            UserError: the factors of a clip are missing.
-        """
-        shown = self._accept(videos, self.name, keys)
-        wanted = _complete(factors, len(videos), self.name)
-        self._note("", shown)
-        rows = [_row(grade(see(clip), named)) for clip, named in zip(shown, wanted, strict=True)]
-        hashed = self._hashed(keys, len(videos))
-        self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
-        self.keys.append(hashed)
-
     def dimensions(self) -> Mapping[str, MetricResult]:
         """The result of each dimension that any clip was graded on, in their order; every process must call it.
 
@@ -108,8 +80,11 @@ class ShapesJudge(VideoMetric):
         """Versions of the judge and of the data set's renderer."""
         return {"judge": str(JUDGE_VERSION), "renderer": str(RENDERER_VERSION)}
 
-    def _take(self, videos: Tensor, reference: Tensor | None, captions: Sequence[str], keys: Tensor) -> None:
-        raise NotImplementedError("update grades directly: it alone has the factors")
+    def _take(self, batch: Batch) -> None:
+        wanted = _complete(batch.factors, len(batch.videos), self.name)
+        rows = [_row(grade(see(clip), named)) for clip, named in zip(batch.videos, wanted, strict=True)]
+        self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
+        self.keys.append(batch.keys)
 
     def _result(self) -> MetricResult:
         keys, scores = self._sorted()

@@ -12,13 +12,13 @@ from vidlab.errors import UserError
 from vidlab.lab.compose import build_data, resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.entries import Entry, build_entry
-from vidlab.lab.evaluation.progress import bar
 from vidlab.lab.evaluation.reconstruction import Reconstructed, Setup, reconstruct_held_out, write_originals
 from vidlab.lab.evaluation.reconstruction_report import Subject, write_reconstruction_report
 from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.scoring import Scores, score
 from vidlab.lab.evaluation.store import store_evaluation, store_scores
 from vidlab.lab.generate import SIZES
+from vidlab.lab.progress import bar
 from vidlab.metrics.base import VideoMetric
 
 METRICS = "reconstruction"  # conf/metrics, unless another choice is named

@@ -14,12 +14,12 @@ from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, real_clips
 from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
-from vidlab.lab.evaluation.progress import bar
 from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
 from vidlab.lab.generate import module_of, trained_config
+from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, read_run_record, resolve_run
 from vidlab.metrics.base import VideoMetric

@@ -1,29 +1,14 @@
 """Videos through a dictionary of metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from vidlab.errors import DataError, UserError
+from vidlab.errors import UserError
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, pixels_of, real_batches
 from vidlab.metrics.base import ReferenceKind, VideoMetric
-from vidlab.metrics.collection import AtHand, select
+from vidlab.metrics.collection import AtHand, Scores, gathered, select
 from vidlab.metrics.features import SetDistance
-from vidlab.metrics.results import MetricResult
 
 BATCH = 8
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What came out.
-
-    Args:
-        results: by metric or dimension.
-        not_measured: why a metric that was asked for has no value, by name.
-    """
-
-    results: Mapping[str, MetricResult] = field(default_factory=dict)
-    not_measured: Mapping[str, str] = field(default_factory=dict)
 
 
 def score(
@@ -52,8 +37,7 @@ def score(
     selection = select(metrics, AtHand(shape[0], reference, captions, factors, min(shape[1:])))
     usable = selection.metrics
     if not usable:
-        told = "; ".join(f"{name}: {why}" for name, why in selection.left_out.items())
-        raise UserError(f"none of the metrics can be measured: {told}.")
+        raise UserError(f"none of the metrics can be measured: {_told(selection.left_out)}.")
     for metric in usable.values():
         metric.reset()
     for start in range(0, len(clips), BATCH):
@@ -75,28 +59,11 @@ def score(
             for metric in distances:
                 metric.add_reference(pixels, keys)
             advance(len(keys))
-    return gathered(usable, selection.left_out)
+    found = gathered(usable, selection.left_out)
+    if not found.results:
+        raise UserError(f"none of the metrics can be measured: {_told(found.not_measured)}.")
+    return found
 
 
-def gathered(metrics: Mapping[str, VideoMetric], left_out: Mapping[str, str]) -> Scores:
-    """The results of metrics that have seen all clips. One that too few clips came to does not cost the others theirs.
-
-    Raises:
-        UserError: no metric has a result.
-    """
-    results: dict[str, MetricResult] = {}
-    refused = dict(left_out)
-    for name, metric in metrics.items():
-        try:
-            results |= named_results(name, metric)
-        except (DataError, UserError) as error:
-            refused[name] = str(error)
-    if not results:
-        told = "; ".join(f"{name}: {why}" for name, why in refused.items())
-        raise UserError(f"none of the metrics can be measured: {told}.")
-    return Scores(results, refused)
-
-
-def named_results(name: str, metric: VideoMetric) -> dict[str, MetricResult]:
-    """The result of a metric, and those of its dimensions."""
-    return {name: metric.result(), **{f"{name}/{part}": result for part, result in metric.dimensions().items()}}
+def _told(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in reasons.items())

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidlab.backbones.open_sora_plan_config import MASK_CHANNELS, read_config, read_json, takes_images
+from vidlab.backbones.open_sora_plan_config import MASK_CHANNELS, read_config, takes_images
 from vidlab.clip import LatentShape
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 from vidlab.lab.systems.folders import CONFIG, Part
 
 STRIDE = (4, 8, 8)  # of the autoencoder; the first frame stands alone
