@@ -79,3 +79,10 @@ def test_reference_clips_are_cut_from_the_middle(tmp_path):
     torch.testing.assert_close(pixels[0, 0, :, 0, 0], torch.arange(3, 8) * 10 / 127.5 - 1)
     with pytest.raises(DataError, match="none of 2 clips has 20 frames; the longest has 11"):
         real_clips(tmp_path, 20, None)
+
+
+def test_no_more_reference_clips_are_opened_than_are_wanted(tmp_path):
+    for name in ("a", "b"):
+        video(tmp_path, name)
+    (tmp_path / "c.mp4").write_bytes(b"never opened")
+    assert [clip.key for clip in real_clips(tmp_path, 5, 2)] == ["a.mp4", "b.mp4"]

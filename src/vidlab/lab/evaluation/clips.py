@@ -15,7 +15,7 @@ from vidlab.data.dataset import scale_to_cover
 from vidlab.data.folder import VIDEO_SUFFIXES
 from vidlab.data.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
 from vidlab.data.shards import read_member
-from vidlab.data.video import read_frames, to_pixels
+from vidlab.data.video import probe, read_frames, to_pixels
 from vidlab.errors import DataError, UserError
 
 RECORD = "clips.json"
@@ -155,32 +155,39 @@ def real_clips(folder: Path, frames: int, limit: int | None) -> list[RealClip]:
         UserError: there is no such folder.
         DataError: no clip has as many frames.
     """
-    found = _indexed(folder) if (folder / INDEX_NAME).is_file() else _loose(folder)
-    fitting = [clip for clip in found if clip.frames >= frames]
+    found = _indexed(folder, frames) if (folder / INDEX_NAME).is_file() else _loose(folder)
+    lengths: list[int] = []
+    fitting = []
+    # a data set may have millions of clips, and a video is opened to count its frames: none more than are wanted
+    for clip in found:
+        lengths.append(clip.frames)
+        fitting += [clip] if clip.frames >= frames else []
+        if len(fitting) == limit:
+            break
     if not fitting:
-        longest = max((clip.frames for clip in found), default=0)
+        longest = max(lengths, default=0)
         raise DataError(
-            f"reference={folder}: none of {len(found)} clips has {frames} frames; the longest has {longest}."
+            f"reference={folder}: none of {len(lengths)} clips has {frames} frames; the longest has {longest}."
         )
-    return fitting[:limit]
+    return fitting
 
 
-def _indexed(folder: Path) -> list[RealClip]:
+def _indexed(folder: Path, frames: int) -> Iterator[RealClip]:
+    """The held-out clips, or all where none is held out; only those long enough, where there are some."""
     index = ClipIndex.open(folder)
     held_out = index.select("val")
     index = held_out if len(held_out) else index
-    rows = (index.row(position) for position in range(len(index)))
-    return [RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames) for row in rows]
+    long_enough = index.select(min_frames=frames)
+    index = long_enough if len(long_enough) else index
+    for position in range(len(index)):
+        row = index.row(position)
+        yield RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames)
 
 
-def _loose(folder: Path) -> list[RealClip]:
-    from vidlab.data.video import probe
-
-    clips = []
+def _loose(folder: Path) -> Iterator[RealClip]:
     for clip in clips_of_folder(folder, "reference"):
         size = clip.path.stat().st_size
-        clips.append(RealClip(clip.key, clip.path.parent, clip.path.name, 0, size, probe(clip.path).frames))
-    return clips
+        yield RealClip(clip.key, clip.path.parent, clip.path.name, 0, size, probe(clip.path).frames)
 
 
 def real_batches(
