@@ -26,7 +26,9 @@ def test_from_training_to_a_denoiser_on_its_latents(lab):
     (folder,) = lab.runs
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "previews/step-000004.png", "summary.json"} <= names
-    assert f"autoencoders=[{folder.relative_to(lab.folder)}" in done.out and "val/psnr" in done.out
+    short = folder.relative_to(lab.folder)
+    assert f"autoencoders=[{short},haar,trilinear] data=moving_shapes" in done.out and "val/psnr" in done.out
+    assert f"model=skiparse autoencoder=wfvae_nano autoencoder.path={short} data.frames=5" in done.out
     run, summary = only(lab), json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 4 and weights(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
     logged = {name: sorted(step for key, step in run.curve if key == name) for name, _ in run.curve}

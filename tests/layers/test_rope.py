@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidlab.layers.layouts import Grid
-from vidlab.layers.rope import axis_split, position_embedding, rotate, rotate_halves, rotation, rotation_along
+from vidlab.layers.rope import axis_split, rotate, rotate_halves, rotation, rotation_along
 
 
 def token(grid: Grid, t: int, y: int, x: int) -> int:
@@ -135,13 +135,3 @@ def test_every_clip_may_have_its_own_angles():
     by = torch.stack([rotation(Grid(1, 1, 3), 6), rotation(Grid(3, 1, 1), 6)])
     for clip in range(2):
         assert torch.equal(rotate(x, by)[clip], rotate(x[clip : clip + 1], by[clip])[0])
-
-
-def test_absolute_positions_by_hand():
-    # width 12: two frequencies per axis, 1 and 100^(-1/2); a position divided by the scale
-    grid = Grid(2, 3, 4)
-    found = position_embedding(grid, 12, base=100.0, scale=(1.0, 2.0, 1.0))
-    assert found.shape == (24, 12)
-    angles = [1.0, 0.1, 2 / 2, 2 / 2 * 0.1, 3.0, 0.3]
-    wanted = [value for angle in angles for value in (math.cos(angle), math.sin(angle))]
-    torch.testing.assert_close(found[token(grid, 1, 2, 3)], torch.tensor(wanted))

@@ -92,6 +92,34 @@ def test_each_step_trains_one_network_and_counts_one(batches, make_trainer):
     assert all(p.grad is None for p in module.parameters())
 
 
+def test_the_adversary_may_have_an_optimiser_of_its_own(batches, make_trainer):
+    own = OptimizerFactory(torch.optim.SGD, lr=0.0, clip_norm=0.5)
+    module = tiny_module(discriminator_optimizer=own)
+    before = {name: value.detach().clone() for name, value in module.discriminator.named_parameters()}
+    make_trainer(max_steps=2).fit(module, batches)
+    assert all(torch.equal(before[name], value) for name, value in module.discriminator.named_parameters())
+    assert [player.clip_norm for player in module.players] == [1.0, 0.5] and module.players[1].steps == 1
+
+
+def test_only_training_clips_are_mirrored(batches, make_trainer):
+    seen = {"training": set(), "validation": set()}
+
+    class Watching(VideoAutoencoder):
+        def reconstruct(self, batch, draw):
+            original = next(b for b in batches if b.keys == batch.keys).pixels
+            same = torch.equal(batch.pixels, original)
+            seen["training" if self.training else "validation"].add(same)
+            torch.testing.assert_close(batch.pixels.flatten(1).sort().values, original.flatten(1).sort().values)
+            return super().reconstruct(batch, draw)
+
+    torch.manual_seed(0)
+    module = Watching(
+        WFVAE(2, 4, 4, 4, 1, 1, 1), SIZE, OptimizerFactory(ADAMW, lr=1e-3), Constant(), mirror=True
+    )  # fmt: skip
+    make_trainer(max_steps=8).fit(module, batches[:8], batches[8:10])
+    assert False in seen["training"] and seen["validation"] == {True}
+
+
 def test_accumulated_batches_count_and_make_one_step(batches, make_trainer):
     watch, module = Watch(), tiny_module(accumulate=2)
     make_trainer(max_steps=6, callbacks=[watch]).fit(module, batches)

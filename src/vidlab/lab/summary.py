@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
 from vidlab.cost import matmul_rate
-from vidlab.training.module import ClipModule
+from vidlab.training.module import ClipModule, Named
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def summarize(
     first: Mapping[str, float],
     wall_seconds: float,
     tracking_uri: str | None,
+    named: Named,
 ) -> Summary:
     """Gather the summary of a finished run."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -110,7 +111,7 @@ def summarize(
         skipped=dict(getattr(datamodule, "corrupt", {})),
         tracking_uri=tracking_uri,
         shown=module.results,
-        commands=module.next_commands(_short(folder)),
+        commands=module.next_commands(_short(folder), named),
     )
 
 

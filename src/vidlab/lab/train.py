@@ -27,7 +27,7 @@ from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
 from vidlab.lab.summary import Summary, summarize
-from vidlab.training.module import ClipModule
+from vidlab.training.module import ClipModule, Named
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class Job:
     folder: Path
     overrides: tuple[str, ...]
     resumed: Run | None
+    named: Named
 
 
 def run_training(cfg: DictConfig) -> float | None:
@@ -69,7 +70,7 @@ def run_training(cfg: DictConfig) -> float | None:
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
         seconds, uri = time.monotonic() - started, getattr(logger, "uri", None)
-        summary = summarize(job.folder, trainer, module, first, seconds, uri)
+        summary = summarize(job.folder, trainer, module, first, seconds, uri, job.named)
         report(summary, logger)
         status = "success"
     except SIGTERMException:
@@ -110,7 +111,9 @@ def find_job(cfg: DictConfig) -> Job:
             "trainer=ddp with more than one device cannot be launched by --multirun: each process would start the "
             "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
         )
-    return Job(Path(hydra.runtime.output_dir), tuple(hydra.overrides.task), resumed)
+    path = f" data.path={cfg.data.path}" if cfg.data.get("path") else ""
+    named = Named(f"data={hydra.runtime.choices.data}{path}", str(hydra.runtime.choices.autoencoder))
+    return Job(Path(hydra.runtime.output_dir), tuple(hydra.overrides.task), resumed, named)
 
 
 def _launches_processes(cfg: DictConfig) -> bool:

@@ -91,25 +91,6 @@ def rotation_along(
     return torch.polar(torch.ones_like(flat), flat)
 
 
-def position_embedding(
-    grid: Grid,
-    width: int,
-    base: float = 10000.0,
-    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
-    device: torch.device | str | None = None,
-) -> Float[Tensor, "L D"]:
-    """Cosine and sine of the angles of ``rotation``, in turn: absolute positions (Vaswani et al. 2017, section 3.5).
-
-    Args:
-        grid: token grid.
-        width: D, even and at least 6.
-        base: as in ``rotation``.
-        scale: as in ``rotation``.
-        device: where to compute.
-    """
-    return torch.view_as_real(rotation(grid, width, base, scale, device)).flatten(1)
-
-
 def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
     """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32."""
     planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -26,6 +27,19 @@ class SelfAveraged(Protocol):
     def averaged_steps(self) -> int:
         """Optimiser steps that may have changed them."""
         ...
+
+
+@dataclass(frozen=True)
+class Named:
+    """How parts of a run are asked for on a command line.
+
+    Args:
+        data: such as ``data=folder data.path=videos``.
+        autoencoder: the choice alone, such as ``wfvae_nano``.
+    """
+
+    data: str
+    autoencoder: str
 
 
 class ClipModule(LightningModule, ABC):
@@ -57,7 +71,7 @@ class ClipModule(LightningModule, ABC):
         """What is trained, in words for a table of runs."""
 
     @abstractmethod
-    def next_commands(self, folder: Path) -> list[str]:
+    def next_commands(self, folder: Path, named: Named) -> list[str]:
         """What to type after a training whose run folder is ``folder``."""
 
     @abstractmethod

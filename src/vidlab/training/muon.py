@@ -1,4 +1,4 @@
-"""Muon for the matrices inside a transformer, AdamW for everything else, as one optimiser."""
+"""Muon for the matrices and kernels inside a network, AdamW for everything else, as one optimiser."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
@@ -13,13 +13,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """Orthogonalised momentum for hidden matrices (Jordan et al. 2024; Liu et al. 2025 for the scale of its updates).
 
     Both parts are torch's own. Muon's update is scaled to the root mean square of an Adam update, so that one learning
-    rate and one schedule serve both. Embeddings, the first and last layers, biases, gains and tables stay with AdamW,
-    as its authors advise.
+    rate and one schedule serve both. A convolution's kernel is the matrix from its patches to its output channels.
+    Embeddings, the first and last layers, biases, gains and tables stay with AdamW, as its authors advise.
 
     Args:
         params: groups with ``params``, ``names``, ``weight_decay`` and ``lr``, as ``OptimizerFactory`` makes them.
         lr: learning rate of groups that name none.
-        matrices: shell-style patterns; a two-dimensional ``weight`` whose name matches one goes to Muon.
+        matrices: shell-style patterns; a ``weight`` of two dimensions or more whose name matches one goes to Muon.
         momentum: of Muon, Nesterov.
         betas, eps: of AdamW.
 
@@ -38,7 +38,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     ) -> None:
         def hidden(name: str, parameter: torch.Tensor) -> bool:
             matched = any(fnmatch(name, pattern) for pattern in matrices)
-            return matched and parameter.ndim == 2 and name.endswith("weight")
+            return matched and parameter.ndim >= 2 and name.endswith("weight")
 
         inside = _selected(params, hidden)
         outside = _selected(params, lambda name, parameter: not hidden(name, parameter))
@@ -49,16 +49,36 @@ class MuonWithAdamW(torch.optim.Optimizer):
             )
         super().__init__([*inside, *outside], {"lr": lr})
         decay = inside[0]["weight_decay"]
+        self.inside = inside
         self.muon = torch.optim.Muon(
-            inside, lr=lr, weight_decay=decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"
-        )
+            [{**group, "params": [_as_matrix(p) for p in group["params"]]} for group in inside],
+            lr=lr, weight_decay=decay, momentum=momentum, adjust_lr_fn="match_rms_adamw",
+        )  # fmt: skip
         fused = all(p.device.type in ("cpu", "cuda") for group in outside for p in group["params"])
         self.adamw = torch.optim.AdamW(outside, lr=lr, betas=(betas[0], betas[1]), eps=eps, fused=fused)
         self._share()
 
     def _share(self) -> None:
-        """Schedulers set the rate in ``param_groups``: they are the parts' own."""
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        """Schedulers set the rate in ``param_groups``: AdamW's are its own, Muon's differ in holding the kernels."""
+        kernels = [
+            {**group, "params": own["params"]} for group, own in zip(self.muon.param_groups, self.inside, strict=True)
+        ]
+        self.param_groups = [*kernels, *self.adamw.param_groups]
+
+    def _lend(self) -> None:
+        """Settings, kernels and gradients to Muon's groups."""
+        for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
+            lent.update({key: value for key, value in group.items() if key != "params"})
+            for parameter, matrix in zip(group["params"], lent["params"], strict=True):
+                matrix.data = parameter.data.view_as(matrix)
+                matrix.grad = None if parameter.grad is None else parameter.grad.reshape_as(matrix)
+
+    def _forget(self) -> None:
+        """Keep no gradient alive that its owner has dropped."""
+        for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
+            for parameter, matrix in zip(group["params"], lent["params"], strict=True):
+                if matrix is not parameter:
+                    matrix.grad = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of both parts; ``closure`` recomputes the loss and gradients."""
@@ -66,7 +86,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._lend()
         self.muon.step()
+        self._forget()
         self.adamw.step()
         return loss
 
@@ -87,6 +109,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share()
+
+
+def _as_matrix(parameter: torch.Tensor) -> torch.Tensor:
+    """(out, in x kernel) of the same numbers, which torch's Muon takes; a matrix is itself."""
+    return parameter if parameter.ndim == 2 else torch.nn.Parameter(parameter.detach().view(len(parameter), -1))
 
 
 def _selected(groups: Sequence[Mapping[str, Any]], keep: Callable[[str, torch.Tensor], bool]) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ from vidlab.perceptual.lpips import LPIPS
 from vidlab.randomness import Draw, seed_of
 from vidlab.training.clipping import AdaptiveClipper
 from vidlab.training.latent_moments import LatentMoments
-from vidlab.training.module import ClipModule
+from vidlab.training.mirroring import mirrored
+from vidlab.training.module import ClipModule, Named
 from vidlab.training.optimization import LrFactor, OptimizerFactory
 from vidlab.training.perceptual import check_size
 from vidlab.training.player import Player
@@ -54,12 +55,15 @@ class VideoAutoencoder(ClipModule):
     Args:
         autoencoder: a ``LearnedAutoencoder``; all of it is trained.
         clip_shape: (frames, height, width) of training clips in pixels.
-        optimizer: builds both optimisers; ``lr_multipliers`` name parameters of the autoencoder.
+        optimizer: builds the optimiser of the autoencoder.
         lr_schedule: factor on both rates by step.
         weights: of the terms.
         perceptual: the LPIPS network, frozen; None trains and validates without.
         discriminator: the adversary; None trains without.
+        discriminator_optimizer: builds the optimiser of the adversary; None takes ``optimizer`` without its
+            ``lr_multipliers``, which name parameters of the autoencoder.
         discriminator_start: step from which there is an adversary.
+        mirror: train on clips mirrored, turned and reversed in time at random (``mirrored``); validation never does.
         accumulate: batches to an optimiser step; Lightning leaves accumulation to modules with two optimisers.
         adaptive_clipping: leaves outlying gradients out, with statistics for each of the two; None does not.
         latent_scale: ``all``: one scale and shift for all channels; ``channel``: one for each; ``keep``: those that the
@@ -89,7 +93,9 @@ class VideoAutoencoder(ClipModule):
         weights: LossWeights | None = None,
         perceptual: LPIPS | None = None,
         discriminator: nn.Module | None = None,
+        discriminator_optimizer: OptimizerFactory | None = None,
         discriminator_start: int = 0,
+        mirror: bool = False,
         accumulate: int = 1,
         adaptive_clipping: AdaptiveClipper | None = None,
         latent_scale: str = "all",
@@ -112,6 +118,8 @@ class VideoAutoencoder(ClipModule):
         self.autoencoder: Any = autoencoder
         self.clip_shape = clip_shape
         self.optimizer_factory, self.lr_schedule = optimizer, lr_schedule
+        self.discriminator_optimizer = discriminator_optimizer or replace(optimizer, lr_multipliers={})
+        self.mirror = mirror
         self.weights = weights or LossWeights()
         self.perceptual = perceptual
         self.discriminator = discriminator
@@ -119,7 +127,8 @@ class VideoAutoencoder(ClipModule):
         self.latent_scale, self.seed = latent_scale, seed
         self.players = [Player("generator", autoencoder, optimizer.clip_norm, adaptive_clipping)]
         if discriminator is not None:
-            self.players.append(Player("discriminator", discriminator, optimizer.clip_norm, adaptive_clipping))
+            clip_norm = self.discriminator_optimizer.clip_norm
+            self.players.append(Player("discriminator", discriminator, clip_norm, adaptive_clipping))
         self._base_lrs = []
         self._keys: list[str] = []
         self._moments: LatentMoments | None = None
@@ -129,9 +138,8 @@ class VideoAutoencoder(ClipModule):
 
     def configure_optimizers(self) -> Any:
         """An optimiser for each network, and a schedule for each, stepped by the batch."""
-        factory = replace(self.optimizer_factory, lr_multipliers={})
         optimizers = [self.optimizer_factory.build(self.autoencoder)]
-        optimizers += [factory.build(player.network) for player in self.players[1:]]
+        optimizers += [self.discriminator_optimizer.build(player.network) for player in self.players[1:]]
         self._base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
         # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
@@ -176,6 +184,8 @@ class VideoAutoencoder(ClipModule):
         assert batch.pixels is not None
         step = self.trainer.global_step
         turn = self.turn(step)
+        if self.mirror:
+            batch = replace(batch, pixels=mirrored(batch.pixels, self._draw(batch)))
         with self._random_numbers_of(batch):
             loss = self._discriminate(batch) if turn else self._generate(batch, self.adversary_present(step))
         self.manual_backward(loss / self.accumulate)
@@ -295,11 +305,11 @@ class VideoAutoencoder(ClipModule):
         """An autoencoder in training."""
         return "task=autoencoder"
 
-    def next_commands(self, folder: Path) -> list[str]:
+    def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Score it; train on its latents."""
         return [
-            f"python evaluate.py autoencoders=[{folder},haar,trilinear] data=clips",
-            f"python train.py model=skiparse autoencoder=wfvae_nano autoencoder.path={folder} "
+            f"python evaluate.py autoencoders=[{folder},haar,trilinear] {named.data}",
+            f"python train.py model=skiparse autoencoder={named.autoencoder} autoencoder.path={folder} "
             f"data.frames={self.clip_shape[0]}",
         ]
 

@@ -26,7 +26,7 @@ from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
-from vidlab.training.module import ClipModule
+from vidlab.training.module import ClipModule, Named
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
 
 Latents = Float[Tensor, "B C t h w"]
@@ -192,7 +192,7 @@ class VideoDiffusion(ClipModule):
         """The way of predicting."""
         return {"objective": type(self.objective.parameterization).__name__}
 
-    def next_commands(self, folder: Path) -> list[str]:
+    def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Make a video; compare runs."""
         return [
             f'python generate.py checkpoint={folder} prompt="a red square moving right"',
