@@ -214,7 +214,7 @@ def test_each_motion_has_many_wordings(motion: str) -> None:
     """With shape, colour, speed and background fixed, at least 12 wordings of the same motion."""
     factors = factors_of("plain", motion=motion)
     alone = replace(factors.objects[0], size="varying", position="", shape="cross")
-    captions = [write_caption(Random(i), replace(factors, objects=(alone,))) for i in range(400)]
+    captions = [write_caption(Random(i), replace(factors, objects=(alone,))) for i in range(1400)]
     bare = {
         caption.text
         for caption in captions

@@ -247,3 +247,11 @@ def test_a_few_bright_clips_are_scored():
     metric = TemporalFlickering()
     metric.update((CLIPS + 1) / 2)
     assert metric.result().clips == 2
+
+
+def test_ssim_is_exact_under_autocast():
+    videos = torch.rand(1, 3, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    reference = (videos + 0.1).clamp(max=1)
+    exact = SSIM().score(videos, reference, [""])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(SSIM().score(videos, reference, [""]), exact)

@@ -43,8 +43,12 @@ class SSIM(ClipMetric):
         assert reference is not None
         if min(videos.shape[3:]) < _LEAST:
             raise DataError(f"ssim reads frames of at least {_LEAST} x {_LEAST}, these are {tuple(videos.shape[3:])}.")
-        scores = [
-            structural_similarity_index_measure(a.transpose(0, 1), b.transpose(0, 1), data_range=2.0, reduction="none")
-            for a, b in zip(videos, reference, strict=True)
-        ]
+        # variances are small differences of large numbers, which bf16 would lose
+        with torch.autocast(videos.device.type, enabled=False):
+            scores = [
+                structural_similarity_index_measure(
+                    a.transpose(0, 1), b.transpose(0, 1), data_range=2.0, reduction="none"
+                )
+                for a, b in zip(videos.float(), reference.float(), strict=True)
+            ]
         return torch.stack([torch.as_tensor(frames).mean() for frames in scores])

@@ -16,7 +16,7 @@ from vidlab.data.moving_shapes.scene import Canvas
 from vidlab.errors import UserError
 from vidlab.randomness import seed_of
 
-RENDERER_VERSION = 4
+RENDERER_VERSION = 5
 """Part of the cache folder's name: raise it with every change of the pixels, the factors or the captions."""
 
 Split = Literal["train", "val"]
