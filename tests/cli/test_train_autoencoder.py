@@ -52,6 +52,17 @@ def test_a_resumed_run_continues(lab):
     assert {step for name, step in only(lab).curve if name.startswith("train/")} >= {0, 1, 2, 3}
 
 
+def test_two_processes_train_on_buckets(lab):
+    done = train(
+        lab, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.bucketing.max_tokens=512", QUIET,
+        "trainer.strategy=ddp_find_unused_parameters_true",
+    )  # fmt: skip
+    assert done.code == 0 and "Traceback" not in done.err, done.err
+    (folder,) = lab.runs
+    assert weights(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert only(lab).status == "FINISHED" and done.out.count("Trained 4 steps") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -126,6 +126,10 @@ def test_resuming_goes_on_bit_for_bit():
             backward(each)
             by.step()
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.25
+    resumed.load_state_dict(optimizer.state_dict())
+    assert {group["lr"] for group in resumed.param_groups} == {0.25}  # set after the last step
     for group in resumed.param_groups:
         group["lr"] = 0.0
     before = copy.deepcopy(other)

@@ -65,10 +65,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
         ]
         self.param_groups = [*kernels, *self.adamw.param_groups]
 
-    def _lend(self) -> None:
-        """Settings, kernels and gradients to Muon's groups."""
+    def _hand_on_settings(self) -> None:
+        """To Muon's groups what schedulers have set in ``param_groups``."""
         for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
             lent.update({key: value for key, value in group.items() if key != "params"})
+
+    def _lend(self) -> None:
+        """Kernels and gradients to Muon's groups."""
+        for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
             for parameter, matrix in zip(group["params"], lent["params"], strict=True):
                 matrix.data = parameter.data.view_as(matrix)
                 matrix.grad = None if parameter.grad is None else parameter.grad.reshape_as(matrix)
@@ -86,6 +90,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._hand_on_settings()
         self._lend()
         self.muon.step()
         self._forget()
@@ -94,6 +99,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The states of both parts."""
+        self._hand_on_settings()
         return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
