@@ -38,7 +38,7 @@ def plane_waves(
         for size, stretch in zip((grid.frames, grid.height, grid.width), scale, strict=True)
     ]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
-    angle = position @ _wave_vectors(width // 2, device).T
+    angle = (position[:, None] * _wave_vectors(width // 2, device)).sum(-1)
     return torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)
 
 
