@@ -34,6 +34,15 @@ def backward(net: nn.Module) -> None:
     net(torch.ones(5, 3)).square().sum().backward()
 
 
+def stands_still_at_rate_zero(net: nn.Module, optimizer: MuonWithAdamW) -> bool:
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = copy.deepcopy(net)
+    backward(net)
+    optimizer.step()
+    return all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+
+
 def test_who_updates_what():
     optimizer = build(Net())
     assert sorted(n for group in optimizer.muon.param_groups for n in group["names"]) == [
@@ -62,12 +71,7 @@ def test_a_matrix_moves_by_an_orthogonal_matrix_of_adams_size():
 def test_the_schedule_reaches_both_parts():
     net = Net()
     optimizer = build(net)
-    for group in optimizer.param_groups:
-        group["lr"] = 0.0
-    before = copy.deepcopy(net)
-    backward(net)
-    optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters(), strict=True))
+    assert stands_still_at_rate_zero(net, optimizer)
 
 
 class ConvNet(nn.Module):
@@ -130,12 +134,7 @@ def test_resuming_goes_on_bit_for_bit():
         group["lr"] = 0.25
     resumed.load_state_dict(optimizer.state_dict())
     assert {group["lr"] for group in resumed.param_groups} == {0.25}  # set after the last step
-    for group in resumed.param_groups:
-        group["lr"] = 0.0
-    before = copy.deepcopy(other)
-    backward(other)
-    resumed.step()
-    assert all(torch.equal(a, b) for a, b in zip(other.parameters(), before.parameters(), strict=True))
+    assert stands_still_at_rate_zero(other, resumed)
 
 
 def test_weight_decay_is_the_groups_own():

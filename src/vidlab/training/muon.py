@@ -1,6 +1,6 @@
 """Muon for the matrices and kernels inside a network, AdamW for everything else, as one optimiser."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -70,19 +70,21 @@ class MuonWithAdamW(torch.optim.Optimizer):
         for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
             lent.update({key: value for key, value in group.items() if key != "params"})
 
+    def _kernels(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Parameters that are no matrices, with the matrices that Muon holds for them."""
+        for group, lent in zip(self.inside, self.muon.param_groups, strict=True):
+            yield from ((p, m) for p, m in zip(group["params"], lent["params"], strict=True) if p is not m)
+
     def _lend(self) -> None:
         """Kernels and gradients to Muon's groups."""
-        for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
-            for parameter, matrix in zip(group["params"], lent["params"], strict=True):
-                matrix.data = parameter.data.view_as(matrix)
-                matrix.grad = None if parameter.grad is None else parameter.grad.reshape_as(matrix)
+        for parameter, matrix in self._kernels():
+            matrix.data = parameter.data.view_as(matrix)
+            matrix.grad = None if parameter.grad is None else parameter.grad.reshape_as(matrix)
 
     def _forget(self) -> None:
         """Keep no gradient alive that its owner has dropped."""
-        for group, lent in zip(self.param_groups, self.muon.param_groups, strict=False):
-            for parameter, matrix in zip(group["params"], lent["params"], strict=True):
-                if matrix is not parameter:
-                    matrix.grad = None
+        for _, matrix in self._kernels():
+            matrix.grad = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of both parts; ``closure`` recomputes the loss and gradients."""
