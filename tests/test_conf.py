@@ -59,7 +59,7 @@ ABSENT = {
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
 ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
 # groups whose choices do not stand at the top
-PLACED = {"bucketing": "bucketing@data.bucketing"}
+PLACED = {"bucketing": "bucketing@data.bucketing", "frames": "frames@_global_"}
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -67,10 +67,7 @@ WITH = {
     "init/image_to_video": ["init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
-    **{
-        f"autoencoder/{name}": ["data.frames=9"]
-        for name in ("trilinear", "wfvae_nano", "paper/wfvae_s", "paper/wfvae_l", "paper/wfvae_open_sora_plan")
-    },
+    "frames/causal": ["autoencoder=trilinear"],
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
     "guidance/prompt": ["conditioning=frame_replacement"],
 }
@@ -141,6 +138,14 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         run_training(cfg)
     assert message in str(caught.value)
+
+
+def test_an_autoencoder_brings_the_lengths_it_folds(tmp_path):
+    short = compose_train(tmp_path, "model=skiparse", "autoencoder=wfvae_nano", "data=clips").data
+    assert (short.frames, short.bucketing.first_frame_alone) == (9, True)
+    assert compose_train(tmp_path, "autoencoder=paper/wfvae_s", "data.frames=17").data.frames == 17
+    whole = compose_train(tmp_path, "autoencoder=haar").data
+    assert (whole.frames, whole.bucketing.first_frame_alone) == (8, False)
 
 
 @pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.startswith("model/")])
