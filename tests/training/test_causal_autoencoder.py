@@ -111,7 +111,8 @@ def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
         )
 
 
-def test_a_token_is_at_least_one_latent_position():
+def test_a_token_is_at_least_one_latent_position_and_says_so(caplog):
+    caplog.set_level("INFO", "vidlab.lab.compose")
     backbone = {"_target_": "vidlab.backbones.dit.DiT", "_partial_": True, "width": 12, "depth": 1, "heads": 2}
     layouts = {"_target_": "vidlab.layers.layouts.LayerPlan", "cycle": [{"_target_": "vidlab.layers.layouts.Full3D"}]}
 
@@ -120,6 +121,9 @@ def test_a_token_is_at_least_one_latent_position():
         return list(make_backbone(model, stride).keywords["patch"])
 
     assert patch([4, 4, 4], Stride(4, 8, 8, first_frame_alone=True)) == [1, 1, 1]
+    assert "a latent position is [4, 8, 8] pixels, tokens are [4, 8, 8]" in caplog.text
+    caplog.clear()
     assert patch([4, 16, 8], Stride(4, 8, 8)) == [1, 2, 1] and patch([4, 4, 4], Stride(1, 4, 4)) == [4, 1, 1]
+    assert not caplog.text
     with pytest.raises(UserError, match=r"token=\[4, 12, 8\] .*stride \[4, 8, 8\].*Use model.token=\[4, 8, 8\]"):
         patch([4, 12, 8], Stride(4, 8, 8))

@@ -1,6 +1,7 @@
 """From a composed configuration to objects."""
 
 import inspect
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,8 @@ from vidlab.lab.precision import resolve_precision
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.training.module import ClipModule
+
+log = logging.getLogger(__name__)
 
 # Groups by the name of the task's argument that they make, and scalars with the values that ask for nothing.
 MODULE_PARTS = {
@@ -101,7 +104,7 @@ def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoi
 
     ``model.token``, where a model has it, is the size of a token in pixels (frames, rows, columns): the patch follows
     from the autoencoder's stride, so that autoencoders of different strides give the same number of tokens. A token is
-    at least one latent position.
+    at least one latent position, and where that is larger the log says so.
 
     Raises:
         UserError: the token is more than one latent position and not a whole number of them.
@@ -115,6 +118,8 @@ def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoi
             f"model.token={list(model.token)} pixels is not a multiple of the autoencoder's stride {list(steps)}. "
             f"Use model.token={[size // step * step for size, step in zip(token, steps, strict=True)]}."
         )
+    if token != list(model.token):
+        log.info("model.token=%s: a latent position is %s pixels, tokens are %s", list(model.token), list(steps), token)
     patch = [size // step for size, step in zip(token, steps, strict=True)]
     return instantiate(model.backbone, "model.backbone", patch=patch)
 
