@@ -123,7 +123,8 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     if name.startswith("paper/"):
         if choice.startswith(("autoencoder/", "experiment/paper/wfvae")):
             with torch.device("meta"):
-                autoencoder = instantiate(cfg.autoencoder, "autoencoder")
+                training = choice.startswith("experiment/")
+                autoencoder = build_module(cfg).autoencoder if training else instantiate(cfg.autoencoder, "autoencoder")
             assert autoencoder.latent_shape(cfg.data.frames, cfg.data.height, cfg.data.width)
         else:
             assert build_module(cfg).cost().parameters > 0  # built on the meta device: no memory is touched

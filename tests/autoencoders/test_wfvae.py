@@ -104,7 +104,7 @@ LENGTHS = range(1, 66, 4)
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 8])
 def test_chunks_change_nothing_for_any_length(chunk, compat):
-    model = tiny(compat=compat, connect_blocks=2 if compat else 1)
+    model = tiny(compat=compat, connect_blocks=2 if compat else 1, scale=1.0)
     x = clip(65)
     with torch.no_grad():
         for frames in LENGTHS if not compat else (5, 13, 45, 65):
@@ -167,6 +167,42 @@ def test_left_over_frames_are_an_error():
     stream.feed(clip(7))
     with pytest.raises(UserError, match=r"1 \+ 4n frames; 2 at its end"):
         stream.finish()
+
+
+def test_what_comes_out_of_one_stream_goes_into_the_other():
+    model, x = tiny(), clip(9)
+    encoding, decoding = EncodingStream(model), DecodingStream(model)
+    parts = [decoding.feed(encoding.feed(frame)) for frame in x.split(1, dim=2)]  # at times no latents
+    parts.append(decoding.finish())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(parts, dim=2), model.decode(model.encode(x)))
+    assert decoding.finish() is None
+    with pytest.raises(UserError, match="finished; a new one needs a new DecodingStream"):
+        decoding.feed(torch.randn(1, 4, 1, 2, 2))
+
+
+def test_a_stream_is_of_one_size():
+    encoding, decoding = EncodingStream(tiny()), DecodingStream(tiny())
+    encoding.feed(clip(5))
+    with pytest.raises(UserError, match=r"1 videos of 24 x 16 after 1 of 16 x 16"):
+        encoding.feed(clip(4, height=24))
+    decoding.feed(torch.randn(1, 4, 1, 2, 2))
+    with pytest.raises(UserError, match=r"2 videos of 2 x 2 after 1 of 2 x 2"):
+        decoding.feed(torch.randn(2, 4, 1, 2, 2))
+    with pytest.raises(UserError, match=r"latents have 3 channels, the autoencoder's have 4"):
+        decoding.feed(torch.randn(1, 3, 1, 2, 2))
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_weights_of_half_precision(chunk):
+    model, x = tiny(chunk=chunk), clip(9)
+    with torch.no_grad():
+        latents, pixels = (exact := model.encode(x)), model.decode(exact)
+        model.bfloat16()
+        torch.testing.assert_close(
+            model.encode(x.bfloat16()).float(), latents, rtol=0, atol=0.05 * latents.std().item()
+        )
+        torch.testing.assert_close(model.decode(latents.bfloat16()).float(), pixels, rtol=0, atol=0.2)
 
 
 def largest_activation(model: WFVAE, work) -> int:

@@ -59,6 +59,8 @@ def test_everything_still_learns():
 def test_networks_too_narrow_are_refused():
     with pytest.raises(UserError, match=r"autoencoder\.start=wavelets: 8 latent channels need .*encoder_energy=16"):
         start(8, encoder_energy=15)
+    with pytest.raises(UserError, match=r"encoder_energy at twice autoencoder\.width leaves none there"):
+        start(4, width=8, encoder_energy=16)
     with pytest.raises(UserError, match=r"autoencoder\.start=wavelet: choose random or wavelets"):
         WFVAE(2, 4, 4, 4, start="wavelet")
 

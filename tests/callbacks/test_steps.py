@@ -54,6 +54,35 @@ def test_a_resumed_run_does_not_save_before_its_first_step(make_module, make_bat
     assert first.steps == [2] and second.steps == [4]
 
 
+class Measures(Callback):
+    """Changes the module in validation, as an autoencoder's scale of latents is."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.measured.fill_(trainer.global_step)
+
+
+def test_what_a_validation_measures_is_in_the_checkpoint_of_its_step(make_module, make_batch, make_trainer, tmp_path):
+    module, saves = make_module(), Saves()
+    module.register_buffer("measured", torch.tensor(-1.0))
+    trainer = make_trainer(
+        max_steps=4, val_check_interval=2, check_val_every_n_epoch=None, plugins=[AtomicCheckpointIO()],
+        callbacks=[Measures(), saves, LastCheckpoint(str(tmp_path), 2)], enable_checkpointing=True,
+    )  # fmt: skip
+    trainer.fit(module, batches(make_batch, 4), [make_batch("cd")])
+    assert saves.steps == [2, 2, 4, 4]
+    assert load_checkpoint(tmp_path / "last.ckpt")["state_dict"]["measured"] == 4
+
+
+def test_no_checkpoint_is_written_while_gradients_accumulate(make_module, make_batch, make_trainer, tmp_path):
+    saves = Saves()
+    trainer = make_trainer(
+        max_steps=2, accumulate_grad_batches=3, val_check_interval=2, check_val_every_n_epoch=None,
+        callbacks=[saves, LastCheckpoint(str(tmp_path), 1)], plugins=[AtomicCheckpointIO()], enable_checkpointing=True,
+    )  # fmt: skip
+    trainer.fit(make_module(), batches(make_batch, 6), [make_batch("cd")])
+    assert saves.steps == [1, 2, 2]  # validations after batches 2, 4 and 6; optimiser steps after 3 and 6
+
+
 def test_an_interval_is_at_least_one_step():
     with pytest.raises(UserError, match=r"callbacks.checkpoint.every_n_steps=0"):
         LastCheckpoint("folder", 0)

@@ -290,7 +290,7 @@ def test_bad_settings():
         tiny_module(latent_scale="some")
     with pytest.raises(UserError, match=r"task\.weights\.kl=-1"):
         LossWeights(kl=-1)
-    with pytest.raises(UserError, match=r"LPIPS \(alex\) reads frames of at least 35 .*task\.perceptual=null"):
+    with pytest.raises(UserError, match=r"LPIPS \(alex\) reads frames of at least 31 .*task\.perceptual=null"):
         tiny_module(perceptual=LPIPS("alex"))
 
 

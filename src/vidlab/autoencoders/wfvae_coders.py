@@ -119,9 +119,11 @@ class Encoder(nn.Module):
         bands = causal_haar3d(pixels, stream, self.gain)
         level2 = haar2d(bands[:, :3])
         level3 = causal_haar3d(level2[:, :3], stream, self.gain)
-        h = self.down1(bands, stream)
-        h = self.down2(torch.cat([h, self.connect_l1(level2)], dim=1), stream)
-        h = self.mid(torch.cat([h, self.connect_l2(level3)], dim=1), stream)
+        # bands are in single precision even where weights are not
+        into1, into2, into3 = (level.to(self.connect_l1.weight.dtype) for level in (bands, level2, level3))
+        h = self.down1(into1, stream)
+        h = self.down2(torch.cat([h, self.connect_l1(into2)], dim=1), stream)
+        h = self.mid(torch.cat([h, self.connect_l2(into3)], dim=1), stream)
         return Encoded(self.conv_out(silu(self.norm_out(h)), stream), WaveletFlow(level2, level3))
 
 
@@ -170,7 +172,7 @@ class Decoder(nn.Module):
         The frames of the chunk's last latent wait for the next, in which the interpolation looks; ``finish`` gives
         them where none comes.
         """
-        h = self.mid(self.conv_in(latents, stream), stream)
+        h = self.mid(self.conv_in(latents.to(self.conv_out.weight.dtype), stream), stream)
         level3 = self.connect_l2(h[:, -self.energy :], stream)
         low = inverse_causal_haar3d(level3, stream, self.gain)
         h = h[:, : -self.energy]

@@ -111,7 +111,12 @@ class _Affine:
 
 
 def _shortcut(block: nn.Module) -> nn.Module:
-    assert isinstance(block, ResnetBlock3D) and block.nin_shortcut is not None
+    assert isinstance(block, ResnetBlock3D)
+    if block.nin_shortcut is None:  # as many channels leave as enter
+        raise UserError(
+            "autoencoder.start=wavelets sets the layer at which the energy path joins, and autoencoder.encoder_energy "
+            "at twice autoencoder.width leaves none there. Use more or fewer channels, or autoencoder.start=random."
+        )
     return block.nin_shortcut.conv
 
 

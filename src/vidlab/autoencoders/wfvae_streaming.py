@@ -27,12 +27,18 @@ class EncodingStream:
         self.autoencoder = autoencoder
         self._stream = Stream()
         self._waiting: Tensor | None = None
+        self._space: tuple[int, int, int] | None = None
 
     @torch.no_grad()
     def feed(self, pixels: Pixels) -> Latents:
-        """Latents that are complete after these frames; any number of frames, at times no latents."""
+        """Latents that are complete after these frames; any number of frames, at times no latents.
+
+        Raises:
+            UserError: frames that the autoencoder does not take, or of another size than before.
+        """
         model = self.autoencoder
         model.check_frames(pixels)
+        self._space = _same_space(pixels, self._space)
         frames = pixels if self._waiting is None else torch.cat([self._waiting, pixels], dim=2)
         parts = []
         if self._stream.first and frames.shape[2]:
@@ -79,19 +85,48 @@ class DecodingStream:
     def __init__(self, autoencoder: WFVAE) -> None:
         self.autoencoder = autoencoder
         self._stream = Stream()
+        self._space: tuple[int, int, int] | None = None
+        self._finished = False
 
     @torch.no_grad()
     def feed(self, latents: Latents) -> Pixels:
-        """Frames that are complete after these latents, of which there is at least one."""
+        """Frames that are complete after these latents; none after no latents.
+
+        Raises:
+            UserError: latents of other channels or another size than before, or after ``finish``.
+        """
+        model = self.autoencoder
+        self._space = _same_space(latents, self._space)
+        if self._finished:
+            raise UserError("The video was finished; a new one needs a new DecodingStream.")
+        if latents.shape[1] != model.channels:
+            raise UserError(f"latents have {latents.shape[1]} channels, the autoencoder's have {model.channels}.")
+        if not latents.shape[2]:
+            height, width = latents.shape[3] * model.stride.height, latents.shape[4] * model.stride.width
+            return latents.new_empty(latents.shape[0], 3, 0, height, width, dtype=torch.float32)
         frames = self.autoencoder.decoder(self.autoencoder.unscaled(latents), self._stream).pixels
         self._stream.first = False
         return frames
 
     @torch.no_grad()
     def finish(self) -> Pixels | None:
-        """The frames that still waited; None if there are none."""
+        """The frames that still waited; None if there are none, or if this was asked before."""
+        if self._finished:
+            return None
+        self._finished = True
         return self.autoencoder.decoder.finish(self._stream)
 
     def held_values(self) -> int:
         """How many numbers are kept between calls."""
         return self._stream.held_values()
+
+
+def _same_space(video: Tensor, before: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Videos, height and width of a piece of video, which are those of the pieces before it."""
+    space = (video.shape[0], video.shape[3], video.shape[4])
+    if before not in (None, space):
+        raise UserError(
+            f"{space[0]} videos of {space[1]} x {space[2]} after {before[0]} of {before[1]} x {before[2]}: one stream "
+            "is for one batch of videos of one size."
+        )
+    return space

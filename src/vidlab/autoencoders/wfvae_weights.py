@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 CONFIG = "config.json"
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
 LISTED = 5
+SPACE_TIME = "encoder.wavelet_transform_in.h_conv.conv.weight"  # one of the kernels whose gain differs
 OURS = "autoencoder."  # where a checkpoint of vidlab keeps its autoencoder
 SCALES = ("latent_scale", "latent_shift")
 DEFAULT_SCALES = {"latent_scale": (RELEASED_SCALE, "scale"), "latent_shift": (0.0, "shift")}
@@ -145,11 +146,11 @@ def settings_of(config: Mapping[str, Any], source: str = CONFIG) -> dict[str, An
 
 
 def published(folder: str | Path, **settings: Any) -> WFVAE:
-    """The autoencoder of a published folder, of the sizes its ``config.json`` names and with the published wavelets.
+    """The autoencoder of a published folder, of the sizes its ``config.json`` names and with the wavelets it holds.
 
     Args:
         folder: with ``config.json`` and weights.
-        settings: further arguments of ``WFVAE``, such as ``chunk``.
+        settings: further arguments of ``WFVAE``, such as ``chunk``; ``compat`` follows from the wavelets in the file.
 
     Raises:
         UserError: as ``load_weights`` and ``settings_of``.
@@ -157,7 +158,8 @@ def published(folder: str | Path, **settings: Any) -> WFVAE:
     file = Path(folder).expanduser() / CONFIG
     if not file.is_file():
         raise UserError(f"{folder} is not a published autoencoder: it has no {CONFIG}.")
-    return WFVAE(**settings_of(read_json(file), str(file)), **{"compat": True, **settings}, path=str(folder))
+    settings = {"compat": _stored_compat(file.parent), **settings}
+    return WFVAE(**settings_of(read_json(file), str(file)), **settings, path=str(folder))
 
 
 def export_weights(model: WFVAE, folder: str | Path) -> None:
@@ -313,6 +315,13 @@ def _check_kernels(kernels: Mapping[str, Tensor], model: WFVAE, source: str) -> 
     raise UserError(f"{source} holds wavelet kernels that are not Haar's, so vidlab cannot reproduce it.")
 
 
+def _stored_compat(folder: Path) -> bool:
+    """Whether weights were trained with the published wavelets, as those are that hold no kernels."""
+    state, _ = _read(_weights_file(folder))
+    exact, stored = wavelet_kernels(EXACT)[SPACE_TIME], state.get(SPACE_TIME)
+    return stored is None or stored.shape != exact.shape or not torch.allclose(stored.float(), exact, atol=1e-6)
+
+
 def _check_names(state: Mapping[str, Any], own: Mapping[str, Tensor], source: str) -> None:
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
@@ -325,7 +334,10 @@ def _check_names(state: Mapping[str, Any], own: Mapping[str, Tensor], source: st
     found = [f"{len(names)} tensors are {kind} ({', '.join(names[:LISTED])}{', ...' if len(names) > LISTED else ''})"
              for kind, names in kinds.items() if names]  # fmt: skip
     if found:
-        raise UserError(f"{source} does not fit the autoencoder: {'; '.join(found)}.")
+        raise UserError(
+            f"{source} does not fit the autoencoder: {'; '.join(found)}. Give the sizes it was trained with "
+            "(autoencoder.width and so on; a run's are in its config.yaml)."
+        )
 
 
 def _numbers(value: Any, channels: int) -> float | list[float] | None:

@@ -67,12 +67,16 @@ class Evaluation(Callback):
         """Choose the metrics that can be measured.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or what is trained generates nothing.
         """
         from lightning.pytorch.utilities import rank_zero_info
 
+        if not isinstance(pl_module, VideoDiffusion):
+            raise UserError(
+                "callbacks=[default,evaluation] scores generated videos, and an autoencoder generates none. Use "
+                "callbacks=[default]: validations measure its reconstructions."
+            )
         clips = self._clips(trainer)
-        assert isinstance(pl_module, VideoDiffusion)
         known = AtHand(pl_module.clip_shape[0], captions=True, factors=all(clip.factors for clip in clips))
         selection = select(self.metrics, known)
         told = "; ".join(f"{name}: {why}" for name, why in selection.left_out.items())

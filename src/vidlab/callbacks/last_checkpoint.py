@@ -15,6 +15,9 @@ from vidlab.errors import UserError
 class LastCheckpoint(Checkpoint):
     """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps, after the last, and on SIGTERM.
 
+    A validation between a save and the next batch is followed by another save: it may change what is saved (the scale
+    of an autoencoder's latents is measured there).
+
     SIGTERM to any process of a run ends training after the optimiser step in progress (a validation is finished
     first), on all processes after the same one. Lightning's own handler is replaced: it talks to the other processes
     from within the signal, in the middle of whatever they exchange, and it writes no checkpoint.
@@ -35,12 +38,12 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_steps = every_n_steps
         self._saved_step = self._seen_step = -1
-        self._asked = self._stop = False
+        self._asked = self._stop = self._newest = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step a run resumes from is on disk; saving again while gradients accumulate would lose them."""
         self._saved_step = self._seen_step = trainer.global_step
-        self._asked = self._stop = False
+        self._asked = self._stop = self._newest = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)  # Lightning puts the former handler back at its end
 
@@ -51,6 +54,7 @@ class LastCheckpoint(Checkpoint):
         """Stop here rather than at the end of the batch before, whose losses are logged only after its callbacks."""
         if self._stop:
             raise SIGTERMException
+        self._newest = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save at the interval, once per optimiser step, and when asked to stop."""
@@ -63,6 +67,12 @@ class LastCheckpoint(Checkpoint):
         if self._stop:
             self._save(trainer)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save again what was saved before this validation; never in the middle of an accumulation."""
+        if self._newest:
+            self._saved_step = -1
+            self._save(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
         self._save(trainer)
@@ -70,5 +80,5 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._saved_step = trainer.global_step
+        self._saved_step, self._newest = trainer.global_step, True
         trainer.save_checkpoint(self.path, weights_only=False)  # the state of training too

@@ -1,7 +1,7 @@
-"""A trained denoiser as safetensors and JSON: ``python -m vidlab.lab.export <run> <folder>``.
+"""What a run trained as safetensors and JSON: ``python -m vidlab.lab.export <run> <folder>``.
 
-An Open-Sora Plan denoiser is written as its authors publish theirs, with their names, shards and ``config.json``; any
-other as one file of weights beside the configuration it was trained with.
+An Open-Sora Plan denoiser and a WF-VAE are written as their authors publish theirs, with their names, shards and
+``config.json``; any other denoiser as one file of weights beside the configuration it was trained with.
 """
 
 import argparse
@@ -11,6 +11,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.wfvae import WFVAE
+from vidlab.autoencoders.wfvae_weights import export_weights
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_release import export_release, write_release
 from vidlab.errors import UserError
@@ -38,9 +41,21 @@ def export(module: VideoDiffusion, folder: Path, config: str) -> None:
     (folder / "config.json").write_text(json.dumps(OmegaConf.to_container(OmegaConf.create(config)), indent=1) + "\n")
 
 
+def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
+    """Write an autoencoder.
+
+    Raises:
+        UserError: it is of a kind that has no published form, or the folder already holds weights.
+    """
+    if not isinstance(autoencoder, WFVAE):
+        raise UserError(f"The run trained a {type(autoencoder).__name__}; the one autoencoder written is WF-VAE.")
+    export_weights(autoencoder, folder)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Export a run's denoiser as safetensors and JSON."""
-    from vidlab.lab.generate import module_of
+    """Export what a run trained as safetensors and JSON."""
+    from vidlab.lab.evaluation.entries import trained_autoencoder
+    from vidlab.lab.generate import module_of, trained_config
 
     parser = argparse.ArgumentParser(prog="python -m vidlab.lab.export", description=main.__doc__)
     parser.add_argument("run", help="last, a run folder, a checkpoint file or an MLflow run id")
@@ -54,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = OmegaConf.create({"frames": None, "height": None, "width": None, "steps": None})
         settings.weights = found.weights
         state = load_checkpoint(checkpoint)
-        export(module_of(state, checkpoint, settings), found.folder, state["config"])
+        if trained_config(state, checkpoint).get("model"):
+            export(module_of(state, checkpoint, settings), found.folder, state["config"])
+        else:
+            export_autoencoder(trained_autoencoder(state, checkpoint, found.weights), found.folder)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     print(f"{checkpoint} ({found.weights}) -> {found.folder}")

@@ -1,6 +1,7 @@
 """The main job: compose, train, summarise."""
 
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -112,7 +113,9 @@ def find_job(cfg: DictConfig) -> Job:
             "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
         )
     path = f" data.path={cfg.data.path}" if cfg.data.get("path") else ""
-    named = Named(f"data={hydra.runtime.choices.data}{path}", str(hydra.runtime.choices.autoencoder))
+    sizes = [one for one in hydra.overrides.task if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
+    autoencoder = shlex.join([str(hydra.runtime.choices.autoencoder), *sizes])
+    named = Named(f"data={hydra.runtime.choices.data}{path}", autoencoder)
     return Job(Path(hydra.runtime.output_dir), tuple(hydra.overrides.task), resumed, named)
 
 

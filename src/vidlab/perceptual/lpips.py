@@ -24,7 +24,7 @@ _LAYERS: dict[str, tuple[tuple[int, ...], ...]] = {
             *[(512, 3, 1, 1, last) for last in (False, False, True)]),
 }  # fmt: skip
 _PUBLISHED = {"alex": ("AlexNet_0", "asset:lpips-alexnet.ckpt"), "vgg": ("VGG16_0", "asset:lpips-vgg16.ckpt")}
-_MIN_SIZE = {"alex": 35, "vgg": 16}  # smaller images leave some pool nothing to read
+_MIN_SIZE = {"alex": 31, "vgg": 16}  # smaller images leave some pool nothing to read
 
 
 class LPIPS(nn.Module):

@@ -53,9 +53,14 @@ class LatentMoments:
         """By channel."""
         return (self.sums[2] / self.sums[0] - self.mean.square()).clamp(min=0).sqrt()
 
+    @property
+    def together(self) -> "LatentMoments":
+        """As if all channels were one."""
+        return LatentMoments(self.sums.sum(1, keepdim=True))
+
     def scale(self, by_channel: bool) -> LatentScale:
         """The scale of each channel, or one for the channels together."""
-        sums = self if by_channel else LatentMoments(self.sums.sum(1, keepdim=True))
+        sums = self if by_channel else self.together
         channels = self.sums.shape[1] // sums.sums.shape[1]
         scale, shift = (1 / sums.std.clamp(min=LEAST_STD)).tolist(), sums.mean.tolist()
         return LatentScale(tuple(scale * channels), tuple(shift * channels))

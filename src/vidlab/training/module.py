@@ -35,7 +35,7 @@ class Named:
 
     Args:
         data: such as ``data=folder data.path=videos``.
-        autoencoder: the choice alone, such as ``wfvae_nano``.
+        autoencoder: the choice and what was changed in it, such as ``wfvae_nano autoencoder.width=32``; no weights.
     """
 
     data: str

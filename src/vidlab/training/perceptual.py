@@ -8,8 +8,6 @@ from vidlab.assets import AssetError
 from vidlab.errors import UserError
 from vidlab.perceptual.lpips import LPIPS, Net, load_lpips
 
-SMALLEST = {"alex": 35, "vgg": 16}  # pixels a side that the trunks' pools leave something to read
-
 
 def lpips(net: Net = "alex", weights: str | None = None) -> LPIPS:
     """LPIPS with trained weights.
@@ -27,17 +25,16 @@ def lpips(net: Net = "alex", weights: str | None = None) -> LPIPS:
         raise UserError(f"task.perceptual: {error} task.perceptual=null trains without LPIPS.") from error
 
 
-def check_size(network: LPIPS | None, clip_shape: tuple[int, int, int]) -> None:
+def check_size(network: LPIPS | None, height: int, width: int) -> None:
     """Refuse frames that LPIPS cannot read.
 
     Raises:
-        UserError: (frames, height, width) with a side too small.
+        UserError: a side in pixels is too small.
     """
-    least = 0 if network is None else SMALLEST[network.net]
-    if network is not None and min(clip_shape[1:]) < least:
+    if network is not None and min(height, width) < network.least_side:
         raise UserError(
-            f"data.height={clip_shape[1]}, data.width={clip_shape[2]}: LPIPS ({network.net}) reads frames of at least "
-            f"{least} pixels a side. Use larger ones, or task.perceptual=null."
+            f"data.height={height}, data.width={width}: LPIPS ({network.net}) reads frames of at least "
+            f"{network.least_side} pixels a side. Use larger ones, or task.perceptual=null."
         )
 
 

@@ -50,7 +50,8 @@ class VideoAutoencoder(ClipModule):
     make one turn and one optimiser step.
 
     Each validation measures mean and standard deviation of the latents of the held-out clips, with the averaged weights
-    where there are any, and stores the scale and shift that give them unit variance in the autoencoder.
+    where there are any, and stores the scale and shift that give them unit variance in the autoencoder; mean and
+    standard deviation of every channel, before scaling, are in checkpoints as ``latents``.
 
     Args:
         autoencoder: a ``LearnedAutoencoder``; all of it is trained.
@@ -113,7 +114,7 @@ class VideoAutoencoder(ClipModule):
                 raise UserError(f"task.{name}={value} must be {least} or more.")
         if latent_scale not in SCALES:
             raise UserError(f"task.latent_scale={latent_scale}: choose {', '.join(SCALES)}.")
-        check_size(perceptual, clip_shape)
+        check_size(perceptual, *clip_shape[1:])
         autoencoder.latent_shape(*clip_shape)
         self.autoencoder: Any = autoencoder
         self.clip_shape = clip_shape
@@ -132,6 +133,7 @@ class VideoAutoencoder(ClipModule):
         self._base_lrs = []
         self._keys: list[str] = []
         self._moments: LatentMoments | None = None
+        self.latent_moments: LatentMoments | None = None
 
     def configure_model(self) -> None:
         """Nothing is left to build."""
@@ -145,13 +147,35 @@ class VideoAutoencoder(ClipModule):
         # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, lambda step: factor(step)) for o in optimizers]
 
+    def setup(self, stage: str) -> None:
+        """Refuse settings of the Trainer that Lightning leaves to modules with two optimisers.
+
+        Raises:
+            UserError: naming the setting that does the same here.
+        """
+        if self.trainer.accumulate_grad_batches != 1:
+            raise UserError(
+                f"trainer.accumulate_grad_batches={self.trainer.accumulate_grad_batches}: two optimisers take turns "
+                f"here. Use task.accumulate={self.trainer.accumulate_grad_batches}."
+            )
+        if self.trainer.gradient_clip_val is not None:
+            raise UserError(
+                f"trainer.gradient_clip_val={self.trainer.gradient_clip_val}: two optimisers take turns here. Use "
+                "optimizer.clip_norm and task.discriminator_optimizer.clip_norm."
+            )
+
     def on_fit_start(self) -> None:
         """Refuse what cannot work before anything is computed.
 
         Raises:
-            UserError: no held-out clips, a precision that scales gradients, or DDP that waits for unused ones.
+            UserError: no held-out clips, buckets too small for LPIPS, a precision that scales gradients, or DDP that
+                waits for unused ones.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(data, "bucketing", None) is not None:
+            shapes = data.training_shapes
+            for side in zip(shapes.height[shapes.kept], shapes.width[shapes.kept], strict=True):
+                check_size(self.perceptual, *map(int, side))
         if self.latent_scale != "keep" and getattr(data, "val_clips", 1) == 0:
             raise UserError(
                 "data.val_clips=0: the scale of the latents is measured on held-out clips. Hold some out, or set "
@@ -280,7 +304,8 @@ class VideoAutoencoder(ClipModule):
             return
         sums = self.trainer.strategy.reduce(self._moments.sums.to(torch.float64), reduce_op="sum")
         moments, self._moments = LatentMoments(sums), None
-        self.log("val/latent_std", moments.scale(by_channel=False).scale[0] ** -1)
+        self.log("val/latent_std", moments.together.std.item())
+        self.latent_moments = moments
         if self.latent_scale != "keep":
             found = moments.scale(by_channel=self.latent_scale == "channel")
             self.autoencoder.set_latent_scale(found.scale, found.shift)
@@ -321,6 +346,9 @@ class VideoAutoencoder(ClipModule):
         """Add what the players know, with gradients that wait for more."""
         super().on_save_checkpoint(checkpoint)
         unfinished = self.trainer.global_step % self.accumulate != 0
+        if self.latent_moments is not None:
+            found = self.latent_moments
+            checkpoint["latents"] = {"mean": found.mean.tolist(), "std": found.std.tolist()}
         checkpoint["players"] = {player.name: player.state(unfinished) for player in self.players}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,12 +15,13 @@ from vidlab.errors import DataError, UserError
 from vidlab.lab.evaluation.autoencoders import usable_metrics
 from vidlab.lab.evaluation.entries import Entry, build_entry, choices
 from vidlab.lab.evaluation.reconstruction import Cost, Setup, reconstruct_held_out, write_originals
-from vidlab.lab.evaluation.reconstruction_report import Subject, notes, side_by_side_table
+from vidlab.lab.evaluation.reconstruction_report import Subject, notes, side_by_side_table, write_channels
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.scoring import Scores, score
 from vidlab.metrics.lpips import VideoLPIPS
 from vidlab.metrics.psnr import PSNR
 from vidlab.perceptual.lpips import LPIPS
+from vidlab.training.latent_moments import LatentMoments
 
 CONF = Path(__file__).parents[3] / "conf"
 SETUP = Setup("cpu", "32-true", 8.0)
@@ -57,7 +58,7 @@ def test_metrics_that_need_larger_frames_are_left_out_by_name(tmp_path):
     metrics = {"lpips": VideoLPIPS(LPIPS("alex").eval()), "psnr": PSNR()}
     scores = score(metrics, originals, (), originals=originals)
     assert list(scores.results) == ["psnr"] and scores.results["psnr"].value == 100
-    assert scores.not_measured["lpips"].startswith("it needs 35 pixels a side, and the clips have 16")
+    assert scores.not_measured["lpips"].startswith("it needs 31 pixels a side, and the clips have 16")
     enlarged = {"lpips": VideoLPIPS(LPIPS("alex").eval(), size=(36, 36))}
     assert score(enlarged, originals, (), originals=originals).results["lpips"].value == 0
 
@@ -102,17 +103,34 @@ def test_costs_by_hand(tmp_path):
 
 def subject(name: str, **changes) -> Subject:
     cost = Cost(1_234_567, (8, 3, 8, 8), (9, 64, 64), (9, 64, 64), 10.0, 20.0, 30.4, None, 2)
-    return Subject(Evaluated(name, name, (), Scores()), replace(cost, **changes))
+    # two channels, four values each: 1 and 3 twice over, and 0
+    moments = LatentMoments(torch.tensor([[4.0, 4.0], [8.0, 0.0], [20.0, 0.0]], dtype=torch.float64))
+    return Subject(Evaluated(name, name, (), Scores()), replace(cost, **changes), moments)
 
 
 def test_the_table_and_what_it_says():
     subjects = [subject("a"), subject("b", padded=(9, 72, 64))]
     text = side_by_side_table(subjects)
-    assert "| a | 8 x 3 x 8 x 8 | 1536 | 72 | 1,234,567 | 10 | 20 | 30 | - |" in text
+    assert "| a | 8 x 3 x 8 x 8 | 1.22 | 1536 | 72 | 1,234,567 | 10 | 20 | 30 | - |" in text
     told = notes(subjects, SETUP)
     assert told[-1].startswith("- b does not take 9 x 64 x 64: the last row was repeated to 9 x 72 x 64")
-    assert len(told) == 4
+    assert len(told) == 5
     assert "decode_peak_mib" not in subjects[0].facts()
+    assert subjects[0].facts()["latent_mean"] == 1 and subjects[0].facts()["latent_std"] == pytest.approx(1.5**0.5)
+
+
+def test_moments_of_every_channel(tmp_path):
+    rows = write_channels(tmp_path / "latents.csv", [subject("a")]).read_text().splitlines()
+    assert rows == ["subject,channel,mean,std", "a,0,2.0,1.0", "a,1,0.0,0.0"]
+
+
+def test_latents_are_measured_on_every_clip_once(tmp_path):
+    clips = [batch(), batch()]
+    made = reconstruct_held_out(Entry("haar", "", Haar(1, 4, 4)), clips, tmp_path, SETUP, lambda _: None)
+    latents = torch.cat([Haar(1, 4, 4).encode(one.pixels) for one in clips])
+    assert made.latents.sums[0].tolist() == [latents[:, 0].numel()] * latents.shape[1]
+    torch.testing.assert_close(made.latents.mean.float(), latents.mean((0, 2, 3, 4)))
+    torch.testing.assert_close(made.latents.std.float(), latents.std((0, 2, 3, 4), correction=0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture
@@ -134,10 +152,11 @@ def test_choices_and_their_settings(cfg):
 def test_published_folders(cfg, tmp_path):
     model = WFVAE(**TINY)
     export_weights(model, tmp_path / "published")
-    with pytest.raises(UserError, match=r"autoencoder\.compat=false"):  # published wavelets have four digits
-        build_entry(str(tmp_path / "published"), cfg)
+    exact = build_entry(str(tmp_path / "published"), cfg).autoencoder
     export_weights(WFVAE(**TINY, compat=True), tmp_path / "released")
     found = build_entry("released", cfg)
+    assert isinstance(exact, WFVAE) and not exact.compat  # published wavelets have four digits
+    assert isinstance(found.autoencoder, WFVAE) and found.autoencoder.compat
     assert found.name == "released" and isinstance(found.autoencoder, WFVAE) and not found.autoencoder.training
     (tmp_path / "released" / "config.json").write_text('{"_class_name": "VQModel"}')
     with pytest.raises(UserError, match=r"holds a VQModel; vidlab reads WFVAEModel, AutoencoderKL"):

@@ -252,9 +252,6 @@ def test_a_missing_folder_is_named_with_what_is_expected(copy, name):
 def test_a_folder_that_is_not_set_or_not_there():
     refused(r"system.path is not set: give the folder of the release, or system.denoiser=")
     refused(r"system.denoiser=.*there is no such folder", "system.path=/nowhere")
-    refused(
-        r"system.vae=./here: there is no such folder", "system.vae=./here", "system.denoiser=/nowhere"
-    ) if False else None
 
 
 def test_the_image_to_video_denoiser_is_needed_for_images(copy):

@@ -52,7 +52,7 @@ def evaluate_autoencoders(cfg: DictConfig, folder: Path) -> None:
         )  # fmt: skip
         store_scores(cfg.tracking_uri, evaluated[-1])
     named = distinct(evaluated)
-    subjects = [Subject(one, many.cost) for one, many in zip(named, made, strict=True)]
+    subjects = [Subject(one, many.cost, many.latents) for one, many in zip(named, made, strict=True)]
     files = write_reconstruction_report(folder, subjects, originals, setup, str(data.name))
     store_evaluation(cfg.tracking_uri, cfg.name, folder, [(s.evaluated, s.facts()) for s in subjects], files)
 

@@ -126,6 +126,30 @@ def _built(node: DictConfig, cfg: DictConfig) -> Autoencoder:
     return built
 
 
+def trained_autoencoder(state: Mapping[str, Any], checkpoint: Path, weights: str) -> Autoencoder:
+    """The autoencoder that a run trained.
+
+    Args:
+        state: the checkpoint's content.
+        checkpoint: its file.
+        weights: ``ema``, averaged where the run kept averages, or ``raw``.
+
+    Raises:
+        UserError: other ``weights``.
+    """
+    if weights not in ("ema", "raw"):
+        raise UserError(f"weights={weights}: choose ema or raw.")
+    node = trained_config(state, checkpoint)[GROUP].copy()
+    with open_dict(node):
+        node.path = str(checkpoint)
+    autoencoder = instantiate(node, GROUP)
+    assert isinstance(autoencoder, Autoencoder)
+    if weights == "raw":
+        own = {name.removeprefix(OURS): value for name, value in state["state_dict"].items() if name.startswith(OURS)}
+        autoencoder.load_state_dict(own)
+    return autoencoder
+
+
 def _from_run(reference: str, cfg: DictConfig) -> Entry:
     try:
         run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="autoencoders")
@@ -133,16 +157,10 @@ def _from_run(reference: str, cfg: DictConfig) -> Entry:
         raise UserError(f"{error} A choice is one of {', '.join(choices())}.") from error
     state = load_checkpoint(run.checkpoint)
     trained = trained_config(state, run.checkpoint)
-    own = {name.removeprefix(OURS): value for name, value in state["state_dict"].items() if name.startswith(OURS)}
-    node = trained[GROUP].copy()
-    if own:  # else a denoiser's run, whose frozen autoencoder is elsewhere
-        with open_dict(node):
-            node.path = str(run.checkpoint)
-    autoencoder = _built(node, cfg)
-    if own and cfg.weights == "raw":
-        autoencoder.load_state_dict(own)
-    elif cfg.weights not in ("ema", "raw"):
-        raise UserError(f"weights={cfg.weights}: choose ema or raw.")
+    if any(name.startswith(OURS) for name in state["state_dict"]):
+        autoencoder = trained_autoencoder(state, run.checkpoint, cfg.weights)
+    else:  # a denoiser's run, whose frozen autoencoder is elsewhere
+        autoencoder = _built(trained[GROUP].copy(), cfg)
     record = read_run_record(run.folder)
     name = f"{record.experiment}/{run.folder.name}" if record else run.folder.name
     return Entry(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.autoencoders.padding import decode_cut, encode_padded
 from vidlab.clip import ClipBatch
 from vidlab.data.media import write_lossless_mp4
@@ -20,6 +20,7 @@ from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.evaluation.entries import Entry
 from vidlab.lab.footprint import Footprint, measured, timed
 from vidlab.lab.generate import autocast
+from vidlab.training.latent_moments import LatentMoments
 
 TIMINGS = 3  # at least; a batch is repeated where there are fewer
 
@@ -77,10 +78,11 @@ class Cost:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """The reconstructions of one autoencoder, and what they took."""
+    """The reconstructions of one autoencoder, what they took, and how its latents are distributed."""
 
     clips: Sequence[ScoredClip]
     cost: Cost
+    latents: LatentMoments
 
 
 def write_originals(batches: Sequence[ClipBatch], folder: Path, fps: float) -> list[ScoredClip]:
@@ -113,20 +115,23 @@ def reconstruct_held_out(
                 raise DataError(f"{entry.name} makes NaN pixels of clip {batch.keys[0]} or one beside it.")
             clips += _write(batch, pixels.cpu(), folder, setup.fps, len(clips))
             advance(len(batch))
+        moments = clock.moments
+        assert moments is not None
         while len(clock.encoding) < TIMINGS:
             clock.run(decoded(batches[0]))
     write_record(folder, clips)
     autoencoder.to("cpu")
-    return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first))
+    return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first), moments)
 
 
 class _Clock:
-    """Frames per second of every batch but the first time."""
+    """Frames per second of every batch but the first time, and moments of the latents that pass."""
 
     def __init__(self, autoencoder: Autoencoder, setup: Setup) -> None:
         self.autoencoder, self.setup = autoencoder, setup
         self.encoding: list[float] = []
         self.decoding: list[float] = []
+        self.moments: LatentMoments | None = None
 
     def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[Footprint, Footprint]:
         """Memory of both ways; the time is not counted, as first calls choose their kernels."""
@@ -136,10 +141,12 @@ class _Clock:
         return down, up
 
     def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
-        """The reconstruction; its speed is kept."""
+        """The reconstruction; its speed and its latents' moments are kept."""
         clip, device = pixels.to(self.setup.device), self.setup.device
         latents, down = timed(lambda: encode_padded(self.autoencoder, clip), device)
         made, up = timed(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        moments = LatentMoments.of(Posterior(latents.float(), None))
+        self.moments = moments if self.moments is None else self.moments + moments
         frames = clip.shape[0] * clip.shape[2]
         self.encoding.append(frames / down)
         self.decoding.append(frames / up)

@@ -18,6 +18,7 @@ from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.precision import resolve_precision
 from vidlab.lab.provenance import collect
 from vidlab.metrics.base import key_number
+from vidlab.training.latent_moments import LatentMoments
 
 SHOWN = 4  # clips in the pictures
 FRAMES_SHOWN = 9  # of a clip, in the contact sheet
@@ -25,17 +26,20 @@ FRAMES_SHOWN = 9  # of a clip, in the contact sheet
 
 @dataclass(frozen=True)
 class Subject:
-    """An autoencoder's scores and what it costs."""
+    """An autoencoder's scores, what it costs, and how its latents of these clips are distributed."""
 
     evaluated: Evaluated
     cost: Cost
+    latents: LatentMoments
 
     def facts(self) -> dict[str, float]:
-        """What it costs, as numbers by name; what the system does not tell is left out."""
+        """Costs and moments of the latents as numbers by name; what the system does not tell is left out."""
         cost = self.cost
         found = {
             "parameters": float(cost.parameters),
             "latent_values": float(cost.values),
+            "latent_mean": self.latents.together.mean.item(),
+            "latent_std": self.latents.together.std.item(),
             "compression": cost.compression,
             "encode_frames_per_second": cost.encode_rate,
             "decode_frames_per_second": cost.decode_rate,
@@ -62,17 +66,18 @@ def write_reconstruction_report(
     head = ["\n".join(["# Autoencoders", "", about, "", side_by_side_table(subjects), "", *notes(subjects, setup), ""])]
     folder.mkdir(parents=True, exist_ok=True)
     facts = write_facts(folder / "autoencoders.csv", subjects)
+    channels = write_channels(folder / "latents.csv", subjects)
     pictures = write_side_by_side(folder, subjects, originals, setup.fps)
     write_report(folder, [subject.evaluated for subject in subjects], head)
-    print(f"  side by side {', '.join(str(path) for path in pictures)}; costs in {facts}")
-    return [folder / "report.md", folder / "scores.csv", folder / "clips.csv", facts, *pictures]
+    print(f"  side by side {', '.join(str(path) for path in pictures)}; costs in {facts}, latents in {channels}")
+    return [folder / "report.md", folder / "scores.csv", folder / "clips.csv", facts, channels, *pictures]
 
 
 def side_by_side_table(subjects: Sequence[Subject]) -> str:
     """One row for each autoencoder, as Markdown; a dash where something was not measured."""
     metrics = _metrics(subjects)
-    columns = ["autoencoder", *metrics, "latent", "values", "compression", "parameters", "encode frames/s",
-               "decode frames/s", "encode MiB", "decode MiB"]  # fmt: skip
+    columns = ["autoencoder", *metrics, "latent", "latent std", "values", "compression", "parameters",
+               "encode frames/s", "decode frames/s", "encode MiB", "decode MiB"]  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     return "\n".join(lines + [f"| {' | '.join(_cells(subject, metrics))} |" for subject in subjects])
 
@@ -87,8 +92,9 @@ def _cells(subject: Subject, metrics: Sequence[str]) -> list[str]:
     latent = " x ".join(str(size) for size in cost.latent)
     memory = ["-" if most is None else f"{most:.0f}" for most in (cost.encode_mib, cost.decode_mib)]
     return [
-        subject.evaluated.name, *values, latent, str(cost.values), f"{cost.compression:.3g}", f"{cost.parameters:,}",
-        f"{cost.encode_rate:.4g}", f"{cost.decode_rate:.4g}", *memory,
+        subject.evaluated.name, *values, latent, f"{subject.latents.together.std.item():.3g}", str(cost.values),
+        f"{cost.compression:.3g}", f"{cost.parameters:,}", f"{cost.encode_rate:.4g}", f"{cost.decode_rate:.4g}",
+        *memory,
     ]  # fmt: skip
 
 
@@ -104,6 +110,8 @@ def notes(subjects: Sequence[Subject], setup: Setup) -> list[str]:
         + ("by tensors on the GPU." if device == "cuda" else "by the process, the latents or pixels made included."),
         "- Values are the numbers in a clip's latents; compression is 3 x frames x height x width over values. Pixels "
         "were rounded to 8 bits before they were compared.",
+        "- Latent std is that of all latents together, as a denoiser gets them: about 1 suits one. latents.csv has "
+        "the mean and std of every channel.",
     ]
     for subject in subjects:
         cost = subject.cost
@@ -140,6 +148,17 @@ def write_facts(path: Path, subjects: Sequence[Subject]) -> Path:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
+    return path
+
+
+def write_channels(path: Path, subjects: Sequence[Subject]) -> Path:
+    """Mean and standard deviation of the latents, one row for each autoencoder and channel."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["subject", "channel", "mean", "std"])
+        for subject in subjects:
+            moments = zip(subject.latents.mean.tolist(), subject.latents.std.tolist(), strict=True)
+            writer.writerows([subject.evaluated.name, channel, *pair] for channel, pair in enumerate(moments))
     return path
 
 
