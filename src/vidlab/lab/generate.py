@@ -1,6 +1,6 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ def module_of(state: dict[str, Any], checkpoint: Path, cfg: DictConfig) -> Video
     return module.eval()
 
 
-def trained_config(state: dict[str, Any], checkpoint: Path) -> DictConfig:
+def trained_config(state: Mapping[str, Any], checkpoint: Path) -> DictConfig:
     """The configuration a checkpoint was trained with.
 
     Raises:
