@@ -59,7 +59,7 @@ ABSENT = {
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
 ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
 # groups whose choices do not stand at the top
-PLACED = {"bucketing": "bucketing@data.bucketing", "frames": "frames@_global_"}
+PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -67,7 +67,7 @@ WITH = {
     "init/image_to_video": ["init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
-    "frames/causal": ["autoencoder=trilinear"],
+    "lengths/causal": ["autoencoder=trilinear"],
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
     "guidance/prompt": ["conditioning=frame_replacement"],
 }

@@ -286,7 +286,7 @@ def run_print(bench: Bench, words: list[str]) -> None:
     before = bench.count("runs/*/*")
     done = bench.python(words)
     groups = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
-    assert all(re.search(rf"\b{name}\b", done.out) for name in groups - {"experiment", "metrics", "system"})
+    assert all(re.search(rf"\b{name}\b", done.out) for name in groups - {"experiment", "lengths", "metrics", "system"})
     assert bench.count("runs/*/*") == before
     composed = yaml.safe_load(done.out) if "--cfg" in words else {}
     for word in (word for word in words if "=" in word and composed):

@@ -69,18 +69,8 @@ def test_what_a_validation_measures_is_in_the_checkpoint_of_its_step(make_module
         callbacks=[Measures(), saves, LastCheckpoint(str(tmp_path), 2)], enable_checkpointing=True,
     )  # fmt: skip
     trainer.fit(module, batches(make_batch, 4), [make_batch("cd")])
-    assert saves.steps == [2, 2, 4, 4]
+    assert saves.steps == [2, 4, 4]
     assert load_checkpoint(tmp_path / "last.ckpt")["state_dict"]["measured"] == 4
-
-
-def test_no_checkpoint_is_written_while_gradients_accumulate(make_module, make_batch, make_trainer, tmp_path):
-    saves = Saves()
-    trainer = make_trainer(
-        max_steps=2, accumulate_grad_batches=3, val_check_interval=2, check_val_every_n_epoch=None,
-        callbacks=[saves, LastCheckpoint(str(tmp_path), 1)], plugins=[AtomicCheckpointIO()], enable_checkpointing=True,
-    )  # fmt: skip
-    trainer.fit(make_module(), batches(make_batch, 6), [make_batch("cd")])
-    assert saves.steps == [1, 2, 2]  # validations after batches 2, 4 and 6; optimiser steps after 3 and 6
 
 
 def test_an_interval_is_at_least_one_step():

@@ -15,8 +15,9 @@ from vidlab.errors import UserError
 class LastCheckpoint(Checkpoint):
     """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps, after the last, and on SIGTERM.
 
-    A validation between a save and the next batch is followed by another save: it may change what is saved (the scale
-    of an autoencoder's latents is measured there).
+    At the end a validation since the last save is followed by another save: it may change what is saved (the scale of
+    an autoencoder's latents is measured there). In mid-training it is not: what is measured then is one validation old in the file, and
+    measured anew by the next.
 
     SIGTERM to any process of a run ends training after the optimiser step in progress (a validation is finished
     first), on all processes after the same one. Lightning's own handler is replaced: it talks to the other processes
@@ -38,12 +39,12 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_steps = every_n_steps
         self._saved_step = self._seen_step = -1
-        self._asked = self._stop = self._newest = False
+        self._asked = self._stop = self._outdated = self._trained = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step a run resumes from is on disk; saving again while gradients accumulate would lose them."""
         self._saved_step = self._seen_step = trainer.global_step
-        self._asked = self._stop = self._newest = False
+        self._asked = self._stop = self._outdated = self._trained = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)  # Lightning puts the former handler back at its end
 
@@ -54,7 +55,9 @@ class LastCheckpoint(Checkpoint):
         """Stop here rather than at the end of the batch before, whose losses are logged only after its callbacks."""
         if self._stop:
             raise SIGTERMException
-        self._newest = False
+        self._trained = True
+        # the x axis of logs: Lightning restores it one too high from a checkpoint written after the last step
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Save at the interval, once per optimiser step, and when asked to stop."""
@@ -68,17 +71,17 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save again what was saved before this validation; never in the middle of an accumulation."""
-        if self._newest:
-            self._saved_step = -1
-            self._save(trainer)
+        """Note that the file is older than this."""
+        self._outdated = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
+        if self._outdated and self._trained:
+            self._saved_step = -1
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._saved_step, self._newest = trainer.global_step, True
+        self._saved_step, self._outdated = trainer.global_step, False
         trainer.save_checkpoint(self.path, weights_only=False)  # the state of training too
