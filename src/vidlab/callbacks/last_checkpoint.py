@@ -16,8 +16,8 @@ class LastCheckpoint(Checkpoint):
     """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps, after the last, and on SIGTERM.
 
     At the end a validation since the last save is followed by another save: it may change what is saved (the scale of
-    an autoencoder's latents is measured there). In mid-training it is not: what is measured then is one validation old in the file, and
-    measured anew by the next.
+    an autoencoder's latents is measured there). In mid-training it is not: what is measured then is one validation old
+    in the file, and measured anew by the next.
 
     SIGTERM to any process of a run ends training after the optimiser step in progress (a validation is finished
     first), on all processes after the same one. Lightning's own handler is replaced: it talks to the other processes
