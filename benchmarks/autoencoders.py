@@ -5,7 +5,8 @@ compression as S (the size of Stable Diffusion's, with 2 channels: 3 x 8 x 8 / 2
 causal autoencoders of full 3D convolutions (Allegro's is not among them: diffusers runs it in tiles of 24 x 320 x 320
 only), all with random weights of the published sizes. Each contestant lives in a process of its own, which sleeps while
 another works; rounds take turns, so that a change in the machine's load meets all. Memory is the most that a process
-holds above itself with its weights and the clip, in its first round, which is not timed.
+holds above itself with its weights and the clip, in its first round, which is not timed. The others are built by
+diffusers, which vidlab needs for nothing else here: pip install diffusers==0.42.1. Without it they are left out.
 
     python benchmarks/autoencoders.py [--frames 17] [--side 64] [--rounds 3] [--dtype float32] [--only wfvae_s ...]
 """
@@ -16,6 +17,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -80,6 +82,9 @@ CONTESTANTS: Mapping[str, Callable[[], Coder]] = {
     "cogvideox": partial(of_diffusers, "AutoencoderKLCogVideoX"),
     "hunyuan": partial(of_diffusers, "AutoencoderKLHunyuanVideo"),
 }
+
+
+OURS = tuple(name for name in CONTESTANTS if name.startswith("wfvae"))
 
 
 @dataclass(frozen=True)
@@ -187,12 +192,18 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64, help="a multiple of 8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--only", nargs="+", choices=tuple(CONTESTANTS), default=list(CONTESTANTS))
+    parser.add_argument("--only", nargs="+", choices=tuple(CONTESTANTS))
     arguments = parser.parse_args()
     if arguments.frames % 4 != 1 or arguments.side % 8:
         parser.error("--frames is 1 plus a multiple of 4, --side a multiple of 8")
+    names = arguments.only or list(CONTESTANTS if find_spec("diffusers") else OURS)
+    others = [name for name in CONTESTANTS if name not in OURS]
+    if not find_spec("diffusers"):
+        if set(names) & set(others):
+            parser.error(f"--only {' '.join(names)}: {', '.join(others)} need pip install diffusers==0.42.1")
+        print(f"{', '.join(others)} are left out: to compare with them, pip install diffusers==0.42.1", flush=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    rows = measure(arguments.only, Case(arguments.frames, arguments.side, arguments.dtype, device), arguments.rounds)
+    rows = measure(names, Case(arguments.frames, arguments.side, arguments.dtype, device), arguments.rounds)
     for one in rows:
         print(*(f"{key} {value}" for key, value in one.items()), sep="  ")
     print(*ratios(rows), sep="\n")
