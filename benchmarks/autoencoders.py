@@ -82,9 +82,8 @@ CONTESTANTS: Mapping[str, Callable[[], Coder]] = {
     "cogvideox": partial(of_diffusers, "AutoencoderKLCogVideoX"),
     "hunyuan": partial(of_diffusers, "AutoencoderKLHunyuanVideo"),
 }
-
-
 OURS = tuple(name for name in CONTESTANTS if name.startswith("wfvae"))
+OTHERS = tuple(name for name in CONTESTANTS if name not in OURS)
 
 
 @dataclass(frozen=True)
@@ -163,8 +162,8 @@ def ratios(rows: Sequence[Mapping[str, str]]) -> list[str]:
     """WF-VAE's encoding throughput and memory over every other's, beside the published ones."""
     by_name = {one["autoencoder"]: one for one in rows}
     lines = []
-    for ours in (name for name in by_name if name.startswith("wfvae")):
-        for other in (name for name in by_name if not name.startswith("wfvae")):
+    for ours in (name for name in by_name if name in OURS):
+        for other in (name for name in by_name if name in OTHERS):
             a, b = by_name[ours], by_name[other]
             faster, up = (float(b[key]) / float(a[key]) for key in ("encode_s", "decode_s"))
             known = a["encode_mib"] and b["encode_mib"]
@@ -196,12 +195,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.frames % 4 != 1 or arguments.side % 8:
         parser.error("--frames is 1 plus a multiple of 4, --side a multiple of 8")
-    names = arguments.only or list(CONTESTANTS if find_spec("diffusers") else OURS)
-    others = [name for name in CONTESTANTS if name not in OURS]
+    names = arguments.only or list(CONTESTANTS)
     if not find_spec("diffusers"):
-        if set(names) & set(others):
-            parser.error(f"--only {' '.join(names)}: {', '.join(others)} need pip install diffusers==0.42.1")
-        print(f"{', '.join(others)} are left out: to compare with them, pip install diffusers==0.42.1", flush=True)
+        if arguments.only and set(names) & set(OTHERS):
+            parser.error(f"--only {' '.join(names)}: {', '.join(OTHERS)} need pip install diffusers==0.42.1")
+        if not arguments.only:
+            print(f"{', '.join(OTHERS)} are left out: to compare with them, pip install diffusers==0.42.1", flush=True)
+            names = list(OURS)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rows = measure(names, Case(arguments.frames, arguments.side, arguments.dtype, device), arguments.rounds)
     for one in rows:

@@ -4,6 +4,7 @@ from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -292,6 +293,21 @@ def test_bad_settings():
         LossWeights(kl=-1)
     with pytest.raises(UserError, match=r"LPIPS \(alex\) reads frames of at least 31 .*task\.perceptual=null"):
         tiny_module(perceptual=LPIPS("alex"))
+
+
+def test_the_smallest_bucket_decides_whether_lpips_can_read_it():
+    module = tiny_module(perceptual=LPIPS("vgg"))
+    shapes = SimpleNamespace(
+        height=np.array([64, 24, 8]), width=np.array([64, 64, 8]), kept=np.array([True, True, False])
+    )
+    module._trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(bucketing=object(), training_shapes=shapes, val_clips=1),
+        precision_plugin=None, strategy=None,
+    )  # fmt: skip
+    module.on_fit_start()  # the clip of 8 pixels is in no bucket
+    shapes.height[1] = 8
+    with pytest.raises(UserError, match=r"data\.height=8, data\.width=64: LPIPS \(vgg\) reads frames of at least 16"):
+        module.on_fit_start()
 
 
 def test_it_can_be_trained_further_but_not_as_another_model(batches, make_trainer, tmp_path):

@@ -96,11 +96,11 @@ class DecodingStream:
             UserError: latents of other channels or another size than before, or after ``finish``.
         """
         model = self.autoencoder
-        self._space = _same_space(latents, self._space)
         if self._finished:
             raise UserError("The video was finished; a new one needs a new DecodingStream.")
-        if latents.shape[1] != model.channels:
-            raise UserError(f"latents have {latents.shape[1]} channels, the autoencoder's have {model.channels}.")
+        if latents.shape[2]:
+            model.check_latents(latents)
+        self._space = _same_space(latents, self._space)
         if not latents.shape[2]:
             height, width = latents.shape[3] * model.stride.height, latents.shape[4] * model.stride.width
             return latents.new_empty(latents.shape[0], 3, 0, height, width, dtype=torch.float32)

@@ -39,12 +39,12 @@ class LastCheckpoint(Checkpoint):
         self.path = Path(dirpath) / "last.ckpt"
         self.every_n_steps = every_n_steps
         self._saved_step = self._seen_step = -1
-        self._asked = self._stop = self._outdated = self._trained = False
+        self._asked = self._stop = self._newest = self._outdated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The step a run resumes from is on disk; saving again while gradients accumulate would lose them."""
         self._saved_step = self._seen_step = trainer.global_step
-        self._asked = self._stop = self._outdated = self._trained = False
+        self._asked = self._stop = self._newest = self._outdated = False
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)  # Lightning puts the former handler back at its end
 
@@ -55,7 +55,7 @@ class LastCheckpoint(Checkpoint):
         """Stop here rather than at the end of the batch before, whose losses are logged only after its callbacks."""
         if self._stop:
             raise SIGTERMException
-        self._trained = True
+        self._newest = self._outdated = False
         # the x axis of logs: Lightning restores it one too high from a checkpoint written after the last step
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
@@ -71,17 +71,17 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the file is older than this."""
-        self._outdated = True
+        """Note that the file is older than this; one that is batches behind is left, as gradients may be waiting."""
+        self._outdated = self._newest
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end."""
-        if self._outdated and self._trained:
+        if self._outdated:
             self._saved_step = -1
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._saved_step, self._outdated = trainer.global_step, False
+        self._saved_step, self._newest = trainer.global_step, True
         trainer.save_checkpoint(self.path, weights_only=False)  # the state of training too

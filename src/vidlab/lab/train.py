@@ -112,11 +112,15 @@ def find_job(cfg: DictConfig) -> Job:
             "trainer=ddp with more than one device cannot be launched by --multirun: each process would start the "
             "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
         )
+    overrides = tuple(hydra.overrides.task)
+    return Job(Path(hydra.runtime.output_dir), overrides, resumed, _as_typed(cfg, hydra.runtime.choices, overrides))
+
+
+def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) -> Named:
+    """How a later command asks for this run's data and for an autoencoder of its sizes."""
     path = f" data.path={cfg.data.path}" if cfg.data.get("path") else ""
-    sizes = [one for one in hydra.overrides.task if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
-    autoencoder = shlex.join([str(hydra.runtime.choices.autoencoder), *sizes])
-    named = Named(f"data={hydra.runtime.choices.data}{path}", autoencoder)
-    return Job(Path(hydra.runtime.output_dir), tuple(hydra.overrides.task), resumed, named)
+    sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
+    return Named(f"data={choices.data}{path}", shlex.join([str(choices.autoencoder), *sizes]))
 
 
 def _launches_processes(cfg: DictConfig) -> bool:

@@ -133,7 +133,7 @@ class VideoAutoencoder(ClipModule):
         self._base_lrs = []
         self._keys: list[str] = []
         self._moments: LatentMoments | None = None
-        self.latent_moments: LatentMoments | None = None
+        self.latents: dict[str, list[float]] = {}
 
     def configure_model(self) -> None:
         """Nothing is left to build."""
@@ -172,10 +172,9 @@ class VideoAutoencoder(ClipModule):
                 waits for unused ones.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(data, "bucketing", None) is not None:
+        if self.perceptual is not None and getattr(data, "bucketing", None) is not None:
             shapes = data.training_shapes
-            for side in zip(shapes.height[shapes.kept], shapes.width[shapes.kept], strict=True):
-                check_size(self.perceptual, *map(int, side))
+            check_size(self.perceptual, *(int(side[shapes.kept].min()) for side in (shapes.height, shapes.width)))
         if self.latent_scale != "keep" and getattr(data, "val_clips", 1) == 0:
             raise UserError(
                 "data.val_clips=0: the scale of the latents is measured on held-out clips. Hold some out, or set "
@@ -305,7 +304,7 @@ class VideoAutoencoder(ClipModule):
         sums = self.trainer.strategy.reduce(self._moments.sums.to(torch.float64), reduce_op="sum")
         moments, self._moments = LatentMoments(sums), None
         self.log("val/latent_std", moments.together.std.item())
-        self.latent_moments = moments
+        self.latents = {"mean": moments.mean.tolist(), "std": moments.std.tolist()}
         if self.latent_scale != "keep":
             found = moments.scale(by_channel=self.latent_scale == "channel")
             self.autoencoder.set_latent_scale(found.scale, found.shift)
@@ -346,9 +345,7 @@ class VideoAutoencoder(ClipModule):
         """Add what the players know, with gradients that wait for more."""
         super().on_save_checkpoint(checkpoint)
         unfinished = self.trainer.global_step % self.accumulate != 0
-        if self.latent_moments is not None:
-            found = self.latent_moments
-            checkpoint["latents"] = {"mean": found.mean.tolist(), "std": found.std.tolist()}
+        checkpoint["latents"] = self.latents
         checkpoint["players"] = {player.name: player.state(unfinished) for player in self.players}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -358,6 +355,7 @@ class VideoAutoencoder(ClipModule):
             UserError: the checkpoint is of another model.
         """
         super().on_load_checkpoint(checkpoint)
+        self.latents = checkpoint.get("latents", {})
         for player in self.players:
             player.restore(checkpoint["players"][player.name])
 

@@ -135,10 +135,8 @@ def trained_autoencoder(state: Mapping[str, Any], checkpoint: Path, weights: str
         weights: ``ema``, averaged where the run kept averages, or ``raw``.
 
     Raises:
-        UserError: other ``weights``.
+        UserError: a setting of its configuration cannot work any more.
     """
-    if weights not in ("ema", "raw"):
-        raise UserError(f"weights={weights}: choose ema or raw.")
     node = trained_config(state, checkpoint)[GROUP].copy()
     with open_dict(node):
         node.path = str(checkpoint)
@@ -151,6 +149,8 @@ def trained_autoencoder(state: Mapping[str, Any], checkpoint: Path, weights: str
 
 
 def _from_run(reference: str, cfg: DictConfig) -> Entry:
+    if cfg.weights not in ("ema", "raw"):
+        raise UserError(f"weights={cfg.weights}: choose ema or raw.")
     try:
         run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="autoencoders")
     except UserError as error:

@@ -4,6 +4,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import torch
@@ -107,31 +109,38 @@ def reconstruct_held_out(
     autoencoder = entry.autoencoder.to(setup.device)
     clock = _Clock(autoencoder, setup)
     clips: list[ScoredClip] = []
+    moments: list[LatentMoments] = []
     with torch.inference_mode(), autocast(setup.device, setup.precision):
         first = clock.warm_up(decoded(batches[0]))
         for batch in batches:
-            pixels = clock.run(decoded(batch))
-            if bool(pixels.isnan().any()):
+            back = clock.run(decoded(batch))
+            if bool(back.pixels.isnan().any()):
                 raise DataError(f"{entry.name} makes NaN pixels of clip {batch.keys[0]} or one beside it.")
-            clips += _write(batch, pixels.cpu(), folder, setup.fps, len(clips))
+            clips += _write(batch, back.pixels.cpu(), folder, setup.fps, len(clips))
+            moments.append(back.latents)
             advance(len(batch))
-        moments = clock.moments
-        assert moments is not None
         while len(clock.encoding) < TIMINGS:
             clock.run(decoded(batches[0]))
     write_record(folder, clips)
     autoencoder.to("cpu")
-    return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first), moments)
+    return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first), reduce(add, moments))
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What a batch came back as, and the moments of its latents."""
+
+    pixels: Float[Tensor, "B 3 T H W"]
+    latents: LatentMoments
 
 
 class _Clock:
-    """Frames per second of every batch but the first time, and moments of the latents that pass."""
+    """Frames per second of every batch but the first time."""
 
     def __init__(self, autoencoder: Autoencoder, setup: Setup) -> None:
         self.autoencoder, self.setup = autoencoder, setup
         self.encoding: list[float] = []
         self.decoding: list[float] = []
-        self.moments: LatentMoments | None = None
 
     def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[Footprint, Footprint]:
         """Memory of both ways; the time is not counted, as first calls choose their kernels."""
@@ -140,17 +149,15 @@ class _Clock:
         _, up = measured(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
         return down, up
 
-    def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
-        """The reconstruction; its speed and its latents' moments are kept."""
+    def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> "_Round":
+        """There and back; the speed is kept."""
         clip, device = pixels.to(self.setup.device), self.setup.device
         latents, down = timed(lambda: encode_padded(self.autoencoder, clip), device)
         made, up = timed(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
-        moments = LatentMoments.of(Posterior(latents.float(), None))
-        self.moments = moments if self.moments is None else self.moments + moments
         frames = clip.shape[0] * clip.shape[2]
         self.encoding.append(frames / down)
         self.decoding.append(frames / up)
-        return made
+        return _Round(made, LatentMoments.of(Posterior(latents.float(), None)))
 
 
 def decoded(batch: ClipBatch) -> Float[Tensor, "B 3 T H W"]:
