@@ -1,4 +1,5 @@
 import logging
+import re
 
 import pytest
 import torch
@@ -26,6 +27,35 @@ def test_words_are_lower_cased_and_punctuation_stands_alone():
     ]
     assert split_words("ﬁsh slow-moving a_b") == ["fish", "slow", "-", "moving", "a", "_", "b"]
     assert split_words("  \n") == []
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("一只猫在街上走。", [*"一只猫在街上走。"]),
+        ("猫がゴールへ3D", [*"猫がゴールへ", "3d"]),
+        ("แมวเดิน", ["แ", "ม", "ว", "เ", "ดิ", "น"]),  # the vowel sign stays with its consonant
+        ("Кошка идёт, Ёжик", ["кошка", "идёт", ",", "ёжик"]),
+        ("قطة تمشي في الشارع", ["قطة", "تمشي", "في", "الشارع"]),
+        ("قِطَّة", ["قِطَّة"]),  # with its points
+        ("می\u200cخواهم", ["میخواهم"]),  # noqa: RUF001  a joiner is not seen
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("고양이가 걷는다", ["고양이가", "걷는다"]),
+        ("e\u0301té l’été “x”", ["été", "l’été", "“", "x", "”"]),  # noqa: RUF001
+        ("q\u0308a", ["q\u0308a"]),  # no letter of its own for it
+        ("a red 猫x", ["a", "red", "猫", "x"]),
+        ("👨\u200d👩 ❤\ufe0f", ["👨", "👩", "❤\ufe0f"]),
+    ],
+)
+def test_words_of_any_script(caption, words):
+    assert split_words(caption) == words
+
+
+def test_ascii_captions_are_split_as_they_always_were():
+    every = "".join(map(chr, range(128))) + " don't 'tis o''clock a__b 1,5 x-y"
+    before = re.findall(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_", every.casefold())  # noqa: RUF001
+    assert split_words(every) == before
+    assert split_words(every + " 猫")[:-1] == before, "beside other scripts too"
 
 
 def test_hashes_are_the_published_keyed_blake2b():

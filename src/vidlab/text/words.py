@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
 
 import torch
@@ -16,11 +17,40 @@ from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")  # noqa: RUF001
 _REMEMBERED_WORDS = 1 << 16
+# Scripts written without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, Tai Le, New Tai Lue, Tai Tham, kana
+# with bopomofo, Yi, Javanese, Han with its extensions.
+_SPACELESS = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u1a20-\u1aaf\u3005-\u3007\u3021-\u3029\u3031-\u3035"
+    "\u3038-\u303c\u3041-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9df\ua9e0-\ua9ff"
+    "\uaa60-\uaa7f\uf900-\ufaff\U0001b000-\U0001b16f\U00020000-\U0003ffff"
+)
 
 
 def split_words(caption: str) -> list[str]:
-    """Lower-cased words (with inner apostrophes) and single punctuation marks, after Unicode NFKC."""
-    return _WORD.findall(unicodedata.normalize("NFKC", caption).casefold())
+    """Lower-cased words (with inner apostrophes) and single punctuation marks, after Unicode NFKC.
+
+    The rule for every script: a word is a run of letters and digits, each with the marks that belong to it (the vowel
+    signs of Devanagari, the points of Arabic and Hebrew). In scripts written without spaces between words, such as
+    Chinese, Japanese and Thai, each character with its marks is a word of its own. Characters that are not seen
+    (joiners, marks of direction) are left out.
+    """
+    text = unicodedata.normalize("NFKC", caption).casefold()
+    return _WORD.findall(text) if text.isascii() else _words_of_any_script().findall(_visible(text))
+
+
+def _visible(text: str) -> str:
+    return "".join(char for char in text if unicodedata.category(char) != "Cf")
+
+
+@cache
+def _words_of_any_script() -> re.Pattern[str]:
+    """``_WORD`` with marks, which are no part of Python's ``\\w``."""
+    planes = *range(0x20000), *range(0xE0100, 0xE01F0)  # no other has any
+    marks = "".join(char for char in map(chr, planes) if unicodedata.category(char)[0] == "M")
+    letter = rf"(?:[^\W_{_SPACELESS}][{marks}]*)"
+    return re.compile(
+        rf"{letter}+(?:['’]{letter}+)*|[^\W_][{marks}]*|[{marks}]+|[^\w\s{marks}][{marks}]*|_"  # noqa: RUF001
+    )
 
 
 def hash_rows(word: str, hashes: int, rows: int) -> tuple[int, ...]:
