@@ -12,12 +12,12 @@ from pathlib import Path
 import av
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from vidlab.data.labels import Label
 from vidlab.data.video import encode
 
 GUTTER = 2
-FONT_SIZE = 14
 LINE_HEIGHT = 18
 MIN_SHEET_WIDTH = 256  # so that a prompt beside few frames stays readable
 PAPER, INK = (255, 255, 255), (20, 20, 20)
@@ -33,7 +33,7 @@ def upscale_nearest(frames: UInt8[np.ndarray, "*N H W 3"], min_side: int = 256) 
 def contact_sheet(
     videos: UInt8[np.ndarray, "N T H W 3"], labels: Sequence[str] | None = None, min_side: int = 64
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Frames along x, one video per row, its label above the row, wrapped to the width of the sheet.
+    """Frames along x, one video per row, its label above the row in any script, wrapped to the width.
 
     Args:
         videos: (N, T, H, W, 3).
@@ -45,34 +45,19 @@ def contact_sheet(
     videos = upscale_nearest(videos, min_side)
     _, count, height, width, _ = videos.shape
     sheet_width = max(count * (width + GUTTER) + GUTTER, MIN_SHEET_WIDTH if labels else 0)
-    texts = [_wrap(label, sheet_width - 2 * GUTTER) for label in labels] if labels else [[]] * len(videos)
-    sheet_height = sum(len(lines) * LINE_HEIGHT + height + GUTTER for lines in texts) + GUTTER
+    texts = [Label(label) for label in labels or [""] * len(videos)]
+    wrapped = [label.lines(sheet_width - 2 * GUTTER) if labels else [] for label in texts]
+    sheet_height = sum(len(lines) * LINE_HEIGHT + height + GUTTER for lines in wrapped) + GUTTER
     sheet = Image.new("RGB", (sheet_width, sheet_height), PAPER)
-    draw, font, y = ImageDraw.Draw(sheet), _font(), GUTTER
-    for lines, video in zip(texts, videos, strict=True):
+    draw, y = ImageDraw.Draw(sheet), GUTTER
+    for label, lines, video in zip(texts, wrapped, videos, strict=True):
         for line in lines:
-            draw.text((2 * GUTTER, y), line, fill=INK, font=font)
+            label.draw(draw, (2 * GUTTER, y), line, INK)
             y += LINE_HEIGHT
         for index, frame in enumerate(video):
             sheet.paste(Image.fromarray(frame), (GUTTER + index * (width + GUTTER), y))
         y += height + GUTTER
     return np.asarray(sheet)
-
-
-def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    return ImageFont.load_default(FONT_SIZE)
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Break a text at spaces into lines of at most ``width`` pixels; a longer word gets a line of its own."""
-    font, lines = _font(), [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
 
 
 def tile(videos: UInt8[np.ndarray, "N T H W 3"], columns: int | None = None) -> UInt8[np.ndarray, "T h w 3"]:
