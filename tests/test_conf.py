@@ -17,6 +17,7 @@ from vidlab.lab import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.compose import build_module
 from vidlab.lab.entry import instantiate
 from vidlab.lab.train import run_training
+from vidlab.lab.trusted_config import own_classes
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # groups that training does not read: tests/metrics/test_metrics_conf.py and tests/lab/systems go through them
@@ -120,6 +121,7 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     name = choice.partition("/")[2]
     cfg = compose_train(tmp_path, *overrides(choice))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert own_classes(cfg) == []  # what is shipped can come back in a checkpoint
     if name.startswith("paper/"):
         if choice.startswith(("autoencoder/", "experiment/paper/wfvae")):
             with torch.device("meta"):

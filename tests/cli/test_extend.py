@@ -11,6 +11,7 @@ from .tracked import only
 BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall((REPOSITORY / "docs" / "extend.md").read_text())
 COMMANDS = [command.strip() for title, command in BLOCKS if title == "run"]
+(GENERATE,) = (command.strip() for title, command in BLOCKS if title == "generate")
 # settings of other models and sources do not exist for those of the examples
 SMALL = [argument for argument in TINY if not argument.startswith(("model.", "data.source"))]
 
@@ -20,7 +21,7 @@ def mine(commands, empty_store, tmp_path) -> Lab:
     """A working folder that holds the package of the page."""
     lab = new_lab(commands, tmp_path / "work", empty_store)
     for title, text in BLOCKS:
-        if title != "run":
+        if title not in ("run", "generate"):
             path = lab.folder / title
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
@@ -45,8 +46,14 @@ def test_the_example_trains(mine, command):
     assert (("train/smooth", 1) in run_.curve) == ("losses=smooth" in command)
     config = (mine.runs[0] / "config.yaml").read_text()
     assert "mylab." in config
-    if "model=conv" in command:  # a checkpoint of a foreign class is generated from like any other
-        done = mine.generate("prompt=a ball", env={"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"})
+    own = {"ConvDenoiser": "mylab.conv", "Smoothness": "mylab.smooth", "Stripes": "mylab.stripes"}
+    (name,) = (f"{module}.{own_class}" for own_class, module in own.items() if f"{module}.{own_class}" in config)
+    assert re.search(rf"python generate\.py .* 'allow=\[{name}\]'$", done.out, re.MULTILINE)  # as it is to be typed
+    if "model=conv" in command:
+        env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
+        done = mine.generate("prompt=a ball", env=env)
+        assert done.code == 2 and f"add 'allow=[{name}]' to the command line" in done.message, done.err
+        done = mine.generate(*shlex.split(GENERATE)[2:], env=env)
         assert done.code == 0, done.err
 
 

@@ -10,6 +10,7 @@ import torch
 from vidlab.autoencoders.wfvae_weights import published
 from vidlab.lab.evaluation.entries import trained_autoencoder
 from vidlab.lab.export import main as export
+from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.training.checkpoint_io import load_checkpoint
 
 from .tracked import only, weights
@@ -57,7 +58,8 @@ def test_from_training_to_a_denoiser_on_its_latents(lab):
     export([str(folder), str(lab.folder / "exported")])
     released = published(lab.folder / "exported")
     assert not released.compat
-    trained = trained_autoencoder(stored, folder / "checkpoints" / "last.ckpt", "ema")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    trained = trained_autoencoder(stored, trained_config(stored, checkpoint, Allowed()), checkpoint, "ema")
     clip = torch.rand(1, 3, 5, 16, 16) * 2 - 1
     torch.testing.assert_close(released.eval().encode(clip), trained.eval().encode(clip))
     generated = lab.generate(f"checkpoint={folder}", "prompt=anything")

@@ -143,7 +143,7 @@ def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
     from vidlab.conditioning.masked_video import MaskedVideo, Stage
 
     trained = make_module(backbone=tiny_release())
-    export(trained, tmp_path / "release", "{}")
+    export(trained, tmp_path / "release", {})
     fresh = make_module(backbone=tiny_release())
     report = OpenSoraPlanRelease(str(tmp_path / "release")).apply(fresh, HERE)
     assert report.fresh == report.unused == ()
@@ -161,7 +161,7 @@ def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
     parent = trained.denoiser.eval()(DenoiserInput(latents, t, 1000 * t)).prediction
     assert (conditioned - parent).abs().max() == 0.0
     with pytest.raises(UserError, match="already holds weights"):
-        export(trained, tmp_path / "release", "{}")
+        export(trained, tmp_path / "release", {})
 
 
 def test_a_release_fits_one_kind_of_model(make_module, tmp_path):
@@ -173,7 +173,7 @@ def test_a_release_fits_one_kind_of_model(make_module, tmp_path):
 
 def test_any_other_denoiser_is_weights_beside_its_configuration(make_module, tmp_path):
     module = make_module()
-    export(module, tmp_path / "out", "seed: 3\n")
+    export(module, tmp_path / "out", {"seed": 3})
     weights = read_release(tmp_path / "out")
     assert torch.equal(weights["embed.weight"], module.denoiser.embed.weight)
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"seed": 3}

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidlab.errors import UserError
 from vidlab.lab.runs import Run
+from vidlab.lab.trusted_config import stored_settings
 from vidlab.training.checkpoint_io import load_checkpoint
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,10 @@ def check_changes(cfg: DictConfig, resumed: Run) -> None:
     Raises:
         UserError: names every such setting with both values; or the checkpoint cannot be read.
     """
-    stored = load_checkpoint(resumed.checkpoint, on_disk=True).get("config")
-    if stored is None:  # not written by train.py; the model and the data still check their own state
+    state = load_checkpoint(resumed.checkpoint, on_disk=True)
+    if "config" not in state:  # not written by train.py; the model and the data still check their own state
         return
-    changes = changes_between(OmegaConf.create(stored), cfg)
+    changes = changes_between(stored_settings(state["config"], resumed.checkpoint), cfg)
     if not changes:
         return
     listed = "\n".join(f"  {change}" for change in changes[:SHOWN])
@@ -70,9 +71,9 @@ def check_changes(cfg: DictConfig, resumed: Run) -> None:
     )
 
 
-def changes_between(there: DictConfig, here: DictConfig) -> list[Change]:
+def changes_between(there: Mapping[str, Any], here: DictConfig) -> list[Change]:
     """The differing settings that are not ``FREE``, in this run's order, then those that only the other has."""
-    old, new = (_leaves(OmegaConf.to_container(cfg, resolve=True)) for cfg in (there, here))
+    old, new = _leaves(there), _leaves(OmegaConf.to_container(here, resolve=True))
     keys = [key for key in (new | old) if new.get(key, ABSENT) != old.get(key, ABSENT) and not _is_free(key)]
     return [Change(key, old.get(key, ABSENT), new.get(key, ABSENT)) for key in keys]
 

@@ -6,8 +6,9 @@ An Open-Sora Plan denoiser and a WF-VAE are written as their authors publish the
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -19,17 +20,18 @@ from vidlab.backbones.open_sora_plan_release import export_release, write_releas
 from vidlab.errors import UserError
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
+from vidlab.lab.trusted_config import Allowed, stored_settings, trained_config
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.video_diffusion import VideoDiffusion
 
 
-def export(module: VideoDiffusion, folder: Path, config: str) -> None:
+def export(module: VideoDiffusion, folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the denoiser of a loaded module.
 
     Args:
         module: with the weights to write.
         folder: made if it is not there; must not hold weights yet.
-        config: the training configuration as YAML.
+        settings: the training configuration, written as it is.
 
     Raises:
         UserError: the folder already holds weights.
@@ -38,7 +40,7 @@ def export(module: VideoDiffusion, folder: Path, config: str) -> None:
         export_release(module.denoiser, folder)
         return
     write_release(module.denoiser.state_dict(), folder)
-    (folder / "config.json").write_text(json.dumps(OmegaConf.to_container(OmegaConf.create(config)), indent=1) + "\n")
+    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
 def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
@@ -55,7 +57,7 @@ def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export what a run trained as safetensors and JSON."""
     from vidlab.lab.evaluation.entries import trained_autoencoder
-    from vidlab.lab.generate import module_of, trained_config
+    from vidlab.lab.generate import module_of
 
     parser = argparse.ArgumentParser(prog="python -m vidlab.lab.export", description=main.__doc__)
     parser.add_argument("run", help="last, a run folder, a checkpoint file or an MLflow run id")
@@ -63,16 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
     parser.add_argument("--name", default="vidlab", help="the experiment in which 'last' looks")
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db")
+    parser.add_argument("--allow", default="", help="your own classes that the run may name, separated by commas")
     found = parser.parse_args(arguments)
     try:
         checkpoint = resolve_run(found.run, RUNS, found.name, found.tracking_uri, key="run").checkpoint
         settings = OmegaConf.create({"frames": None, "height": None, "width": None, "steps": None})
-        settings.weights = found.weights
+        settings.weights, settings.tracking_uri = found.weights, found.tracking_uri
+        allowed = Allowed.of([name for name in found.allow.split(",") if name], "--allow={}")
         state = load_checkpoint(checkpoint)
-        if trained_config(state, checkpoint).get("model"):
-            export(module_of(state, checkpoint, settings), found.folder, state["config"])
+        trained = trained_config(state, checkpoint, allowed)
+        if trained.get("model"):
+            module = module_of(state, trained, checkpoint, settings)
+            export(module, found.folder, stored_settings(state["config"], checkpoint))
         else:
-            export_autoencoder(trained_autoencoder(state, checkpoint, found.weights), found.folder)
+            export_autoencoder(trained_autoencoder(state, trained, checkpoint, found.weights), found.folder)
     except UserError as error:
         parser.exit(2, f"{error}\n")
     print(f"{checkpoint} ({found.weights}) -> {found.folder}")

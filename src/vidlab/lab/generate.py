@@ -1,13 +1,14 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from vidlab.data.media import (
@@ -29,6 +30,7 @@ from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
+from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -76,12 +78,13 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     """
     run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
     state = load_checkpoint(run.checkpoint)
-    module = module_of(state, run.checkpoint, cfg)
+    trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
+    module = module_of(state, trained, run.checkpoint, cfg)
     check_conditioning(cfg, module)
     for prompt in prompts:
         module.text_encoder.check(prompt)
     usual = module.conditioning.usual_frames(module.clip_shape[0])
-    stride = trained_config(state, run.checkpoint).data.get("frame_stride", 1)
+    stride = trained.data.get("frame_stride", 1)
     plan = Plan(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in, stride
     )  # fmt: skip
@@ -148,23 +151,25 @@ def check_settings(cfg: DictConfig) -> None:
         raise UserError(f"accelerator={cfg.accelerator}: choose auto, cpu or gpu.")
 
 
-def load_module(checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
+def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
     """Rebuild the trained module from its checkpoint alone, in evaluation mode.
 
+    Args:
+        state: the checkpoint's content.
+        trained: its configuration, from ``trained_config``.
+        checkpoint: its file.
+        cfg: the command's settings, which win over the trained ones.
+
     Raises:
-        UserError: a checkpoint without a configuration, or a setting of ``cfg`` it cannot take.
+        UserError: a checkpoint of an autoencoder, or a setting of ``cfg`` it cannot take.
     """
-    return module_of(load_checkpoint(checkpoint), checkpoint, cfg)
-
-
-def module_of(state: dict[str, Any], checkpoint: Path, cfg: DictConfig) -> VideoDiffusion:
-    """The module of a checkpoint that has been read; as ``load_module``."""
-    trained = trained_config(state, checkpoint)
+    trained = copy.deepcopy(trained)
     if not trained.get("model"):
         raise UserError(
             f"{checkpoint} is of an autoencoder, which generates nothing. See what it reconstructs with "
             f"python evaluate.py autoencoders=[{checkpoint}]."
         )
+    trained.logger = {"uri": cfg.get("tracking_uri")}  # a file names no store for this command to ask
     for name in SIZES:
         trained.data[name] = cfg[name] or trained.data[name]
     for group in ("sampler", "guidance"):
@@ -180,21 +185,6 @@ def module_of(state: dict[str, Any], checkpoint: Path, cfg: DictConfig) -> Video
     elif cfg.weights != "raw":
         raise UserError(f"weights={cfg.weights}: choose ema or raw.")
     return module.eval()
-
-
-def trained_config(state: Mapping[str, Any], checkpoint: Path) -> DictConfig:
-    """The configuration a checkpoint was trained with.
-
-    Raises:
-        UserError: it holds none.
-    """
-    if "config" not in state:
-        raise UserError(
-            f"{checkpoint} holds no configuration, so its model cannot be rebuilt. Use a vidlab checkpoint."
-        )
-    trained = OmegaConf.create(state["config"])
-    assert isinstance(trained, DictConfig)
-    return trained
 
 
 @torch.no_grad()

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from vidlab.errors import UserError
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
+from vidlab.lab.trusted_config import stored_settings
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.inheritance import InheritanceReport, Source, inherit
 from vidlab.training.module import ClipModule
@@ -77,7 +77,7 @@ class Trained:
             if not state.get("ema"):
                 raise UserError(f"{found.checkpoint} holds no averaged weights. Use init.weights=raw.")
             weights |= state["ema"]
-        config: Any = OmegaConf.to_container(OmegaConf.create(state.get("config", "{}")))
+        config = stored_settings(state["config"], found.checkpoint) if "config" in state else {}
         return Source(str(found.checkpoint), weights, tuple(self.keys)), config
 
 
@@ -149,8 +149,9 @@ def position_notes(module: ClipModule, config: Mapping[str, Any]) -> list[str]:
     """Say when a source was trained on another size, and which setting interpolates its positions."""
     if not isinstance(module, VideoDiffusion):
         return []
-    data = config.get("data") or {}
-    trained: list[int] = [data[name] for name in ("frames", "height", "width") if data.get(name)]
+    data = config.get("data")
+    sizes = [data.get(name) for name in ("frames", "height", "width")] if isinstance(data, Mapping) else []
+    trained = [size for size in sizes if isinstance(size, int) and size > 0]
     here = module.clip_shape
     if len(trained) != len(here) or list(here) == trained:
         return []

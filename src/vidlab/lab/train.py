@@ -28,6 +28,7 @@ from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
 from vidlab.lab.summary import Summary, summarize
+from vidlab.lab.trusted_config import Allowed, own_classes
 from vidlab.training.module import ClipModule, Named
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,9 @@ def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) 
     """How a later command asks for this run's data and for an autoencoder of its sizes."""
     path = f" data.path={cfg.data.path}" if cfg.data.get("path") else ""
     sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
-    return Named(f"data={choices.data}{path}", shlex.join([str(choices.autoencoder), *sizes]))
+    own = own_classes(cfg)
+    allow = f" {Allowed().argument(own)}" if own else ""
+    return Named(f"data={choices.data}{path}", shlex.join([str(choices.autoencoder), *sizes]), allow)
 
 
 def _launches_processes(cfg: DictConfig) -> bool:

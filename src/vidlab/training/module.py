@@ -36,10 +36,12 @@ class Named:
     Args:
         data: such as ``data=folder data.path=videos``.
         autoencoder: the choice and what was changed in it, such as ``wfvae_nano autoencoder.width=32``; no weights.
+        allow: what admits the classes of the user's own, with a space before it; "" where there are none.
     """
 
     data: str
     autoencoder: str
+    allow: str = ""
 
 
 class ClipModule(LightningModule, ABC):

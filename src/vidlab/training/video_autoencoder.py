@@ -332,7 +332,7 @@ class VideoAutoencoder(ClipModule):
     def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Score it; train on its latents."""
         return [
-            f"python evaluate.py autoencoders=[{folder},haar,trilinear] {named.data}",
+            f"python evaluate.py autoencoders=[{folder},haar,trilinear] {named.data}{named.allow}",
             f"python train.py model=skiparse autoencoder={named.autoencoder} autoencoder.path={folder} "
             f"data.frames={self.clip_shape[0]}",
         ]

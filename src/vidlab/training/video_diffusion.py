@@ -195,8 +195,8 @@ class VideoDiffusion(ClipModule):
     def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Make a video; compare runs."""
         return [
-            f'python generate.py checkpoint={folder} prompt="a red square moving right"',
-            f"python evaluate.py run={folder}",
+            f'python generate.py checkpoint={folder} prompt="a red square moving right"{named.allow}',
+            f"python evaluate.py run={folder}{named.allow}",
             "python train.py -m seed=0,1,2      # a sweep: comma-separated values of any setting",
         ]
 

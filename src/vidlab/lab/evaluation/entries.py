@@ -14,9 +14,9 @@ from vidlab.autoencoders.wfvae_weights import published
 from vidlab.errors import UserError
 from vidlab.lab.compose import locate_autoencoder
 from vidlab.lab.entry import instantiate
-from vidlab.lab.generate import trained_config
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import read_run_record, resolve_run
+from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.training.checkpoint_io import load_checkpoint
 
 GROUP, CHOICE, CONFIG = "autoencoder", "choice", "config.json"
@@ -126,18 +126,19 @@ def _built(node: DictConfig, cfg: DictConfig) -> Autoencoder:
     return built
 
 
-def trained_autoencoder(state: Mapping[str, Any], checkpoint: Path, weights: str) -> Autoencoder:
+def trained_autoencoder(state: Mapping[str, Any], trained: DictConfig, checkpoint: Path, weights: str) -> Autoencoder:
     """The autoencoder that a run trained.
 
     Args:
         state: the checkpoint's content.
+        trained: its configuration, from ``trained_config``.
         checkpoint: its file.
         weights: ``ema``, averaged where the run kept averages, or ``raw``.
 
     Raises:
         UserError: a setting of its configuration cannot work any more.
     """
-    node = trained_config(state, checkpoint)[GROUP].copy()
+    node = trained[GROUP].copy()
     with open_dict(node):
         node.path = str(checkpoint)
     autoencoder = instantiate(node, GROUP)
@@ -156,9 +157,9 @@ def _from_run(reference: str, cfg: DictConfig) -> Entry:
     except UserError as error:
         raise UserError(f"{error} A choice is one of {', '.join(choices())}.") from error
     state = load_checkpoint(run.checkpoint)
-    trained = trained_config(state, run.checkpoint)
+    trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
     if any(name.startswith(OURS) for name in state["state_dict"]):
-        autoencoder = trained_autoencoder(state, run.checkpoint, cfg.weights)
+        autoencoder = trained_autoencoder(state, trained, run.checkpoint, cfg.weights)
     else:  # a denoiser's run, whose frozen autoencoder is elsewhere
         autoencoder = _built(trained[GROUP].copy(), cfg)
     record = read_run_record(run.folder)

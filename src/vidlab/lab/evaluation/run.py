@@ -18,10 +18,11 @@ from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
-from vidlab.lab.generate import module_of, trained_config
+from vidlab.lab.generate import module_of
 from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, read_run_record, resolve_run
+from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
 from vidlab.training.checkpoint_io import load_checkpoint
 
@@ -102,8 +103,8 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
         UserError: the checkpoint's model or data cannot be built with these settings.
     """
     state = load_checkpoint(run.checkpoint)
-    trained = trained_config(state, run.checkpoint)
-    module = module_of(state, run.checkpoint, cfg)
+    trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
+    module = module_of(state, trained, run.checkpoint, cfg)
     step = int(state.get("global_step", 0))
     del state
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
