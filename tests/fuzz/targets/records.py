@@ -1,0 +1,44 @@
+"""Small records: run.json, results of VBench, settings of models."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..target import Found, Subject, Target, digest
+
+
+def make_run(folder: Path) -> Sequence[Subject]:
+    from vidlab.lab.runs import write_run_record
+
+    write_run_record(folder, "0123456789abcdef0123456789abcdef", "vidlab")
+    return [Subject("run.json", "json", countable=False)]
+
+
+def read_run(folder: Path) -> Found:
+    from vidlab.lab.runs import read_run_record
+
+    record = read_run_record(folder)
+    assert record is None or isinstance(record.experiment, str), record
+    assert record is None or isinstance(record.mlflow_run_id, str | None), record
+    return Found({"run": digest(record)})
+
+
+def make_vbench(folder: Path) -> Sequence[Subject]:
+    from vidlab.metrics.vbench_presets import PRESETS
+
+    videos = [{"video_path": f"a/{n}.mp4", "video_results": 0.5} for n in range(2)]
+    content = {name: [0.5 + 0.01 * n, videos] for n, name in enumerate(PRESETS["vbench_t2v"].dimensions)}
+    (folder / "results.json").write_text(json.dumps(content, indent=1))
+    return [Subject("results.json", "json", countable=False)]
+
+
+def read_vbench(folder: Path) -> Found:
+    from vidlab.metrics.vbench import aggregate, read_results, report
+
+    found = read_results([folder / "results.json"])
+    result = aggregate({name: item.score for name, item in found.items()}, "vbench_t2v")
+    report(result)
+    return Found({"total": digest(result.total), **{name: digest(item.score) for name, item in found.items()}})
+
+
+TARGETS = (Target("record.run", make_run, read_run), Target("record.vbench", make_vbench, read_vbench))
