@@ -1,0 +1,59 @@
+"""The losses on record hold: see golden_runs.py, and CONTRIBUTING.md for how to renew them."""
+
+import itertools
+import json
+import warnings
+
+import pytest
+from golden_runs import (
+    CONDITIONINGS,
+    HERE,
+    MODELS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    TRAINER_RUNS,
+    combinations,
+    run_named,
+    train_combination,
+)  # fmt: skip
+
+RECORD = json.loads((HERE / "losses.json").read_text())
+COMBINATIONS = [(*combination, optimizer) for combination in combinations() for optimizer in OPTIMIZERS]
+PLACES = {name: n for names in (MODELS, OBJECTIVES, CONDITIONINGS, OPTIMIZERS) for n, name in enumerate(names)}
+
+
+def close(losses: list[float], name: str) -> bool:
+    return losses == pytest.approx(RECORD["losses"][name], rel=1e-4)
+
+
+def case(names: tuple[str, ...]) -> object:
+    """A fifth is compared in every run of the tests, all by ``pytest -m slow``: each model with each objective and
+    optimizer meets one conditioning."""
+    every = sum(PLACES[name] for name in names) % len(CONDITIONINGS) == 0
+    return pytest.param(names, marks=() if every else pytest.mark.slow, id=" ".join(names))
+
+
+@pytest.mark.parametrize("names", map(case, COMBINATIONS))
+def test_losses_of_a_combination(names):
+    assert close(train_combination(*names), " ".join(names))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("golden")
+
+
+@pytest.mark.parametrize(("name", "optimizer"), itertools.product((*TRAINER_RUNS, "cached"), OPTIMIZERS))
+def test_losses_and_order_of_a_run(name, optimizer, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = run_named(name, optimizer, folder)
+    assert found.order.hexdigest() == RECORD["orders"][name]
+    assert close(found.losses, f"{name} {optimizer}")
+
+
+def test_the_record_is_of_what_there_is():
+    names = {" ".join(combination) for combination in COMBINATIONS}
+    names |= {f"{name} {optimizer}" for name in (*TRAINER_RUNS, "cached") for optimizer in OPTIMIZERS}
+    assert names == set(RECORD["losses"])
+    assert len({tuple(losses) for losses in RECORD["losses"].values()}) == len(names)
