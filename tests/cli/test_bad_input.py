@@ -92,6 +92,16 @@ def test_a_mistake_on_the_command_line(shared, argument, message):
     assert not list(shared.folder.glob("**/*.ckpt"))
 
 
+def test_a_password_on_the_command_line_is_written_nowhere(lab):
+    """Neither on the screen nor by Hydra, which records the command line before anything of vidlab runs."""
+    done = lab.train("logger.uri=http://me:open-sesame@localhost:9")
+    assert refused(done, "logger.uri=http://me:***@localhost:9: the MLflow store does not answer")
+    (recorded,) = lab.folder.glob("runs/*/*/.hydra/overrides.yaml")
+    assert "logger.uri=http://me:***@localhost:9" in recorded.read_text()
+    texts = [path.read_bytes() for path in lab.folder.rglob("*") if path.is_file()]
+    assert not any(b"open-sesame" in text for text in (*texts, (done.out + done.err).encode()))
+
+
 def test_a_sweep_cannot_launch_ddp(shared):
     done = shared.train("-m", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1")
     assert refused(done, "trainer=ddp with more than one device cannot be launched by --multirun")

@@ -20,14 +20,6 @@ from vidlab.lab.metric_queue import MetricPoint, MetricQueue
 from vidlab.lab.tracking import MLflowLogger, NoLogger
 
 
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory) -> Path:
-    """A database made once, because creating its tables takes seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    store.with_experiment_ready(f"sqlite:///{path}", "empty")
-    return path
-
-
 @pytest.fixture
 def logger(migrated, tmp_path):
     shutil.copy(migrated, tmp_path / "mlflow.db")

@@ -3,6 +3,17 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.redaction import redact_tree
+
+
+def resolved_yaml(cfg: DictConfig) -> str:
+    """A configuration as YAML, interpolations resolved and passwords of addresses taken out."""
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    clean = redact_tree(tree)
+    # without passwords, which is the rule, exactly what is composed
+    return OmegaConf.to_yaml(cfg, resolve=True) if clean == tree else OmegaConf.to_yaml(OmegaConf.create(clean))
 
 
 class ConfigRecord(Callback):

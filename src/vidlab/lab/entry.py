@@ -21,16 +21,20 @@ import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidlab.errors import UserError
+from vidlab.lab.credentials import clean_log, clean_records, withhold
 from vidlab.lab.host import prepare_host
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
+from vidlab.redaction import redact
 
 KINDS = {
     bool: "true or false",
@@ -63,6 +67,7 @@ def main(
         @functools.wraps(task)  # hydra looks through it to find the config folder beside the entry point
         def guarded(cfg: DictConfig) -> Any:
             with friendly():
+                clean_records(Path(HydraConfig.get().runtime.output_dir))
                 return task(cfg)
 
         composed = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(guarded)
@@ -73,9 +78,10 @@ def main(
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             warnings.formatwarning = _without_source
+            clean_log()
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-            sys.argv[1:] = [quote_text(argument, text_keys) for argument in arguments]
+            sys.argv[1:] = [quote_text(argument, text_keys) for argument in withhold(arguments)]
             with friendly():
                 return composed()
 
@@ -85,7 +91,7 @@ def main(
 
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
-    return f"Warning: {message}\n"
+    return redact(f"Warning: {message}\n")
 
 
 def quote_text(argument: str, text_keys: tuple[str, ...]) -> str:
@@ -117,20 +123,19 @@ def friendly() -> Iterator[None]:
     except Exception as error:
         message, job = explain(error), _sweep_job()
         if os.environ.get("VIDLAB_DEBUG") == "1" or (message is None and job is not None):
-            traceback.print_exc()
+            print(redact(traceback.format_exc()), file=sys.stderr, end="")
         if job is not None:
-            text = message or f"{type(error).__name__}: {error}"
+            text = redact(message or f"{type(error).__name__}: {error}")
             print(f"Job {job} failed: {text}", file=sys.stderr)
             raise JobFailedError(f"job {job}: {text}") from None
         if message is None:
             raise
-        print(f"{message}\n(set VIDLAB_DEBUG=1 for the traceback)", file=sys.stderr)
+        print(f"{redact(message)}\n(set VIDLAB_DEBUG=1 for the traceback)", file=sys.stderr)
         sys.exit(2)
 
 
 def _sweep_job() -> str | None:
     """The number of the running sweep job; None outside sweeps."""
-    from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from vidlab.redaction import redact
+
 PACKAGES = ("torch", "lightning", "hydra-core", "mlflow", "av", "numpy", "vidlab")
 
 
@@ -32,7 +34,7 @@ class Provenance:
         python: version of the interpreter.
         packages: package name to version; None where a package is not installed.
         hardware: processors and memory.
-        overrides: the command line, without the program.
+        overrides: the command line, without the program and without passwords.
     """
 
     revision: str | None
@@ -74,7 +76,7 @@ def collect(overrides: Sequence[str] = (), source: Path | None = None) -> Proven
         python=platform.python_version(),
         packages={name: _version(name) for name in PACKAGES},
         hardware=_hardware(),
-        overrides=tuple(overrides),
+        overrides=tuple(map(redact, overrides)),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidlab.errors import UserError
+from vidlab.redaction import redact
 
 Which = Literal["last", "best"]
 RECORD = "run.json"
@@ -133,7 +134,7 @@ def _from_mlflow(run_id: str, tracking_uri: str | None, which: Which, key: str) 
     if "vidlab.run_folder" not in tags or not folder.is_dir():
         where = tags.get("vidlab.run_folder", "not recorded (no tag vidlab.run_folder)")
         raise UserError(
-            f"{key}={run_id}: the MLflow run is known to {absolute_uri(tracking_uri)}, but its run folder is "
+            f"{key}={run_id}: the MLflow run is known to {redact(absolute_uri(tracking_uri))}, but its run folder is "
             f"missing: {where}. Copy the folder to this machine and name it instead."
         )
     found = _from_folder(folder, which, key)

@@ -20,7 +20,8 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.lab.metric_queue import MetricPoint, MetricQueue
-from vidlab.lab.store import absolute_uri, find_run, open_client, short, with_experiment_ready
+from vidlab.lab.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
+from vidlab.redaction import redact
 
 MAX_PARAMS = 100  # of one log_batch call, tags too
 MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
@@ -43,7 +44,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{name}.")
         else:
-            flat[legal_name(name)] = str(value)[:MAX_PARAM]
+            flat[legal_name(name)] = redact(str(value))[:MAX_PARAM]
     return flat
 
 
@@ -57,7 +58,8 @@ class MLflowLogger(Logger):
     ``finalize``, and KILLED if there was none.
 
     Args:
-        uri: ``sqlite:///relative/or/absolute.db`` or the address of a tracking server.
+        uri: ``sqlite:///relative/or/absolute.db`` or the address of a tracking server. The attribute holds it
+            without a password.
         experiment: name of the experiment, created when missing.
         run_name: name shown in the run table; MLflow invents one otherwise.
         run_id: continue this run instead of starting one.
@@ -83,8 +85,10 @@ class MLflowLogger(Logger):
         folder: str | Path | None = None,
     ) -> None:
         super().__init__()
-        self.uri = absolute_uri(uri)
-        self._experiment, self._run_name, self._run_id = experiment, run_name, run_id
+        self._address = absolute_uri(uri)
+        self.uri = redact(self._address)
+        self._experiment, self._run_id = experiment, run_id
+        self._run_name = redact(run_name) if run_name else None
         self._artifact_location, self._system_metrics = artifact_location, system_metrics
         self._flush_seconds, self._flush_size = flush_seconds, flush_size
         self._folder = Path(folder).resolve() if folder else None
@@ -138,14 +142,13 @@ class MLflowLogger(Logger):
     def _open(self) -> Any:
         if self._client is not None:
             return self._client
-        experiment_id = with_experiment_ready(self.uri, self._experiment, self._artifact_location)
-        client = open_client(self.uri)
+        experiment_id = with_experiment_ready(self._address, self._experiment, self._artifact_location)
+        client = open_client(self._address)
         resumed = self._run_id is not None
         if self._run_id is not None:
-            find_run(self.uri, self._run_id, "logger.run_id")
-            client.update_run(self._run_id, status="RUNNING")
-        else:
-            self._run_id = str(client.create_run(experiment_id, run_name=self._run_name).info.run_id)
+            find_run(self._address, self._run_id, "logger.run_id")
+        with store_errors(self._address):
+            self._run_id = self._begin(client, experiment_id)
         self._client = client
         self._queue = MetricQueue(partial(_send, client, self._run_id), self._flush_seconds, self._flush_size)
         atexit.register(self.close)
@@ -153,9 +156,15 @@ class MLflowLogger(Logger):
         if self._system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=resumed, tracking_uri=self.uri)
+            self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=resumed, tracking_uri=self._address)
             self._monitor.start()
         return client
+
+    def _begin(self, client: Any, experiment_id: str) -> str:
+        if self._run_id is None:
+            return str(client.create_run(experiment_id, run_name=self._run_name).info.run_id)
+        client.update_run(self._run_id, status="RUNNING")
+        return self._run_id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -196,7 +205,7 @@ class MLflowLogger(Logger):
         self._attempt("config", lambda: self._store_config(resolved_yaml))
 
     def _store_config(self, text: str) -> None:
-        client, run_id = self._open(), self._run_id
+        client, run_id, text = self._open(), self._run_id, redact(text)
         names = [Path(file.path).name for file in client.list_artifacts(run_id, "config")]
         if "config.yaml" not in names:
             client.log_text(run_id, text, "config/config.yaml")
@@ -214,7 +223,7 @@ class MLflowLogger(Logger):
         """Set or replace tags of the run."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(legal_name(key), str(value)[:MAX_TAG]) for key, value in tags.items()]
+        entries = [RunTag(legal_name(key), redact(str(value))[:MAX_TAG]) for key, value in tags.items()]
         for start in range(0, len(entries), MAX_PARAMS):
             send = partial(self._open().log_batch, self._run_id, tags=entries[start : start + MAX_PARAMS])
             self._attempt("tags", send)

@@ -21,14 +21,16 @@ from vidlab.lab import provenance
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.config_record import ConfigRecord
+from vidlab.lab.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.entry import instantiate
 from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
+from vidlab.lab.store import run_to_continue
 from vidlab.lab.summary import Summary, summarize
 from vidlab.lab.trusted_config import Allowed, own_classes
+from vidlab.redaction import redact
 from vidlab.training.module import ClipModule, Named
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ def run_training(cfg: DictConfig) -> float | None:
     status = "failed"
     try:
         trainer = build_trainer(cfg, logger)
-        trainer.callbacks.append(ConfigRecord(OmegaConf.to_yaml(cfg, resolve=True)))  # type: ignore[attr-defined]
+        trainer.callbacks.append(ConfigRecord(resolved_yaml(cfg)))  # type: ignore[attr-defined]
         record_run(cfg, job, trainer, module, data, logger)
         inherit_weights(cfg, job, module)
         started = time.monotonic()
@@ -113,7 +115,7 @@ def find_job(cfg: DictConfig) -> Job:
             "trainer=ddp with more than one device cannot be launched by --multirun: each process would start the "
             "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
         )
-    overrides = tuple(hydra.overrides.task)
+    overrides = tuple(map(redact, hydra.overrides.task))
     return Job(Path(hydra.runtime.output_dir), overrides, resumed, _as_typed(cfg, hydra.runtime.choices, overrides))
 
 
@@ -135,9 +137,9 @@ def _launches_processes(cfg: DictConfig) -> bool:
 
 def open_logger(cfg: DictConfig, job: Job) -> Any:
     """The logger of the run; a resumed run continues its MLflow run."""
-    extra = {"folder": str(job.folder)}
+    extra: dict[str, str | None] = {"folder": str(job.folder)}
     if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
-        extra["run_id"] = job.resumed.mlflow_run_id
+        extra["run_id"] = run_to_continue(cfg.logger.get("uri"), job.resumed.mlflow_run_id)
     if "run_name" in cfg.logger and cfg.logger.run_name is None:
         extra["run_name"] = (" ".join(job.overrides) or "defaults")[:80]
     logger = instantiate(cfg.logger, "logger", **extra)
@@ -150,7 +152,7 @@ def record_run(
     cfg: DictConfig, job: Job, trainer: Trainer, module: ClipModule, data: LightningDataModule, logger: Any
 ) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
-    text = OmegaConf.to_yaml(cfg, resolve=True)
+    text = resolved_yaml(cfg)
     (job.folder / "config.yaml").write_text(text)
     found = provenance.collect(job.overrides)
     found.write(job.folder)
