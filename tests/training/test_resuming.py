@@ -1,5 +1,6 @@
 """VideoDiffusion across checkpoints: what is stored, what is put back, and what a resumed run follows."""
 
+import math
 from functools import partial
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from vidlab.autoencoders.identity import Identity
+from vidlab.callbacks.ema import EMA
 from vidlab.errors import UserError
 from vidlab.text.words import WordsEncoder
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
@@ -133,3 +135,35 @@ def test_resuming_equals_running_through(make_module, make_batch, make_trainer, 
     make_trainer(max_steps=4, plugins=[AtomicCheckpointIO()]).fit(resumed, batches[2:], ckpt_path=path)
     for name, value in through.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
+
+
+BIAS = "backbone.head.bias"
+DAMAGES = {
+    r"The checkpoint's ema: backbone.head.bias has shape \(1,\)": lambda c: c["ema"].update({BIAS: torch.zeros(1)}),
+    "The checkpoint: backbone.head.bias .* not finite": lambda c: c["state_dict"][BIAS].fill_(float("nan")),
+    "The checkpoint's ema: backbone.head.bias .* not finite": lambda c: c["ema"][BIAS].fill_(float("inf")),
+    r"optimiser holds exp_avg \(\) for .*, which has shape \(": lambda c: moments(c).update(exp_avg=torch.tensor(1.0)),
+    "optimiser holds numbers that are not finite in exp_avg_sq of": lambda c: moments(c)["exp_avg_sq"].fill_(math.nan),
+    "The checkpoint's ema lacks 1 trained weights, such as backbone.head.bias": lambda c: c["ema"].pop(BIAS),
+}
+
+
+def moments(checkpoint) -> dict:
+    return checkpoint["optimizer_states"][0]["state"][0]
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_shapes_are_exact_and_numbers_finite(make_module, make_batch, make_trainer, tmp_path, message):
+    """A one-number average or moment would be broadcast over a whole weight."""
+    path, batches = tmp_path / "last.ckpt", [make_batch("ab", number=n) for n in range(2)]
+    parts = {"optimizer": OptimizerFactory(torch.optim.AdamW, lr=1e-2)}
+    trainer = make_trainer(max_steps=1, plugins=[AtomicCheckpointIO()], callbacks=[EMA()])
+    trainer.fit(make_module(**parts), batches[:1])
+    trainer.save_checkpoint(path)
+    checkpoint = load_checkpoint(path)
+    DAMAGES[message](checkpoint)
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match=message):
+        make_trainer(max_steps=2, plugins=[AtomicCheckpointIO()], callbacks=[EMA()]).fit(
+            make_module(**parts), batches, ckpt_path=path
+        )

@@ -43,6 +43,12 @@ class EMA(Callback):
         current = self._parameters(pl_module)
         if not self.average:
             self.average = {name: p.detach().float().clone() for name, p in current.items()}
+        missing = [name for name in current if name not in self.average]
+        if missing:
+            raise UserError(
+                f"The checkpoint's ema lacks {len(missing)} trained weights, such as {missing[0]}: it averaged another "
+                "model. Use the settings it was trained with, or callbacks.ema=null."
+            )
         self.average = {name: self.average[name].to(p.device) for name, p in current.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -11,7 +11,8 @@ from vidlab.errors import UserError
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.trusted_config import stored_settings
-from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.tensors import refuse_non_finite, refuse_other_shapes
+from vidlab.training.checkpoint_io import BESIDE, load_checkpoint
 from vidlab.training.inheritance import InheritanceReport, Source, inherit
 from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -76,7 +77,9 @@ class Trained:
         if self.weights == "ema":
             if not state.get("ema"):
                 raise UserError(f"{found.checkpoint} holds no averaged weights. Use init.weights=raw.")
+            refuse_other_shapes(state["ema"], weights, f"{found.checkpoint}: ema", BESIDE)
             weights |= state["ema"]
+        refuse_non_finite(weights, str(found.checkpoint), BESIDE)
         config = stored_settings(state["config"], found.checkpoint) if "config" in state else {}
         return Source(str(found.checkpoint), weights, tuple(self.keys)), config
 

@@ -8,25 +8,38 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
+from vidlab.digests import DamagedError, check_archive
 from vidlab.errors import UserError
+
+PLAIN_DATA = "/data.pkl"  # what torch calls the record of everything but the tensors' numbers
+BESIDE = "Try best.ckpt or last.ckpt beside it."
 
 
 def load_checkpoint(path: Path | str, map_location: Any = "cpu", on_disk: bool = False) -> dict[str, Any]:
-    """Read a checkpoint as data only (``weights_only=True``); ``on_disk`` leaves tensors there until they are used.
+    """Read a checkpoint as data only (``weights_only=True``), compared with its checksums.
+
+    Args:
+        path: the file.
+        map_location: as of ``torch.load``.
+        on_disk: leave tensors on the disk until they are used, and verify only what is not tensors: for those who want
+            no more than that.
 
     Raises:
-        UserError: no such file, not a checkpoint, truncated, or holding anything but tensors and plain data.
+        UserError: no such file, not a checkpoint, damaged, or holding anything but tensors and plain data.
     """
     path = Path(path)
     try:
+        check_archive(path, PLAIN_DATA if on_disk else "")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=on_disk)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
+    except DamagedError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint, it is damaged: {error}. {BESIDE}") from None
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{path} cannot be read as a checkpoint: it is truncated, of another kind, or holds more than tensors and "
-            f"plain data, which vidlab never loads ({reason}). Try best.ckpt or last.ckpt beside it."
+            f"plain data, which vidlab never loads ({reason}). {BESIDE}"
         ) from None
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise UserError(f"{path} is a file of tensors but not a vidlab checkpoint: it has no state_dict.")

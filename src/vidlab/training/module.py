@@ -14,6 +14,9 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import ClipBatch, LatentShape
 from vidlab.cost import ModelCost
 from vidlab.errors import UserError
+from vidlab.tensors import is_finite, refuse_non_finite, refuse_other_shapes
+from vidlab.training.checkpoint_io import BESIDE
+from vidlab.training.optimizer_state import refuse_other_state
 
 
 @runtime_checkable
@@ -90,8 +93,13 @@ class ClipModule(LightningModule, ABC):
         return latent.frames * latent.height * latent.width
 
     def use_this_schedule(self, schedulers: list[Any]) -> None:
-        """Take this run's rates and schedule from the first step on: a resumed optimiser holds those stored with it."""
+        """Take this run's rates and schedule from the first step on: a resumed optimiser holds those stored with it.
+
+        Raises:
+            UserError: it holds a state of other parameters too.
+        """
         for scheduler, rates in zip(schedulers, self._base_lrs, strict=True):
+            refuse_other_state(scheduler.optimizer)
             scheduler.base_lrs = list(rates)
             groups = zip(scheduler.optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True)
             for group, base, factor in groups:
@@ -116,7 +124,7 @@ class ClipModule(LightningModule, ABC):
         """Put the frozen parts of this model in, so that loading stays strict.
 
         Raises:
-            UserError: the checkpoint is of another model.
+            UserError: the checkpoint is of another model, or holds weights that are not finite.
         """
         own, frozen = self.state_dict(), self.frozen_keys()
         checkpoint["state_dict"] |= {key: own[key] for key in frozen}
@@ -130,3 +138,8 @@ class ClipModule(LightningModule, ABC):
                 f"{there.get(name, 'absent')} in the checkpoint and {here.get(name, 'absent')} here. Use the settings "
                 "it was trained with; they are in config.yaml of its run folder."
             )
+        average = checkpoint.get("ema") or {}
+        refuse_other_shapes(average, dict(self.named_parameters()), "The checkpoint's ema", BESIDE)
+        trained = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen and is_finite(own[k])}
+        refuse_non_finite(trained, "The checkpoint", BESIDE)
+        refuse_non_finite(average, "The checkpoint's ema", BESIDE)

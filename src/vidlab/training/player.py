@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vidlab.errors import UserError
+from vidlab.tensors import refuse_other_shapes
+from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.clipping import AdaptiveClipper, NormStatistics, global_norm
 
 log = logging.getLogger(__name__)
@@ -109,6 +111,7 @@ class Player:
     def take_up(self) -> None:
         """Put restored gradients in place, once nothing that follows a checkpoint's reading clears them."""
         parameters = dict(self.network.named_parameters())
+        refuse_other_shapes(self._waiting, parameters, f"The checkpoint's waiting gradients of the {self.name}", BESIDE)
         for name, gradient in self._waiting.items():
             parameters[name].grad = gradient.to(parameters[name])
         self._waiting = {}
