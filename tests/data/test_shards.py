@@ -1,4 +1,5 @@
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -6,8 +7,9 @@ import pytest
 import webdataset
 
 from vidlab.assets import cache_folder
+from vidlab.data import shards
 from vidlab.data.index import ClipIndex
-from vidlab.data.shards import ShardWriter, read_member
+from vidlab.data.shards import ShardWriter, open_member, read_member
 from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode, read_frames
 from vidlab.errors import CorruptClipError, DataError
@@ -138,3 +140,42 @@ def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
     assert cache_folder() == tmp_path / "here"
     monkeypatch.delenv("VIDLAB_CACHE")
     assert cache_folder().name == "vidlab"
+
+
+@pytest.mark.parametrize("offset", [-512, -(2**63), 2**62, 2**80, 0])
+@pytest.mark.parametrize("size", [-1, 2**40, 2**63, 2**80])
+def test_places_that_no_file_has_are_a_corrupt_clip(tmp_path, offset, size):
+    """An index may say anything; nothing of that size is allocated."""
+    (tmp_path / "a.tar").write_bytes(bytes(2048))
+    for read in (read_member, open_member):
+        with pytest.raises(CorruptClipError, match=r"a\.tar: cut off, \d+ of -?\d+ bytes at offset"):
+            read(tmp_path, "a.tar", offset, size, "key")
+
+
+def test_what_is_no_file_is_a_corrupt_clip(tmp_path):
+    """Reading a pipe would wait for ever."""
+    os.mkfifo(tmp_path / "pipe.tar")
+    (tmp_path / "folder.tar").mkdir()
+    for name, said in (("pipe.tar", "this is no file"), ("folder.tar", "this is no file"), ("a\0.tar", "null byte")):
+        for size in (10, 2**21):
+            with pytest.raises(CorruptClipError, match=said):
+                open_member(tmp_path, name, 0, size)
+
+
+def test_members_of_8_gib_are_not_taken_for_others(tmp_path, monkeypatch):
+    """Their size stands in an extended header, and Linux gives 2 GiB at a time; here 8 and 5 bytes stand for those."""
+    info = tarfile.TarInfo("big.mp4")
+    (tmp_path / "a.tar").write_bytes(info.tobuf() + b"0123456789ab")
+    monkeypatch.setattr(shards, "LARGEST_SIZE", 8)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda handle, count, offset: pread(handle, min(count, 5), offset))
+    assert read_member(tmp_path, "a.tar", 512, 12, "big") == b"0123456789ab"
+    with pytest.raises(CorruptClipError, match="do not belong together"):
+        read_member(tmp_path, "a.tar", 512, 7, "big")
+    with pytest.raises(CorruptClipError, match="do not belong together"):
+        read_member(tmp_path, "a.tar", 512, 12, "other")
+
+
+def test_text_that_no_index_holds_is_refused(tmp_path):
+    with pytest.raises(DataError, match="valid Unicode"), ShardWriter(tmp_path) as writer:
+        writer.add("first", b"bytes", INFO, ["half \ud83d of a pair"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 import webdataset
 
+from vidlab.data import tar_source
 from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.module import ClipDataModule
 from vidlab.data.shards import ShardWriter, read_member
-from vidlab.data.tar_shards import BLOCK, Damage, Member, read_headers, split_name
-from vidlab.data.tar_source import TarShards
+from vidlab.data.tar_headers import BLOCK, Damage, Member, read_headers
+from vidlab.data.tar_scan import ShardContent, scan_shard
+from vidlab.data.tar_shards import split_name
+from vidlab.data.tar_source import TarShards, find_shards
 from vidlab.data.video import VideoInfo, encode
 from vidlab.errors import DataError, UserError
 
@@ -155,7 +159,7 @@ def test_a_cut_off_shard_keeps_its_whole_clips(folder):
     cases = {
         last.offset_data + 10: "cut off: the shard ends",
         text.offset: "ends without tar's closing blocks",
-        last.offset_data - BLOCK: "a header is damaged",  # of an extended header its first half
+        last.offset_data - BLOCK: "ends without tar's closing blocks",  # of an extended header its first half
     }
     for end, reason in cases.items():
         path.write_bytes(whole[:end])
@@ -229,3 +233,55 @@ def test_what_is_missing_is_said(tmp_path):
     write_tar(tmp_path / "in" / "a.tar", {"a.mp4": CLIPS[0], "a.txt": b"one", "b.mp4": b"x", "b.txt": b"two"})
     with pytest.raises(DataError, match=r"1 usable clips in 1 shards, and 2 are needed.*a/b: "):
         source(tmp_path / "in").prepare()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_read(tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9" + b"x" * 240)
+    write_tar(folder / "s.tar", {"a.mp4": CLIPS[0], "a.txt": b"a", "b.mp4": CLIPS[1], "b.txt": b"b"})
+    index = ClipIndex.open(TarShards(str(folder), cache_dir=str(tmp_path / "cache")).prepare())
+    assert set(rows_of(index)) == {"s/a", "s/b"}
+    row = index.row(0)
+    assert read_member(index.root, row.shard, row.offset, row.size, row.key) in CLIPS
+
+
+def test_folders_behind_links_hold_shards_and_what_is_compressed_is_named(tmp_path, caplog):
+    far, near = tmp_path / "far", tmp_path / "in"
+    write_tar(far / "deep/a.tar", {"a.mp4": CLIPS[0], "a.txt": b"a"})
+    write_tar(near / "B.TAR", {"b.mp4": CLIPS[1], "b.txt": b"b"})
+    (near / "link").symlink_to(far)
+    (near / "loop").symlink_to(near)
+    (near / "c.tar.gz").write_bytes(b"\x1f\x8b")
+    (near / "broken.tar").symlink_to(tmp_path / "nowhere")
+    index = ClipIndex.open(source(near).prepare())
+    assert set(rows_of(index)) == {"link/deep/a/a", "B/b"}
+    assert index.metadata["rejected"] == {"broken.tar": "this is no file, or a link that leads to none"}
+    assert "1 files like" in caplog.text and "c.tar.gz: compressed shards cannot be read" in caplog.text
+    for row in rows_of(index).values():
+        assert read_member(index.root, row.shard, row.offset, row.size, row.key) in CLIPS
+
+
+def test_patterns(tmp_path):
+    files = ("a/b/x.tar", "a/y.tar", "z.tar", "a/b/n.txt")
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    for pattern, fitting in {
+        "**/*.tar": files[:3], "*.tar": files[2:3], "a/**/*.tar": files[:2], "*/?.tar": files[1:2], "./a/[xy].tar":
+        files[1:2], "**": (), "": (), "/": (), "../*.tar": (), "**/b/**/*": ("a/b/n.txt", files[0]),
+    }.items():  # fmt: skip
+        found, _ = find_shards(tmp_path, pattern)
+        assert [path.relative_to(tmp_path).as_posix() for path in found] == sorted(fitting)
+
+
+def test_a_shard_that_grows_while_it_is_read_is_not_indexed(folder, monkeypatch):
+    def scan_and_grow(root: Path, shard: Path) -> ShardContent:
+        content = scan_shard(root, shard)
+        with shard.open("ab") as file:
+            file.write(bytes(BLOCK))
+        return content
+
+    monkeypatch.setattr(tar_source, "scan_shard", scan_and_grow)
+    monkeypatch.setattr(tar_source, "in_processes", lambda work, jobs, *_, **__: ((job, work(job)) for job in jobs))
+    with pytest.raises(DataError, match=r"00001\.tar changed while it was read: wait until it is complete"):
+        source(folder).prepare()
+    assert not list((folder.parent / "cache").rglob("index.parquet"))

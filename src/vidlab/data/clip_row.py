@@ -1,11 +1,14 @@
 """One row of an index, and its form as an Arrow table."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vidlab.clip import Factors, ObjectFactors
+from vidlab.data.names import is_utf8, shown
+from vidlab.errors import CorruptClipError
 
 INDEX_NAME = "index.parquet"
 COLUMNS = (
@@ -16,6 +19,11 @@ COLUMNS = (
 OPTIONAL_COLUMNS = ("scores",)
 # Where the bytes lie is left out of the hash: packing the same clips differently changes nothing in training.
 HASHED_COLUMNS = tuple(column for column in COLUMNS if column not in ("shard", "offset"))
+# The least and the greatest whole numbers that a clip can have.
+BOUNDS = {
+    **dict.fromkeys(("offset", "size"), (0, 2**63 - 1)),
+    **dict.fromkeys(("frames", "height", "width"), (1, 2**31 - 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,43 @@ def from_values(values: Mapping[str, Any]) -> ClipRow:
         "scores": dict(values.get("scores") or ()),
     }
     return ClipRow(**{**values, **changed})
+
+
+def check_row(row: ClipRow) -> None:
+    """Refuse a row that no reader can use or no index can hold.
+
+    Raises:
+        CorruptClipError: naming the value at fault.
+    """
+    for name, (least, most) in BOUNDS.items():
+        value = getattr(row, name)
+        if not isinstance(value, int) or not least <= value <= most:
+            raise CorruptClipError(f"{name}={value!r:.40} is not between {least} and {most}")
+    for name in ("fps", "duration"):
+        value = getattr(row, name)
+        if not isinstance(value, float | int) or not 0 < value < math.inf:
+            raise CorruptClipError(f"{name}={value!r:.40} is not a positive number")
+    if not row.captions:
+        raise CorruptClipError("it has no caption")
+    for name, text in _texts(row):
+        if not isinstance(text, str) or not is_utf8(text):
+            raise CorruptClipError(f"its {name} is not valid Unicode text: {shown(text):.60}")
+    if leaves_folder(row.shard):
+        raise CorruptClipError(f"its shard {shown(row.shard):.200} is not below the data set's folder")
+
+
+def _texts(row: ClipRow) -> Iterator[tuple[str, Any]]:
+    for name in ("key", "shard", "split", "source"):
+        yield name, getattr(row, name)
+    for caption in row.captions:
+        yield "caption", caption
+    for score in row.scores:
+        yield "score's name", score
+
+
+def leaves_folder(path: str) -> bool:
+    """Whether a relative path is absolute after all, goes up, or is none."""
+    return not path or path.startswith("/") or "\0" in path or ".." in path.split("/")
 
 
 def factors_to_json(factors: Factors | None) -> str | None:

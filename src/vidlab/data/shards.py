@@ -7,6 +7,7 @@ of each clip, so the shards can be read by any WebDataset loader as well.
 import io
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,11 +18,12 @@ from typing import Any
 from vidlab.clip import Factors
 from vidlab.data.clip_row import INDEX_NAME, ClipRow
 from vidlab.data.index_writer import IndexWriter
+from vidlab.data.names import is_utf8, shown
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 
 # A tar header, and the longest name in it.
-HEADER, LONGEST_NAME = tarfile.BLOCKSIZE, 100
+HEADER, LONGEST_NAME, LARGEST_SIZE = tarfile.BLOCKSIZE, 100, 8**11
 MISMATCH = "shard and index do not belong together"
 
 SPLITS = ("train", "val", "test")
@@ -89,7 +91,7 @@ class ShardWriter:
         scores: Mapping[str, float] | None = None,
     ) -> None:
         """Add one clip; see ``ClipRow`` for the fields. A ``.`` would end the key in a tar file."""
-        self._check(key, captions, split)
+        self._check(key, captions, split, source)
         if self._tar is None:
             self._open_shard()
         captions = tuple(captions)
@@ -117,13 +119,15 @@ class ShardWriter:
         if len(self._rows) >= self.clips_per_shard:
             self._close_shard()
 
-    def _check(self, key: str, captions: Sequence[str], split: str) -> None:
+    def _check(self, key: str, captions: Sequence[str], split: str, source: str) -> None:
         if not key or "." in key or "/" in key or key in self._keys:
             raise DataError(f"clip key {key!r} must be new, not empty, and without '.' and '/'")
         if split not in SPLITS:
             raise DataError(f"clip {key}: split {split!r} is not one of {', '.join(SPLITS)}")
         if not captions or not all(captions):
             raise DataError(f"clip {key} has no caption, or an empty one")
+        if not all(map(is_utf8, (key, source, *captions))):
+            raise DataError(f"clip {shown(key)}: its key, source or caption is not valid Unicode")
 
     def _shard_name(self) -> str:
         return f"{self._shards:06d}.tar"
@@ -164,39 +168,73 @@ def read_member(folder: Path, shard: str, offset: int, size: int, key: str | Non
     """
     path = Path(folder) / shard
     header = HEADER if _has_header(shard, offset, key) else 0
+    handle = _opened(path, offset, size)
     try:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            data = os.pread(handle, header + size, offset - header)
-        finally:
-            os.close(handle)
+        data = _read(handle, header + size, offset - header)
     except OSError as error:
-        raise CorruptClipError(f"{path}: {error.strerror}") from error
+        raise CorruptClipError(f"{shown(path)}: {error.strerror}") from error
+    finally:
+        os.close(handle)
     if len(data) != header + size:
-        raise CorruptClipError(f"{path}: cut off, {max(len(data) - header, 0)} of {size} bytes at offset {offset}")
+        raise _cut_off(path, len(data) - header, offset, size)
     if header and key is not None:
         _check_header(data[:header], size, key, path)
     return data[header:]
 
 
+def _opened(path: Path, offset: int, size: int) -> int:
+    """A handle of a file that has ``size`` bytes at ``offset``; the caller closes it."""
+    try:
+        # a pipe is opened without waiting for its other end, and then refused
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CorruptClipError(f"{shown(path)}: {reason}") from error
+    state = os.fstat(handle)
+    if stat.S_ISREG(state.st_mode) and 0 <= offset <= offset + size <= state.st_size:
+        return handle
+    os.close(handle)
+    if not stat.S_ISREG(state.st_mode):
+        raise CorruptClipError(f"{shown(path)}: this is no file")
+    raise _cut_off(path, state.st_size - offset, offset, size)
+
+
+def _cut_off(path: Path, there: int, offset: int, size: int) -> CorruptClipError:
+    return CorruptClipError(f"{shown(path)}: cut off, {max(there, 0)} of {size} bytes at offset {offset}")
+
+
+def _read(handle: int, count: int, offset: int) -> bytes:
+    """``count`` bytes, fewer at the end of the file alone; Linux gives at most 2 GiB at a time."""
+    data = os.pread(handle, count, offset)
+    while len(data) < count and (more := os.pread(handle, count - len(data), offset + len(data))):
+        data += more
+    return data
+
+
 def _has_header(shard: str, offset: int, key: str | None) -> bool:
     """Whether a tar header with the clip's name stands before it."""
-    return key is not None and shard.endswith(".tar") and offset >= HEADER
+    return key is not None and shard.lower().endswith(".tar") and offset >= HEADER
 
 
 def _check_header(header: bytes, size: int, key: str, path: Path) -> None:
     """Refuse a member that is not the one the index means: the shard was changed, or belongs to another index."""
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.TarError:
-        raise CorruptClipError(f"{path}: no tar member begins where the index says; {MISMATCH}") from None
-    # a long or a non-ASCII name stands in a header of its own before this one
-    named = key.isascii() and len(member.name) < LONGEST_NAME
-    if member.size != size or (named and Path(member.name).name.split(".")[0] != Path(key).name.split(".")[0]):
+    except (tarfile.TarError, ValueError):
+        raise CorruptClipError(f"{shown(path)}: no tar member begins where the index says; {MISMATCH}") from None
+    # a long name, one that is not ASCII (a key spells bytes that are no UTF-8 with a backslash) and a size of 8 GiB or
+    # more stand in a header of their own before this one
+    named = key.isascii() and "\\" not in key and len(member.name) < LONGEST_NAME
+    sized = size < LARGEST_SIZE
+    if (sized and member.size != size) or (named and _stem(member.name) != _stem(key)):
         raise CorruptClipError(
-            f"{path}: the index says {size} bytes here, and the shard has {member.name} of {member.size} bytes; "
-            f"{MISMATCH}"
+            f"{shown(path)}: the index says {size} bytes here, and the shard has {shown(member.name)} of {member.size} "
+            f"bytes; {MISMATCH}"
         )
+
+
+def _stem(name: str) -> str:
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 class MemberFile(io.RawIOBase):
@@ -214,20 +252,16 @@ class MemberFile(io.RawIOBase):
     def __init__(self, path: Path, offset: int, size: int) -> None:
         super().__init__()
         self.offset, self.size, self._place = offset, size, 0
-        try:
-            self._handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise CorruptClipError(f"{path}: {error.strerror}") from error
-        there = os.fstat(self._handle).st_size - offset
-        if there < size:
-            self.close()
-            raise CorruptClipError(f"{path}: cut off, {max(there, 0)} of {size} bytes at offset {offset}")
+        self._handle: int | None = None
+        self._handle = _opened(path, offset, size)
 
     def read(self, count: int | None = -1) -> bytes:
         """At most ``count`` bytes; fewer at the end alone."""
         left = self.size - self._place
         wanted = left if count is None or count < 0 else min(count, left)
-        data = os.pread(self._handle, wanted, self.offset + self._place) if wanted > 0 else b""
+        if wanted <= 0 or self._handle is None:
+            return b""
+        data = _read(self._handle, wanted, self.offset + self._place)
         self._place += len(data)
         return data
 
@@ -250,18 +284,22 @@ class MemberFile(io.RawIOBase):
 
     def close(self) -> None:
         """Close the file; more than once does no harm."""
-        if not self.closed:
+        if self._handle is not None:
             os.close(self._handle)
+            self._handle = None
         super().close()
 
 
-def open_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes | MemberFile:
-    """One clip to decode some frames of: its bytes, or where it is long a file that reads what the decoder asks for.
+def open_member(
+    folder: Path, shard: str, offset: int, size: int, key: str | None = None, whole: int = READ_WHOLE
+) -> bytes | MemberFile:
+    """One clip to decode some frames of: its bytes, or where it is longer than ``whole`` bytes a file that reads what
+    the decoder asks for.
 
     Raises:
         CorruptClipError: as ``read_member``.
     """
-    if size <= READ_WHOLE:
+    if size <= whole:
         return read_member(folder, shard, offset, size, key)
     path = Path(folder) / shard
     if _has_header(shard, offset, key):

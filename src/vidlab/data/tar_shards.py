@@ -1,34 +1,19 @@
-"""What is in a tar file of samples: their members by header alone, damage included.
+"""The samples in a tar file, found by headers alone.
 
-A sample is a run of members that share the part of their name before the first dot of the file name, as WebDataset
-reads them: ``a/000.mp4``, ``a/000.txt`` and ``a/000.json`` are the sample ``a/000``.
+A sample is the members that share the part of their name before the first dot of the file name, as WebDataset reads
+them: ``a/000.mp4``, ``a/000.txt`` and ``a/000.json`` are the sample ``a/000``. Unlike for a reader of streams they need
+not stand side by side.
 """
 
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-BLOCK = 512
+from vidlab.data.names import composed
+from vidlab.data.tar_headers import Damage, Member, read_headers
 
-
-@dataclass(frozen=True)
-class Member:
-    """A file of a tar: name, first byte and size. ``whole`` is False where the tar ends before it does."""
-
-    name: str
-    offset: int
-    size: int
-    whole: bool = True
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What is wrong at a place, in bytes, where a header should be."""
-
-    offset: int
-    reason: str
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
+TEXT_SUFFIXES = ("txt", "json")
 
 
 @dataclass
@@ -39,74 +24,51 @@ class Sample:
     members: dict[str, Member] = field(default_factory=dict)
 
 
-def read_headers(path: Path) -> Iterator[Member | Damage]:
-    """The regular files of an uncompressed tar, in order.
+@dataclass(frozen=True)
+class TarClip:
+    """A video of a sample, and the members that describe it.
 
-    After a damaged header reading goes on with the next block that is one. A tar that was cut off ends with a member
-    that is not whole, or with damage: the closing blocks of zeros are missing.
+    Args:
+        key: unique in the shard unless the shard has a sample twice.
+        video: its member.
+        texts: members by the last part of their suffix, ``txt`` or ``json``.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = 0
-        while start + BLOCK <= size:
-            file.seek(start)
-            tar = None
-            try:
-                tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 closing it does not close the file
-                for entry in tar:
-                    if entry.isreg():
-                        yield Member(entry.name, entry.offset_data, entry.size, entry.offset_data + entry.size <= size)
-            except tarfile.TarError:
-                pass
-            start = tar.offset if tar is not None else start
-            file.seek(start)
-            block = file.read(BLOCK)
-            if start > size or (len(block) == BLOCK and not any(block)):
-                return
-            if len(block) < BLOCK:
-                break
-            yield Damage(start, "a header is damaged")
-            start = _next_header(file, start + BLOCK)
-            if start >= size:
-                return
-    yield Damage(size, "the file ends without tar's closing blocks: it may be cut off")
 
-
-def _next_header(file: BinaryIO, start: int) -> int:
-    """Where the next block with tar's magic word and a right checksum begins, or the file ends."""
-    file.seek(start)
-    while block := file.read(BLOCK):
-        if block[257:262] == b"ustar":
-            try:
-                tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-                return start
-            except tarfile.TarError:
-                pass
-        start += BLOCK
-    return start
+    key: str
+    video: Member
+    texts: dict[str, Member]
 
 
 def samples(path: Path) -> Iterator[Sample | Damage]:
-    """Samples in order; members without a suffix and those that WebDataset keeps for itself (``__x__``) are none."""
-    current: Sample | None = None
+    """Damage, then samples in the order of their first members.
+
+    Members without a suffix and those that WebDataset keeps for itself (``__x__``) belong to none. A name that comes
+    again begins another sample with the key of the first. Accents may be written as one character or as two.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    found: list[Sample] = []
+    latest: dict[str, Sample] = {}
     for member in read_headers(path):
         if isinstance(member, Damage):
-            if current is not None:
-                yield current
-            current = None
             yield member
             continue
         name = split_name(member.name)
+        if member.cut_off and (name is None or not (_is_video(name[1]) or name[1] in TEXT_SUFFIXES)):
+            # of no sample, or of a part of it that is not read, so that nothing else would tell
+            yield Damage(member.offset, member.fault or "")
         if name is None:
             continue
         key, suffix = name
-        if current is None or current.key != key or suffix in current.members:
-            if current is not None:
-                yield current
-            current = Sample(key)
-        current.members[suffix] = member
-    if current is not None:
-        yield current
+        sample = latest.get(key) or latest.get(composed(key))
+        if sample is None or suffix in sample.members:
+            sample = Sample(key)
+            found.append(sample)
+            latest.setdefault(composed(key), sample)
+        latest[key] = sample
+        sample.members[suffix] = member
+    yield from found
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -117,3 +79,32 @@ def split_name(name: str) -> tuple[str, str] | None:
     if not stem or not dot or (len(top) >= 4 and top.startswith("__") and top.endswith("__")):
         return None
     return f"{folder}{slash}{stem}", suffix.lower()
+
+
+def clips_of(sample: Sample) -> tuple[list[TarClip], int]:
+    """The videos of a sample, and how many more it has that no text describes.
+
+    The plain ``.txt`` and ``.json`` describe the video named like them, else the first without a text of its own, else
+    the first. Another video whose name has further dots, ``shot.1.mp4``, is a clip of its own where a text has the
+    same name, ``shot.1.txt``; its key is then ``shot.1``.
+    """
+    videos = [(suffix.rpartition(".")[0], member) for suffix, member in sample.members.items() if _is_video(suffix)]
+    own = {inner: _texts(sample, f"{inner}.") for inner, _ in videos if inner}
+    plain = _texts(sample, "")
+    undescribed = [inner for inner, _ in videos if not own.get(inner)]
+    described = min(undescribed, key=bool, default=videos[0][0] if plain and videos else None)
+    clips: list[TarClip] = []
+    for inner, member in videos:
+        if inner == described and not any(clip.key == sample.key for clip in clips):
+            clips.append(TarClip(sample.key, member, plain))
+        elif own.get(inner):
+            clips.append(TarClip(f"{sample.key}.{inner}", member, own[inner]))
+    return clips, len(videos) - len(clips)
+
+
+def _is_video(suffix: str) -> bool:
+    return suffix.rpartition(".")[2] in VIDEO_SUFFIXES
+
+
+def _texts(sample: Sample, beginning: str) -> dict[str, Member]:
+    return {kind: found for kind in TEXT_SUFFIXES if (found := sample.members.get(beginning + kind)) is not None}

@@ -1,35 +1,38 @@
 """Tar shards made by others, used where they are: ``data=shards``."""
 
-import json
+import fnmatch
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from vidlab.assets import cache_folder
-from vidlab.data.clip_row import ClipRow
+from vidlab.data.names import shown, walk_files
 from vidlab.data.pool import in_processes
-from vidlab.data.shards import SPLITS, read_member
 from vidlab.data.source import prepare_once
 from vidlab.data.splits import GatheredRows
-from vidlab.data.tar_shards import Damage, Member, Sample, samples
-from vidlab.data.video import probe
-from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.data.tar_scan import scan_shard
+from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov")
 LISTED = 5
-# A caption or record longer than this is none.
-MAX_TEXT_BYTES = 1 << 20
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4")
+UNPACK = "compressed shards cannot be read at an offset: unpack them (gunzip, unxz, unzstd)"
+# What is counted of samples, and how it is said. The first two are always recorded, even when there are none.
+LEFT_OUT = {
+    "without_video": "without video in %s: left out",
+    "without_caption": "without caption in %s: left out",
+    "with_further_videos": "with several videos in %s: those without a text of their own name are left out",
+}
+ALWAYS = ("without_video", "without_caption")
 
 # Raise when the index of unchanged shards would come out different.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class TarShards:
     may also have a ``split`` (train, val or test), a ``source`` and ``scores``, a table of numbers. The key of a clip
     is ``<shard without .tar>/<key in the shard>``.
 
-    Members that are damaged or cut off are named in the index, counted, and refused beyond ``data.max_corrupt``;
-    samples without video or caption are counted and left out.
+    A sample's files need not stand side by side. Folders behind symbolic links hold shards too; hidden ones do not.
+    Members that are damaged, cut off, sparse or links are named in the index, counted, and refused beyond
+    ``data.max_corrupt``; samples without video or caption are counted and left out.
 
     Args:
         path: the folder.
@@ -68,21 +72,27 @@ class TarShards:
     def prepare(self) -> Path:
         """The folder of the index; the shards are read on first use and whenever one changed."""
         folder = self._folder()
-        shards = sorted(path for path in folder.glob(self.pattern) if path.is_file())
+        shards, compressed = find_shards(folder, self.pattern)
         if not shards:
+            named = f". {len(compressed)} are compressed, first {shown(compressed[0])}" if compressed else ""
             raise DataError(
-                f"data.path={folder}: no shard found (looked for {self.pattern}). Compressed shards (.tar.gz) cannot "
-                "be read at an offset: unpack them with gunzip"
+                f"data.path={shown(folder)}: no shard found (looked for {self.pattern}){named}. Compressed shards "
+                "(.tar.gz) cannot be read at an offset: unpack them with gunzip"
             )
+        states = _states(shards)
         digest = blake2b(digest_size=8)
-        for part in (VERSION, folder, self.val_fraction):
-            digest.update(f"{part}\n".encode())
-        for shard in shards:
-            state = shard.stat()
-            digest.update(f"{shard}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
+        for part in (VERSION, folder, self.val_fraction, *states):
+            digest.update(os.fsencode(f"{part}\n"))
         cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
-        target = cache / self.name / f"{folder.name}-{digest.hexdigest()}"
-        return prepare_once(target, lambda made: self._build(made, folder, shards))
+        # a name may have 255 bytes, and a folder of that length has one already
+        target = cache / self.name / f"{shown(folder.name)[:100]}-{digest.hexdigest()}"
+
+        def build(made: Path) -> None:
+            for file in compressed[:1]:
+                log.warning("data=%s: %d files like %s: %s", self.name, len(compressed), shown(file), UNPACK)
+            self._build(made, folder, shards, states)
+
+        return prepare_once(target, build)
 
     def _folder(self) -> Path:
         if not 0 < self.val_fraction < 1:
@@ -94,9 +104,9 @@ class TarShards:
             raise UserError(f"data.path={self.path}: no such folder ({folder}); give the folder that holds the shards")
         return folder
 
-    def _build(self, made: Path, folder: Path, shards: list[Path]) -> None:
+    def _build(self, made: Path, folder: Path, shards: list[Path], states: list[str]) -> None:
         rejected: dict[str, str] = {}
-        left_out = {"without_video": 0, "without_caption": 0}
+        left_out = dict.fromkeys(ALWAYS, 0)
         work = partial(scan_shard, folder)
         with GatheredRows(made, self.val_fraction) as rows:
             at_once = 4 * (os.cpu_count() or 1)
@@ -104,13 +114,16 @@ class TarShards:
                 for row in found.rows:
                     rows.add(row)
                 rejected |= found.rejected
-                left_out = {reason: count + getattr(found, reason) for reason, count in left_out.items()}
+                for reason, count in found.left_out.items():
+                    left_out[reason] = left_out.get(reason, 0) + count
             self._report(folder, rejected, left_out)
+            _refuse_changed(shards, states)
             if rows.count < 2:
                 raise DataError(
-                    f"data.path={folder}: {rows.count} usable clips in {len(shards)} shards, and 2 are needed (1 to "
-                    f"train on, 1 held out). Without video: {left_out['without_video']}, without caption: "
-                    f"{left_out['without_caption']}" + "".join(f"; {key}: {rejected[key]}" for key in _first(rejected))
+                    f"data.path={shown(folder)}: {rows.count} usable clips in {len(shards)} shards, and 2 are needed "
+                    f"(1 to train on, 1 held out). Without video: {left_out['without_video']}, without caption: "
+                    f"{left_out['without_caption']}. The files of a sample have one name up to the first dot of it, "
+                    "000.mp4 and 000.txt" + "".join(f"; {key}: {rejected[key]}" for key in _first(rejected))
                 )
             log.info("data=%s: %d clips in %d shards, %d unusable", self.name, rows.count, len(shards), len(rejected))
             rows.write_index({"shards": len(shards), **left_out, "rejected": rejected}, root=folder)
@@ -120,122 +133,49 @@ class TarShards:
             log.warning("data=%s: %s left out: %s", self.name, key, rejected[key])
         for reason, count in left_out.items():
             if count:
-                log.warning(
-                    "data=%s: %d samples %s in %s: left out", self.name, count, reason.replace("_", " "), folder
-                )
+                log.warning("data=%s: %d samples %s", self.name, count, LEFT_OUT[reason] % shown(folder))
+
+
+def find_shards(folder: Path, pattern: str) -> tuple[list[Path], list[Path]]:
+    """Files below a folder whose path from there fits ``pattern``, and compressed ones beside them.
+
+    Small and capital letters are the same, since ``.TAR`` is a tar.
+    """
+    wanted = [part.lower() for part in pattern.split("/") if part != "."]
+    shards, compressed = [], []
+    for file in walk_files(folder):
+        if _fits([part.lower() for part in file.relative_to(folder).parts], wanted):
+            shards.append(file)
+        elif file.name.lower().endswith(COMPRESSED):
+            compressed.append(file)
+    return sorted(shards), sorted(compressed)
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _states(shards: Sequence[Path]) -> list[str]:
+    """Name, size and change time of each."""
+    states = []
+    for shard in shards:
+        try:
+            state = shard.stat()
+            states.append(f"{shard}\n{state.st_size}\n{state.st_mtime_ns}")
+        except OSError as error:  # it is named as unusable when the shards are read
+            states.append(f"{shard}\n{error.errno}")
+    return states
+
+
+def _refuse_changed(shards: Sequence[Path], states: Sequence[str]) -> None:
+    for shard, before, now in zip(shards, states, _states(shards), strict=True):
+        if before != now:
+            raise DataError(f"{shown(shard)} changed while it was read: wait until it is complete, and run again")
 
 
 def _first(rejected: Mapping[str, str]) -> list[str]:
     return list(islice(rejected, LISTED))
-
-
-@dataclass(frozen=True)
-class ShardContent:
-    """What one shard holds.
-
-    Args:
-        rows: usable clips, in order; ``split`` is empty where the sample names none.
-        rejected: damaged samples and places of the shard, and why.
-        without_video: samples without a video.
-        without_caption: samples with a video and no caption.
-    """
-
-    rows: tuple[ClipRow, ...]
-    rejected: Mapping[str, str]
-    without_video: int
-    without_caption: int
-
-
-def scan_shard(root: Path, shard: Path) -> ShardContent:
-    """Walk the headers of ``shard`` and probe its videos. Names are relative to ``root``."""
-    name = shard.relative_to(root).as_posix()
-    rows: dict[str, ClipRow] = {}
-    rejected: dict[str, str] = {}
-    left_out = {"without_video": 0, "without_caption": 0}
-    for sample in samples(shard):
-        if isinstance(sample, Damage):
-            rejected[f"{name}, byte {sample.offset}"] = sample.reason
-            continue
-        key = f"{name.removesuffix('.tar')}/{sample.key}"
-        video = video_of(sample)
-        if video is None:
-            left_out["without_video"] += 1
-        elif key in rows:
-            rejected[f"{name}, byte {video.offset}"] = f"a second sample has the key {sample.key!r}"
-        else:
-            try:
-                row = _row(root, name, key, sample, video)
-            except CorruptClipError as error:
-                rejected[key] = str(error).removeprefix(f"{key}: ")
-                continue
-            if row is None:
-                left_out["without_caption"] += 1
-            else:
-                rows[key] = row
-    return ShardContent(tuple(rows.values()), rejected, **left_out)
-
-
-def video_of(sample: Sample) -> Member | None:
-    """The first video of a sample."""
-    return next((m for suffix, m in sample.members.items() if suffix.rpartition(".")[2] in VIDEO_SUFFIXES), None)
-
-
-def _row(root: Path, shard: str, key: str, sample: Sample, video: Member) -> ClipRow | None:
-    """The row of a sample; None without a caption."""
-    if not video.whole:
-        raise CorruptClipError("cut off: the shard ends before the video does")
-    record = _record(root, shard, sample)
-    captions = tuple(dict.fromkeys(_captions(root, shard, sample, record)))
-    if not captions:
-        return None
-    info = probe(read_member(root, shard, video.offset, video.size), key)
-    split, source, scores = record.get("split"), record.get("source"), record.get("scores")
-    return ClipRow(
-        key=key,
-        shard=shard,
-        offset=video.offset,
-        size=video.size,
-        captions=captions,
-        split=split if split in SPLITS else "",
-        source=source if isinstance(source, str) and source else key,
-        factors=None,
-        scores={str(k): float(v) for k, v in scores.items() if _is_number(v)} if isinstance(scores, dict) else {},
-        **asdict(info),
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _record(root: Path, shard: str, sample: Sample) -> dict[str, Any]:
-    text = _text(root, shard, sample, "json")
-    try:
-        record = json.loads(text) if text else {}
-    except ValueError as error:
-        raise CorruptClipError(f"its .json is not JSON ({error})") from None
-    return record if isinstance(record, dict) else {}
-
-
-def _captions(root: Path, shard: str, sample: Sample, record: Mapping[str, Any]) -> Iterator[str]:
-    """Captions without superfluous white space, from where they are first found."""
-    listed = record.get("captions")
-    texts: list[Any] = listed if isinstance(listed, list) else _text(root, shard, sample, "txt").splitlines()
-    if not any(str(text).strip() for text in texts):
-        single = record.get("caption") or record.get("text") or ()
-        texts = single if isinstance(single, list) else [single] if isinstance(single, str) else []
-    for text in texts:
-        if isinstance(text, str) and text.strip():
-            yield " ".join(text.split())
-
-
-def _text(root: Path, shard: str, sample: Sample, suffix: str) -> str:
-    member = sample.members.get(suffix)
-    if member is None:
-        return ""
-    if not member.whole or member.size > MAX_TEXT_BYTES:
-        raise CorruptClipError(f"its .{suffix} is " + ("too large" if member.whole else "cut off"))
-    try:
-        return read_member(root, shard, member.offset, member.size).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise CorruptClipError(f"its .{suffix} is not UTF-8 text") from None

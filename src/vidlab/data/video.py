@@ -72,7 +72,7 @@ class _Packets:
         return len(self.times) == self.shown and bool((np.diff(self.times) > 0).all())
 
 
-def probe(source: Path | bytes, name: str = "") -> VideoInfo:
+def probe(source: Path | bytes | io.RawIOBase, name: str = "") -> VideoInfo:
     """Frame count, size and rate of a video.
 
     Reads the file once and decodes its first frame: the count a container declares is missing or wrong for
