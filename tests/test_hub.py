@@ -1,9 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from vidlab.errors import UserError
-from vidlab.hub import model_folder
+from vidlab.hub import model_folder, read_json, refuse_code
 
 
 class Hub:
@@ -70,3 +71,44 @@ def test_what_the_hub_does_not_have(hub):
         UserError, match=r"system.vae=owner/other is neither a local folder nor in .* \('owner/other'\)"
     ):
         find("owner/other")
+
+
+@pytest.mark.parametrize(
+    "file, settings, wanted",
+    [
+        ("config.json", {"auto_map": {"AutoModel": "evil.Model"}}, r"classes of its own \(auto_map\)"),
+        (
+            "tokenizer_config.json",
+            {"auto_map": {"AutoTokenizer": ["evil.T", None]}},
+            r"classes of its own \(auto_map\)",
+        ),
+        ("config.json", {"vision": [{"deep": {"auto_map": "evil--evil.Model"}}]}, r"classes of its own \(auto_map\)"),
+        ("config.json", {"attn_implementation": "evil/kernel"}, r"kernels \(attn_implementation\)"),
+        ("config.json", {"_attn_implementation": {"text_config": "evil/kernel:fn"}}, r"kernels \(_attn_impl"),
+        ("config.json", {"text_config": {"_attn_implementation": "flash_attention_2"}}, r"kernels \(_attn_impl"),
+        ("config.json", {"experts_implementation": "evil/kernel@v1"}, r"kernels \(experts_implementation\)"),
+        ("config.json", {"quantization_config": {"quant_method": "fp8"}}, r"kernels for quantized weights"),
+        ("preprocessor_config.json", {"auto_map": {"AutoProcessor": "evil.P"}}, r"classes of its own \(auto_map\)"),
+        ("adapter_config.json", {"base_model_name_or_path": "evil/model"}, r"has adapter_config\.json, an adapter"),
+        ("config.json", [1], "must hold an object of settings"),
+    ],
+)
+def test_a_models_folder_that_asks_for_code_is_refused(tmp_path, file, settings, wanted):
+    (tmp_path / file).write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=wanted) as caught:
+        refuse_code(tmp_path, "text_encoder.path=x")
+    assert file in str(caught.value)
+
+
+def test_settings_that_stand_for_nothing_are_let_be(tmp_path):
+    plain = {"auto_map": {}, "quantization_config": None, "attn_implementation": "sdpa", "use_kernels": False,
+             "_attn_implementation_autoset": True, "text_config": {"_attn_implementation": None}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    refuse_code(tmp_path, "text_encoder.path=x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "{", "\0", '{"a": ' + "9" * 5000 + "}"])
+def test_json_that_is_damaged_or_without_end_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
+        read_json(tmp_path / "config.json")

@@ -1,13 +1,24 @@
 """Folders of models, by local path or by their name on the Hugging Face hub."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from vidlab.errors import UserError
 
 TIMEOUT = 10.0  # seconds
+# Settings of a model's folder that have code fetched or run, with what they stand for.
+CODE = {
+    "auto_map": "classes of its own",
+    "custom_pipelines": "pipelines of its own",
+    "quantization_config": "kernels for quantized weights",
+    "kernel_config": "kernels",
+    "use_kernels": "kernels",
+}
+KERNELS = ("attn_implementation", "experts_implementation")  # at the end of a setting's name
+TORCH_KERNELS = ("eager", "sdpa", "flex_attention")  # those that need no other package
+ADAPTER = "adapter_config.json"
 
 
 def model_folder(
@@ -67,6 +78,44 @@ def _from_hub(
         ) from error
 
 
+def refuse_code(folder: Path, key: str) -> None:
+    """Refuse a model whose folder asks for code of its own, or for kernels from elsewhere, before a library reads it.
+
+    transformers and diffusers are told to trust none; but they fetch kernels that a configuration names, follow an
+    adapter to another model, and read the weights of a class of its own into a class of theirs that has the same name.
+
+    Args:
+        folder: with ``config.json`` and other JSON files of settings.
+        key: the configuration key that named it, for messages.
+
+    Raises:
+        UserError: naming the file and the setting.
+    """
+    if (folder / ADAPTER).exists():
+        raise UserError(f"{key}: {folder} has {ADAPTER}, an adapter of another model. Merge it into its model first.")
+    for file in sorted(folder.glob("*config.json")):
+        for name, value in _settings(read_json(file)):
+            wanted = CODE.get(name) if value else None
+            if name.endswith(KERNELS) and value not in (None, *TORCH_KERNELS):
+                wanted = "kernels"
+            if wanted:
+                raise UserError(
+                    f"{key}: {file} asks for {wanted} ({name}), and vidlab runs no code that a model's folder names. "
+                    "Take a model that the library itself builds, in whole precision; or, if it does without, delete "
+                    "the setting."
+                )
+
+
+def _settings(content: Any) -> Iterator[tuple[str, Any]]:
+    """Every setting, at any depth."""
+    waiting = [content]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield from node.items()
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file of settings.
 
@@ -75,7 +124,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold an object of settings.")

@@ -193,3 +193,46 @@ def test_weights_of_another_network_are_named(tmp_path):
         take({"a": torch.zeros(2)}, "b", (2,), "file")
     with pytest.raises(UserError, match=r"a has shape \(2,\), expected \(3,\)"):
         take({"a": torch.zeros(2)}, "a", (3,), "file")
+
+
+def test_nesting_without_end_and_arrays_without_numbers_are_refused(tmp_path):
+    deep: dict = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    cyclic: dict = {}
+    cyclic["a"] = cyclic
+    for content in (deep, cyclic):
+        with pytest.raises(UnsafePickleError, match=r"w\.ckpt was not read: it is nested deeper than 64 levels"):
+            read_pickle(pickled(tmp_path / "w.ckpt", content))
+    # an ndarray that is rebuilt and never gets its state
+    hollow = pickle.GLOBAL + b"numpy._core.multiarray\n_reconstruct\n" + pickle.EMPTY_TUPLE + pickle.REDUCE
+    (tmp_path / "w.ckpt").write_bytes(b"(S'a'\n" + hollow + b"d.")
+    with pytest.raises(UnsafePickleError, match="is damaged"):
+        read_pickle(tmp_path / "w.ckpt")
+    # dictionaries whose updates, reductions and states name each other
+    pointless = pickle.GLOBAL + b"numpy\ndtype\n" + b"(S'f4'\nt" + pickle.REDUCE + b"(S'x'\nS'y'\ndb."
+    (tmp_path / "w.ckpt").write_bytes(pointless)
+    with pytest.raises(UnsafePickleError, match="is damaged"):
+        read_pickle(tmp_path / "w.ckpt")
+
+
+def test_archives_that_are_none_are_named(tmp_path):
+    import io
+
+    def archive(content: bytes) -> bytes:
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as written:
+            written.writestr("net/data.pkl", content)
+        return file.getvalue()
+
+    (tmp_path / "large.pt").write_bytes(archive(bytes((1 << 26) + 1)))  # 65 kB that unfold to 64 MiB
+    with pytest.raises(UnsafePickleError, match="table of tensors is larger"):
+        read_torchscript(tmp_path / "large.pt")
+    whole = archive(pickle.dumps({}))
+    locked = bytearray(whole)
+    for offset in (6, whole.index(b"PK\1\2") + 8):
+        locked[offset] |= 1  # says that it is encrypted
+    for number, content in enumerate((bytes(locked), whole[:30], b"PK\5\6" + bytes(18), b"")):
+        (tmp_path / f"{number}.pt").write_bytes(content)
+        with pytest.raises(UnsafePickleError, match=rf"{number}\.pt: this is not a TorchScript archive"):
+            read_torchscript(tmp_path / f"{number}.pt")

@@ -167,12 +167,45 @@ def test_missing_and_incomplete_folders_are_named(tmp_path, bert):
 def test_code_in_the_folder_is_never_run(tmp_path, bert):
     for file in bert.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"model_type": "strange", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    plain = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(UserError, match="is not a readable text encoder"):
-        PretrainedEncoder(str(tmp_path))
+    auto = {"auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
+    for more, said in (
+        (auto | {"model_type": "strange"}, r"asks for classes of its own \(auto_map\)"),
+        (auto, r"asks for classes of its own \(auto_map\)"),  # transformers would take its BERT, without a word
+        ({"_attn_implementation": "evil/kernel"}, r"asks for kernels \(_attn_implementation\)"),
+        ({"model_type": "strange"}, "is not a readable text encoder"),
+        ({"hidden_size": "wide"}, "is not a readable text encoder"),
+        ({"num_attention_heads": 0}, "is not a readable text encoder"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(plain | more))
+        with pytest.raises(UserError, match=said):
+            PretrainedEncoder(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    with pytest.raises(UserError, match=r"tokenizer_config\.json asks for classes of its own"):
+        (tmp_path / "words").mkdir()
+        (tmp_path / "words" / "tokenizer_config.json").write_text(json.dumps(auto))
+        PretrainedEncoder(str(tmp_path), tokenizer=str(tmp_path / "words"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_not_read_beside_safetensors_of_another_name(tmp_path, bert):
+    import os
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    for file in bert.iterdir():
+        (tmp_path / file.name.replace("model.safe", "other.safe")).write_bytes(file.read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(), 2))
+    index = {"weight_map": {"embeddings.word_embeddings.weight": "pytorch_model.bin"}}
+    for name in ("", "pytorch_model.bin.index.json", "model.safetensors.index.json"):
+        if name:
+            (tmp_path / name).write_text(json.dumps({"metadata": {}} | index))
+        with pytest.raises(UserError, match="is not a readable text encoder"):
+            PretrainedEncoder(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.clip import Stride
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import model_folder
+from vidlab.hub import model_folder, refuse_code
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SUBFOLDER = "vae"  # where a whole pipeline keeps it
@@ -101,6 +101,7 @@ def _load(path: str) -> Any:
             f"autoencoder=image_vae needs the package diffusers ({error}): pip install diffusers."
         ) from error
     folder = _folder(path)
+    refuse_code(folder, f"autoencoder.path={path}")
     try:
         kind = AutoencoderKL.load_config(folder).get("_class_name", KIND)
         if kind != KIND:
@@ -108,7 +109,9 @@ def _load(path: str) -> Any:
         found, report = AutoencoderKL.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         raise UserError(f"autoencoder.path={path} cannot be read: {_first_line(error)}") from error
     wrong = {name: names for name, names in report.items() if names}
     if wrong:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.hub import refuse_code
 from vidlab.metrics.base import ClipMetric
 from vidlab.metrics.features import fingerprint
 from vidlab.perceptual.resize import resize_frames
@@ -101,6 +102,7 @@ def _load(path: str) -> dict[str, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     folder, local = _folder(path), {"local_files_only": True, "trust_remote_code": False}
+    refuse_code(folder, f"metrics.clipsim.path={path}")
     try:
         settings = json.loads((folder / "preprocessor_config.json").read_text())
         mean, std = settings["image_mean"], settings["image_std"]
@@ -109,7 +111,7 @@ def _load(path: str) -> dict[str, Any]:
         size = int(model.config.vision_config.image_size)
         if not hasattr(model, "get_image_features"):
             raise ValueError("it has no image and text features")
-    except (OSError, ValueError, KeyError, ImportError, AttributeError) as error:
+    except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"metrics.clipsim.path={path}: {folder} is not a readable CLIP ({reason}). It needs config.json, "

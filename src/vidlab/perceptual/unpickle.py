@@ -22,6 +22,8 @@ _DTYPES = {"f2": 2, "f4": 4, "f8": 8, "i1": 1, "i2": 2, "i4": 4, "i8": 8, "u1": 
 _STORAGES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8", "LongStorage": "<i8"}
 # Members of an archive are read one at a time; no array of these networks comes near this size in bytes.
 _LARGEST = 1 << 30
+_LARGEST_TABLE = 1 << 26  # the table of tensors, which holds names and shapes
+_DEEPEST = 64  # modules within modules
 
 
 class UnsafePickleError(UserError):
@@ -121,7 +123,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         UnsafePickleError: the file holds anything else. Nothing it names is imported or called.
     """
     with path.open("rb") as stream:
-        return _flat(_load(path, _Unpickler(stream, _ARRAY_NAMES)), "/")
+        return _load(path, _Unpickler(stream, _ARRAY_NAMES), "/")
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -135,10 +137,13 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             found = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(found) != 1:
                 raise UnsafePickleError(f"{path}: this is not a TorchScript archive (no data.pkl)")
+            if archive.getinfo(found[0]).file_size > _LARGEST_TABLE:
+                raise UnsafePickleError(f"{path}: its table of tensors is larger than that of any network")
             with archive.open(found[0]) as stream:
-                reader = _ScriptUnpickler(stream, archive, found[0].partition("/")[0])
-                return _flat(_load(path, reader), ".")
-    except zipfile.BadZipFile as error:
+                return _load(path, _ScriptUnpickler(stream, archive, found[0].partition("/")[0]), ".")
+    except UnsafePickleError:
+        raise
+    except Exception as error:  # a damaged archive fails in whatever operation the damage leads to
         raise UnsafePickleError(f"{path}: this is not a TorchScript archive: {error}") from error
 
 
@@ -186,9 +191,9 @@ class _ScriptUnpickler(_Unpickler):
         return np.frombuffer(self.archive.read(member), dtype)
 
 
-def _load(path: Path, reader: _Unpickler) -> Any:
+def _load(path: Path, reader: _Unpickler, separator: str) -> dict[str, Tensor]:
     try:
-        return reader.load()
+        return _flat(reader.load(), separator)
     except UnsafePickleError as error:
         raise UnsafePickleError(f"{path} was not read: {error}. Give a .safetensors file instead.") from error
     # A damaged pickle fails in whatever operation the damage leads to.
@@ -196,13 +201,15 @@ def _load(path: Path, reader: _Unpickler) -> Any:
         raise UnsafePickleError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _flat(content: Any, separator: str, prefix: str = "") -> dict[str, Tensor]:
+def _flat(content: Any, separator: str, prefix: str = "", depth: int = 0) -> dict[str, Tensor]:
     """Nested dictionaries of arrays as one; other leaves (flags, sizes) are left out."""
+    if depth > _DEEPEST:
+        raise UnsafePickleError(f"it is nested deeper than {_DEEPEST} levels")
     found: dict[str, Tensor] = {}
     for name, value in content.items() if isinstance(content, Mapping) else ():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping):
-            found |= _flat(value, separator, key + separator)
+            found |= _flat(value, separator, key + separator, depth + 1)
         elif isinstance(value, _Array | np.ndarray):
             array = value.value if isinstance(value, _Array) else value
             native = array.astype(array.dtype.newbyteorder("="))

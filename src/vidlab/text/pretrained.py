@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import model_folder
+from vidlab.hub import model_folder, refuse_code
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -209,6 +209,9 @@ def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any
             f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. "
             "Pickled weights are not read; load them once elsewhere and save_pretrained(folder)."
         )
+    refuse_code(folder, f"text_encoder.path={path}")
+    if words != folder:
+        refuse_code(words, "tokenizer")
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
@@ -219,10 +222,10 @@ def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any
             loader = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
         model = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
         tokenizer = AutoTokenizer.from_pretrained(words, **local)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: {reason}"
         ) from error
     if model.config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
         model = model.get_encoder()

@@ -137,7 +137,7 @@ def test_latents_are_measured_on_every_clip_once(tmp_path):
 def cfg(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield OmegaConf.create({"name": "vidlab", "tracking_uri": None, "weights": "ema"})
+        yield OmegaConf.create({"name": "vidlab", "tracking_uri": None, "weights": "ema", "allow": []})
 
 
 def test_choices_and_their_settings(cfg):
@@ -167,12 +167,13 @@ def test_runs_of_autoencoders_and_of_denoisers(cfg, tmp_path):
     model = WFVAE(**TINY)
     node = {"_target_": "vidlab.autoencoders.wfvae.WFVAE", "path": "where/training/began", **TINY}
     state = {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
-    config = {"autoencoder": node, "data": {}, "seed": 0}
-    torch.save({"state_dict": state, "config": config, "global_step": 7}, tmp_path / "a.ckpt")
+    config = {"autoencoder": node, "data": {}, "task": {}, "seed": 0}
+    torch.save({"state_dict": state, "config": OmegaConf.to_yaml(config), "global_step": 7}, tmp_path / "a.ckpt")
     found = build_entry("a.ckpt", cfg)
     assert found.step == 7 and found.source == str(tmp_path / "a.ckpt") and found.trained.seed == 0
     for name, value in found.autoencoder.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
     node["path"] = str(tmp_path / "a.ckpt")  # of a denoiser: its autoencoder is frozen and lies elsewhere
-    torch.save({"state_dict": {"backbone.x": torch.zeros(1)}, "config": config}, tmp_path / "b.ckpt")
+    frozen = {"state_dict": {"backbone.x": torch.zeros(1)}, "config": OmegaConf.to_yaml(config)}
+    torch.save(frozen, tmp_path / "b.ckpt")
     assert torch.equal(build_entry("b.ckpt", cfg).autoencoder.last_layer(), model.last_layer())

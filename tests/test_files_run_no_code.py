@@ -1,0 +1,120 @@
+"""No module of vidlab has a way from the bytes of a file to code, but for those named here with their reason."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "vidlab"
+TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+TRUSTED = "lab/trusted_config.py"
+
+# Calls that import by name or run what they are given, and who may make them.
+MAKERS = {
+    "hydra.utils.instantiate": {"lab/entry.py"},  # of what the command line composed, or trusted_config let through
+    "get_class": {"lab/compose.py"},
+    "importlib.import_module": {"lab/entry.py", "data/plan.py"},  # plan.py: two modules of vidlab
+    "eval": set(),
+    "exec": set(),
+    "__import__": set(),
+    "os.system": set(),
+    "os.popen": set(),
+    "pickle.load": set(),
+    "pickle.loads": set(),
+    "marshal.loads": set(),
+    "joblib.load": set(),
+    "np.load": set(),
+    "numpy.load": set(),
+    "np.lib.format.read_array": set(),
+    "pd.read_pickle": set(),
+    "torch.jit.load": set(),
+    "torch.hub.load": set(),
+    "yaml.load": set(),
+    "yaml.unsafe_load": set(),
+    "yaml.full_load": set(),
+    "OmegaConf.load": {"assets.py"},  # manifests that are shipped
+    "OmegaConf.resolve": set(),
+}
+# The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.
+OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/train.py", "record_run"),
+            ("lab/curate.py", "build_bench")}  # fmt: skip
+FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}
+
+
+def _calls() -> Iterator[tuple[str, str, str, ast.Call]]:
+    """(file, function around, dotted name, call) of every call."""
+    for file, tree in TREES.items():
+        around = {
+            inner: node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                yield file, around.get(node, ""), ast.unparse(node.func), node
+
+
+CALLS = list(_calls())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_makes_objects_is_called_where_it_is_known(name):
+    assert {file for file, _, called, _ in CALLS if called == name} == MAKERS[name]
+
+
+def _is_config(arguments: list[ast.expr]) -> bool:
+    return bool(arguments) and isinstance(arguments[0], ast.Constant) and arguments[0].value == "config"
+
+
+def test_configurations_of_checkpoints_go_through_one_module():
+    """Whoever takes ``state["config"]`` hands it on at once; whoever reads YAML reads its own."""
+    handed = {
+        id(argument)
+        for _, _, name, call in CALLS
+        if name in ("stored_settings", "trusted_config")
+        for argument in call.args
+    }
+    taken = [
+        (file, node)
+        for file, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)
+        if isinstance(node.slice, ast.Constant) and node.slice.value == "config"
+    ]
+    assert [file for file, node in taken if id(node) not in handed] == []
+    assert {file for file, _ in taken} == {TRUSTED, "lab/init.py", "lab/changes.py", "lab/export.py"}
+    got = [file for file, _, name, call in CALLS if name.endswith(".get") and _is_config(call.args)]
+    assert got == []
+    parsed = {
+        (file, function)
+        for file, function, name, call in CALLS
+        if name == "OmegaConf.create" and not isinstance(call.args[0], ast.Dict)
+    }
+    assert parsed == OWN_TEXT
+
+
+def test_libraries_are_told_to_run_nothing():
+    loads = [call for _, _, name, call in CALLS if name == "torch.load"]
+    assert len(loads) >= 2 and all("weights_only" in {word.arg for word in call.keywords} for call in loads)
+    for file, _, name, call in CALLS:
+        flags = {word.arg: word.value for word in call.keywords if word.arg in FLAGS and "save" not in name}
+        for flag, value in flags.items():
+            constant = isinstance(value, ast.Constant) and value.value is FLAGS[flag]
+            assert constant, f"{file}: {name}({flag}={ast.unparse(value)})"
+        assert not [word for word in call.keywords if word.arg == "shell"], f"{file}: {name}"
+    for file, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Dict):
+                for key, value in zip(node.keys, node.values, strict=True):
+                    if isinstance(key, ast.Constant) and key.value in FLAGS:
+                        assert ast.literal_eval(value) is FLAGS[key.value], file
+            if isinstance(node, ast.Attribute | ast.Name):
+                name = node.attr if isinstance(node, ast.Attribute) else node.id
+                assert name != "add_safe_globals", file
+                assert name != "Unpickler" or file == "perceptual/unpickle.py", file
+
+
+def test_models_of_other_libraries_are_looked_at_first():
+    """Every function that has a library build a model of a folder refuses folders that ask for code."""
+    building = {(file, function) for file, function, name, _ in CALLS if name.endswith(".from_pretrained")}
+    checked = {(file, function) for file, function, name, _ in CALLS if name == "refuse_code"}
+    assert building == checked and len(building) == 3
