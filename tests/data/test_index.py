@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import pickle
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -44,7 +45,7 @@ def test_rows_come_back_as_written(tmp_path):
     assert index.metadata == {"difficulty": "easy"} and index.root == tmp_path
     assert index.column("key") == ["a", "b"]
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == 2 and names[1] == "index.parquet" and names[0].endswith(".rows.arrow")
+    assert len(names) == 2 and names[1] == "index.parquet" and names[0].endswith(".rows")
     for position in (-1, 2):
         with pytest.raises(IndexError):
             index.row(position)
@@ -168,7 +169,7 @@ def test_an_index_without_its_file_of_rows_gets_one(tmp_path, monkeypatch):
     rows = some_rows(BLOCK_ROWS + 3)
     write_index(tmp_path, rows, {"a": 1})
     before = ClipIndex.open(tmp_path)
-    (beside,) = tmp_path.glob("*.rows.arrow")
+    (beside,) = tmp_path.glob("*.rows")
     beside.unlink()
     old = pq.read_table(tmp_path / "index.parquet").drop_columns(["scores"])
     header = {**json.loads(pq.ParquetFile(tmp_path / "index.parquet").metadata.metadata[b"vidlab"])}
@@ -176,7 +177,7 @@ def test_an_index_without_its_file_of_rows_gets_one(tmp_path, monkeypatch):
     pq.write_table(old.replace_schema_metadata({"vidlab": json.dumps(header)}), tmp_path / "index.parquet")
     index = ClipIndex.open(tmp_path)
     assert [index.row(n) for n in range(len(index))] == rows and index.hash == before.hash
-    (made,) = tmp_path.glob("*.rows.arrow")
+    (made,) = tmp_path.glob("*.rows")
     stamp = made.stat().st_mtime_ns
     assert ClipIndex.open(tmp_path).row(3) == rows[3] and made.stat().st_mtime_ns == stamp
     # a folder that cannot be written to
@@ -184,7 +185,7 @@ def test_an_index_without_its_file_of_rows_gets_one(tmp_path, monkeypatch):
     monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert ClipIndex.open(tmp_path).row(5) == rows[5]
-    assert len(list((tmp_path / "cache" / "rows").glob("*.rows.arrow"))) == 1 and not list(tmp_path.glob("*.arrow"))
+    assert len(list((tmp_path / "cache" / "rows").glob("*.rows"))) == 1 and not list(tmp_path.glob("*.rows"))
 
 
 def test_rows_of_an_index_written_again_are_its_own(tmp_path):
@@ -200,10 +201,55 @@ def test_rows_of_an_index_written_again_are_its_own(tmp_path):
 
 def test_a_damaged_file_of_rows_is_named(tmp_path):
     write_index(tmp_path, some_rows(20), {})
-    (beside,) = tmp_path.glob("*.rows.arrow")
+    (beside,) = tmp_path.glob("*.rows")
     beside.write_bytes(b"no arrow")
-    with pytest.raises(DataError, match=r"rows\.arrow cannot be read .* delete it, and it is made again"):
+    with pytest.raises(DataError, match=r"rows cannot be read .* delete it, and it is made again"):
         ClipIndex.open(tmp_path)
+
+
+def damaged(content: bytes, draw: random.Random) -> bytes:
+    """One wrong bit, a sector of zeros, or the end cut off."""
+    bad, place = bytearray(content), draw.randrange(len(content))
+    match draw.randrange(6):
+        case 0:
+            bad[place : place + 512] = bytes(len(bad[place : place + 512]))
+        case 1:
+            del bad[place:]
+        case _:
+            bad[place] ^= 1 << draw.randrange(8)
+    return bytes(bad)
+
+
+def test_damage_of_a_file_of_rows_never_reaches_arrow(tmp_path):
+    """Arrow believes lengths and offsets: wrong ones read beyond the file's memory, or end the process."""
+    rows, draw = some_rows(BLOCK_ROWS + 5), random.Random(0)
+    write_index(tmp_path, rows, {})
+    (beside,) = tmp_path.glob("*.rows")
+    good = beside.read_bytes()
+    for _ in range(50):
+        beside.write_bytes(bad := damaged(good, draw))
+        if bad == good:
+            continue
+        with pytest.raises(DataError, match=r"rows cannot be read .* delete it, and it is made again"):
+            index = ClipIndex.open(tmp_path)
+            assert [index.row(n) for n in range(len(index))] != rows
+
+
+def test_damage_of_an_index_is_refused_or_changes_nothing(tmp_path):
+    rows, draw = some_rows(40), random.Random(0)
+    write_index(tmp_path, rows, {"difficulty": "easy"})
+    table, refused = tmp_path / "index.parquet", 0
+    good = table.read_bytes()
+    for _ in range(80):
+        for beside in tmp_path.glob("index-*"):
+            beside.unlink()  # so that it is made of the table
+        table.write_bytes(damaged(good, draw))
+        try:
+            index = ClipIndex.open(tmp_path)
+            assert [index.row(n) for n in range(len(index))] == rows and index.metadata == {"difficulty": "easy"}
+        except DataError as error:
+            refused += "\n" not in str(error) and "index.parquet cannot be read (" in str(error)
+    assert refused > 60  # some hit what nobody reads
 
 
 def test_an_index_replaced_while_in_use_is_noticed(tmp_path):

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from filelock import FileLock
 from vidlab.assets import cache_folder
 from vidlab.data.clip_row import COLUMNS, INDEX_NAME, ClipRow, factors_from_json, factors_to_json, schema
 from vidlab.data.index_writer import GROUP_ROWS, IndexWriter, rows_name, write_index
+from vidlab.data.parquet import open_parquet
 from vidlab.data.row_store import RowStore, RowStoreWriter
 from vidlab.errors import DataError
 
@@ -88,6 +90,8 @@ class ClipIndex:
         if missing or header is None:
             raise DataError(f"{path} is not an index of clips: it lacks {missing or 'its header'}")
         rows = _row_store(path, header.get("rows"))
+        if rows.rows != clips:
+            raise DataError(f"{rows.path} has {rows.rows} clips, {path} {clips}; delete it, and it is made again")
         return cls(path, rows, Path(header["root"] or folder), header["metadata"], header["hash"], clips)
 
     def __len__(self) -> int:
@@ -153,6 +157,8 @@ class ClipIndex:
                     chosen = self.positions[start:end] - np.int32(first)
                 yield start, batch.column(0), chosen
                 first += len(batch)
+            if first != self.clips:
+                raise DataError(f"{self.path} has {first} of {self.clips} clips in {name}; make the data set again")
 
 
 def _positions(keep: np.ndarray) -> np.ndarray:
@@ -166,13 +172,14 @@ def _positions(keep: np.ndarray) -> np.ndarray:
     return found
 
 
-def _parquet(path: Path, **options: Any) -> Any:
-    import pyarrow.parquet as pq
-
+@contextmanager
+def _parquet(path: Path, **options: Any) -> Iterator[Any]:
     try:
-        return pq.ParquetFile(path, **options)
+        with open_parquet(path, **options) as file:
+            yield file
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); delete it and make the data set again") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read ({reason}); delete it and make the data set again") from error
 
 
 def _row_store(path: Path, identity: str | None) -> RowStore:
@@ -201,10 +208,16 @@ def _opened(place: Path) -> RowStore:
 
 
 def _make_rows(path: Path, place: Path) -> None:
+    unfinished = place.with_suffix(".tmp")
+    with RowStoreWriter(unfinished) as store:
+        for table in _tables(path):
+            store.write(table)
+    unfinished.replace(place)
+
+
+def _tables(path: Path) -> Iterator[Any]:
+    """All rows in parts."""
     import pyarrow as pa
 
-    unfinished = place.with_suffix(".tmp")
-    with _parquet(path) as file, RowStoreWriter(unfinished) as store:
-        for batch in file.iter_batches(GROUP_ROWS):
-            store.write(pa.Table.from_batches([batch]))
-    unfinished.replace(place)
+    with _parquet(path) as file:
+        yield from (pa.Table.from_batches([batch]) for batch in file.iter_batches(GROUP_ROWS))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vidlab.data.clip_row import HASHED_COLUMNS, INDEX_NAME, ClipRow, schema, to_columns
+from vidlab.data.parquet import PAGES, seal
 from vidlab.data.row_store import BLOCK_ROWS, RowStoreWriter
 from vidlab.errors import DataError
 
@@ -20,7 +21,7 @@ GROUP_ROWS = 1024 * BLOCK_ROWS
 
 def rows_name(identity: str) -> str:
     """File name of the rows of an index; ``identity`` is that of the very Parquet file."""
-    return f"index-{identity}.rows.arrow"
+    return f"index-{identity}.rows"
 
 
 class IndexWriter:
@@ -46,12 +47,12 @@ class IndexWriter:
         self._keys = array("Q")
         self._hash = blake2b(json.dumps(self.metadata, sort_keys=True).encode(), digest_size=16)
         self._places = blake2b(digest_size=8)
-        self._table, self._rows = folder / f"{INDEX_NAME}.tmp", folder / "index.rows.arrow.tmp"
+        self._table, self._rows = folder / f"{INDEX_NAME}.tmp", folder / "index.rows.tmp"
 
     def __enter__(self) -> "IndexWriter":
         import pyarrow.parquet as pq
 
-        self._parquet = pq.ParquetWriter(self._table, schema())
+        self._parquet = pq.ParquetWriter(self._table, schema(), **PAGES)
         self._store = RowStoreWriter(self._rows).__enter__()
         return self
 
@@ -61,7 +62,7 @@ class IndexWriter:
         try:
             header = self._header() if kind is None else None
             self._store.close()
-            self._parquet.close()
+            seal(self._table, self._parquet)
             if header is not None:
                 self._publish(header["rows"])
         finally:
@@ -103,8 +104,8 @@ class IndexWriter:
 
     def _publish(self, identity: str) -> None:
         self._refuse_double_keys()
-        for stale in self.folder.glob(rows_name("*")):
-            stale.unlink()
+        for stale in (*self.folder.glob(rows_name("*")), *self.folder.glob(rows_name("*") + ".arrow")):
+            stale.unlink()  # of another index, or of an earlier version
         self._rows.replace(self.folder / rows_name(identity))
         self._table.replace(self.folder / INDEX_NAME)
 
