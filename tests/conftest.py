@@ -54,7 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that reach the network, or take minutes, run only when they are asked for."""
-    for name, why in (("network", "needs the network"), ("slow", "takes minutes"), ("fuzz", "takes long")):
+    minutes = dict.fromkeys(("slow", "fuzz", "kills"), "takes minutes")
+    for name, why in {"network": "needs the network", **minutes}.items():
         if name in (config.getoption("markexpr") or ""):
             continue
         skip = pytest.mark.skip(reason=f"{why}: run with `pytest -m {name}`")

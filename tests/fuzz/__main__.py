@@ -4,6 +4,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -59,6 +60,8 @@ def attack(given: argparse.Namespace, names: list[str], worker: Watched, tally: 
             if time.monotonic() > end:
                 return
             run_cases(worker, tally, name, range(first, stop))
+        inputs, faults = sum(map(Counter.total, tally.counts.values())), len(tally.failures)
+        print(f"cases {first} to {stop - 1}: {inputs} inputs so far, {faults} kinds of faults", file=sys.stderr)
         first = stop
 
 
