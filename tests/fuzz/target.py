@@ -64,12 +64,14 @@ class Target:
         read: reads that folder.
         exact: whether a checksum promises that what is read is what was written; its subjects are then damaged without
             making checksums right.
+        slow: whether only the long campaign has time for it.
     """
 
     name: str
     make: Callable[[Path], Sequence[Subject]]
     read: Callable[[Path], Found]
     exact: bool = False
+    slow: bool = False
 
 
 @dataclass(frozen=True)
