@@ -75,11 +75,11 @@ class Watched:
             request = {"target": target, "cases": pending, "keep": keep, "folder": str(self.folder)}
             self._requests.write(json.dumps(request).encode() + b"\n")
             self._requests.flush()
-            for case, verdict in self._stretch(target):
+            for case, verdict in self._stretch(target, pending):
                 pending.remove(case)
                 yield case, verdict
 
-    def _stretch(self, target: str) -> Iterator[tuple[int, Verdict]]:
+    def _stretch(self, target: str, pending: Sequence[int]) -> Iterator[tuple[int, Verdict]]:
         """What one child answers, to its end."""
         current, pid, hung = None, 0, False
         while "exit" not in (answer := self._next(self.patience) or {}):
@@ -96,7 +96,8 @@ class Watched:
                 current = None
                 yield answer.pop("case"), Verdict(**answer | {"steps": tuple(answer["steps"])})
         if current is None and answer["exit"]:
-            raise RuntimeError(f"target {target} cannot be set up: {answer['log']}")
+            unready = Verdict("crash", "the target cannot be set up", (), answer["log"])
+            yield from [(case, unready) for case in pending]
         if current is not None:
             ended = f"no answer in {self.patience:g} s" if hung else f"ended with {answer['exit']}"
             yield current, Verdict("hang" if hung else "crash", ended, (), answer["log"])

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..edits import TEXT_EDITS, change_tree, hostile
 from ..target import EscapedError, Found, Subject, Target, digest
@@ -41,7 +41,9 @@ def module() -> Any:
     torch.manual_seed(0)
     built = build_module(cfg)
     built.configure_model()
-    return built, OmegaConf.to_yaml(cfg)
+    with open_dict(cfg):
+        cfg.callbacks = {}  # they name Hydra's folder, which there is none of here
+    return built, OmegaConf.to_yaml(cfg, resolve=True)
 
 
 def content(config: str | None = None) -> dict[str, Any]:
@@ -133,7 +135,9 @@ def stranger(random: Random) -> Any:
 
 def read_rebuilt(folder: Path) -> Found:
     """What generate.py builds of it."""
-    from vidlab.lab.generate import load_module
+    from vidlab.lab.generate import module_of
+    from vidlab.lab.trusted_config import Allowed, trained_config
+    from vidlab.training.checkpoint_io import load_checkpoint
 
     text = (folder / "config.yaml").read_bytes().decode("utf-8", "replace")
     save(folder / "last.ckpt", content(text))
@@ -143,7 +147,9 @@ def read_rebuilt(folder: Path) -> Found:
     before = Path.cwd()
     os.chdir(folder)
     try:
-        built = load_module(folder / "last.ckpt", asked)
+        state = load_checkpoint(folder / "last.ckpt")
+        trained = trained_config(state, folder / "last.ckpt", Allowed())
+        built = module_of(state, trained, folder / "last.ckpt", asked)
     finally:
         os.chdir(before)
         if (folder / CANARY).exists():
