@@ -14,7 +14,7 @@ ENTRY_POINTS = sorted(
     path for path in ROOT.glob("*.py") if "vidlab.lab.entry" in path.read_text()
 )  # train.py, generate.py, ...
 FLOORS = (
-    ("clip", "assets", "digests", "errors", "hub", "randomness", "redaction", "registries", "tensors"),
+    ("clip", "assets", "digests", "errors", "files", "hub", "randomness", "redaction", "registries", "tensors"),
     ("layers", "diffusion", "perceptual"),
     ("backbones", "autoencoders", "text", "losses", "conditioning"),
     ("cost",),

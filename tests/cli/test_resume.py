@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from .command import new_lab
-from .tracked import equal, only, weights
+from .tracked import Curve, Tracked, equal, only, weights
 
 STEPS = ("trainer.val_check_interval=6", "lr_schedule.warmup_steps=2", "callbacks.checkpoint.every_n_steps=3")
 
@@ -27,6 +27,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, 
     expected, continued = only(whole), only(killed)
     assert (expected.status, continued.status) == ("FINISHED", "FINISHED")
     assert expected.losses(stopped_at) == continued.losses(stopped_at)
+    assert training_losses(expected) == training_losses(continued)  # those before the kill, too
     assert len(continued.losses(stopped_at)) > 40 - stopped_at
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
 
@@ -53,7 +54,12 @@ def test_kills_at_random_moments_lose_nothing(commands, empty_store, tmp_path, k
     finished = killed.train(*arguments, "ckpt_path=last")
     assert finished.code == 0, finished.err
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
+    assert training_losses(only(killed)) == training_losses(only(whole))
     assert [path.name for path in (killed.runs[0] / "checkpoints").iterdir() if path.name.endswith(".tmp")] == []
+
+
+def training_losses(run: Tracked) -> Curve:
+    return {place: value for place, value in run.curve.items() if place[0] == "train/loss"}
 
 
 def newest(lab) -> int | None:

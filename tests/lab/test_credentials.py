@@ -8,7 +8,8 @@ from vidlab.errors import UserError
 from vidlab.lab import credentials, provenance
 from vidlab.lab.config_record import resolved_yaml
 from vidlab.lab.credentials import clean_log, clean_records, complete, withhold
-from vidlab.lab.tracking import MLflowLogger, flatten
+from vidlab.lab.mlflow_names import flatten
+from vidlab.lab.tracking import MLflowLogger
 
 WHOLE = "postgresql://me:secret@127.0.0.1:9/db"
 SHOWN = "postgresql://me:***@127.0.0.1:9/db"

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -147,6 +148,48 @@ def test_a_store_that_breaks_never_stops_the_run(logger, tmp_path, monkeypatch):
     lines = (tmp_path / "run" / "metrics-unsent.jsonl").read_text().splitlines()
     kept = [(m["key"], m["value"], m["step"]) for m in map(json.loads, lines)]
     assert kept == [("loss", 1.5, 0), ("loss", 0.5, 1), ("lr", 0.1, 1)]
+
+
+def test_what_did_not_reach_the_store_is_sent_by_the_run_that_continues(logger, tmp_path, monkeypatch):
+    logger.start()
+    file = tmp_path / "run" / "metrics-unsent.jsonl"
+
+    def broken(*_args, **_kwargs):
+        raise ConnectionError("the server is gone")
+
+    logger.log_metrics({"loss": 2.0, "lr": 0.1}, 0)
+    logger.settle()  # before a checkpoint
+    assert history(logger, "loss") == [(0, 2.0)] and not file.exists()
+    with monkeypatch.context() as patch, pytest.warns(RuntimeWarning, match="did not take the metrics"):
+        patch.setattr(logger.experiment, "log_batch", broken)
+        logger.log_metrics({"loss": 1.0}, 1)
+        logger.settle()
+    assert len(file.read_text().splitlines()) == 1
+    file.write_text(file.read_text() + json.dumps(
+        {"key": "loss", "value": 2.0, "step": 0, "timestamp": 5}
+    ) + '\n{"key": "lo')  # fmt: skip
+    with pytest.warns(RuntimeWarning, match="1 damaged lines"):  # the process was killed; another one continues
+        resumed = make(tmp_path, run_id=logger.run_id)
+        resumed.start()
+    resumed.fill({"loss": 2.0, "lr": 0.1}, 0)
+    resumed.fill({"lr": 0.2}, 1)
+    resumed.settle()
+    assert history(resumed, "loss") == [(0, 2.0), (1, 1.0)] and history(resumed, "lr") == [(0, 0.1), (1, 0.2)]
+    assert not file.exists()
+    resumed.close("success")
+
+
+def test_a_full_disk_at_the_end_of_a_run_is_a_warning(logger, monkeypatch):
+    logger.start()
+    monkeypatch.setattr(logger.experiment, "log_batch", full)
+    monkeypatch.setattr(tracking, "write_points", full)
+    logger.log_metrics({"loss": 1.0}, 0)
+    with pytest.warns(RuntimeWarning, match="1 metric values reached neither MLflow nor .*No space left on device"):
+        logger.close("success")
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def points(*steps: int) -> list[MetricPoint]:

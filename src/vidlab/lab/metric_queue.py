@@ -1,10 +1,14 @@
 """Metrics on their way to a slow store: sent in batches from a background thread, none lost."""
 
+import json
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+from vidlab.files import written_aside
 from vidlab.lab.store import short
 
 MAX_METRICS = 1000  # MLflow's limit for one call
@@ -18,6 +22,40 @@ class MetricPoint:
     value: float
     step: int
     timestamp: int
+
+
+def send_batch(client: Any, run_id: str, points: Sequence[MetricPoint]) -> None:
+    """Log points to an MLflow run, in one call."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
+    client.log_batch(run_id, metrics=metrics)
+
+
+def write_points(path: Path, points: Sequence[MetricPoint]) -> None:
+    """Make ``path`` hold exactly these points, a line each; without points there is no file.
+
+    Raises:
+        OSError: it cannot be written; what was there stays.
+    """
+    if not points:
+        path.unlink(missing_ok=True)
+        return
+    with written_aside(path) as aside:
+        aside.write_text("".join(json.dumps(asdict(point)) + "\n" for point in points))
+
+
+def read_points(path: Path) -> list[MetricPoint]:
+    """What ``write_points`` wrote; lines that are damaged are left out with a warning."""
+    points, damaged = [], 0
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            points.append(MetricPoint(**json.loads(line)))
+        except (ValueError, TypeError):
+            damaged += 1
+    if damaged:
+        warnings.warn(f"{path}: {damaged} damaged lines are left out", RuntimeWarning, stacklevel=2)
+    return points
 
 
 class MetricQueue:
@@ -57,6 +95,13 @@ class MetricQueue:
                 with self._lock:
                     del self._pending[: len(batch)]
             self._broken = False
+
+    def settle(self) -> list[MetricPoint]:
+        """Send everything pending unless the store failed the last time; returns what is left."""
+        if not self._broken:
+            self.flush()
+        with self._lock:
+            return list(self._pending)
 
     def close(self) -> list[MetricPoint]:
         """Stop the thread, try to send a last time, and return what could not be sent."""

@@ -1,15 +1,12 @@
 """MLflow tracking that never stops a training: clear errors at the start, nothing lost at the end."""
 
 import atexit
-import json
-import re
 import shutil
 import tempfile
 import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from difflib import unified_diff
 from functools import partial
 from pathlib import Path
@@ -19,40 +16,22 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from vidlab.lab.metric_queue import MetricPoint, MetricQueue
+from vidlab.lab.metric_queue import MetricPoint, MetricQueue, read_points, send_batch, write_points
+from vidlab.lab.mlflow_names import flatten, legal_name
 from vidlab.lab.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
 from vidlab.redaction import redact
 
 MAX_PARAMS = 100  # of one log_batch call, tags too
-MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
+MAX_TAG = 8000
 STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-
-
-def legal_name(key: str) -> str:
-    """A metric, parameter or image name MLflow accepts: other characters (such as ``@``) become ``_``."""
-    name = re.sub(r"[^a-zA-Z0-9_\-. /]", "_", key).strip("/")
-    return re.sub(r"\.{2,}|//+", "_", name)[:MAX_KEY] or "_"
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings and lists to dotted keys, ``{"model.width": "64", "callbacks.0": "ema"}``."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, (list, tuple)):
-            value = {str(i): item for i, item in enumerate(value)} or "[]"
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[legal_name(name)] = redact(str(value))[:MAX_PARAM]
-    return flat
 
 
 class MLflowLogger(Logger):
     """Lightning logger over one MLflow run. Opened on first use; ranks above 0 do nothing.
 
     A store that fails after the start never stops a training: metrics stay queued, are tried again and end in
-    ``<folder>/metrics-unsent.jsonl``; an image, video or file that cannot be stored is named in a warning.
+    ``<folder>/metrics-unsent.jsonl``, from where a continued run sends them; an image, video or file that cannot be
+    stored is named in a warning.
     ``finalize``, which Lightning also calls between validate and fit, only sends what is queued and remembers
     the status; ``close`` ends the run. A process that exits without ``close`` gets the last status of
     ``finalize``, and KILLED if there was none.
@@ -150,9 +129,10 @@ class MLflowLogger(Logger):
         with store_errors(self._address):
             self._run_id = self._begin(client, experiment_id)
         self._client = client
-        self._queue = MetricQueue(partial(_send, client, self._run_id), self._flush_seconds, self._flush_size)
+        self._queue = MetricQueue(partial(send_batch, client, self._run_id), self._flush_seconds, self._flush_size)
         atexit.register(self.close)
         self.set_tags(self._tags)
+        self._queue.add(self._unknown(read_points(self._unsent_path)))
         if self._system_metrics:
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -173,6 +153,30 @@ class MLflowLogger(Logger):
         assert self._queue is not None
         now = time.time_ns() // 1_000_000
         self._queue.add([MetricPoint(legal_name(k), float(v), step or 0, now) for k, v in metrics.items()])
+
+    @rank_zero_only
+    def settle(self) -> None:
+        """Bring queued metrics to the store, or to ``metrics-unsent.jsonl``: a kill from now on loses none of them."""
+        if self._queue is not None:
+            self._keep(self._queue.settle())
+
+    @rank_zero_only
+    def fill(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log metrics of a step that this run may have logged before it was interrupted; known ones are left out."""
+        self._open()
+        assert self._queue is not None
+        now = time.time_ns() // 1_000_000
+        self._queue.add(self._unknown([MetricPoint(legal_name(k), v, step, now) for k, v in metrics.items()]))
+
+    def _unknown(self, points: Sequence[MetricPoint]) -> list[MetricPoint]:
+        known: dict[str, set[int]] = {}
+
+        def ask(key: str) -> None:
+            known[key] = {metric.step for metric in self._client.get_metric_history(self._run_id, key)}
+
+        for key in sorted({point.key for point in points}):
+            self._attempt(f"what is missing of {key}", partial(ask, key))
+        return [point for point in points if point.step not in known.get(point.key, ())]
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -274,24 +278,25 @@ class MLflowLogger(Logger):
         if self._monitor is not None:
             self._monitor.finish()
         unsent = self._queue.close()
+        self._keep(unsent)
         if unsent:
-            self._keep(unsent)
+            warnings.warn(
+                f"{len(unsent)} metric values did not reach MLflow; they are in {self._unsent_path}", stacklevel=3
+            )
         client, ended = self._client, STATUSES.get(self._status, "FAILED")
         self._attempt("the end of the run", lambda: client.set_terminated(self._run_id, ended))
         self._client = self._queue = self._monitor = None
 
+    @property
+    def _unsent_path(self) -> Path:
+        return (self._folder or Path.cwd()) / "metrics-unsent.jsonl"
+
     def _keep(self, unsent: Sequence[MetricPoint]) -> None:
-        path = (self._folder or Path.cwd()) / "metrics-unsent.jsonl"
-        with path.open("a") as file:
-            file.writelines(json.dumps(asdict(point)) + "\n" for point in unsent)
-        warnings.warn(f"{len(unsent)} metric values did not reach MLflow; they are in {path}", stacklevel=3)
-
-
-def _send(client: Any, run_id: str, points: Sequence[MetricPoint]) -> None:
-    from mlflow.entities import Metric
-
-    metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
-    client.log_batch(run_id, metrics=metrics)
+        try:
+            write_points(self._unsent_path, unsent)
+        except OSError as error:
+            lost = f"{len(unsent)} metric values reached neither MLflow nor {self._unsent_path} ({error.strerror})"
+            warnings.warn(lost, RuntimeWarning, stacklevel=4)
 
 
 class NoLogger(Logger):
@@ -314,6 +319,12 @@ class NoLogger(Logger):
         """Nothing to open."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Not kept."""
+
+    def settle(self) -> None:
+        """Nothing waits."""
+
+    def fill(self, metrics: Mapping[str, float], step: int) -> None:
         """Not kept."""
 
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:

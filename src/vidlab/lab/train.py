@@ -25,10 +25,12 @@ from vidlab.lab.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.entry import instantiate
 from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
+from vidlab.lab.metric_record import MetricRecord
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, resolve_run, write_run_record
 from vidlab.lab.store import run_to_continue
 from vidlab.lab.summary import Summary, summarize
+from vidlab.lab.tracking import MLflowLogger
 from vidlab.lab.trusted_config import Allowed, own_classes
 from vidlab.redaction import redact
 from vidlab.training.module import ClipModule, Named
@@ -69,6 +71,8 @@ def run_training(cfg: DictConfig) -> float | None:
     try:
         trainer = build_trainer(cfg, logger)
         trainer.callbacks.append(ConfigRecord(resolved_yaml(cfg)))  # type: ignore[attr-defined]
+        if isinstance(logger, MLflowLogger):
+            trainer.callbacks.append(MetricRecord(logger))  # type: ignore[attr-defined]
         record_run(cfg, job, trainer, module, data, logger)
         inherit_weights(cfg, job, module)
         started = time.monotonic()

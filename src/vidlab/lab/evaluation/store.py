@@ -8,8 +8,9 @@ from pathlib import Path
 from vidlab.callbacks.evaluation import scalars
 from vidlab.errors import UserError
 from vidlab.lab.evaluation.report import Evaluated
+from vidlab.lab.mlflow_names import legal_name
 from vidlab.lab.store import absolute_uri, find_run, open_client, short
-from vidlab.lab.tracking import MLflowLogger, legal_name
+from vidlab.lab.tracking import MLflowLogger
 
 MAX_BATCH = 1000
 
