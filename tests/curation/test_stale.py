@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vidlab.data.cache import HEADER_NAME
+from vidlab.digests import SEAL
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import settings, weights_digest
 
@@ -88,6 +89,10 @@ def test_other_formats_and_folders(lab, cache, bert, tmp_path):
         lab.check(f"data.cache={tmp_path / 'nothing'}")
     header = json.loads((cache / HEADER_NAME).read_text())
     header["key"]["format"] = 99
+    (tmp_path / HEADER_NAME).write_text(json.dumps(header))
+    with pytest.raises(UserError, match=r"cache.json is damaged: .*make the cache again, in another folder"):
+        lab.check(f"data.cache={tmp_path}")
+    del header[SEAL]
     (tmp_path / HEADER_NAME).write_text(json.dumps(header))
     with pytest.raises(UserError, match="has format 99, this vidlab reads 1"):
         lab.check(f"data.cache={tmp_path}")

@@ -2,7 +2,9 @@
 
 import io
 import pickle
+import random
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +124,8 @@ def write_cache(folder: Path, content: bytes, **row) -> Path:
     header = CacheHeader({"format": FORMAT}, views=0, clips=1, clips_per_shard=1)
     (folder / "cache.json").write_text(header.text())
     (folder / "000000.tar").write_bytes(content)
-    numbers = dict.fromkeys(COLUMNS, 0) | {"key": "one", "shard": "000000.tar", "size": len(content), "error": None}
+    numbers = dict.fromkeys(COLUMNS, 0) | {"key": "one", "shard": "000000.tar", "size": len(content), "error": None,
+                                        "crc": None}  # fmt: skip
     pq.write_table(pa.table({name: [value] for name, value in (numbers | row).items()}), folder / "index.parquet")
     return folder
 
@@ -149,6 +152,26 @@ def test_a_damaged_shard_names_itself_and_the_way_out(tmp_path):
     (folder / "000000.tar").write_bytes(bytes(99_999))
     with pytest.raises(DataError, match=r"000000.tar is damaged"):
         ClipCache(folder).read(0, 0)
+
+
+def test_arrays_are_those_that_were_written(tmp_path):
+    """Every wrong bit of an array is found, and one of an earlier version that makes numbers infinite or NaN."""
+    stored, draw = latent(), random.Random(0)
+    array = array_bytes(stored)
+    content = tar_of({"json": b"{}", "latent.npy": array})
+    cache = ClipCache(write_cache(tmp_path, content, crc=zlib.crc32(array)))
+    assert torch.equal(cache.read(0, 0).moments, stored)
+    start = content.index(array)
+    for bit in draw.sample(range(8 * len(array)), 60):
+        bad = bytearray(content)
+        bad[start + bit // 8] ^= 1 << bit % 8
+        (tmp_path / "000000.tar").write_bytes(bad)
+        with pytest.raises(DataError, match=r"000000.tar is damaged at clip one .* run the same curate.py command"):
+            cache.read(0, 0)
+    stored[0, 0, 0, 0, 0] = float("nan")
+    older = ClipCache(write_cache(tmp_path, tar_of({"latent.npy": array_bytes(stored)})))
+    with pytest.raises(DataError, match=r"damaged at clip one .its latent holds numbers that are not finite"):
+        older.read(0, 0)
 
 
 def test_a_clip_that_could_not_be_encoded_says_why(tmp_path):

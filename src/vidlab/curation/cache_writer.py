@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from vidlab.data.cache import COLUMNS, HEADER_NAME, CacheHeader, array_bytes, differences
 from vidlab.data.index import INDEX_NAME
+from vidlab.data.parquet import PAGES, seal
+from vidlab.digests import SEAL, checksum, sealed, unsealed
 from vidlab.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,7 +28,10 @@ LOCK_NAME = "writer.lock"
 
 @dataclass(frozen=True)
 class CacheRecord:
-    """What the index says of a view of a clip, as in ``CachedClip``; ``error`` is why there is none."""
+    """What the index says of a view of a clip, as in ``CachedClip``.
+
+    ``error`` is why there is none, ``crc`` the checksum of its arrays' files one after the other.
+    """
 
     key: str
     view: int
@@ -39,6 +44,7 @@ class CacheRecord:
     crop_left: int = 0
     caption: int = 0
     error: str | None = None
+    crc: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ def open_folder(folder: Path, header: CacheHeader) -> None:
 
 
 def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {**header["key"], **{name: value for name, value in header.items() if name != "key"}}
+    return {**header["key"], **{name: value for name, value in header.items() if name not in ("key", SEAL)}}
 
 
 def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedClip]]) -> None:
@@ -131,9 +137,11 @@ def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedCli
         # webdataset's writer warns on stderr when its file is closed after a failed write
         tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         for name, clip in clips:
-            _add(tar, f"{name:010d}.json", json.dumps(asdict(clip.record), sort_keys=True).encode())
-            for part, tensor in clip.parts.items():
-                _add(tar, f"{name:010d}.{part}.npy", array_bytes(tensor))
+            arrays = {part: array_bytes(tensor) for part, tensor in clip.parts.items()}
+            record = replace(clip.record, crc=checksum(arrays.values()))
+            _add(tar, f"{name:010d}.json", json.dumps(sealed(asdict(record)), sort_keys=True).encode())
+            for part, content in arrays.items():
+                _add(tar, f"{name:010d}.{part}.npy", content)
         tar.close()
 
 
@@ -164,7 +172,9 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
     if not np.array_equal(numbers, np.arange(header.total)):
         raise UserError(f"folder={folder}: its shards do not hold every clip once. Delete the shards and run again")
     with nothing_lost(folder), whole_file(folder / INDEX_NAME) as temporary:
-        pq.write_table(table, temporary)
+        writer = pq.ParquetWriter(temporary, table.schema, **PAGES)
+        writer.write_table(table)
+        seal(temporary, writer)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -178,8 +188,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
                 if member.name.endswith(".json"):
                     content = tar.extractfile(member)
                     assert content is not None
-                    row.update(asdict(CacheRecord(**json.load(content))))
-            return list(found.values())
+                    row.update(asdict(CacheRecord(**unsealed(json.load(content)))))
+        nameless = [name for name, row in found.items() if "key" not in row]
+        if nameless:
+            raise ValueError(f"{nameless[0]} has no record")
+        return list(found.values())
     except (OSError, ValueError, TypeError, tarfile.TarError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it and run the same command again") from error
 
@@ -187,6 +200,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _table(rows: list[dict[str, Any]]) -> Any:
     import pyarrow as pa
 
-    text, long = ("key", "shard", "error"), ("position", "offset", "size")
+    text, long = ("key", "shard", "error"), ("position", "offset", "size", "crc")
     kinds = [(name, pa.string() if name in text else pa.int64() if name in long else pa.int32()) for name in COLUMNS]
     return pa.table({name: [row[name] for row in rows] for name in COLUMNS}, schema=pa.schema(kinds))

@@ -7,10 +7,14 @@ and ``index.parquet`` says where each is. Of one view of one clip a shard holds 
   the autoencoder has one, the logarithm of their variance;
 - ``NUMBER.tokens.npy``, uint16 (S, D), ``NUMBER.mask.npy``, bool (S,), ``NUMBER.pooled.npy``, uint16 (D,), where the
   text encoder is frozen.
+
+``cache.json``, the index and each record carry checksums, the index and the records those of the arrays too. Caches of
+earlier versions have none and are read as they are.
 """
 
 import io
 import json
+import logging
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,8 +28,13 @@ from torch import Tensor
 
 from vidlab.clip import EncodedClips, TextEmbedding
 from vidlab.data.index import INDEX_NAME, ClipIndex
+from vidlab.data.parquet import open_parquet
 from vidlab.data.shards import read_member
+from vidlab.digests import DamagedError, checksum, sealed, unsealed
 from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.tensors import is_finite
+
+log = logging.getLogger(__name__)
 
 HEADER_NAME = "cache.json"
 # Raise when files written before can no longer be read, or would come out different.
@@ -35,8 +44,10 @@ LATENT_PART = {"latent.npy": ("<u2", 5)}
 ALLOWED = {**LATENT_PART, **TEXT_PARTS}
 COLUMNS = (
     *("key", "view", "position", "shard", "offset", "size", "frames", "height", "width", "stride"),
-    *("crop_top", "crop_left", "caption", "error"),
+    *("crop_top", "crop_left", "caption", "error", "crc"),
 )
+OLDER = frozenset(COLUMNS) - {"crc"}  # columns of caches without checksums
+DELETE = "Delete it and run the same curate.py command again, which makes it of the shards"
 AGAIN = "Encode again with python curate.py stage=encode and the words of this run, or set them back"
 
 
@@ -100,9 +111,14 @@ class CacheHeader:
         """
         path = Path(folder).expanduser() / HEADER_NAME
         try:
-            content = json.loads(path.read_text())
+            content = unsealed(json.loads(path.read_text()))
             found = cls(dict(content["key"]), *(int(content[name]) for name in ("views", "clips", "clips_per_shard")))
-        except (OSError, ValueError, KeyError, TypeError):
+        except DamagedError as error:
+            raise UserError(
+                f"{path} is damaged: {error}. Or make the cache again, in another folder, with python curate.py "
+                "stage=encode and the words of this run"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f"data.cache={folder}: there is no readable {HEADER_NAME}. Make a cache with python curate.py "
                 "stage=encode and the words of this run; it prints its folder"
@@ -115,7 +131,7 @@ class CacheHeader:
 
     def text(self) -> str:
         """The content of ``cache.json``."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(sealed(asdict(self)), indent=2, sort_keys=True) + "\n"
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -149,8 +165,6 @@ class ClipCache:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        import pyarrow.parquet as pq
-
         self.folder = Path(folder).expanduser()
         self.header = CacheHeader.read(folder)
         path = self.folder / INDEX_NAME
@@ -160,12 +174,17 @@ class ClipCache:
                 "it continues where it stopped"
             )
         try:
-            self.table = pq.read_table(path).combine_chunks()
+            with open_parquet(path) as file:
+                self.table = file.read().combine_chunks()
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}). Delete it and run curate.py again") from error
-        missing = [name for name in COLUMNS if name not in self.table.column_names]
-        if missing or self.table.num_rows != self.header.total:
-            raise UserError(f"{path} is not the index of this cache. Delete it and run curate.py again")
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} cannot be read ({reason}). {DELETE}") from error
+        self.columns = [name for name in COLUMNS if name in self.table.column_names]
+        if not set(self.columns) >= OLDER or self.table.num_rows != self.header.total:
+            raise UserError(f"{path} is not the index of this cache. {DELETE}")
+        if "crc" not in self.columns:
+            log.warning("data.cache=%s is of an earlier version and has no checksums: damage of its files may go "
+                        "unnoticed. Encode again into another folder to have them", folder)  # fmt: skip
 
     def check_clips(self, index: ClipIndex, shapes: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
         """Refuse a cache of clips cut in other shapes; that they are the same clips, the key says.
@@ -199,11 +218,11 @@ class ClipCache:
             DataError: the cache is damaged.
         """
         place = view * self.header.clips + position
-        row = {name: self.table.column(name)[place].as_py() for name in COLUMNS}
+        row = {name: self.table.column(name)[place].as_py() for name in self.columns}
         if row["error"] is not None:
             raise CorruptClipError(row["error"])
         try:
-            parts = read_parts(read_member(self.folder, row["shard"], row["offset"], row["size"]))
+            parts = read_parts(read_member(self.folder, row["shard"], row["offset"], row["size"]), row.get("crc"))
         except (CorruptClipError, ValueError, tarfile.TarError) as error:
             raise DataError(
                 f"data.cache: {self.folder / row['shard']} is damaged at clip {row['key']} ({error}). Delete this file "
@@ -219,25 +238,37 @@ class ClipCache:
         )
 
 
-def read_parts(content: bytes) -> dict[str, Tensor]:
+def read_parts(content: bytes, crc: int | None = None) -> dict[str, Tensor]:
     """The arrays of one clip by name (latent, tokens, mask, pooled), out of a stretch of a tar file.
 
+    Args:
+        content: the stretch.
+        crc: checksum of the arrays' files one after the other; None where nobody has taken it.
+
     Raises:
-        ValueError: an array of another kind than a cache has, or none; nothing is unpickled.
+        ValueError: an array of another kind than a cache has, or none; other bytes than were written; numbers that are
+            not finite. Nothing is unpickled.
         tarfile.TarError: no tar file.
     """
     parts: dict[str, Tensor] = {}
+    files: list[memoryview] = []
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
         for member in tar:
             name = member.name.partition(".")[2]
             if name in ALLOWED:
                 stored, axes = ALLOWED[name]
                 start = member.offset_data
-                array = array_from(content[start : start + member.size], stored, axes)
+                files.append(memoryview(content)[start : start + member.size])
+                array = array_from(bytes(files[-1]), stored, axes)
                 parts[name.removesuffix(".npy")] = array if stored == "|b1" else array.view(torch.bfloat16)
     text = {name.removesuffix(".npy") for name in TEXT_PARTS} & set(parts)
     if "latent" not in parts or (text and len(text) < len(TEXT_PARTS)):
         raise ValueError(f"it has {sorted(parts)}")
+    if crc is not None and checksum(files) != crc:
+        raise DamagedError("its arrays are not those that were written")
+    for name, array in parts.items():
+        if not is_finite(array):
+            raise ValueError(f"its {name} holds numbers that are not finite")
     return parts
 
 
