@@ -84,8 +84,12 @@ class Verdict:
     trace: str = field(default="", repr=False)
 
 
-class EscapedError(Exception):
-    """A reader did what a file asked for."""
+class PromiseBrokenError(Exception):
+    """A reader's result shows a fault; ``outcome`` is its kind."""
+
+    def __init__(self, outcome: str, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
 
 
 def digest(*parts: object) -> str:
@@ -167,8 +171,8 @@ def judge(target: Target, original: Found, subject: Subject, folder: Path) -> Ve
         if not str(error).strip() or "Traceback" in str(error):
             return Verdict("traceback", f"a {type(error).__name__} without a message: {error}")
         return Verdict("refused" if subject.items is None else "stopped", f"{type(error).__name__}: {error}")
-    except EscapedError as error:
-        return Verdict("escaped", str(error))
+    except PromiseBrokenError as error:
+        return Verdict(error.outcome, str(error))
     except MemoryError:
         return Verdict("memory", "MemoryError", trace=traceback.format_exc())
     except Exception as error:

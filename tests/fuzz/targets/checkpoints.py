@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ..edits import TEXT_EDITS, change_tree, hostile
-from ..target import EscapedError, Found, Subject, Target, digest
+from ..target import Found, PromiseBrokenError, Subject, Target, digest
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 TINY = (
@@ -153,7 +153,7 @@ def read_rebuilt(folder: Path) -> Found:
     finally:
         os.chdir(before)
         if (folder / CANARY).exists():
-            raise EscapedError("a stranger's code ran")
+            raise PromiseBrokenError("escaped", "a stranger's code ran")
     items: dict[str, str] = {}
     walk(dict(built.state_dict()), "", items)
     return Found({"module": digest(*items.items())})
