@@ -51,6 +51,19 @@ def test_what_is_left_out_is_counted_by_reason():
     videos = {"videos": 5, "without_caption": 2, "rejected": {}}
     assert left_out(videos) == ["  without a caption: 2 of 5 videos", "  rejected: none"]
     assert left_out({}) == ["  rejected: none"]
+    shards = {
+        "shards": 2,
+        "without_video": 3,
+        "without_caption": 1,
+        "with_further_videos": 4,
+        "rejected": {"a\x1b": "b\x1b"},
+    }
+    assert left_out(shards) == [
+        "  without a caption: 1", "  without a video: 3 samples",
+        "  with further videos that no text describes: 4 samples",
+        "  rejected: 1", r"    1 because: b\x1b (first a\x1b)",
+    ]  # fmt: skip
+    assert left_out({"absent": "many", "without_caption": None, "videos": []}) == ["  rejected: none"]
 
 
 def test_sizes_and_hours(lab):

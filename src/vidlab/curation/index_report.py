@@ -9,8 +9,11 @@ import numpy as np
 
 from vidlab.data.bucketed import column
 from vidlab.data.index import INDEX_NAME, ClipIndex
+from vidlab.data.names import shown
 
 SHOWN = 5  # reasons, each with an example
+# What is counted of the samples of tar shards.
+SAMPLES = {"without_video": "without a video", "with_further_videos": "with further videos that no text describes"}
 
 
 def report_text(index: ClipIndex, name: str, folder: Path) -> str:
@@ -32,15 +35,24 @@ def report_text(index: ClipIndex, name: str, folder: Path) -> str:
 
 def left_out(metadata: Mapping[str, Any]) -> list[str]:
     """Files that the data set names and the index does not hold, by reason, from what the index's writer recorded."""
-    absent = int(metadata.get("absent", 0))
-    lines = [f"  absent: {absent} of the {metadata.get('named')} videos named are not there"] if absent else []
-    silent = int(metadata.get("without_caption", 0))
-    lines += [f"  without a caption: {silent} of {metadata.get('videos')} videos"] if silent else []
+    absent, silent = (_count(metadata, name) for name in ("absent", "without_caption"))
+    lines = [f"  absent: {absent} of the {_count(metadata, 'named')} videos named are not there"] if absent else []
+    of_all = f" of {_count(metadata, 'videos')} videos" if "videos" in metadata else ""
+    lines += [f"  without a caption: {silent}{of_all}"] if silent else []
+    for name, said in SAMPLES.items():
+        count = _count(metadata, name)
+        lines += [f"  {said}: {count} samples"] if count else []
     rejected: dict[str, str] = dict(metadata.get("rejected", {}))
     reasons = Counter(rejected.values())
     lines.append(f"  rejected: {len(rejected) or 'none'}")
     for reason, count in reasons.most_common(SHOWN):
         first = next(file for file, why in rejected.items() if why == reason)
-        lines.append(f"    {count} because: {reason} (first {first})")
+        lines.append(f"    {count} because: {shown(reason)} (first {shown(first)})")
     rest = len(reasons) - SHOWN
     return [*lines, f"    and {rest} reasons more"] if rest > 0 else lines
+
+
+def _count(metadata: Mapping[str, Any], name: str) -> int:
+    """A number of the metadata; whoever wrote the index may have put anything there."""
+    value = metadata.get(name)
+    return value if isinstance(value, int) else 0

@@ -4,7 +4,6 @@ Opening it reads its header alone. Columns of numbers are read when they are ask
 file of rows beside the Parquet file (``row_store``), so captions are never held in memory.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -17,11 +16,13 @@ import numpy as np
 from filelock import FileLock
 
 from vidlab.assets import cache_folder
-from vidlab.data.clip_row import COLUMNS, INDEX_NAME, ClipRow, factors_from_json, factors_to_json, schema
+from vidlab.data.clip_row import COLUMNS, INDEX_NAME, ClipRow, check_row, factors_from_json, factors_to_json, schema
+from vidlab.data.index_checks import IndexHeader, as_written, check_numbers, check_size
 from vidlab.data.index_writer import GROUP_ROWS, IndexWriter, rows_name, write_index
+from vidlab.data.names import reason_of, shown
 from vidlab.data.parquet import open_parquet
 from vidlab.data.row_store import RowStore, RowStoreWriter
-from vidlab.errors import DataError
+from vidlab.errors import CorruptClipError, DataError, UserError
 
 __all__ = [
     "COLUMNS",
@@ -84,24 +85,41 @@ class ClipIndex:
         if not path.is_file():
             raise DataError(f"{path} does not exist: {folder} is not a finished data set; make it again")
         with _parquet(path) as file:
-            header = json.loads((file.metadata.metadata or {}).get(b"vidlab", b"null"))
+            header = (file.metadata.metadata or {}).get(b"vidlab")
             present, clips = file.schema_arrow.names, file.metadata.num_rows
-        missing = [column for column in COLUMNS if column not in present]
-        if missing or header is None:
-            raise DataError(f"{path} is not an index of clips: it lacks {missing or 'its header'}")
-        rows = _row_store(path, header.get("rows"))
+            missing = [column for column in COLUMNS if column not in present]
+            if missing or header is None:
+                raise DataError(f"{path} is not an index of clips: it lacks {missing or 'its header'}")
+            found = IndexHeader.read(header)
+            check_size(clips, path.stat().st_size)
+        rows = _row_store(path, found.rows)
         if rows.rows != clips:
             raise DataError(f"{rows.path} has {rows.rows} clips, {path} {clips}; delete it, and it is made again")
-        return cls(path, rows, Path(header["root"] or folder), header["metadata"], header["hash"], clips)
+        return cls(path, rows, Path(found.root or folder), found.metadata, found.hash, clips)
 
     def __len__(self) -> int:
         return self.clips if self.positions is None else len(self.positions)
 
     def row(self, position: int) -> ClipRow:
-        """The clip at ``position``, from 0; read from disk."""
+        """The clip at ``position``, from 0; read from disk.
+
+        Raises:
+            CorruptClipError: the row holds what no clip can have.
+            DataError: the file of rows is damaged.
+        """
         if not 0 <= position < len(self):
             raise IndexError(f"clip {position} of {len(self)}")
-        return self.rows.row(position if self.positions is None else int(self.positions[position]))
+        number = position if self.positions is None else int(self.positions[position])
+        try:
+            row = self.rows.row(number)
+            check_row(row)
+        except CorruptClipError as error:
+            raise CorruptClipError(f"{self.path}, clip {number}: {error}") from None
+        except DataError:
+            raise
+        except Exception as error:  # whatever the values of a stranger's row make of it
+            raise CorruptClipError(f"{self.path}, clip {number}: {reason_of(error)}") from error
+        return row
 
     def column(self, name: str) -> list[Any]:
         """All values of one column."""
@@ -113,11 +131,14 @@ class ClipIndex:
         for start, part, chosen in self._parts(name):
             # pyarrow's to_numpy imports pandas first
             values[start : start + len(chosen)] = np.from_dlpack(part)[chosen]
+        with _told_of(self.path):
+            check_numbers(values, name, self.positions)
         return values
 
     def texts(self, name: str) -> Iterator[tuple[int, np.ndarray, list[str]]]:
         """A column of texts in parts: the position of a part's first clip, int codes (clips,), and the text of each."""
         for start, part, chosen in self._parts(name, read_dictionary=[name]):
+            part = part if hasattr(part, "indices") else part.dictionary_encode()
             yield start, np.from_dlpack(part.indices)[chosen], part.dictionary.to_pylist()
 
     def shard_numbers(self) -> np.ndarray:
@@ -155,7 +176,7 @@ class ClipIndex:
                 if self.positions is not None:
                     start, end = np.searchsorted(self.positions, np.array([start, end], np.int32)).tolist()
                     chosen = self.positions[start:end] - np.int32(first)
-                yield start, batch.column(0), chosen
+                yield start, as_written(batch.column(0), name, first), chosen
                 first += len(batch)
             if first != self.clips:
                 raise DataError(f"{self.path} has {first} of {self.clips} clips in {name}; make the data set again")
@@ -174,29 +195,40 @@ def _positions(keep: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _parquet(path: Path, **options: Any) -> Iterator[Any]:
+    with _told_of(path), open_parquet(path, **options) as file:
+        yield file
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Say of which index an error is, whatever its reader raised."""
     try:
-        with open_parquet(path, **options) as file:
-            yield file
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({reason}); delete it and make the data set again") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join((str(error) if isinstance(error, OSError | ValueError) else reason_of(error)).split())
+        raise DataError(f"{path} cannot be read ({shown(reason)}); delete it and make the data set again") from error
 
 
 def _row_store(path: Path, identity: str | None) -> RowStore:
     """The file of rows of the Parquet file; made when it is not there."""
     if identity is None:
         state = path.stat()
-        identity = blake2b(f"{path} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=8).hexdigest()
+        identity = blake2b(os.fsencode(f"{path} {state.st_size} {state.st_mtime_ns}"), digest_size=8).hexdigest()
     places = [path.parent / rows_name(identity), cache_folder() / "rows" / rows_name(identity)]
     for place in places:
         if place.is_file():
             return _opened(place)
     place = places[0] if os.access(path.parent, os.W_OK) else places[1]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not place.is_file():
-            log.info("%s has no file of rows: making %s", path, place)
-            _make_rows(path, place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if not place.is_file():
+                log.info("%s has no file of rows: making %s", path, place)
+                _make_rows(path, place)
+    except OSError as error:
+        raise DataError(f"{place} cannot be written ({error.strerror or error})") from error
     return _opened(place)
 
 
@@ -209,10 +241,15 @@ def _opened(place: Path) -> RowStore:
 
 def _make_rows(path: Path, place: Path) -> None:
     unfinished = place.with_suffix(".tmp")
-    with RowStoreWriter(unfinished) as store:
-        for table in _tables(path):
-            store.write(table)
-    unfinished.replace(place)
+    try:
+        with RowStoreWriter(unfinished) as store:
+            for table in _tables(path):
+                # what cannot be stored is a fault of the index, not of the place where its rows go
+                with _told_of(path):
+                    store.write(table)
+        unfinished.replace(place)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _tables(path: Path) -> Iterator[Any]:
