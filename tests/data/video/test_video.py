@@ -8,21 +8,14 @@ import pytest
 import torch
 
 from vidlab.data.shards import MemberFile
-from vidlab.data.video import (
-    VideoInfo,
-    _frame_times,
-    _list_packets,
-    _open,
-    _seek_and_decode,
-    encode,
-    probe,
-    read_frames,
-    to_frames,
-    to_pixels,
-)
+from vidlab.data.video import DecodeLimits, VideoInfo, encode, probe, read_frames, to_frames, to_pixels
+from vidlab.data.video.container import opened, video_stream
+from vidlab.data.video.frames import FrameStore
+from vidlab.data.video.seek import list_packets, seek_and_decode, timeline_of
 from vidlab.errors import CorruptClipError
 
 FRAMES = 120
+LIMITS = DecodeLimits()
 FORMATS = {
     "x264_b_frames.mp4": ("libx264", "yuv420p", {"g": "24", "bf": "3", "preset": "veryfast"}),
     "x264_open_gop.mkv": (
@@ -157,21 +150,27 @@ def test_ten_bits_and_grey_are_eight_bit_colours(tmp_path, stored, rgb):
 def test_far_frames_are_reached_by_seeking(tmp_path, name):
     path = tmp_path / name
     write(path, numbered_frames(FRAMES), *FORMATS[name])
-    with _open(path, "") as (container, stream):
-        found = _seek_and_decode(container, stream, [60, 110])
-    assert found is not None and sorted(found.places) == [60, 110]
+    with opened(path, "") as file, video_stream(file, LIMITS) as (container, stream):
+        found = FrameStore(stream, 2, LIMITS)
+        assert seek_and_decode(container, stream, [60, 110], found)
+    assert sorted(found.places) == [60, 110]
 
 
 def test_evenly_spaced_frames_of_an_mp4_are_found_without_reading_packets(tmp_path, monkeypatch):
     """The listed times are those that the packets have, B-frames and edit list included."""
     path = tmp_path / "x264_b_frames.mp4"
     write(path, numbered_frames(FRAMES), *FORMATS[path.name])
-    with _open(path, "") as (container, stream):
-        packets = _list_packets(container, stream)
+    with opened(path, "") as file, video_stream(file, LIMITS) as (container, stream):
+        packets = list_packets(container, stream)
     whole = read_frames(path)
-    monkeypatch.setattr("vidlab.data.video._list_packets", None)
-    with _open(path, "") as (container, stream):
-        assert _frame_times(container, stream).tolist() == packets.times.tolist()
+
+    def a_few(container, stream, most=None):
+        assert most is not None and most < 10
+        return list_packets(container, stream, most)
+
+    monkeypatch.setattr("vidlab.data.video.seek.list_packets", a_few)
+    with opened(path, "") as file, video_stream(file, LIMITS) as (container, stream):
+        assert timeline_of(container, stream).shown.tolist() == packets.times.tolist()
     assert np.array_equal(read_frames(path, [110, 60]), whole[[110, 60]])
 
 
