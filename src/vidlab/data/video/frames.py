@@ -19,7 +19,7 @@ SQUARE = 0.01
 LONGEST_PIXEL = 16
 
 # Of a display matrix, off the axes against on them: about one degree.
-UPRIGHT = 0.02
+SLANT = 0.02
 
 
 class Orientation(NamedTuple):
@@ -36,6 +36,9 @@ class Orientation(NamedTuple):
         return rgb[:: -1 if self.rows_flipped else 1, :: -1 if self.columns_flipped else 1]
 
 
+UPRIGHT = Orientation()
+
+
 def orientation_of(matrix: bytes) -> Orientation:
     """What a display matrix says, libavutil's nine native int32: x' = a x + c y, y' = b x + d y, y down.
 
@@ -44,10 +47,10 @@ def orientation_of(matrix: bytes) -> Orientation:
     """
     a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])
     if not (a or b or c or d):
-        return Orientation()  # some cameras write zeros for none
-    if a and d and max(abs(b), abs(c)) <= UPRIGHT * min(abs(a), abs(d)):
+        return UPRIGHT  # some cameras write zeros for none
+    if a and d and max(abs(b), abs(c)) <= SLANT * min(abs(a), abs(d)):
         return Orientation(False, d < 0, a < 0)
-    if b and c and max(abs(a), abs(d)) <= UPRIGHT * min(abs(b), abs(c)):
+    if b and c and max(abs(a), abs(d)) <= SLANT * min(abs(b), abs(c)):
         return Orientation(True, b < 0, c < 0)
     degrees = np.degrees(np.arctan2(b, a))
     raise CorruptClipError(f"it is to be shown turned by {degrees:.0f} degrees, and only quarter turns are read")
@@ -86,6 +89,7 @@ class FrameConverter:
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._formats: dict[str, bool] = {}
+        self._stored = self._shown = (0, 0)
 
     def shape(self, frame: Any) -> tuple[int, int]:
         """(height, width) as a frame is shown."""
@@ -112,14 +116,17 @@ class FrameConverter:
         return orientation.applied(self._reformatted(frame, "rgb24", height, width))
 
     def _size(self, frame: Any) -> tuple[int, int]:
-        size = shown_size(frame.height, frame.width, self._pixel)
-        if size != (frame.height, frame.width):
-            self._limits.check_frame(*size)
-        return size
+        stored = frame.height, frame.width
+        if stored != self._stored:
+            shown = shown_size(*stored, self._pixel)
+            self._limits.check_frame(*shown)
+            self._stored, self._shown = stored, shown
+        return self._shown
 
     def _orientation(self, frame: Any) -> Orientation:
-        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-        return Orientation() if matrix is None else orientation_of(bytes(matrix))
+        sides = frame.side_data  # asking it for a key that is not there takes as long as converting a small frame
+        matrices = [side for side in sides if side.type is Type.DISPLAYMATRIX] if len(sides) else []
+        return orientation_of(bytes(matrices[0])) if matrices else UPRIGHT
 
     def _reformatted(self, frame: Any, kind: str, height: int, width: int) -> np.ndarray:
         if (height, width) != (frame.height, frame.width):
