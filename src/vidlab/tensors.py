@@ -1,7 +1,6 @@
 """Tensors by name: written as safetensors with checksums, read back verified, and compared with those of a model."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from vidlab.digests import DamagedError
 from vidlab.errors import UserError
+from vidlab.files import written_aside
 
 SUMS = "checksums"
 """The entry of a safetensors header that holds the checksum of each tensor."""
@@ -25,12 +25,8 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sums = json.dumps({name: tensor_checksum(name, tensor) for name, tensor in whole.items()})
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with written_aside(file) as unfinished:
         save_file(whole, unfinished, {"format": "pt", SUMS: sums})
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_tensors(

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.ema import EMA
-from vidlab.data.media import contact_sheet, grid_mp4
+from vidlab.data.media import contact_sheet, grid_mp4, write_png
 from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
@@ -106,12 +106,11 @@ class Previews(Callback):
         return np.stack([to_frames(video) for video in pixels])
 
     def _write(self, trainer: Trainer, videos: np.ndarray, prompts: Sequence[str], step: int) -> None:
-        from PIL import Image
 
         self.folder.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(videos, labels=list(prompts))
         self.latest = self.folder / f"step-{step:06d}.png"
-        Image.fromarray(sheet).save(self.latest)
+        write_png(self.latest, sheet)
         movie = self.latest.with_suffix(".mp4")
         grid_mp4(movie, videos, self.fps)
         for logger in trainer.loggers:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.previews import MediaLogger
 from vidlab.clip import ClipBatch
-from vidlab.data.media import contact_sheet, grid_mp4
+from vidlab.data.media import contact_sheet, grid_mp4, write_png
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 
@@ -65,13 +65,12 @@ class Reconstructions(Callback):
         """Write them."""
         if not self._videos or not trainer.is_global_zero or trainer.global_step == 0:
             return
-        from PIL import Image
 
         step = trainer.global_step
         self.folder.mkdir(parents=True, exist_ok=True)
         self.latest = self.folder / f"step-{step:06d}.png"
         sheet = contact_sheet(np.stack(self._videos), labels=self._labels)
-        Image.fromarray(sheet).save(self.latest)
+        write_png(self.latest, sheet)
         movie = grid_mp4(self.latest.with_suffix(".mp4"), np.stack(self._videos), self.fps, columns=2)
         for logger in trainer.loggers:
             if isinstance(logger, MediaLogger):

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from vidlab.data.labels import Label
 from vidlab.data.video import encode
+from vidlab.files import written_aside
 
 GUTTER = 2
 LINE_HEIGHT = 18
@@ -90,7 +91,15 @@ def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int
     ticks = np.diff(np.round(np.arange(len(frames) + 1) * 100 / fps).astype(int))
     durations = [max(2, int(tick)) * 10 for tick in ticks]  # browsers slow anything below 20 ms down
     path.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(path, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    with written_aside(path) as aside:
+        images[0].save(aside, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
+    return path
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> Path:
+    """Write a picture."""
+    with written_aside(path) as aside:
+        Image.fromarray(image).save(aside, "PNG")
     return path
 
 
@@ -102,7 +111,8 @@ def write_playable_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: fl
 def write_lossless_mp4(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Path:
     """Write an mp4 that keeps every RGB value at the original size, for metrics; few players show it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(frames, float(fps), lossless=True))
+    with written_aside(path) as aside:
+        aside.write_bytes(encode(frames, float(fps), lossless=True))
     return path
 
 
@@ -115,7 +125,11 @@ def _write_streamable(path: Path, content: bytes) -> Path:
     """Write an mp4 with its table of contents in front, so browsers start before the file has arrived."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = {"movflags": "+faststart"}  # rewrites the file by its name, so it cannot be done in memory
-    with av.open(io.BytesIO(content)) as source, av.open(str(path), "w", "mp4", options=options) as target:
+    with (
+        written_aside(path) as aside,
+        av.open(io.BytesIO(content)) as source,
+        av.open(str(aside), "w", "mp4", options=options) as target,
+    ):
         stream = target.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(source.streams.video[0]):
             if packet.dts is not None:  # the empty packet at the end

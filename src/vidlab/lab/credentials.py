@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidlab.errors import UserError
+from vidlab.files import write_text
 from vidlab.redaction import MASK, redact
 
 # Inherited by the processes that a command starts, such as those of trainer=ddp; one address a line.
@@ -53,7 +54,7 @@ def clean_records(folder: Path) -> None:
     for path in (*(folder / ".hydra").glob("*.yaml"), *folder.parent.glob("multirun.yaml")):
         text = path.read_text()
         if redact(text) != text:
-            path.write_text(redact(text))
+            write_text(path, redact(text))
 
 
 def clean_log() -> None:

@@ -5,7 +5,6 @@ An Open-Sora Plan denoiser and a WF-VAE are written as their authors publish the
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.autoencoders.wfvae_weights import export_weights
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.backbones.open_sora_plan_release import export_release, write_release
+from vidlab.backbones.open_sora_plan_release import STEM, export_release, write_release
 from vidlab.errors import UserError
+from vidlab.files import folder_made_aside, write_json
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.trusted_config import Allowed, stored_settings, trained_config
@@ -36,11 +36,18 @@ def export(module: VideoDiffusion, folder: Path, settings: Mapping[str, Any]) ->
     Raises:
         UserError: the folder already holds weights.
     """
-    if isinstance(module.denoiser, OpenSoraPlan):
-        export_release(module.denoiser, folder)
-        return
-    write_release(module.denoiser.state_dict(), folder)
-    (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
+    _refuse_weights(folder)
+    with folder_made_aside(folder) as aside:
+        if isinstance(module.denoiser, OpenSoraPlan):
+            export_release(module.denoiser, aside)
+        else:
+            write_release(module.denoiser.state_dict(), aside)
+            write_json(aside / "config.json", settings, indent=1)
+
+
+def _refuse_weights(folder: Path) -> None:
+    if any(folder.glob(f"{STEM}*")):
+        raise UserError(f"{folder} already holds weights; choose another folder, or remove {STEM}* there.")
 
 
 def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
@@ -51,7 +58,9 @@ def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> None:
     """
     if not isinstance(autoencoder, WFVAE):
         raise UserError(f"The run trained a {type(autoencoder).__name__}; the one autoencoder written is WF-VAE.")
-    export_weights(autoencoder, folder)
+    _refuse_weights(folder)
+    with folder_made_aside(folder) as aside:
+        export_weights(autoencoder, aside)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

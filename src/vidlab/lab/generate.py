@@ -19,9 +19,11 @@ from vidlab.data.media import (
     write_gif,
     write_lossless_mp4,
     write_playable_mp4,
+    write_png,
 )
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
+from vidlab.files import write_text
 from vidlab.lab.compose import build_module, resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.given_frames import GivenFrames, given_frames
@@ -268,16 +270,15 @@ def write(samples: Sequence[Sample], folder: Path, fps: float) -> None:
 
     ``originals`` is a folder of videos with caption files, so it is also a data set (``data=folder``).
     """
-    from PIL import Image
-
     originals = folder / "originals"
     originals.mkdir(parents=True, exist_ok=True)
+    for index, sample in enumerate(samples):  # first: the rest can be made from them
+        write_text(originals / f"{index:03d}.txt", sample.prompt + "\n")
+        write_lossless_mp4(originals / f"{index:03d}.mp4", sample.frames, fps)
     videos = np.stack([sample.frames for sample in samples])
-    Image.fromarray(contact_sheet(videos, labels=[sample.prompt for sample in samples])).save(folder / "sheet.png")
+    write_png(folder / "sheet.png", contact_sheet(videos, labels=[sample.prompt for sample in samples]))
     grid_mp4(folder / "grid.mp4", videos, fps)
     write_gif(folder / "grid.gif", tile(upscale_nearest(videos, 128)), fps)
     for index, sample in enumerate(samples):
         write_playable_mp4(folder / f"{index:03d}.mp4", sample.frames, fps)
         write_gif(folder / f"{index:03d}.gif", upscale_nearest(sample.frames, 256), fps)
-        write_lossless_mp4(originals / f"{index:03d}.mp4", sample.frames, fps)
-        (originals / f"{index:03d}.txt").write_text(sample.prompt + "\n")

@@ -1,6 +1,5 @@
 """Where a result comes from: code revision, versions, hardware and command line."""
 
-import json
 import os
 import platform
 import subprocess
@@ -9,6 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from vidlab.files import write_json
 from vidlab.redaction import redact
 
 PACKAGES = ("torch", "lightning", "hydra-core", "mlflow", "av", "numpy", "vidlab")
@@ -46,9 +46,7 @@ class Provenance:
 
     def write(self, folder: Path) -> Path:
         """Write ``provenance.json`` into an existing folder and return its path."""
-        path = Path(folder) / "provenance.json"
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        return path
+        return write_json(Path(folder) / "provenance.json", asdict(self))
 
     def tags(self) -> dict[str, str]:
         """The few facts worth a column in a table of runs."""

@@ -5,7 +5,6 @@ each with ``run.json`` and ``checkpoints/last.ckpt``, ``checkpoints/best.ckpt``.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from vidlab.errors import UserError
+from vidlab.files import write_json
 from vidlab.redaction import redact
 
 Which = Literal["last", "best"]
@@ -148,11 +148,7 @@ def _run_id(folder: Path) -> str | None:
 
 def write_run_record(folder: Path, mlflow_run_id: str | None, experiment: str) -> Path:
     """Write ``run.json`` atomically and return its path."""
-    path = Path(folder) / RECORD
-    temporary = path.with_name(f".{RECORD}.{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(RunRecord(mlflow_run_id, experiment)), indent=2) + "\n")
-    temporary.replace(path)
-    return path
+    return write_json(Path(folder) / RECORD, asdict(RunRecord(mlflow_run_id, experiment)))
 
 
 def read_run_record(folder: Path) -> RunRecord | None:

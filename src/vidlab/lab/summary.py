@@ -1,6 +1,5 @@
 """What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
 from vidlab.cost import matmul_rate
+from vidlab.files import write_json
 from vidlab.training.module import ClipModule, Named
 
 
@@ -37,7 +37,7 @@ class Summary:
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
         record = asdict(self) | {"folder": str(self.folder), "previews": self.previews and str(self.previews)}
-        (self.folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_json(self.folder / "summary.json", record)
 
     def tags(self) -> dict[str, str]:
         """Facts worth a column in a table of runs."""

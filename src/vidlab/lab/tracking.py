@@ -66,11 +66,11 @@ class MLflowLogger(Logger):
         super().__init__()
         self._address = absolute_uri(uri)
         self.uri = redact(self._address)
-        self._experiment, self._run_id = experiment, run_id
-        self._run_name = redact(run_name) if run_name else None
+        self._experiment, self._run_name, self._run_id = experiment, redact(run_name or "") or None, run_id
         self._artifact_location, self._system_metrics = artifact_location, system_metrics
         self._flush_seconds, self._flush_size = flush_seconds, flush_size
         self._folder = Path(folder).resolve() if folder else None
+        self._unsent_path = (self._folder or Path.cwd()) / "metrics-unsent.jsonl"
         self._tags = dict(tags or {}) | ({"vidlab.run_folder": self._folder} if self._folder else {})
         self._status = "interrupted"
         self._client: Any = None
@@ -241,9 +241,12 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_video(self, key: str, path: Path, step: int) -> None:
         """Store a video file as ``videos/<key>/step-000100.mp4``."""
+        self._attempt(f"video {key}", lambda: self._store_video(key, path, step))
+
+    def _store_video(self, key: str, path: Path, step: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             named = shutil.copy(path, Path(folder) / f"step-{step:06d}{Path(path).suffix}")
-            self.log_artifact(Path(named), f"videos/{legal_name(key)}")
+            self._open().log_artifact(self._run_id, named, f"videos/{legal_name(key)}")
 
     @rank_zero_only
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
@@ -276,27 +279,23 @@ class MLflowLogger(Logger):
         if self._client is None or self._queue is None:
             return
         if self._monitor is not None:
-            self._monitor.finish()
+            self._attempt("the last system metrics", self._monitor.finish)
         unsent = self._queue.close()
-        self._keep(unsent)
-        if unsent:
-            warnings.warn(
-                f"{len(unsent)} metric values did not reach MLflow; they are in {self._unsent_path}", stacklevel=3
-            )
+        if self._keep(unsent) and unsent:
+            kept = f"{len(unsent)} metric values did not reach MLflow; they are in {self._unsent_path}"
+            warnings.warn(kept, stacklevel=3)
         client, ended = self._client, STATUSES.get(self._status, "FAILED")
         self._attempt("the end of the run", lambda: client.set_terminated(self._run_id, ended))
         self._client = self._queue = self._monitor = None
 
-    @property
-    def _unsent_path(self) -> Path:
-        return (self._folder or Path.cwd()) / "metrics-unsent.jsonl"
-
-    def _keep(self, unsent: Sequence[MetricPoint]) -> None:
+    def _keep(self, unsent: Sequence[MetricPoint]) -> bool:
         try:
             write_points(self._unsent_path, unsent)
         except OSError as error:
             lost = f"{len(unsent)} metric values reached neither MLflow nor {self._unsent_path} ({error.strerror})"
             warnings.warn(lost, RuntimeWarning, stacklevel=4)
+            return False
+        return True
 
 
 class NoLogger(Logger):

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers, write_text
 from vidlab.lab import provenance
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.changes import check_changes
@@ -157,7 +159,9 @@ def record_run(
 ) -> None:
     """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
     text = resolved_yaml(cfg)
-    (job.folder / "config.yaml").write_text(text)
+    for folder in (job.folder, job.folder / "previews"):
+        remove_leftovers(folder)
+    write_text(job.folder / "config.yaml", text)
     found = provenance.collect(job.overrides)
     found.write(job.folder)
     write_run_record(job.folder, logger.run_id, cfg.name)
@@ -205,10 +209,13 @@ def fit(trainer: Trainer, module: ClipModule, data: LightningDataModule, resumed
 
 @rank_zero_only
 def report(summary: Summary, logger: Any) -> None:
-    """Write ``summary.json`` and print the summary."""
-    summary.write()
-    logger.set_tags(summary.tags())
+    """Print the summary and write ``summary.json``: a full disk then takes nothing away from a finished training."""
     print(summary.text(), file=sys.stdout, flush=True)
+    logger.set_tags(summary.tags())
+    try:
+        summary.write()
+    except OSError as error:
+        warnings.warn(f"{summary.folder}/summary.json was not written ({error.strerror})", RuntimeWarning, stacklevel=1)
 
 
 def stopped(job: Job, trainer: Trainer) -> None:
@@ -240,8 +247,6 @@ def leave_process_group(trainer: Trainer) -> None:
 
 def _quiet() -> None:
     """Drop messages that say nothing to the person who started the run."""
-    import warnings
-
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda", "alembic", "mlflow"):

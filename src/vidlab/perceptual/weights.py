@@ -1,6 +1,5 @@
 """Where the weights of frozen networks come from: a pinned asset or a local file, read without running code."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from vidlab.assets import MANIFESTS, cache_folder, fetch, read_manifest, sha256_of
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers, written_aside
 from vidlab.perceptual.unpickle import read_pickle, read_torchscript
 
 _READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {".ckpt": read_pickle, ".pt": read_torchscript}
@@ -82,6 +82,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _convert(path: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
-    unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-    save_file(_READERS[path.suffix](path), unfinished)
-    unfinished.replace(target)
+    remove_leftovers(target.parent)
+    with written_aside(target) as unfinished:
+        save_file(_READERS[path.suffix](path), unfinished)

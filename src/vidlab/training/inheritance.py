@@ -1,6 +1,5 @@
 """Weight inheritance: a new model starts from trained ones, and every weight is accounted for."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vidlab.errors import UserError
+from vidlab.files import write_json
 
 Adapt = Callable[[str, Tensor], Tensor | None]
 
@@ -65,7 +65,7 @@ class InheritanceReport:
 
     def write(self, path: Path) -> None:
         """All lists as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(path, asdict(self), indent=1)
 
 
 @torch.no_grad()

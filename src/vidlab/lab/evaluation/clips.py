@@ -17,6 +17,7 @@ from vidlab.data.index import INDEX_NAME, ClipIndex, factors_from_json, factors_
 from vidlab.data.shards import read_member
 from vidlab.data.video import probe, read_frames, to_pixels
 from vidlab.errors import DataError, UserError
+from vidlab.files import write_json
 
 RECORD = "clips.json"
 
@@ -80,9 +81,7 @@ def write_record(folder: Path, clips: Sequence[ScoredClip]) -> None:
         {"key": clip.key, "caption": clip.caption, "file": clip.path.name, "factors": factors_to_json(clip.factors)}
         for clip in clips
     ]
-    unfinished = folder / f"{RECORD}.tmp"
-    unfinished.write_text(json.dumps(rows, indent=1) + "\n")
-    unfinished.replace(folder / RECORD)
+    write_json(folder / RECORD, rows, indent=1)
 
 
 def read_record(folder: Path) -> list[ScoredClip]:

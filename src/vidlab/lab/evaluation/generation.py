@@ -1,7 +1,6 @@
 """Videos of a trained model for fixed prompts and fixed noise, kept so that an interrupted evaluation goes on."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,6 +13,7 @@ from vidlab.clip import ClipBatch
 from vidlab.data.media import write_lossless_mp4
 from vidlab.data.video import to_frames
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.precision import autocast
 from vidlab.randomness import Draw
@@ -68,6 +68,7 @@ def generate_held_out(
     """
     _check(module, recipe)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     clips: list[ScoredClip] = []
     for batch in batches:
         names = [f"{number:05d}.mp4" for number in range(len(clips), len(clips) + len(batch))]
@@ -98,10 +99,8 @@ def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], re
     with torch.inference_mode(), autocast(module.device.type, recipe.precision):
         videos = _videos(module, batch, recipe)
     for clip, video in zip(clips, videos, strict=True):
-        unfinished = clip.path.with_name(f".{os.getpid()}-{clip.path.name}")
-        write_lossless_mp4(unfinished, to_frames(video), recipe.fps)
-        unfinished.replace(clip.path)
-        clip.path.with_suffix(".txt").write_text(clip.caption + "\n")
+        write_text(clip.path.with_suffix(".txt"), clip.caption + "\n")
+        write_lossless_mp4(clip.path, to_frames(video), recipe.fps)  # last: a video that is there is not made again
 
 
 def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:

@@ -18,6 +18,7 @@ from vidlab.clip import ClipBatch
 from vidlab.data.media import write_lossless_mp4
 from vidlab.data.video import to_frames
 from vidlab.errors import DataError
+from vidlab.files import write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.evaluation.entries import Entry
 from vidlab.lab.footprint import Footprint, measured, timed
@@ -187,6 +188,6 @@ def _write(batch: ClipBatch, pixels: Tensor, folder: Path, fps: float, start: in
     facts = zip(batch.keys, batch.captions, batch.factors or (None,) * len(batch), pixels, strict=True)
     for number, (key, caption, factors, video) in enumerate(facts, start=start):
         path = write_lossless_mp4(folder / f"{number:05d}.mp4", to_frames(video), fps)
-        path.with_suffix(".txt").write_text(caption + "\n")
+        write_text(path.with_suffix(".txt"), caption + "\n")
         clips.append(ScoredClip(key, caption, path, factors))
     return clips

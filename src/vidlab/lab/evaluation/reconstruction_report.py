@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidlab.data.media import contact_sheet, grid_mp4
+from vidlab.data.media import contact_sheet, grid_mp4, write_png
+from vidlab.files import open_table
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.reconstruction import Cost, Setup
@@ -144,7 +145,7 @@ def write_facts(path: Path, subjects: Sequence[Subject]) -> Path:
         shape = {"size": _times(cost.size), "padded": _times(cost.padded), "latent": _times(cost.latent)}
         rows.append({"subject": evaluated.name, "source": evaluated.source, **scores, **shape, **subject.facts()})
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
+    with open_table(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
@@ -153,7 +154,7 @@ def write_facts(path: Path, subjects: Sequence[Subject]) -> Path:
 
 def write_channels(path: Path, subjects: Sequence[Subject]) -> Path:
     """Mean and standard deviation of the latents, one row for each autoencoder and channel."""
-    with path.open("w", newline="") as file:
+    with open_table(path) as file:
         writer = csv.writer(file)
         writer.writerow(["subject", "channel", "mean", "std"])
         for subject in subjects:
@@ -166,7 +167,6 @@ def write_side_by_side(
     folder: Path, subjects: Sequence[Subject], originals: Sequence[ScoredClip], fps: float
 ) -> list[Path]:
     """The first clips, original and reconstructions beneath and beside each other: a contact sheet and a film."""
-    from PIL import Image
 
     shown = range(min(SHOWN, len(originals)))
     videos = [[clips[place].frames() for clips in _columns(subjects, originals)] for place in shown]
@@ -176,7 +176,7 @@ def write_side_by_side(
     frames = np.unique(np.linspace(0, count - 1, min(count, FRAMES_SHOWN)).round().astype(int))
     rows = np.stack([video[frames] for row in videos for video in row])
     sheet = folder / "side_by_side.png"
-    Image.fromarray(contact_sheet(rows, [label for row in labels for label in row])).save(sheet)
+    write_png(sheet, contact_sheet(rows, [label for row in labels for label in row]))
     film = grid_mp4(folder / "side_by_side.mp4", np.stack([v for row in videos for v in row]), fps, len(subjects) + 1)
     return [sheet, film]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidlab.data.media import contact_sheet
+from vidlab.data.media import contact_sheet, write_png
+from vidlab.files import open_table
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.scoring import Scores
 from vidlab.metrics.base import key_number
@@ -51,7 +52,7 @@ def distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:
 
 def write_csv(path: Path, subjects: Sequence[Evaluated]) -> Path:
     """Every value with everything it depends on, one row each."""
-    with path.open("w", newline="") as file:
+    with open_table(path) as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         for subject in subjects:
@@ -85,7 +86,7 @@ def _row(subject: str, name: str, result: MetricResult) -> dict[str, object]:
 
 def write_clip_csv(path: Path, subjects: Sequence[Evaluated]) -> Path:
     """The score of every single video in every metric that has them."""
-    with path.open("w", newline="") as file:
+    with open_table(path) as file:
         writer = csv.writer(file)
         writer.writerow(("subject", "key", "caption", "file", "metric", "score"))
         for subject in subjects:
@@ -124,7 +125,6 @@ def interval_text(result: MetricResult) -> str:
 
 def write_sheets(folder: Path, subject: Evaluated) -> Mapping[str, Path]:
     """For each metric with scores of single videos: the best, the median and the worst, as a contact sheet."""
-    from PIL import Image
 
     by_number = {key_number(clip.key): clip for clip in subject.clips}
     written = {}
@@ -139,5 +139,5 @@ def write_sheets(folder: Path, subject: Evaluated) -> Mapping[str, Path]:
         labels = [f"{name}, {label} {value:.3g}: {clip.caption}" for label, clip, value in chosen]
         folder.mkdir(parents=True, exist_ok=True)
         written[name] = folder / f"{name.replace('/', '-')}.png"
-        Image.fromarray(contact_sheet(videos, labels)).save(written[name])
+        write_png(written[name], contact_sheet(videos, labels))
     return written

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidlab.files import write_text
 from vidlab.lab.evaluation.comparison import compare, comparison_table
 from vidlab.lab.evaluation.report import Evaluated, table, write_clip_csv, write_csv, write_sheets
 
@@ -18,11 +19,11 @@ def write_report(folder: Path, subjects: Sequence[Evaluated], head: Sequence[str
     text = [*head, *(f"## {subject.name}\n\n{subject.source}\n\n{table(subject)}\n" for subject in subjects)]
     if len(subjects) > 1:
         text.append(f"## Comparison\n\n{comparison_table(subjects, compare(subjects))}\n")
+    print("\n".join(text), flush=True)  # first: a full disk takes no result away
+    write_text(folder / "report.md", "\n".join(text))
     write_csv(folder / "scores.csv", subjects)
     write_clip_csv(folder / "clips.csv", subjects)
     sheets = [write_sheets(folder / f"sheets-{place}", subject) for place, subject in enumerate(subjects)]
-    (folder / "report.md").write_text("\n".join(text))
-    print("\n".join(text))
     print(f"  report       {folder}/report.md, scores.csv, clips.csv (one row per video)")
     for subject, written in zip(subjects, sheets, strict=True):
         if written:
