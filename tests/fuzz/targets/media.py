@@ -11,9 +11,10 @@ import numpy as np
 
 from vidlab.errors import CorruptClipError
 
-from ..target import Found, Subject, Target, digest
+from ..target import Found, PromiseBrokenError, Subject, Target, digest
 
 FRAMES, HEIGHT, WIDTH = 60, 32, 48
+SOUGHT = (FRAMES - 2, 50, 1)
 # file, structure, codec, pixel format, options
 VIDEOS = (
     ("b_frames.mp4", "mp4", "libx264", "yuv420p", {"g": "24", "bf": "2", "preset": "veryfast"}),
@@ -67,25 +68,32 @@ def video_target(name: str, structure: str, codec: str, pixels: str, options: di
 
 
 def read_video(path: Path) -> Found:
-    """Probe, all frames, and far ones by seeking, from a file and from memory: each fails by itself."""
+    """Probe, all frames, and far ones by seeking, from a file and from memory: each fails by itself.
+
+    Frames that are sought are those of the whole, however damaged the file.
+    """
     from vidlab.data.video import probe, read_frames
 
     def in_memory() -> Any:
-        return read_frames(path.read_bytes() if path.is_file() else path, (0, FRAMES - 1))
+        return read_frames(path.read_bytes() if path.is_file() else path, SOUGHT, "clip")
 
-    items, said = {}, []
+    found, said = {}, []
     readers: dict[str, Callable[[], Any]] = {
         "probe": lambda: probe(path, "clip"),
-        "all": lambda: read_frames(path, None, "clip").tobytes(),
-        "sought": lambda: read_frames(path, (FRAMES - 2, 50, 1), "clip").tobytes(),
-        "memory": lambda: in_memory().tobytes(),
+        "all": lambda: read_frames(path, None, "clip"),
+        "sought": lambda: read_frames(path, SOUGHT, "clip"),
+        "memory": in_memory,
     }
     for key, read in readers.items():
         try:
-            items[key] = digest(read())
+            found[key] = read()
         except CorruptClipError as error:
             said.append(str(error))
-    return Found(items, said)
+    for key in {"sought", "memory"} & set(found) if "all" in found else ():
+        for place, frame in zip(SOUGHT, found[key], strict=True):
+            if place >= len(found["all"]) or not np.array_equal(frame, found["all"][place]):
+                raise PromiseBrokenError("altered", f"frame {place} differs when it is sought, of {len(found['all'])}")
+    return Found({key: digest(value.tobytes() if key != "probe" else value) for key, value in found.items()}, said)
 
 
 def _picture(name: str) -> bytes:
