@@ -61,7 +61,7 @@ def test_damaged_files_are_refused_or_equal(tmp_path):
         try:
             assert same(read_tensors(file, ""), TENSORS), (number, place)
         except UserError as error:
-            assert "is damaged or no safetensors file" in str(error)
+            assert "it is damaged or no safetensors file" in str(error)
 
 
 def test_swapped_words_and_pages_are_found():
@@ -86,7 +86,7 @@ def test_other_files_are_refused(tmp_path: Path, content):
     if content.endswith(b"\0{}"):
         assert read_tensors(file, "") == {}
         return
-    with pytest.raises(UserError, match=r"w.safetensors is damaged or no safetensors file .*Fetch it again\."):
+    with pytest.raises(UserError, match=r"w.safetensors cannot be read, it is damaged .*Fetch it again\."):
         read_tensors(file, "Fetch it again.")
     header = json.dumps({"__metadata__": {"checksums": "3"}}).encode()
     file.write_bytes(len(header).to_bytes(8, "little") + header)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vidlab.digests import DamagedError, unsealed
 from vidlab.errors import UserError
 
 TIMEOUT = 10.0  # seconds
@@ -117,7 +118,7 @@ def _settings(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of settings.
+    """A JSON file of settings, compared with its checksum where it has one.
 
     Raises:
         UserError: it is damaged or holds something else.
@@ -128,4 +129,7 @@ def read_json(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold an object of settings.")
-    return content
+    try:
+        return unsealed(content)
+    except DamagedError as error:
+        raise UserError(f"{file} is damaged: {error}. Fetch it again, or export the run again.") from None

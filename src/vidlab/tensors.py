@@ -48,7 +48,7 @@ def read_tensors(
     try:
         return {name: tensor.to(device, dtype) for name, tensor in _verified(file)}
     except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{file} is damaged or no safetensors file ({error}). {remedy}") from None
+        raise UserError(f"{file} cannot be read, it is damaged or no safetensors file ({error}). {remedy}") from None
 
 
 def _verified(file: Path) -> Iterator[tuple[str, Tensor]]:

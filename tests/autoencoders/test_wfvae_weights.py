@@ -2,6 +2,7 @@ import json
 import logging
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vidlab.autoencoders.wfvae_weights import (
     wavelet_kernels,
 )
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 
 TINY = {"latent_channels": 4, "width": 8, "encoder_energy": 4, "decoder_energy": 4, "encoder_blocks": 1,
         "decoder_blocks": 1, "connect_blocks": 2, "compat": True}  # fmt: skip
@@ -140,7 +142,7 @@ def test_a_round_trip_is_exact(tmp_path):
     export_weights(published(first), tmp_path / "b")
     a, b = load_file(first / SAFETENSORS), load_file(tmp_path / "b" / SAFETENSORS)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    config = read_json(tmp_path / "b" / "config.json")
     assert config == {k: v for k, v in CONFIG.items() if k != "_diffusers_version"} | {
         "scale": pytest.approx([0.18215] * 4), "shift": [0.0] * 4
     }  # fmt: skip
@@ -281,6 +283,37 @@ def test_damaged_and_harmful_files(tmp_path, monkeypatch):
         (tmp_path / "vae" / "config.json").write_text(text)
         with pytest.raises(UserError, match=message):
             load_weights(tiny(), "vae")
+
+
+@pytest.mark.parametrize("name", [SAFETENSORS, "config.json", "vae.ckpt"])
+def test_damage_of_weights_is_refused_or_changes_nothing(tmp_path, name):
+    model, draw = tiny(), random.Random(0)
+    export_weights(model, tmp_path)
+    if name == "vae.ckpt":
+        torch.save({"state_dict": model.state_dict()}, tmp_path / name)
+    good, refused = (tmp_path / name).read_bytes(), 0
+    for _ in range(12):
+        bad = bytearray(good)
+        bad[draw.randrange(len(bad))] ^= 1 << draw.randrange(8)
+        (tmp_path / name).write_bytes(bad)
+        try:
+            other = tiny()
+            load_weights(other, tmp_path / name if name == "vae.ckpt" else tmp_path)
+            assert same(other.eval(), model)
+        except UserError as error:
+            refused += "Fetch it again, or export the run again" in str(error) or "not JSON" in str(error)
+    assert refused > 6
+
+
+def test_weights_are_of_one_shape_and_kind_and_finite(tmp_path):
+    for value, message in {
+        (float("nan"),): r"latent_shift \(4, 1, 1, 1\) holds numbers that are not finite",
+        (1,): r"latent_shift has shape \(4, 1, 1, 1\) and type torch.int64, the model's has",
+    }.items():
+        state = tiny().state_dict() | {"latent_shift": torch.tensor(value).expand(4, 1, 1, 1).clone()}
+        torch.save({"state_dict": state}, tmp_path / "vae.ckpt")
+        with pytest.raises(UserError, match=message):
+            load_weights(tiny(), tmp_path / "vae.ckpt")
 
 
 def test_weights_into_a_model_without_memory(tmp_path):

@@ -1,10 +1,11 @@
 import json
+import random
 
 import pytest
 import torch
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.backbones.open_sora_plan_config import CONFIG, model_settings
+from vidlab.backbones.open_sora_plan_config import CONFIG, model_settings, read_config
 from vidlab.backbones.open_sora_plan_release import (
     INDEX,
     SINGLE,
@@ -17,6 +18,7 @@ from vidlab.backbones.open_sora_plan_release import (
 )
 from vidlab.clip import Controls, DenoiserInput, LatentShape
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 
@@ -80,6 +82,29 @@ def test_the_configuration_is_that_of_the_published_file(tmp_path):
     (tmp_path / CONFIG).unlink()
     with pytest.raises(UserError, match=r"21 tensors are unexpected \(transformer_blocks.2"):
         load_release(make(depth=2), tmp_path)
+
+
+def test_damage_of_a_release_is_refused_or_changes_nothing(tmp_path):
+    """Wrong bits anywhere in what was exported."""
+    model, draw = make(), random.Random(0)
+    export_release(model, tmp_path, 20_000)
+    config, state = read_config(tmp_path), read_release(tmp_path)
+    for file in (tmp_path / CONFIG, tmp_path / f"{SINGLE}.index.json", sorted(tmp_path.glob("*.safetensors"))[1]):
+        good = file.read_bytes()
+        for _ in range(15):
+            bad = bytearray(good)
+            bad[draw.randrange(len(bad))] ^= 1 << draw.randrange(8)
+            file.write_bytes(bad)
+            try:
+                assert read_config(tmp_path) == config and same(read_release(tmp_path), state)
+            except UserError as error:
+                assert "\n" not in str(error)
+        file.write_bytes(good)
+    weights = model.state_dict()
+    next(iter(weights.values())).fill_(float("nan"))
+    write_release(weights, tmp_path / "nan")
+    with pytest.raises(UserError, match=r"holds numbers that are not finite. Fetch the release again"):
+        read_release(tmp_path / "nan")
 
 
 def test_folders_that_cannot_be_read(tmp_path):
@@ -187,7 +212,7 @@ def test_weights_are_converted_as_they_are_read(tmp_path):
 )
 def test_configurations_of_other_models(tmp_path, change, message):
     export_release(make(), tmp_path)
-    config = json.loads((tmp_path / CONFIG).read_text()) | change
+    config = read_json(tmp_path / CONFIG) | change
     (tmp_path / CONFIG).write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
         released(tmp_path, LatentShape(8, 2, 4, 4))

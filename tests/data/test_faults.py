@@ -101,7 +101,7 @@ def exchange(folder: Path) -> set[str]:
 
 
 FAULTS = {
-    zero_member: "not a readable video",
+    zero_member: "damaged, the bytes of the clip are not",
     cut_off: "cut off",
     delete: "No such file",
     exchange: "shard and index do not belong together",

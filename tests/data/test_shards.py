@@ -1,6 +1,8 @@
 import json
 import os
+import random
 import tarfile
+import zlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ import webdataset
 
 from vidlab.assets import cache_folder
 from vidlab.data import shards
+from vidlab.data.dataset import ClipDataset, ClipView
 from vidlab.data.index import ClipIndex
+from vidlab.data.plan import Visit
 from vidlab.data.shards import ShardWriter, open_member, read_member
 from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode, read_frames
@@ -47,6 +51,27 @@ def test_every_member_is_found_by_offset(tmp_path):
         assert (row.key, row.captions, row.source) == (f"clip_{number}", (f"text {number}", "more"), "film")
         assert (row.frames, row.height, row.width, row.fps, row.duration) == (2, 8, 8, 8.0, 0.25)
     assert index.metadata == {"made": "here"}
+
+
+def test_bytes_of_a_clip_are_those_that_were_written(tmp_path):
+    """Decoders show wrong bits as other pixels. An index that knows no checksum, as of an earlier version, has none."""
+    (video,) = videos(1)
+    row = write(tmp_path, [video]).row(0)
+    place = (tmp_path, row.shard, row.offset, row.size, row.key)
+    assert row.crc == zlib.crc32(video) and read_member(*place, row.crc) == open_member(*place, row.crc) == video
+    shard = tmp_path / row.shard
+    good = shard.read_bytes()
+    for bit in random.Random(0).sample(range(8 * row.size), 40):
+        bad = bytearray(good)
+        bad[row.offset + bit // 8] ^= 1 << bit % 8
+        shard.write_bytes(bad)
+        for read in (read_member, open_member):
+            with pytest.raises(CorruptClipError, match=r"000000.tar: damaged, .* it is made again"):
+                read(*place, row.crc)
+        assert len(read_member(*place)) == row.size
+    dataset = ClipDataset(ClipIndex.open(tmp_path), lambda number: (), ClipView(2, 8, 8), 0)
+    with pytest.raises(CorruptClipError, match="damaged"):
+        dataset.load(row, Visit(0, 0), dataset.view)
 
 
 def test_webdataset_reads_the_shards(tmp_path):

@@ -1,6 +1,5 @@
 """Weight inheritance from real checkpoints and releases, as the group ``init`` does it."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from vidlab.backbones.open_sora_plan_release import read_release
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import Controls, DenoiserInput
 from vidlab.errors import UserError
+from vidlab.hub import read_json
 from vidlab.lab.export import export
 from vidlab.lab.init import (
     FreshWeights,
@@ -176,4 +176,4 @@ def test_any_other_denoiser_is_weights_beside_its_configuration(make_module, tmp
     export(module, tmp_path / "out", {"seed": 3})
     weights = read_release(tmp_path / "out")
     assert torch.equal(weights["embed.weight"], module.denoiser.embed.weight)
-    assert json.loads((tmp_path / "out" / "config.json").read_text()) == {"seed": 3}
+    assert read_json(tmp_path / "out" / "config.json") == {"seed": 3}

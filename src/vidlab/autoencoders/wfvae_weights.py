@@ -16,15 +16,18 @@ import torch
 from torch import Tensor
 
 from vidlab.autoencoders.wfvae import RELEASED_SCALE, WFVAE
+from vidlab.digests import check_archive, sealed
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.layers.wavelets import EXACT, RELEASED
+from vidlab.tensors import read_tensors, refuse_non_finite, refuse_other_shapes, save_tensors
 
 log = logging.getLogger(__name__)
 
 CONFIG = "config.json"
 SAFETENSORS = "diffusion_pytorch_model.safetensors"
 LISTED = 5
+AGAIN = "Fetch it again, or export the run again."
 SPACE_TIME = "encoder.wavelet_transform_in.h_conv.conv.weight"  # one of the kernels whose gain differs
 OURS = "autoencoder."  # where a checkpoint of vidlab keeps its autoencoder
 SCALES = ("latent_scale", "latent_shift")
@@ -113,6 +116,8 @@ def load_weights(model: WFVAE, path: str | Path) -> Loaded:
     own = model.state_dict()
     state = {name: _own_scale(model, name) for name in SCALES} | state
     _check_names(state, own, str(file))
+    refuse_other_shapes(state, own, str(file), AGAIN)
+    refuse_non_finite(state, str(file), AGAIN)
     for name, value in scales.items():
         if value is not None:
             state[f"latent_{name}"] = model.per_channel(value, name)
@@ -168,17 +173,14 @@ def export_weights(model: WFVAE, folder: str | Path) -> None:
     Raises:
         UserError: the folder already holds weights.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / SAFETENSORS).exists():
         raise UserError(f"{folder} already holds {SAFETENSORS}; choose another folder.")
     state = {name: value for name, value in model.state_dict().items() if name not in SCALES}
     state |= wavelet_kernels(RELEASED if model.compat else EXACT)
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, folder / SAFETENSORS,
-              {"format": "pt"})  # fmt: skip
-    (folder / CONFIG).write_text(json.dumps(config_of(model), indent=2) + "\n")
+    save_tensors(state, folder / SAFETENSORS)
+    (folder / CONFIG).write_text(json.dumps(sealed(config_of(model)), indent=2) + "\n")
 
 
 def config_of(model: WFVAE) -> dict[str, Any]:
@@ -256,20 +258,15 @@ def _weights_file(place: Path) -> Path:
 def _read(file: Path) -> tuple[dict[str, Tensor], str]:
     """Tensors by their published names, and which kind of weights they are."""
     if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file), "published"
-        except SafetensorError as error:
-            raise UserError(f"{file} cannot be read ({error}). Fetch it again.") from error
+        return read_tensors(file, AGAIN), "published"
     try:
+        check_archive(file)
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
         reason = str(error).split("\n", 1)[0]
         raise UserError(
             f"{file} cannot be read as weights: it is damaged, of another kind, or holds more than tensors and plain "
-            f"data, which vidlab never loads ({reason})."
+            f"data, which vidlab never loads ({reason}). {AGAIN}"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{file} does not hold weights by name.")

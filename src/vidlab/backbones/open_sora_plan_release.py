@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
@@ -23,14 +21,17 @@ from vidlab.backbones.open_sora_plan_config import (
     release_config,
 )
 from vidlab.clip import LatentShape
+from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.hub import read_json
+from vidlab.tensors import read_tensors, refuse_non_finite, save_tensors
 
 STEM = "diffusion_pytorch_model"
 SINGLE = f"{STEM}.safetensors"
 INDEX = f"{SINGLE}.index.json"
 SHARD_BYTES = 10 * 10**9
 LISTED = 5
+AGAIN = "Fetch the release again, or export the run again."
 
 
 def read_release(
@@ -97,13 +98,13 @@ def write_release(
         f"{STEM}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards, strict=True):
-        save_file({key: value.detach().contiguous() for key, value in shard.items()}, folder / name, {"format": "pt"})
+        save_tensors(shard, folder / name)
     if len(shards) > 1:
         place = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         total = sum(value.nbytes for value in state.values())
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": place})
     if config is not None:
-        _write_json(folder / CONFIG, config)
+        _write_json(folder / CONFIG, sealed(config))
 
 
 def export_release(model: OpenSoraPlan, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
@@ -200,11 +201,9 @@ def _shards(state: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tenso
 
 
 def _load(file: Path, dtype: torch.dtype | None, device: torch.device | str) -> dict[str, Tensor]:
-    try:
-        with safe_open(file, "pt", device=str(device)) as stored:
-            return {name: stored.get_tensor(name).to(dtype) for name in stored.keys()}  # noqa: SIM118  not a dict
-    except SafetensorError as error:
-        raise UserError(f"{file} cannot be read ({error}). Fetch the release again.") from error
+    state = read_tensors(file, AGAIN, dtype, device)
+    refuse_non_finite(state, str(file), AGAIN)
+    return state
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ COLUMNS = (
     *("fps", "duration", "captions", "split", "source", "factors"),
 )
 # Columns that an index may lack: those of older ones do.
-OPTIONAL_COLUMNS = ("scores",)
+OPTIONAL_COLUMNS = ("scores", "crc")
 # Where the bytes lie is left out of the hash: packing the same clips differently changes nothing in training.
 HASHED_COLUMNS = tuple(column for column in COLUMNS if column not in ("shard", "offset"))
 # The least and the greatest whole numbers that a clip can have.
@@ -46,6 +46,7 @@ class ClipRow:
         factors: true factors of a rendered clip, otherwise None.
         scores: what others measured of the clip (``aesthetic``, ``motion``, ``matching``, ...), by name, in the units
             of whoever measured it.
+        crc: CRC-32 of the clip's bytes; None where whoever made the index did not write them.
     """
 
     key: str
@@ -62,6 +63,7 @@ class ClipRow:
     source: str
     factors: Factors | None
     scores: Mapping[str, float] = field(default_factory=dict)
+    crc: int | None = None
 
 
 def schema() -> Any:
@@ -70,7 +72,7 @@ def schema() -> Any:
 
     kinds = {
         **dict.fromkeys(("key", "shard", "split", "source", "factors"), pa.string()),
-        **dict.fromkeys(("offset", "size"), pa.int64()),
+        **dict.fromkeys(("offset", "size", "crc"), pa.int64()),
         **dict.fromkeys(("frames", "height", "width"), pa.int32()),
         **dict.fromkeys(("fps", "duration"), pa.float64()),
         "captions": pa.list_(pa.string()),

@@ -238,7 +238,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         whole = self._cache.get(position)
         if whole is not None:
             return whole[wanted.start : wanted.stop : wanted.step]
-        place = (self.index.root, row.shard, row.offset, row.size, row.key)
+        place = (self.index.root, row.shard, row.offset, row.size, row.key, row.crc)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
             frames = read_frames(open_member(*place), wanted, row.key)
             return scale_to_cover(_checked(frames, row), view.height, view.width)

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from zlib import crc32
 
 from vidlab.clip import Factors
 from vidlab.data.clip_row import INDEX_NAME, ClipRow
@@ -113,6 +114,7 @@ class ShardWriter:
                 source=source,
                 factors=factors,
                 scores=dict(scores or {}),
+                crc=crc32(video),
                 **asdict(info),
             )
         )
@@ -153,7 +155,9 @@ class ShardWriter:
         self._shards += 1
 
 
-def read_member(folder: Path, shard: str, offset: int, size: int, key: str | None = None) -> bytes:
+def read_member(
+    folder: Path, shard: str, offset: int, size: int, key: str | None = None, crc: int | None = None
+) -> bytes:
     """The bytes of one clip: ``size`` bytes of ``folder/shard`` from ``offset``.
 
     Args:
@@ -162,9 +166,11 @@ def read_member(folder: Path, shard: str, offset: int, size: int, key: str | Non
         offset: first byte.
         size: bytes.
         key: of a clip in a tar file, to be compared with the name in the member's header; None compares nothing.
+        crc: CRC-32 that the bytes must have; None compares nothing.
 
     Raises:
-        CorruptClipError: when the shard is missing, unreadable, too short, or another than the index was made of.
+        CorruptClipError: when the shard is missing, unreadable, damaged, too short, or another than the index was made
+            of.
     """
     path = Path(folder) / shard
     header = HEADER if _has_header(shard, offset, key) else 0
@@ -179,6 +185,11 @@ def read_member(folder: Path, shard: str, offset: int, size: int, key: str | Non
         raise _cut_off(path, len(data) - header, offset, size)
     if header and key is not None:
         _check_header(data[:header], size, key, path)
+    if crc is not None and crc32(memoryview(data)[header:]) != crc:
+        raise CorruptClipError(
+            f"{shown(path)}: damaged, the bytes of the clip are not those that were written (a folder that vidlab made "
+            "can be deleted: it is made again)"
+        )
     return data[header:]
 
 
@@ -291,16 +302,22 @@ class MemberFile(io.RawIOBase):
 
 
 def open_member(
-    folder: Path, shard: str, offset: int, size: int, key: str | None = None, whole: int = READ_WHOLE
+    folder: Path,
+    shard: str,
+    offset: int,
+    size: int,
+    key: str | None = None,
+    crc: int | None = None,
+    whole: int = READ_WHOLE,
 ) -> bytes | MemberFile:
     """One clip to decode some frames of: its bytes, or where it is longer than ``whole`` bytes a file that reads what
-    the decoder asks for.
+    the decoder asks for, of which ``crc`` is not compared.
 
     Raises:
         CorruptClipError: as ``read_member``.
     """
     if size <= whole:
-        return read_member(folder, shard, offset, size, key)
+        return read_member(folder, shard, offset, size, key, crc)
     path = Path(folder) / shard
     if _has_header(shard, offset, key):
         with MemberFile(path, offset - HEADER, HEADER) as header:

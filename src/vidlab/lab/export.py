@@ -16,6 +16,7 @@ from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.autoencoders.wfvae_weights import export_weights
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_release import STEM, export_release, write_release
+from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.files import folder_made_aside, write_json
 from vidlab.lab.run_folder import RUNS
@@ -42,7 +43,7 @@ def export(module: VideoDiffusion, folder: Path, settings: Mapping[str, Any]) ->
             export_release(module.denoiser, aside)
         else:
             write_release(module.denoiser.state_dict(), aside)
-            write_json(aside / "config.json", settings, indent=1)
+            write_json(aside / "config.json", sealed(settings), indent=1)
 
 
 def _refuse_weights(folder: Path) -> None:

@@ -136,12 +136,13 @@ class RealClip:
     size: int
     frames: int
     stride: int = 1
+    crc: int | None = None
 
     def cut(self, frames: int, height: int, width: int) -> Float[Tensor, "3 T H W"]:
         """The middle stretch and the middle crop, scaled as in training, in [-1, 1]."""
         span = (frames - 1) * self.stride + 1
         first = (self.frames - span) // 2
-        data = read_member(self.root, self.shard, self.offset, self.size)
+        data = read_member(self.root, self.shard, self.offset, self.size, crc=self.crc)
         scaled = scale_to_cover(read_frames(data, range(first, first + span, self.stride), self.key), height, width)
         top, left = (scaled.shape[1] - height) // 2, (scaled.shape[2] - width) // 2
         return to_pixels(np.ascontiguousarray(scaled[:, top : top + height, left : left + width]))
@@ -180,7 +181,7 @@ def _indexed(folder: Path, frames: int) -> Iterator[RealClip]:
     index = long_enough if len(long_enough) else index
     for position in range(len(index)):
         row = index.row(position)
-        yield RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames)
+        yield RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames, crc=row.crc)
 
 
 def _loose(folder: Path) -> Iterator[RealClip]:

@@ -17,7 +17,8 @@ from vidlab.lab.entry import instantiate
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import read_run_record, resolve_run
 from vidlab.lab.trusted_config import Allowed, trained_config
-from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.tensors import refuse_other_shapes
+from vidlab.training.checkpoint_io import BESIDE, load_checkpoint
 
 GROUP, CHOICE, CONFIG = "autoencoder", "choice", "config.json"
 # What published folders say they hold, and what builds it.
@@ -145,6 +146,7 @@ def trained_autoencoder(state: Mapping[str, Any], trained: DictConfig, checkpoin
     assert isinstance(autoencoder, Autoencoder)
     if weights == "raw":
         own = {name.removeprefix(OURS): value for name, value in state["state_dict"].items() if name.startswith(OURS)}
+        refuse_other_shapes(own, autoencoder.state_dict(), str(checkpoint), BESIDE)
         autoencoder.load_state_dict(own)
     return autoencoder
 
