@@ -137,7 +137,7 @@ class ClipBatch:
         number: the global batch number, which is what "step" means for data.
         fps: frames per second after frame sampling, one per clip.
         factors: the true factors of rendered clips, otherwise None.
-        skipped: ``key: reason`` for each clip that could not be read and was replaced by another.
+        skipped: key and reason of each clip that could not be read and was replaced by another.
         micro: how each clip was cut, (B, n) by name: ``original_resolution`` (height, width of its file), ``crop``
             (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
         encoded: latents and text features from a cache, in place of pixels.
@@ -151,7 +151,7 @@ class ClipBatch:
     number: int
     fps: tuple[float, ...]
     factors: tuple[Factors | None, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
     micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
     encoded: EncodedClips | None = None
     frames: UInt8[Tensor, "B 3 T H W"] | None = None

@@ -13,6 +13,7 @@ from vidlab.data.index import ClipIndex
 from vidlab.data.shards import ShardWriter
 from vidlab.data.source import prepare_once
 from vidlab.data.video import VideoInfo, encode
+from vidlab.errors import DataError
 
 SIZES = ((16, 28), (28, 16), (20, 20))
 LENGTH = 9
@@ -70,6 +71,21 @@ class Broken(Haar):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         return super().encode(pixels) / 0.0
+
+
+class PartlyBroken(Haar):
+    """Gives nothing finite for dark clips, whose mean is below -0.26."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        dark = pixels.mean(dim=(1, 2, 3, 4)) < -0.26
+        return super().encode(pixels).masked_fill(dark[:, None, None, None, None], float("nan"))
+
+
+class Refusing(Haar):
+    """Cannot be used."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise DataError("this encoder is out of order")
 
 
 def index_of(folder: Path, **settings) -> ClipIndex:

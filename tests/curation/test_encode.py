@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import webdataset as wds
 
 from vidlab.curation.cache_writer import LOCK_NAME, missing_shards
 from vidlab.data.cache import CacheHeader, ClipCache
-from vidlab.errors import DataError, UserError
+from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.lab.compose import build_data
 
 NOISY = ["autoencoder._target_=cached_parts.Noisy"]
 # bfloat16 keeps 8 bits: latents differ by 2^-9 of themselves at most, and errors average out in a loss
@@ -138,8 +140,32 @@ def test_several_processes_write_the_same_bytes(lab, tmp_path):
 
 
 def test_an_error_in_a_process_is_the_error_of_the_command(lab, tmp_path):
-    with pytest.raises(DataError, match=r"clip_\d\d: Broken gives latents that are not finite"):
-        lab.encode(tmp_path / "cache", "processes=2", "clips_per_shard=5", "autoencoder._target_=cached_parts.Broken")
+    with pytest.raises(DataError, match=r"^this encoder is out of order$"):
+        lab.encode(tmp_path / "cache", "processes=2", "clips_per_shard=5", "autoencoder._target_=cached_parts.Refusing")
+
+
+def test_latents_that_are_not_finite_are_the_failure_of_their_clip(lab, tmp_path, capsys):
+    words = ("autoencoder._target_=cached_parts.PartlyBroken", "data.views=0")
+    folder = lab.encode(tmp_path / "cache", *words)
+    reason = "PartlyBroken gives latents that are not finite"
+    assert f"1 cannot be read, first: clip_09: {reason}" in capsys.readouterr().out
+    cache = ClipCache(folder)
+    keys = cache.table.column("key").to_pylist()
+    for position, key in enumerate(keys):
+        if key == "clip_09":
+            with pytest.raises(CorruptClipError, match=reason):
+                cache.read(position, 0)
+        else:
+            assert cache.read(position, 0).moments.isfinite().all()
+    data = build_data(lab.compose("train", *words, f"data.cache={folder}"))
+    batches = list(islice(data.train_dataloader(), 6))
+    assert data.corrupt == {"clip_09": reason} and all("clip_09" not in batch.keys for batch in batches)
+
+
+def test_an_encoder_that_gives_nothing_finite_makes_no_cache(lab, tmp_path):
+    with pytest.raises(DataError, match=r"none of 9 clips .* clip_\d\d: Broken gives latents that are not finite"):
+        lab.encode(tmp_path / "cache", "autoencoder._target_=cached_parts.Broken")
+    assert not (tmp_path / "cache" / "index.parquet").exists()
 
 
 def test_a_full_disk_loses_nothing_that_is_finished(lab, tmp_path):

@@ -221,3 +221,56 @@ def test_headers_of_caches_come_back(tmp_path):
     (tmp_path / "cache.json").write_text(header.text())
     assert CacheHeader.read(tmp_path) == header and header.total == 21
     assert header.shards == 6 and [header.clips_in(n) for n in range(6)] == [4] * 5 + [1]
+
+
+def test_a_header_of_negative_size_ends_reading(tmp_path):
+    """``tarfile`` goes backwards by it, for ever."""
+    info = tarfile.TarInfo("0000000000.latent.npy")
+    info.size = -1024
+    with pytest.raises(ValueError, match="a header says -1024 bytes"):
+        read_parts(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(ValueError, match="header is damaged"):
+        read_parts(b"no tar " * 200)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"offset": None}, ""),
+        ({"offset": -512}, "cut off"),
+        ({"size": 2**62}, "cut off"),
+        ({"frames": -1}, "frames=-1"),
+        ({"caption": None}, "caption=None"),
+        ({"shard": "\0"}, "null byte"),
+        ({"shard": "gone\x1b.tar"}, r"gone\\x1b\.tar"),
+    ],
+)
+def test_odd_rows_of_its_index_are_named_by_clip(tmp_path, change, said):
+    cache = ClipCache(write_cache(tmp_path, tar_of({"latent.npy": array_bytes(latent())})))
+    for name, value in change.items():
+        place = cache.table.column_names.index(name)
+        column = pa.array([value, *cache.table.column(name).to_pylist()[1:]], cache.table.schema.field(name).type)
+        cache.table = cache.table.set_column(place, name, column)
+    with pytest.raises(DataError, match=rf"is damaged at clip one \(.*{said}"):
+        cache.read(0, 0)
+
+
+def test_clips_that_cannot_be_stacked_are_named(tmp_path):
+    """All clips of one size have arrays of one shape; the same file in the place of another may not."""
+    one = tar_of({"latent.npy": array_bytes(latent()[:, :2].contiguous())})
+    cache = ClipCache(write_cache(tmp_path, tar_of({"latent.npy": array_bytes(latent())})))
+    assert cache.read(0, 0).moments.shape == (2, 3, 2, 4, 5)
+    (tmp_path / "000000.tar").write_bytes(one + bytes(4096))
+    size = cache.table.column_names.index("size")
+    cache.table = cache.table.set_column(size, "size", pa.array([len(one)] * len(cache.table), pa.int64()))
+    with pytest.raises(DataError, match=r"damaged at clip one \(its arrays have shapes .*2, 2, 2, 4, 5"):
+        cache.read(0, 0)
+    wrong = {
+        "latent.npy": array_bytes(latent()),
+        **{f"{name}.npy": array_bytes(part) for name, part in text(3).items()},
+    }
+    wrong["mask.npy"] = array_bytes(torch.ones(2, dtype=torch.bool))
+    shard = tar_of(wrong)
+    cache = ClipCache(write_cache(tmp_path, shard))
+    with pytest.raises(DataError, match=r"3 tokens and a mask of 2"):
+        cache.read(0, 0)

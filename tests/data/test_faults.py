@@ -1,6 +1,7 @@
 """Faults of files: each is noticed and named, training goes on or stops with a reason, and nothing is lost."""
 
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data.index import ClipIndex
+from vidlab.data import dataset
+from vidlab.data.index import ClipIndex, write_index
 from vidlab.data.module import ClipDataModule
 from vidlab.data.shards import ShardWriter, read_member
 from vidlab.data.video import VideoInfo, encode
@@ -134,7 +136,7 @@ def test_what_is_tolerated_is_replaced_named_and_no_other_clip_is_lost(folder, d
     assert set(module.corrupt) == bad and all(said in reason for reason in module.corrupt.values())
     keys = [key for batch in seen for key in batch.keys]
     assert len(keys) == CLIPS and set(keys) == {f"clip_{n}" for n in range(CLIPS)} - bad
-    assert {entry.split(": ")[0] for batch in seen for entry in batch.skipped} == bad
+    assert {key for batch in seen for key, _ in batch.skipped} == bad
 
 
 def test_a_shard_deleted_in_the_middle_of_an_epoch(intact, folder):
@@ -176,3 +178,63 @@ def test_the_name_in_the_header_is_compared_where_it_is_whole(tmp_path):
         read_member(tmp_path, row.shard, row.offset, 4, "short")
     with pytest.raises(CorruptClipError, match="no tar member begins where the index says"):
         read_member(tmp_path, row.shard, row.offset + 512, 5, "short")
+
+
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("no rate"), MemoryError(), RecursionError("deep"), OSError(5, "I/O")]
+)
+def test_whatever_a_reader_raises_is_the_failure_of_its_clip(folder, monkeypatch, error):
+    """Decoders raise what nobody has thought of."""
+    read = dataset.read_frames
+
+    def sometimes(source, indices, name):
+        if name == "clip_13":
+            raise error
+        return read(source, indices, name)
+
+    monkeypatch.setattr(dataset, "read_frames", sometimes)
+    module = module_of(folder, max_corrupt=1)
+    seen = batches(module, CLIPS // BATCH)
+    assert list(module.corrupt) == ["clip_13"] and type(error).__name__ in module.corrupt["clip_13"]
+    assert len({key for batch in seen for key in batch.keys}) == CLIPS - 1
+
+
+def test_an_odd_row_of_an_index_is_replaced_named_and_counted(folder):
+    """Beyond what the index's columns show: a caption that is missing."""
+    index = ClipIndex.open(folder)
+    rows = [index.row(n) for n in range(CLIPS)]
+    write_index(folder, [replace(row, captions=() if row.key == "clip_13" else row.captions) for row in rows], {})
+    module = module_of(folder, max_corrupt=1)
+    seen = batches(module, CLIPS // BATCH)
+    assert len({key for batch in seen for key in batch.keys}) == CLIPS - 1
+    ((name, reason),) = module.corrupt.items()
+    assert name.startswith("clip ") and name.endswith("index.parquet") and "it has no caption" in reason
+    assert "it has no caption" in run_until_fault(module_of(folder), 12)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_beyond_single_clips_is_one_sentence(folder, workers):
+    """Also from a worker, whose errors torch hands over as the text of a traceback."""
+    module = module_of(folder, num_workers=workers)
+    (rows,) = folder.glob("index-*.rows*")
+    assert module.data.train
+    content = rows.read_bytes()
+    rows.write_bytes(bytes([content[0] ^ 1]) + bytes(len(content) - 1))
+    message = run_until_fault(module, 4)
+    assert (
+        rows.name in message and "cannot be read" in message and "delete it" in message and "Traceback" not in message
+    )
+
+
+def test_names_of_clips_may_hold_anything(tmp_path):
+    """Titles of films with a colon and a space; escapes that would color a terminal."""
+    with ShardWriter(tmp_path / "set") as writer:
+        for n in range(8):
+            video = encode(np.full((6, 16, 16, 3), 20 * n, np.uint8), 8, lossless=True)
+            writer.add(
+                f"Film: part \x1b[31m{n}", bytes(len(video)) if n < 2 else video, VideoInfo(6, 16, 16, 8.0, 0.75), ["a"]
+            )
+    module = module_of(tmp_path / "set", max_corrupt=2)
+    batches(module, 4)
+    assert set(module.corrupt) == {"Film: part \x1b[31m0", "Film: part \x1b[31m1"}
+    assert r"Film: part \x1b[31m" in run_until_fault(module_of(tmp_path / "set"), 4)

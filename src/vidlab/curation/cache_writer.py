@@ -17,9 +17,11 @@ from torch import Tensor
 
 from vidlab.data.cache import COLUMNS, HEADER_NAME, CacheHeader, array_bytes, differences
 from vidlab.data.index import INDEX_NAME
+from vidlab.data.names import shown
 from vidlab.data.parquet import PAGES, seal
+from vidlab.data.tar_headers import Damage, read_headers
 from vidlab.digests import SEAL, checksum, sealed, unsealed
-from vidlab.errors import UserError
+from vidlab.errors import DataError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BLOCK = tarfile.BLOCKSIZE
@@ -162,6 +164,7 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
 
     Raises:
         UserError: a shard cannot be read, or clips are missing; the disk is full.
+        DataError: no clip could be encoded.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -171,6 +174,12 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
     numbers = table.column("view").to_numpy().astype(np.int64) * header.clips + table.column("position").to_numpy()
     if not np.array_equal(numbers, np.arange(header.total)):
         raise UserError(f"folder={folder}: its shards do not hold every clip once. Delete the shards and run again")
+    if table.num_rows and table.column("error").null_count == 0:
+        key, error = (shown(table.column(name)[0].as_py()) for name in ("key", "error"))
+        raise DataError(
+            f"folder={folder}: none of {header.total} clips could be encoded, first {key}: {error}. Mend that, delete "
+            "the folder and run again"
+        )
     with nothing_lost(folder), whole_file(folder / INDEX_NAME) as temporary:
         writer = pq.ParquetWriter(temporary, table.schema, **PAGES)
         writer.write_table(table)
@@ -180,20 +189,23 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
 def _rows(path: Path) -> list[dict[str, Any]]:
     """What a shard holds: a row per clip, with the stretch of the file that its members take."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            found: dict[str, dict[str, Any]] = {}
-            for member in tar:
-                row = found.setdefault(member.name.partition(".")[0], {"offset": member.offset, "shard": path.name})
-                row["size"] = member.offset_data + -(-member.size // BLOCK) * BLOCK - row["offset"]
+        found: dict[str, dict[str, Any]] = {}
+        with path.open("rb") as file:
+            for member in read_headers(path):
+                if isinstance(member, Damage):
+                    raise ValueError(f"byte {member.offset}: {member.reason}")
+                # a header is one block: names are short
+                place = {"offset": member.offset - BLOCK, "shard": path.name}
+                row = found.setdefault(member.name.partition(".")[0], place)
+                row["size"] = member.offset + -(-member.size // BLOCK) * BLOCK - row["offset"]
                 if member.name.endswith(".json"):
-                    content = tar.extractfile(member)
-                    assert content is not None
-                    row.update(asdict(CacheRecord(**unsealed(json.load(content)))))
+                    file.seek(member.offset)
+                    row.update(asdict(CacheRecord(**unsealed(json.loads(file.read(member.size))))))
         nameless = [name for name, row in found.items() if "key" not in row]
         if nameless:
             raise ValueError(f"{nameless[0]} has no record")
         return list(found.values())
-    except (OSError, ValueError, TypeError, tarfile.TarError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}). Delete it and run the same command again") from error
 
 

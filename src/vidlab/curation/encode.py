@@ -19,9 +19,11 @@ from vidlab.data.bucketed import TrainingShapes
 from vidlab.data.cache import CacheHeader
 from vidlab.data.dataset import ClipDataset, ClipView, LoadedClip
 from vidlab.data.index import ClipIndex
+from vidlab.data.names import reason_of
 from vidlab.data.plan import Visit
 from vidlab.data.video import to_pixels
-from vidlab.errors import CorruptClipError, DataError
+from vidlab.errors import CorruptClipError
+from vidlab.tensors import is_finite
 from vidlab.text.base import TextEncoder
 
 
@@ -43,20 +45,12 @@ class Encoders:
 
     @torch.no_grad()
     def latents(self, clips: Sequence[LoadedClip]) -> BFloat16[Tensor, "M B C t h w"]:
-        """Mean and, where there is one, log-variance of clips of one size.
-
-        Raises:
-            DataError: a number that is not finite.
-        """
+        """Mean and, where there is one, log-variance of clips of one size."""
         pixels = torch.stack([to_pixels(clip.content) for clip in clips if isinstance(clip.content, np.ndarray)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             posterior = self.autoencoder.posterior(pixels.to(self.device))
         moments = [posterior.mean] + ([] if posterior.log_variance is None else [posterior.log_variance])
-        stacked = torch.stack([moment.to(torch.bfloat16) for moment in moments]).cpu()
-        for place, clip in enumerate(clips):
-            if not stacked[:, place].isfinite().all():
-                raise DataError(f"{clip.row.key}: {type(self.autoencoder).__name__} gives latents that are not finite")
-        return stacked
+        return torch.stack([moment.to(torch.bfloat16) for moment in moments]).cpu()
 
     @torch.no_grad()
     def texts(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
@@ -70,11 +64,18 @@ class Encoders:
             texts.append(parts | {"pooled": pooled.to(torch.bfloat16)})
         return texts
 
-    def encode(self, clips: Sequence[LoadedClip]) -> list[dict[str, Tensor]]:
-        """The arrays of clips of one size, by name."""
+    def encode(self, clips: Sequence[LoadedClip]) -> list[dict[str, Tensor] | str]:
+        """The arrays of clips of one size, by name; or why a clip has none: numbers that are not finite."""
         latents = self.latents(clips).unbind(1)
         texts = self.texts([clip.row.captions[clip.caption] for clip in clips])
-        return [{"latent": latent, **text} for latent, text in zip(latents, texts, strict=True)]
+        return [self._finite({"latent": latent, **text}) for latent, text in zip(latents, texts, strict=True)]
+
+    def _finite(self, parts: dict[str, Tensor]) -> dict[str, Tensor] | str:
+        for name, part in parts.items():
+            if not is_finite(part):
+                encoder = self.autoencoder if name == "latent" else self.text
+                return f"{type(encoder).__name__} gives {'latents' if name == 'latent' else name} that are not finite"
+        return parts
 
 
 class ClipsToEncode:
@@ -103,7 +104,10 @@ class ClipsToEncode:
     def load(self, number: int) -> LoadedClip | CacheRecord:
         """A decoded clip, or the record of one that cannot be read."""
         view, position = divmod(int(number), len(self.index))
-        row = self.index.row(position)
+        try:
+            row = self.index.row(position)
+        except CorruptClipError as error:
+            return CacheRecord(f"clip {position}", view, position, error=reason_of(error))
         if not self.shapes.kept[position]:
             return CacheRecord(row.key, view, position, error="in no bucket")
         frames, height, width, stride = (int(size[position]) for size in self.shapes.sizes.values())
@@ -111,7 +115,7 @@ class ClipsToEncode:
         try:
             return self._dataset.load(row, Visit(position, view), cut)
         except CorruptClipError as error:
-            return CacheRecord(row.key, view, position, error=str(error).removeprefix(f"{row.key}: "))
+            return CacheRecord(row.key, view, position, error=reason_of(error, row.key))
 
 
 @dataclass(frozen=True)
@@ -148,8 +152,12 @@ class Bench:
                 for name, clip in batch:
                     if isinstance(clip, CacheRecord):
                         yield name, EncodedClip(clip, {})
+                        continue
+                    record, part = record_of(clip, name // self.header.clips), next(parts)
+                    if isinstance(part, str):
+                        yield name, EncodedClip(CacheRecord(record.key, record.view, record.position, error=part), {})
                     else:
-                        yield name, EncodedClip(record_of(clip, name // self.header.clips), next(parts))
+                        yield name, EncodedClip(record, part)
                 advance(len(batch))
 
     def _loaded(

@@ -15,7 +15,6 @@ earlier versions have none and are read as they are.
 import io
 import json
 import logging
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,8 +27,10 @@ from torch import Tensor
 
 from vidlab.clip import EncodedClips, TextEmbedding
 from vidlab.data.index import INDEX_NAME, ClipIndex
+from vidlab.data.names import reason_of, shown
 from vidlab.data.parquet import open_parquet
 from vidlab.data.shards import read_member
+from vidlab.data.tar_headers import Damage, headers_of
 from vidlab.digests import DamagedError, checksum, sealed, unsealed
 from vidlab.errors import CorruptClipError, DataError, UserError
 from vidlab.tensors import is_finite
@@ -182,6 +183,7 @@ class ClipCache:
         self.columns = [name for name in COLUMNS if name in self.table.column_names]
         if not set(self.columns) >= OLDER or self.table.num_rows != self.header.total:
             raise UserError(f"{path} is not the index of this cache. {DELETE}")
+        self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
         if "crc" not in self.columns:
             log.warning("data.cache=%s is of an earlier version and has no checksums: damage of its files may go "
                         "unnoticed. Encode again into another folder to have them", folder)  # fmt: skip
@@ -220,13 +222,16 @@ class ClipCache:
         place = view * self.header.clips + position
         row = {name: self.table.column(name)[place].as_py() for name in self.columns}
         if row["error"] is not None:
-            raise CorruptClipError(row["error"])
+            raise CorruptClipError(shown(row["error"]))
         try:
             parts = read_parts(read_member(self.folder, row["shard"], row["offset"], row["size"]), row.get("crc"))
-        except (CorruptClipError, ValueError, tarfile.TarError) as error:
+            self._refuse_other_shape(row, parts)
+        except Exception as error:  # whatever a stranger's files and numbers make of it
+            reason = shown(error) if isinstance(error, UserError | ValueError) else reason_of(error)
             raise DataError(
-                f"data.cache: {self.folder / row['shard']} is damaged at clip {row['key']} ({error}). Delete this file "
-                f"and {INDEX_NAME} beside it, and run the same curate.py command again"
+                f"data.cache: {self.folder}/{shown(row['shard'])} is damaged at clip {shown(row['key'])} "
+                f"({reason}). Delete this file and {INDEX_NAME} beside it, and run the same curate.py "
+                "command again"
             ) from None
         return CachedClip(
             moments=parts.pop("latent"),
@@ -236,6 +241,21 @@ class ClipCache:
             crop=(row["crop_top"], row["crop_left"]),
             caption=row["caption"],
         )
+
+    def _refuse_other_shape(self, row: Mapping[str, Any], parts: Mapping[str, Tensor]) -> None:
+        """Refuse arrays that are not like those of other clips of the same size, which are stacked with them."""
+        sizes = ("frames", "height", "width")
+        for name in (*sizes, "stride", "crop_top", "crop_left", "caption"):
+            if not isinstance(row[name], int) or row[name] < 0:
+                raise ValueError(f"the index says {name}={row[name]}")
+        if "mask" in parts and len(parts["mask"]) != len(parts["tokens"]):
+            raise ValueError(f"it has {len(parts['tokens'])} tokens and a mask of {len(parts['mask'])}")
+        # captions differ in length, the first axis of tokens and mask
+        own = ("tokens", "mask")
+        shape = {name: tuple(part.shape[1:] if name in own else part.shape) for name, part in parts.items()}
+        first = self._shapes.setdefault(tuple(row[name] for name in sizes), shape)
+        if shape != first:
+            raise ValueError(f"its arrays have shapes {shape}, those of another clip of its size {first}")
 
 
 def read_parts(content: bytes, crc: int | None = None) -> dict[str, Tensor]:
@@ -247,20 +267,21 @@ def read_parts(content: bytes, crc: int | None = None) -> dict[str, Tensor]:
 
     Raises:
         ValueError: an array of another kind than a cache has, or none; other bytes than were written; numbers that are
-            not finite. Nothing is unpickled.
-        tarfile.TarError: no tar file.
+            not finite; no tar file. Nothing is unpickled.
     """
     parts: dict[str, Tensor] = {}
     files: list[memoryview] = []
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-        for member in tar:
-            name = member.name.partition(".")[2]
-            if name in ALLOWED:
-                stored, axes = ALLOWED[name]
-                start = member.offset_data
-                files.append(memoryview(content)[start : start + member.size])
-                array = array_from(bytes(files[-1]), stored, axes)
-                parts[name.removesuffix(".npy")] = array if stored == "|b1" else array.view(torch.bfloat16)
+    for member in headers_of(io.BytesIO(content), len(content)):
+        if isinstance(member, Damage):
+            if member.offset < len(content):  # where it ends, the tar goes on with other clips
+                raise ValueError(f"byte {member.offset}: {member.reason}")
+            continue
+        name = member.name.partition(".")[2]
+        if name in ALLOWED:
+            stored, axes = ALLOWED[name]
+            files.append(memoryview(content)[member.offset : member.offset + member.size])
+            array = array_from(bytes(files[-1]), stored, axes)
+            parts[name.removesuffix(".npy")] = array if stored == "|b1" else array.view(torch.bfloat16)
     text = {name.removesuffix(".npy") for name in TEXT_PARTS} & set(parts)
     if "latent" not in parts or (text and len(text) < len(TEXT_PARTS)):
         raise ValueError(f"it has {sorted(parts)}")

@@ -4,8 +4,7 @@ One item is one whole batch, found by its number. Every choice is keyed by (seed
 so a batch is the same whoever makes it: any worker, any rank, before or after a resume.
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from vidlab.clip import ClipBatch
 from vidlab.data.buckets import Bucketing
 from vidlab.data.cache import CachedClip, ClipCache, stack_encoded
 from vidlab.data.clip_plan import ClipPlan
 from vidlab.data.index import ClipIndex, ClipRow
+from vidlab.data.names import reason_of, shown
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import open_member, read_member
 from vidlab.data.video import read_frames
-from vidlab.data.workers import death_of_a_worker, outlive_sigterm
-from vidlab.errors import CorruptClipError, DataError
+from vidlab.errors import CorruptClipError, UserError
 from vidlab.randomness import seed_of
 
 # A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
@@ -96,9 +95,15 @@ class BucketView(ClipView):
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """Why a batch could not be made; the main process raises it, free of a worker's traceback."""
+    """Why a batch could not be made; the main process raises it, free of a worker's traceback.
+
+    Args:
+        message: what happened.
+        complete: whether the message says all; otherwise it goes on from the name of the data set.
+    """
 
     message: str
+    complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,13 +169,18 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         self._unreadable: dict[int, str] = {}
 
     def __getitem__(self, number: int) -> ClipBatch | LoadFailure:
-        """Batch ``number``; a ``LoadFailure`` when no readable replacement for a clip is found."""
-        skipped: list[str] = []
+        """Batch ``number``; a ``LoadFailure`` when no readable replacement for a clip is found, or the data is damaged
+        beyond single clips."""
+        skipped: list[tuple[str, str]] = []
         loaded = []
         for visit in self.batches(number):
-            clip = self._load_or_replace(visit, number, skipped)
+            try:
+                clip = self._load_or_replace(visit, number, skipped)
+            except UserError as error:
+                return LoadFailure(str(error), complete=True)
             if clip is None:
-                return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {skipped[0]}")
+                first = shown(": ".join(skipped[0]))
+                return LoadFailure(f"{len(skipped)} clips in a row cannot be read, first {first}")
             loaded.append(clip)
         return ClipBatch(
             **_contents([clip.content for clip in loaded]),
@@ -188,18 +198,20 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             },
         )
 
-    def _load_or_replace(self, visit: Visit, number: int, skipped: list[str]) -> LoadedClip | None:
+    def _load_or_replace(self, visit: Visit, number: int, skipped: list[tuple[str, str]]) -> LoadedClip | None:
         view = self.view if self.shapes is None else self.shapes.view(number)
         for attempt in range(MAX_REPLACEMENTS):
-            row = self.index.row(visit.position)
+            key = f"clip {visit.position} of {self.index.path}"  # until its row is read
             try:
+                row = self.index.row(visit.position)
+                key = row.key
                 return self.load(row, visit, view.at(row.fps))
             except CorruptClipError as error:
-                reason = str(error).removeprefix(f"{row.key}: ")
+                reason = reason_of(error, key)
                 self._unreadable[visit.position] = reason
-                skipped.append(f"{row.key}: {reason}")
+                skipped.append((key, reason))
                 peers = range(len(self.index)) if self.shapes is None else self.shapes.peers(number)
-                place = seed_of(self.seed, row.key, visit.epoch, "replacement", attempt) % len(peers)
+                place = seed_of(self.seed, key, visit.epoch, "replacement", attempt) % len(peers)
                 visit = Visit(int(peers[place]), visit.epoch)
         return None
 
@@ -207,13 +219,23 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         """One clip, decoded and cut, or read from the cache.
 
         Raises:
-            CorruptClipError: it cannot be read.
+            CorruptClipError: it cannot be read, whatever its file made a reader raise.
             DataError: a damaged cache.
         """
         if visit.position in self._unreadable:
             raise CorruptClipError(self._unreadable[visit.position])
+        try:
+            return self._load(row, visit, view)
+        except UserError:
+            raise
+        except Exception as error:
+            raise CorruptClipError(reason_of(error)) from error
+
+    def _load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
         if self.cache is not None:
             clip = self.cache.read(visit.position, self.view.number(visit.epoch))
+            if clip.caption >= len(row.captions):
+                raise CorruptClipError(f"the cache is of caption {clip.caption}, the index has {len(row.captions)}")
             return LoadedClip(clip, row, visit, clip.caption, row.fps / clip.stride, clip.crop, clip.stride)
         offset = self._choose(row, visit, "frame_offset", row.frames - view.span + 1)
         wanted = range(offset, offset + view.span, view.frame_stride)
@@ -353,64 +375,3 @@ class FixedBatches:
         """The visits of batch ``number``."""
         mine = range(self.rank, self.clips, self.world_size)
         return [Visit(place, 0) for place in mine[number * self.batch_size : (number + 1) * self.batch_size]]
-
-
-class BatchNumbers(Sampler[int]):
-    """Batch numbers, counted up from ``first()`` without end, or up to ``stop``."""
-
-    def __init__(self, first: Callable[[], int], stop: int | None = None) -> None:
-        self.first = first
-        self.stop = stop
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.first()
-        return itertools.count(first) if self.stop is None else iter(range(first, self.stop))
-
-
-class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
-    """A loader of planned batches; the main process passes each through ``inspect`` before handing it out.
-
-    The order of batches does not depend on ``num_workers``. Workers use one torch thread each (torch's
-    default).
-    """
-
-    def __init__(
-        self,
-        dataset: ClipDataset,
-        numbers: BatchNumbers,
-        num_workers: int,
-        inspect: Callable[[ClipBatch | LoadFailure], ClipBatch],
-    ) -> None:
-        workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if num_workers else {}
-        super().__init__(
-            dataset,
-            batch_size=None,
-            sampler=numbers,
-            num_workers=num_workers,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=outlive_sigterm,
-            **workers,
-        )
-        self.inspect = inspect
-
-    def __len__(self) -> int:
-        """Number of batches; an endless loader has none."""
-        if not isinstance(self.sampler, BatchNumbers) or self.sampler.stop is None:
-            raise TypeError("an endless loader has no length")
-        return self.sampler.stop
-
-    def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
-        batches = super().__iter__()
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except (ConnectionError, EOFError, RuntimeError) as error:
-                message = death_of_a_worker(error)
-                if message is None:
-                    raise
-                raise DataError(message) from error
-            inspected = self.inspect(batch)
-            # with a GPU, bytes go there and become pixels there
-            yield inspected if torch.cuda.is_available() else inspected.to("cpu")

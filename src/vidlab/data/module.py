@@ -17,10 +17,8 @@ from vidlab.data.cache import CacheHeader, ClipCache, refuse_stale
 from vidlab.data.clip_plan import ClipPlan, JointStart
 from vidlab.data.dataset import (
     FILTER,
-    BatchNumbers,
     BucketShapes,
     ClipDataset,
-    ClipLoader,
     ClipView,
     FixedBatches,
     LoadFailure,
@@ -28,6 +26,8 @@ from vidlab.data.dataset import (
 )
 from vidlab.data.history import History, Segment, order_changes
 from vidlab.data.index import ClipIndex
+from vidlab.data.loader import BatchNumbers, ClipLoader
+from vidlab.data.names import shown
 from vidlab.data.plan import Plan, Start
 from vidlab.data.source import ClipSource
 from vidlab.errors import DataError, UserError
@@ -371,9 +371,9 @@ class ClipDataModule(L.LightningDataModule):
     def _inspect(self, batch: ClipBatch | LoadFailure) -> ClipBatch:
         """Count unreadable clips in the main process."""
         if isinstance(batch, LoadFailure):
-            raise DataError(f"data={self.name}: {batch.message}. Check the files under {self.data.train.root}")
-        for entry in batch.skipped:
-            key, _, reason = entry.partition(": ")
+            where = f"data={self.name}: {batch.message}. Check the files under {self.data.train.root}"
+            raise DataError(batch.message if batch.complete else where)
+        for key, reason in batch.skipped:
             if key not in self.corrupt:
                 self.corrupt[key] = reason
                 self._check_corrupt(self.data.total)
@@ -383,7 +383,7 @@ class ClipDataModule(L.LightningDataModule):
         limit = self.max_corrupt * total if self.max_corrupt < 1 else self.max_corrupt
         if len(self.corrupt) <= limit:
             return
-        first = "; ".join(f"{key}: {reason}" for key, reason in list(self.corrupt.items())[:3])
+        first = "; ".join(shown(f"{key}: {reason}") for key, reason in list(self.corrupt.items())[:3])
         raise DataError(
             f"{len(self.corrupt)} of {total} clips of data={self.name} cannot be read, more than "
             f"data.max_corrupt={self.max_corrupt:g} allows ({first}). "

@@ -5,12 +5,12 @@ names may be cut off. Each header is parsed and its checksum compared by ``tarfi
 done here, so that it always goes forward, and what is damaged is passed over and said.
 """
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
 
 from vidlab.data.names import shown
 
@@ -81,27 +81,32 @@ def read_headers(path: Path) -> Iterator[Member | Damage]:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        tar = _Tar(file, os.fstat(file.fileno()).st_size)
-        other = tar.other_format()
-        if other is not None:
-            yield Damage(0, other)
+        yield from headers_of(file, os.fstat(file.fileno()).st_size)
+
+
+def headers_of(file: io.BufferedIOBase, size: int) -> Iterator[Member | Damage]:
+    """As ``read_headers``, of an open file of ``size`` bytes."""
+    tar = _Tar(file, size)
+    other = tar.other_format()
+    if other is not None:
+        yield Damage(0, other)
+        return
+    start: int | None = 0
+    while start is not None:
+        try:
+            entry = tar.entry(start)
+        except _DamagedError as error:
+            yield Damage(error.offset, str(error))
+            start = tar.next_header(error.resume)
+            continue
+        if entry is None:
             return
-        start: int | None = 0
-        while start is not None:
-            try:
-                entry = tar.entry(start)
-            except _DamagedError as error:
-                yield Damage(error.offset, str(error))
-                start = tar.next_header(error.resume)
-                continue
-            if entry is None:
-                return
-            start = entry.end
-            if entry.end - entry.padding > tar.size:
-                start = tar.next_header(entry.start)
-                entry = entry.beyond(tar.size, cut_off=start is None)
-            if entry.member is not None:
-                yield entry.member
+        start = entry.end
+        if entry.end - entry.padding > size:
+            start = tar.next_header(entry.start)
+            entry = entry.beyond(size, cut_off=start is None)
+        if entry.member is not None:
+            yield entry.member
 
 
 class _DamagedError(Exception):
@@ -160,7 +165,7 @@ class _Extended:
 class _Tar:
     """A tar of ``size`` bytes."""
 
-    file: BinaryIO
+    file: io.BufferedIOBase
     size: int
 
     def read(self, start: int, count: int) -> bytes:

@@ -17,6 +17,7 @@ from vidlab.data.bucketed import TrainingShapes
 from vidlab.data.cache import CacheHeader, ClipCache
 from vidlab.data.index import ClipIndex
 from vidlab.data.module import ClipDataModule
+from vidlab.data.names import shown
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.compose import resolve_accelerator
@@ -140,13 +141,14 @@ def default_folder(name: str, key: dict[str, Any]) -> Path:
 
 def encoding_text(made: int, kept: int, cache: ClipCache, data: ClipDataModule, learned: bool) -> str:
     """What was encoded, and what to type next."""
-    errors = [error for error in cache.table.column("error").to_pylist() if error is not None]
+    named = zip(*(cache.table.column(name).to_pylist() for name in ("key", "error")), strict=True)
+    errors = [shown(f"{key}: {error}") for key, error in named if error is not None]
     size = sum(path.stat().st_size for path in cache.folder.glob("[0-9]*.tar"))
     views = cache.header.views
-    shown = f"{views} random views of each" if views else "the middle view of each (data.views=4 draws four)"
+    drawn = f"{views} random views of each" if views else "the middle view of each (data.views=4 draws four)"
     text = "captions stay captions: the text encoder is learned" if learned else "latents and text features"
     lines = [
-        f"{cache.folder}\n  {cache.header.clips} clips of data={data.name}, {shown}; {size / 1e6:.1f} MB",
+        f"{cache.folder}\n  {cache.header.clips} clips of data={data.name}, {drawn}; {size / 1e6:.1f} MB",
         f"  {made} shards written, {kept} kept from before; {text}",
         "  held-out clips are not cached: validation decodes and encodes them",
     ]
