@@ -12,7 +12,7 @@ SHAPE = (6, 8, 8)
 
 
 def given(**settings):
-    nothing = dict.fromkeys(("image", "last_image", "video", "video_frames"))
+    nothing = dict.fromkeys(("image", "last_image", "video", "video_frames")) | {"max_megapixels": 128}
     return given_frames(OmegaConf.create(nothing | settings), SHAPE, usual=3)
 
 
@@ -75,3 +75,27 @@ def test_what_cannot_be_given(settings, message, pictures):
     filled = {key: v.format(pictures) if isinstance(v, str) else v for key, v in settings.items()}
     with pytest.raises(UserError, match=message):
         given(**filled)
+
+
+def test_a_picture_of_a_phone_is_upright(tmp_path):
+    """Red above blue, stored turned, as EXIF says."""
+    scene = np.zeros((16, 16, 3), np.uint8)
+    scene[:8], scene[8:] = (255, 0, 0), (0, 0, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(scene, 1))).save(tmp_path / "p.png", exif=exif)
+    pixels = given(image=str(tmp_path / "p.png")).pixels[:, 0]
+    assert pixels[0, 0].min() > 0.9 and pixels[2, -1].min() > 0.9
+
+
+def test_what_is_too_large_is_said_with_the_key_and_the_setting(tmp_path, pictures):
+    with pytest.raises(
+        UserError, match=r"^image=.*wide.png has 0.0012 megapixels \(60 x 20\), and max_megapixels=0.001"
+    ):
+        given(image=str(pictures / "wide.png"), max_megapixels=0.001)
+    (tmp_path / "take:2.mp4").write_bytes(encode(np.zeros((8, 40, 40, 3), np.uint8), 8))
+    with pytest.raises(UserError, match=r"^video=.*take:2.mp4: .*max_megapixels=0.001"):
+        given(video=str(tmp_path / "take:2.mp4"), max_megapixels=0.001)
+    assert given(video=str(tmp_path / "take:2.mp4")).known.sum() == 3
+    with pytest.raises(UserError, match="max_megapixels=many: it must be a number above 0"):
+        given(image=str(pictures / "wide.png"), max_megapixels="many")

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vidlab.errors import UserError
+from vidlab.errors import CorruptClipError, DataError, UserError
 
 
 @dataclass(frozen=True)
@@ -40,42 +40,44 @@ def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) 
         return None
     if cfg.video and (cfg.image or cfg.last_image):
         raise UserError("video= gives the first frames and goes with neither image= nor last_image=.")
+    limit = cfg.max_megapixels
+    if not isinstance(limit, int | float) or not limit > 0:
+        raise UserError(f"max_megapixels={limit}: it must be a number above 0.")
     frames, height, width = clip_shape
     pixels, known = torch.zeros(3, frames, height, width), torch.zeros(frames, dtype=torch.bool)
     for key, place in (("image", 0), ("last_image", frames - 1)):
         if cfg[key]:
-            pixels[:, place] = _to_pixels(_image(Path(cfg[key]).expanduser(), key)[None], height, width)[:, 0]
+            pixels[:, place] = _to_pixels(_image(Path(cfg[key]).expanduser(), key, limit)[None], height, width)[:, 0]
             known[place] = True
     if cfg.video:
         count = cfg.video_frames or usual
         if not 0 < count < frames:
             raise UserError(f"video_frames={count} must be at least 1 and below the clip's {frames} frames.")
-        pixels[:, :count] = _to_pixels(_last_frames(Path(cfg.video).expanduser(), count), height, width)
+        pixels[:, :count] = _to_pixels(_last_frames(Path(cfg.video).expanduser(), count, limit), height, width)
         known[:count] = True
     return GivenFrames(pixels, known)
 
 
-def _image(path: Path, key: str) -> UInt8[np.ndarray, "H W 3"]:
-    from PIL import Image, UnidentifiedImageError
+def _image(path: Path, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
+    from vidlab.data.pictures import read_picture
 
     try:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except FileNotFoundError:
-        raise UserError(f"{key}={path}: no such file.") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"{key}={path} cannot be read as a picture: {error}.") from None
+        return read_picture(path, max_megapixels)
+    except DataError as error:
+        raise UserError(f"{key}={error}") from error
 
 
-def _last_frames(path: Path, count: int) -> UInt8[np.ndarray, "T H W 3"]:
-    from vidlab.data.video import probe, read_frames
+def _last_frames(path: Path, count: int, max_megapixels: float) -> UInt8[np.ndarray, "T H W 3"]:
+    from vidlab.data.video import DecodeLimits, probe, read_frames
 
-    if not path.is_file():
-        raise UserError(f"video={path}: no such file.")
-    frames = probe(path).frames
-    if frames < count:
-        raise UserError(f"video={path} has {frames} frames; video_frames={count} are needed.")
-    return read_frames(path, range(frames - count, frames))
+    limits = DecodeLimits(max_megapixels)
+    try:
+        frames = probe(path, limits=limits).frames
+        if frames < count:
+            raise UserError(f"video={path} has {frames} frames; video_frames={count} are needed.")
+        return read_frames(path, range(frames - count, frames), limits=limits)
+    except CorruptClipError as error:
+        raise UserError(f"video={error}.") from error
 
 
 def _to_pixels(frames: UInt8[np.ndarray, "T H W 3"], height: int, width: int) -> Float[Tensor, "3 T h w"]:

@@ -18,6 +18,9 @@ CONTAINERS = (
     *("mov", "matroska", "avi", "gif", "apng", "flv", "mpegts", "mpeg", "ogg", "asf", "mxf", "nut", "ivf", "dv", "rm"),
     *("h264", "hevc", "obu", "m4v", "mpegvideo", "yuv4mpegpipe"),
 )
+# A frame longer than this against its width would be scaled to one that no memory holds.
+LONGEST = 32
+
 USUAL = "mp4, mov, mkv, webm, avi, gif"
 
 # libav prints decoder complaints to stderr; what matters of them is raised as CorruptClipError.
@@ -45,7 +48,7 @@ class DecodeLimits:
                 raise UserError(f"data.{name}={value}: it must be above 0")
 
     def check_frame(self, height: int, width: int) -> None:
-        """Refuse frames that are too large.
+        """Refuse frames that are too large, or too long.
 
         Raises:
             CorruptClipError: with the size and the limit.
@@ -55,6 +58,8 @@ class DecodeLimits:
                 f"frames of {height} x {width} have {height * width / 1e6:.3g} megapixels, and max_megapixels="
                 f"{self.max_megapixels:g} are allowed"
             )
+        if max(height, width) > LONGEST * min(height, width):
+            raise CorruptClipError(f"frames of {height} x {width}: more than {LONGEST} times as long as wide")
 
     def frames(self, height: int, width: int) -> int:
         """Frames of one size that there is room for."""
