@@ -14,7 +14,19 @@ ENTRY_POINTS = sorted(
     path for path in ROOT.glob("*.py") if "vidlab.lab.entry" in path.read_text()
 )  # train.py, generate.py, ...
 FLOORS = (
-    ("clip", "assets", "digests", "errors", "files", "hub", "randomness", "redaction", "registries", "tensors"),
+    (
+        "clip",
+        "assets",
+        "command_line",
+        "digests",
+        "errors",
+        "files",
+        "hub",
+        "randomness",
+        "redaction",
+        "registries",
+        "tensors",
+    ),
     ("layers", "diffusion", "perceptual"),
     ("backbones", "autoencoders", "text", "losses", "conditioning"),
     ("cost",),

@@ -1,7 +1,6 @@
 """The curation jobs: index a data set, encode it."""
 
 import logging
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vidlab.assets import cache_folder
+from vidlab.command_line import command, setting
 from vidlab.curation.encode import Bench, ClipsToEncode, Encoders
 from vidlab.curation.index_report import report_text
 from vidlab.curation.workers import encode_all
@@ -51,20 +51,19 @@ def words() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task
-    return [shlex.quote(word) for word in given if word.lstrip("+~").partition("=")[0] not in OWN]
+    return [word for word in given if word.lstrip("+~").partition("=")[0] not in OWN]
 
 
 def run_index(cfg: DictConfig) -> str:
     """Make the index of a data set where there is none, and tell what it holds."""
     data = build(cfg)
     index = ClipIndex.open(data.source.prepare())
-    line = " ".join(words())
     return "\n".join(
         [
             report_text(index, str(data.name), data.source.prepare()),
-            f"  see the order and the buckets   python -m vidlab.data.plan {line}",
-            f"  encode it once                  python curate.py stage=encode {line}",
-            f"  train on it                     python train.py {line}",
+            f"  see the order and the buckets   {command('-m vidlab.data.plan', *words())}",
+            f"  encode it once                  {command('curate.py', 'stage=encode', *words())}",
+            f"  train on it                     {command('train.py', *words())}",
         ]
     )
 
@@ -153,7 +152,5 @@ def encoding_text(made: int, kept: int, cache: ClipCache, data: ClipDataModule, 
         "  held-out clips are not cached: validation decodes and encodes them",
     ]
     lines += [f"  {len(errors)} cannot be read, first: {errors[0]}"] if errors else []
-    lines.append(
-        f"  train on it   python train.py {' '.join([*words(), f'data.cache={shlex.quote(str(cache.folder))}'])}"
-    )
+    lines.append(f"  train on it   {command('train.py', *words(), setting('data.cache', cache.folder))}")
     return "\n".join(lines)

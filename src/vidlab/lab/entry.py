@@ -31,6 +31,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidlab.errors import UserError
+from vidlab.lab.arguments import quote_text
 from vidlab.lab.credentials import clean_log, clean_records, withhold
 from vidlab.lab.host import prepare_host
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
@@ -60,7 +61,7 @@ def main(
     Args:
         config_path: folder of the configuration, relative to the entry point.
         config_name: the primary configuration.
-        text_keys: keys that hold free text: their values need no Hydra quoting on the command line.
+        text_keys: keys that hold free text, which is taken as typed; see ``arguments``.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -81,8 +82,9 @@ def main(
             clean_log()
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-            sys.argv[1:] = [quote_text(argument, text_keys) for argument in withhold(arguments)]
             with friendly():
+                sweep = arguments[:1] in (["-m"], ["--multirun"])
+                sys.argv[1:] = [quote_text(argument, text_keys, sweep) for argument in withhold(arguments)]
                 return composed()
 
         return run
@@ -92,15 +94,6 @@ def main(
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
     return redact(f"Warning: {message}\n")
-
-
-def quote_text(argument: str, text_keys: tuple[str, ...]) -> str:
-    """Quote the value of ``key=value`` for Hydra when key holds free text; lists and quoted values stay."""
-    key, equals, value = argument.partition("=")
-    if not equals or key not in text_keys or value.startswith(("[", "'", '"')):
-        return argument
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from vidlab.command_line import command, setting
 from vidlab.data.media import (
     contact_sheet,
     grid_mp4,
@@ -169,7 +170,7 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, cfg:
     if not trained.get("model"):
         raise UserError(
             f"{checkpoint} is of an autoencoder, which generates nothing. See what it reconstructs with "
-            f"python evaluate.py autoencoders=[{checkpoint}]."
+            f"{command('evaluate.py', setting('autoencoders', [checkpoint]))}"
         )
     trained.logger = {"uri": cfg.get("tracking_uri")}  # a file names no store for this command to ask
     for name in SIZES:

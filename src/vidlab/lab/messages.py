@@ -23,8 +23,10 @@ from omegaconf.errors import (
 )
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from vidlab.command_line import shell_word
 from vidlab.data.workers import death_of_a_worker
 from vidlab.errors import UserError
+from vidlab.lab.arguments import as_typed
 
 STORAGE_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -83,15 +85,20 @@ def explain_instantiation(error: InstantiationException, key: str) -> str | None
 
 def _explain_composition(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} is not of the form key=value; put quotes around values with spaces, commas "
-            "or brackets, such as \"prompt='a red ball, bouncing'\"."
-        )
+        typed = f" If all of it is one text, type {as_typed(error.override)}" if "=" in error.override else ""
+        return f"{error.override!r} is not of the form key=value, in which lists and quotes must be closed.{typed}"
     if isinstance(error, MissingConfigException):
         return _unknown_choice(error)
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         return _explain_config(cause)
+    several = re.match(r"Ambiguous value for argument '(.*)'\n", str(error), re.DOTALL)
+    if several:
+        key, _, value = several[1].partition("=")
+        return (
+            f"{several[1]!r}: commas separate the values of a sweep, which begins with -m. For one text with a comma "
+            f"type {as_typed(several[1])}, for a list {shell_word(f'{key}=[{value}]')}"
+        )
     return _one_line(error)
 
 

@@ -1,5 +1,6 @@
 """What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class Summary:
     def _next(self) -> list[str]:
         commands = list(self.commands)
         if self.tracking_uri:
-            commands.insert(1, f"mlflow ui --backend-store-uri {self.tracking_uri}")
+            commands.insert(1, f"mlflow ui --backend-store-uri {shlex.quote(self.tracking_uri)}")
         return ["Next:", *(f"  {command}" for command in commands)] if commands else []
 
 

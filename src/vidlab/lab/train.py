@@ -2,7 +2,6 @@
 
 import logging
 import re
-import shlex
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
@@ -127,11 +127,11 @@ def find_job(cfg: DictConfig) -> Job:
 
 def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) -> Named:
     """How a later command asks for this run's data and for an autoencoder of its sizes."""
-    path = f" data.path={cfg.data.path}" if cfg.data.get("path") else ""
+    path = [setting("data.path", str(cfg.data.path))] if cfg.data.get("path") else []
     sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
     own = own_classes(cfg)
-    allow = f" {Allowed().argument(own)}" if own else ""
-    return Named(f"data={choices.data}{path}", shlex.join([str(choices.autoencoder), *sizes]), allow)
+    allow = (Allowed().argument(own),) if own else ()
+    return Named((f"data={choices.data}", *path), (f"autoencoder={choices.autoencoder}", *sizes), allow)
 
 
 def _launches_processes(cfg: DictConfig) -> bool:
@@ -228,9 +228,9 @@ def stopped(job: Job, trainer: Trainer) -> None:
     if not trainer.is_global_zero:
         sys.exit(0)
     overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
-    again = shlex.join([*overrides, f"ckpt_path={job.folder}"])
+    again = command("train.py", *overrides, setting("ckpt_path", job.folder))
     saved = (job.folder / "checkpoints" / "last.ckpt").exists()
-    hint = f"Go on with: python train.py {again}" if saved else "There is no checkpoint yet."
+    hint = f"Go on with: {again}" if saved else "There is no checkpoint yet."
     print(f"Stopped by SIGTERM at step {trainer.global_step}. {hint}", file=sys.stderr, flush=True)
     sys.exit(128 + signal.SIGTERM)
 

@@ -37,14 +37,15 @@ class Named:
     """How parts of a run are asked for on a command line.
 
     Args:
-        data: such as ``data=folder data.path=videos``.
-        autoencoder: the choice and what was changed in it, such as ``wfvae_nano autoencoder.width=32``; no weights.
-        allow: what admits the classes of the user's own, with a space before it; "" where there are none.
+        data: settings as Hydra holds them, such as ``data=folder``, ``data.path=videos``.
+        autoencoder: the choice and what was changed in it, such as ``autoencoder=wfvae_nano``,
+            ``autoencoder.width=32``; no weights.
+        allow: what admits the classes of the user's own, where there are some.
     """
 
-    data: str
-    autoencoder: str
-    allow: str = ""
+    data: tuple[str, ...]
+    autoencoder: tuple[str, ...]
+    allow: tuple[str, ...] = ()
 
 
 class ClipModule(LightningModule, ABC):

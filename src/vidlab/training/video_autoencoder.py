@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.learned import LearnedAutoencoder
 from vidlab.clip import ClipBatch
+from vidlab.command_line import command, setting
 from vidlab.cost import ModelCost, autoencoder_cost
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import adaptive_weight, generator_loss, hinge_loss
@@ -332,9 +333,14 @@ class VideoAutoencoder(ClipModule):
     def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Score it; train on its latents."""
         return [
-            f"python evaluate.py autoencoders=[{folder},haar,trilinear] {named.data}{named.allow}",
-            f"python train.py model=skiparse autoencoder={named.autoencoder} autoencoder.path={folder} "
-            f"data.frames={self.clip_shape[0]}",
+            command("evaluate.py", setting("autoencoders", [folder, "haar", "trilinear"]), *named.data, *named.allow),
+            command(
+                "train.py",
+                "model=skiparse",
+                *named.autoencoder,
+                setting("autoencoder.path", folder),
+                f"data.frames={self.clip_shape[0]}",
+            ),
         ]
 
     def frozen_keys(self) -> set[str]:
