@@ -1,14 +1,19 @@
 """Callbacks that act at certain steps: the last checkpoint, validation at the end, the clock."""
 
+import os
+import signal
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vidlab.callbacks import throughput
 from vidlab.callbacks.finite_loss import FiniteLoss
+from vidlab.callbacks.finiteness import all_finite
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
 from vidlab.callbacks.throughput import Throughput
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
@@ -187,3 +192,68 @@ def test_a_loss_that_is_no_number_ends_training_before_a_good_checkpoint_is_lost
     stored = load_checkpoint(tmp_path / "last.ckpt")
     assert stored["global_step"] == 2
     assert all(value.isfinite().all() for value in stored["state_dict"].values())
+
+
+class Breaks(Callback):
+    """Makes a weight infinite after a step, whose loss and gradients were fine; then asks the run to stop."""
+
+    def __init__(self, step: int, stop: bool) -> None:
+        self.step, self.stop = step, stop
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                next(pl_module.denoiser.parameters()).view(-1)[0] = float("inf")
+            if self.stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("stop", "interval"), [(False, 3), (True, 1000)])
+def test_weights_that_are_not_finite_replace_no_checkpoint(
+    make_module, make_batch, make_trainer, tmp_path, stop, interval
+):
+    make = partial(
+        make_trainer, max_steps=6, plugins=[AtomicCheckpointIO()], enable_checkpointing=True,
+        val_check_interval=1, check_val_every_n_epoch=None,
+    )  # fmt: skip
+    best = ModelCheckpoint(
+        str(tmp_path), "best", monitor="epoch", mode="max", save_top_k=1, enable_version_counter=False
+    )
+    first = make(callbacks=[best, LastCheckpoint(str(tmp_path), 1)], max_steps=2)
+    first.fit(make_module(), batches(make_batch, 2), [make_batch("cd")])
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.ckpt")}
+    assert before.keys() == {"best.ckpt", "last.ckpt"}
+    callbacks = [Breaks(3, stop), FiniteLoss(100), LastCheckpoint(str(tmp_path), interval)]
+    with pytest.raises(UserError, match=r"a weight is not finite at step 3: .*Checkpoints of earlier steps are intact"):
+        make(callbacks=callbacks).fit(make_module(), batches(make_batch, 6), ckpt_path=tmp_path / "last.ckpt")
+    best = ModelCheckpoint(
+        str(tmp_path), "best", monitor="epoch", mode="max", save_top_k=1, enable_version_counter=False
+    )
+    with pytest.raises(UserError, match="a weight is not finite at step 3"):
+        make(callbacks=[Breaks(3, False), best, LastCheckpoint(str(tmp_path), 100)]).fit(
+            make_module(), batches(make_batch, 6), [make_batch("cd")], ckpt_path=tmp_path / "last.ckpt"
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.ckpt")} == before
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_no_number_between_two_looks_is_not_saved(
+    make_module, make_batch, make_trainer, tmp_path, accumulate
+):
+    trainer = make_trainer(
+        max_steps=6, callbacks=[FiniteLoss(every_n_steps=100), LastCheckpoint(str(tmp_path), 1)],
+        plugins=[AtomicCheckpointIO()], enable_checkpointing=True, accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    poisoned = [make_batch("ab", number=n) for n in range(6 * accumulate)]
+    poisoned[2 * accumulate].pixels.fill_(3e38)  # the first batch of the third step
+    with pytest.raises(UserError, match=r"at step 3: the training has diverged"):
+        trainer.fit(make_module(), poisoned)
+    assert load_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2
+
+
+def test_finiteness_of_values():
+    large = torch.full((4,), 3e38)
+    assert all_finite([large, torch.tensor([1, 2]), torch.zeros(0), torch.ones(2, dtype=torch.bfloat16)])
+    for value in ("nan", "inf", "-inf"):
+        assert not all_finite([large, torch.tensor([1.0, float(value)])])
+    assert all_finite([])

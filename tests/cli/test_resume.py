@@ -1,3 +1,4 @@
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -84,6 +85,28 @@ def test_a_finished_run_can_be_made_longer(lab):
     run = only(lab)
     assert run.run_id == run_id and run.status == "FINISHED" and len(lab.runs) == 1
     assert {step for name, step in run.curve if name == "train/loss"} == set(range(12))
+    # one that has taken its steps says so and stays as it is; without a summary it gets one
+    folder, arguments = lab.runs[0], (*STEPS, "trainer.max_steps=12", "ckpt_path=last")
+    before = {path: path.read_bytes() for path in (folder / "summary.json", folder / "checkpoints" / "last.ckpt")}
+    done = lab.train(*arguments)
+    assert done.code == 0 and "has already taken 12 steps, and trainer.max_steps=12 asks for no more" in done.out
+    assert {path: path.read_bytes() for path in before} == before and only(lab) == run
+    (folder / "summary.json").unlink()
+    assert lab.train(*arguments).code == 0
+    expected, found = (
+        json.loads(text) for text in (before[folder / "summary.json"], (folder / "summary.json").read_text())
+    )
+    assert found["steps"] == 12 and found["last"]["val/loss"] == pytest.approx(expected["last"]["val/loss"], rel=1e-5)
+
+
+def test_a_run_is_not_resumed_while_it_is_trained(lab):
+    running = lab.start_train(*STEPS, "trainer.max_steps=100000")
+    wait_until(lambda: newest(lab))
+    done = lab.train(*STEPS, "trainer.max_steps=100000", "ckpt_path=last")
+    assert done.code == 2 and f"is being trained by process {running.pid} on" in done.message, done.err
+    running.send(signal.SIGKILL)
+    assert running.wait().code == -9
+    assert lab.train(*STEPS, "trainer.max_steps=3", "ckpt_path=last").code == 0
 
 
 def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):

@@ -4,7 +4,7 @@ import re
 import signal
 
 from .command import new_lab
-from .tracked import equal, only, weights
+from .tracked import equal, only, tracked, weights
 
 STEPS = ("trainer.val_check_interval=50", "lr_schedule.warmup_steps=2", "callbacks.checkpoint.every_n_steps=1000",
          "callbacks.previews=null", "trainer.max_steps=12")  # fmt: skip
@@ -28,6 +28,12 @@ class Sender(Callback):
             os.kill(pid, self.number)
         if self.to != "children":
             os.kill(os.getpid(), self.number)
+
+class Early(Callback):
+    """Before the first step, one signal to itself."""
+
+    def __init__(self, hook: str, number: int) -> None:
+        setattr(self, hook, lambda *_, **__: os.kill(os.getpid(), number))
 '''
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
@@ -62,6 +68,17 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_happened(lab, comma
     assert done.code == 0, done.err
     assert losses(lab) == losses(whole) and only(lab).status == "FINISHED"
     assert equal(*(weights(each.runs[0] / "checkpoints" / "last.ckpt") for each in (lab, whole)))
+
+
+def test_a_run_stopped_before_its_first_step_is_marked(lab):
+    (lab.folder / "sender.py").write_text(SENDER)
+    env = {"PYTHONPATH": f"{lab.folder}:{lab.source}"}
+    for hook, number, code in (("setup", signal.SIGINT, 130), ("on_validation_batch_end", signal.SIGTERM, 143)):
+        early = ("+callbacks.early._target_=sender.Early", f"+callbacks.early.hook={hook}")
+        done = lab.train(*STEPS, *early, f"+callbacks.early.number={int(number)}", env=env)
+        assert done.code == code and "Traceback" not in done.err, done.err
+    assert done.message == "Stopped by SIGTERM before the first step. There is no checkpoint yet."
+    assert [run.status for run in tracked(lab)] == ["KILLED", "KILLED"]
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(lab):

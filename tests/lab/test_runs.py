@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,43 @@ def test_last_is_the_run_whose_checkpoint_is_newest(tmp_path):
     run = runs.resolve_run("last", tmp_path, "a")
     assert run == runs.Run(newest, newest / "checkpoints" / "last.ckpt", None)
     assert runs.resolve_run("last", tmp_path, "a", which="best").checkpoint.name == "best.ckpt"
+
+
+def test_last_goes_by_what_the_runs_recorded_and_not_by_file_times(tmp_path):
+    folders = [make_run(tmp_path / "a" / f"2026-01-0{day}", age=day) for day in (1, 2, 3)]
+    for folder in folders:
+        runs.write_run_record(folder, None, "a")
+    runs.note_written(folders[1])  # a checkpoint, or a resume
+    os.utime(folders[0] / "checkpoints" / "last.ckpt", (2_000_000_000, 2_000_000_000))  # as cp -r leaves it
+    assert runs.resolve_run("last", tmp_path, "a").folder == folders[1]
+    shutil.copytree(folders[1], tmp_path / "a" / "2026-01-02-copy", copy_function=shutil.copyfile)
+    assert runs.resolve_run("last", tmp_path, "a").folder == folders[1], "the original comes before its copy"
+    shutil.rmtree(folders[1])
+    assert runs.resolve_run("last", tmp_path, "a").folder.name == "2026-01-02-copy"
+    shutil.move(tmp_path / "a", tmp_path / "moved" / "a")
+    assert runs.resolve_run("last", tmp_path / "moved", "a").folder.name == "2026-01-02-copy"
+
+
+def test_records_grow_when_a_clock_is_set_back(tmp_path, monkeypatch):
+    early, late = (make_run(tmp_path / "a" / name) for name in ("z", "b"))
+    runs.write_run_record(early, None, "a")
+    newest = runs.newest_record(tmp_path / "a")
+    monkeypatch.setattr(runs.time, "time_ns", lambda: 1000)
+    runs.write_run_record(late, None, "a", newest)
+    assert runs.read_run_record(late).written == newest + 1
+    assert runs.resolve_run("last", tmp_path, "a").folder == late
+    runs.note_written(late)
+    assert runs.newest_record(tmp_path / "a") == newest + 2
+
+
+def test_records_of_earlier_versions_and_damaged_ones_count_by_file_time(tmp_path):
+    old = make_run(tmp_path / "a" / "old", age=10)
+    (old / "run.json").write_text('{"mlflow_run_id": null, "experiment": "a"}')
+    damaged = make_run(tmp_path / "a" / "damaged", age=20)
+    (damaged / "run.json").write_text("{")
+    assert runs.resolve_run("last", tmp_path, "a").folder == old
+    assert runs.newest_record(tmp_path / "a") == 0
+    runs.note_written(make_run(tmp_path / "b" / "plain"))
 
 
 def test_last_finds_jobs_of_sweeps(tmp_path):
@@ -96,7 +134,8 @@ def test_run_record_round_trip_and_damage(tmp_path):
     assert runs.read_run_record(tmp_path) is None
     runs.write_run_record(tmp_path, None, "first")
     path = runs.write_run_record(tmp_path, "abc", "second")
-    assert runs.read_run_record(tmp_path) == runs.RunRecord("abc", "second")
+    record = runs.read_run_record(tmp_path)
+    assert (record.mlflow_run_id, record.experiment) == ("abc", "second")
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"], "no temporary file is left"
     path.write_text('{"mlflow_run_id": ')
     with pytest.raises(UserError, match=r"run\.json is damaged"):

@@ -1,9 +1,11 @@
 """A training whose loss is no longer a number is ended, before its checkpoint overwrites a good one."""
 
 import math
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vidlab.callbacks.finiteness import all_finite, diverged, refuse_if_diverged
 from vidlab.errors import UserError
 
 # The last two are those of an autoencoder's adversary.
@@ -13,8 +15,9 @@ WATCHED = ("train/loss", "train/grad_norm", "train/discriminator", "train/discri
 class FiniteLoss(Callback):
     """Looks at losses and gradient norms of training every ``every_n_steps`` optimiser steps and after the last.
 
-    Checkpoints are written after every other callback of a step, so those written at multiples of
-    ``every_n_steps`` are of finite weights.
+    It also looks before every checkpoint, at the gradients too, those that wait for more among them, so that none of a
+    training that has diverged takes the place of a good one. (``LastCheckpoint`` looks at the weights.) With a loss
+    scaler (``precision=16-mixed``) gradients that overflow are part of training, and only the interval counts.
 
     Args:
         every_n_steps: interval in optimiser steps; reading the loss waits for the device.
@@ -34,13 +37,24 @@ class FiniteLoss(Callback):
             self._look(trainer)
 
     def _look(self, trainer: Trainer) -> None:
-        values = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in WATCHED}
-        broken = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-        if not broken:
+        broken = _broken(trainer)
+        if broken:
+            raise diverged(trainer, broken)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save what has diverged.
+
+        Raises:
+            UserError: a loss or a gradient is infinite or not a number.
+        """
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        rate = trainer.optimizers[0].param_groups[0]["initial_lr"]
-        raise UserError(
-            f"{' and '.join(broken)} at step {trainer.global_step}: the training has diverged. Lower "
-            f"optimizer.lr={rate:g}, set optimizer.clip_norm, or warm up longer (lr_schedule.warmup_steps). "
-            "Checkpoints of earlier steps are intact."
-        )
+        broken = _broken(trainer)
+        if not broken and not all_finite(p.grad for p in pl_module.parameters() if p.grad is not None):
+            broken = ["a gradient is not finite"]
+        refuse_if_diverged(trainer, broken)
+
+
+def _broken(trainer: Trainer) -> list[str]:
+    values = {name: float(trainer.callback_metrics.get(name, 0.0)) for name in WATCHED}
+    return [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]

@@ -9,6 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from vidlab.callbacks.ema import EMA
+from vidlab.callbacks.finiteness import all_finite, refuse_if_diverged
 from vidlab.errors import UserError
 
 
@@ -23,6 +25,8 @@ class LastCheckpoint(Checkpoint):
     first), on all processes after the same one. Lightning's own handler is replaced: it talks to the other processes
     from within the signal, in the middle of whatever they exchange, and it writes no checkpoint.
 
+    No checkpoint, whoever writes it, is written of weights that are not finite: it would take the place of a good one.
+
     Being a Checkpoint, it runs after every other callback of the step, so their state is that of the step.
 
     Args:
@@ -31,6 +35,7 @@ class LastCheckpoint(Checkpoint):
 
     Raises:
         SIGTERMException: in training, once the checkpoint is on disk.
+        UserError: trained weights, or their average, are infinite or not a number when a checkpoint is to be written.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int) -> None:
@@ -79,6 +84,14 @@ class LastCheckpoint(Checkpoint):
         if self._outdated:
             self._saved_step = -1
         self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse to save weights that are not finite; called before any checkpoint is written, ``best.ckpt`` too."""
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        weights = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        averages = [value for one in callbacks if isinstance(one, EMA) for value in one.average.values()]
+        broken = [] if all_finite([*weights, *averages]) else ["a weight is not finite"]
+        refuse_if_diverged(trainer, broken)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab.runs import Run
 from vidlab.lab.trusted_config import stored_settings
-from vidlab.training.checkpoint_io import load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +47,20 @@ class Change:
         return f"{self.key}: {str(self.there)[:LONGEST]} in the checkpoint, {str(self.here)[:LONGEST]} here"
 
 
-def check_changes(cfg: DictConfig, resumed: Run) -> None:
+def check_changes(cfg: DictConfig, state: Mapping[str, Any], checkpoint: Path) -> None:
     """Refuse to resume with settings that would change the data order or the numbers, unless ``accept_changes``.
 
+    Args:
+        cfg: the settings of this command.
+        state: what the checkpoint holds.
+        checkpoint: its file.
+
     Raises:
-        UserError: names every such setting with both values; or the checkpoint cannot be read.
+        UserError: names every such setting with both values.
     """
-    state = load_checkpoint(resumed.checkpoint, on_disk=True)
     if "config" not in state:  # not written by train.py; the model and the data still check their own state
         return
-    changes = changes_between(stored_settings(state["config"], resumed.checkpoint), cfg)
+    changes = changes_between(stored_settings(state["config"], checkpoint), cfg)
     if not changes:
         return
     listed = "\n".join(f"  {change}" for change in changes[:SHOWN])

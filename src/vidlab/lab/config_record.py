@@ -1,10 +1,12 @@
-"""The resolved configuration travels inside the checkpoint, so that a file alone can be generated from."""
+"""What is recorded with each checkpoint: the configuration inside of it, and beside it that the run was written now."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.lab.runs import note_written
 from vidlab.redaction import redact_tree
 
 
@@ -17,11 +19,18 @@ def resolved_yaml(cfg: DictConfig) -> str:
 
 
 class ConfigRecord(Callback):
-    """Stores the resolved configuration as YAML under ``config``."""
+    """Stores the resolved configuration as YAML under ``config``, so that a file alone can be generated from.
 
-    def __init__(self, resolved_yaml: str) -> None:
-        self.resolved_yaml = resolved_yaml
+    Args:
+        resolved_yaml: the configuration.
+        folder: of the run, whose ``run.json`` then says that it was written now, for ``last`` to find the newest.
+    """
+
+    def __init__(self, resolved_yaml: str, folder: Path) -> None:
+        self.resolved_yaml, self.folder = resolved_yaml, folder
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the configuration."""
         checkpoint["config"] = self.resolved_yaml
+        if trainer.is_global_zero:
+            note_written(self.folder)

@@ -23,6 +23,7 @@ from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.precision import resolve_precision
+from vidlab.lab.safe_text import terminal
 
 STAGES = ("index", "encode")
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1}
@@ -43,7 +44,7 @@ def run_curation(cfg: DictConfig) -> None:
     for name, least in LEAST.items():
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise UserError(f"{name}={cfg[name]}: it must be a whole number of {least} or more.")
-    print(run_index(cfg) if cfg.stage == "index" else run_encoding(cfg))
+    print(terminal(run_index(cfg) if cfg.stage == "index" else run_encoding(cfg)))
 
 
 def words() -> list[str]:

@@ -14,6 +14,7 @@ SIGTERM.
 import functools
 import importlib
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -35,6 +36,7 @@ from vidlab.lab.arguments import quote_text
 from vidlab.lab.credentials import clean_log, clean_records, withhold
 from vidlab.lab.host import prepare_host
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
+from vidlab.lab.safe_text import safe_records, terminal
 from vidlab.redaction import redact
 
 KINDS = {
@@ -80,6 +82,7 @@ def main(
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             warnings.formatwarning = _without_source
             clean_log()
+            logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             with friendly():
@@ -93,7 +96,7 @@ def main(
 
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
-    return redact(f"Warning: {message}\n")
+    return terminal(redact(f"Warning: {message}\n"))
 
 
 @contextmanager
@@ -114,11 +117,12 @@ def friendly() -> Iterator[None]:
         print(f"The sweep ended with failed jobs; the first: {error}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
-        message, job = explain(error), _sweep_job()
+        told, job = explain(error), _sweep_job()
+        message = told and terminal(told)
         if os.environ.get("VIDLAB_DEBUG") == "1" or (message is None and job is not None):
             print(redact(traceback.format_exc()), file=sys.stderr, end="")
         if job is not None:
-            text = redact(message or f"{type(error).__name__}: {error}")
+            text = redact(message or terminal(f"{type(error).__name__}: {error}"))
             print(f"Job {job} failed: {text}", file=sys.stderr)
             raise JobFailedError(f"job {job}: {text}") from None
         if message is None:

@@ -32,6 +32,7 @@ from vidlab.lab.precision import autocast
 from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
+from vidlab.lab.safe_text import terminal
 from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in
@@ -68,7 +69,7 @@ def run_generation(cfg: DictConfig) -> Path:
     make = from_system if cfg.get("system") else from_checkpoint
     source, samples = make(cfg, prompts)
     write(samples, folder, cfg.fps)
-    print(f"{len(samples)} videos from {source}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
+    print(f"{len(samples)} videos from {terminal(source)}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
     print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
     return folder
 

@@ -6,6 +6,7 @@ each with ``run.json`` and ``checkpoints/last.ckpt``, ``checkpoints/best.ckpt``.
 
 import json
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,10 +22,20 @@ RECORD = "run.json"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says about itself in ``run.json``."""
+    """What a run folder says about itself in ``run.json``.
+
+    Args:
+        mlflow_run_id: its MLflow run.
+        experiment: its experiment.
+        written: grows with every start, resume and checkpoint of any run: nanoseconds since 1970, more where a clock
+            was set back. File times do not count, which copies and backups lose. None in runs of earlier versions.
+        place: the last two parts of the folder's path as it was written; a copy lies at another.
+    """
 
     mlflow_run_id: str | None
     experiment: str
+    written: int | None = None
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ def resolve_run(
     """Find a run.
 
     Args:
-        reference: ``last`` (the newest run of ``experiment`` with a checkpoint), a run folder, a ``.ckpt``
-            file, or an MLflow run id of 32 hexadecimal digits.
+        reference: ``last`` (of the runs of ``experiment`` with a checkpoint, that which was written last), a run
+            folder, a ``.ckpt`` file, or an MLflow run id of 32 hexadecimal digits.
         runs_root: where run folders are kept.
         experiment: whose runs ``last`` looks through.
         tracking_uri: the MLflow store in which run ids are looked up; None refuses them.
@@ -86,10 +97,25 @@ def _newest(runs_root: Path, experiment: str, which: Which, key: str) -> Run:
 
 
 def _with_checkpoint(folder: Path) -> list[Path]:
-    """Run folders below ``folder`` with a last.ckpt, newest first."""
+    """Run folders below ``folder`` with a last.ckpt, newest first; a copy comes after what it was copied from."""
     files = [*folder.glob("*/checkpoints/last.ckpt"), *folder.glob("*/*/checkpoints/last.ckpt")]
-    files.sort(key=lambda file: (file.stat().st_mtime_ns, str(file)), reverse=True)
-    return [file.parents[1] for file in files]
+    ages = {file.parents[1]: _age(file.parents[1], file) for file in files}
+    return sorted(ages, key=lambda run: (*ages[run], str(run)), reverse=True)
+
+
+def _age(folder: Path, checkpoint: Path) -> tuple[int, bool]:
+    """When a run was last written, and whether there or elsewhere."""
+    try:
+        record = read_run_record(folder)
+    except UserError:  # said when this run is the one that is asked for
+        record = None
+    if record is None or record.written is None:
+        return checkpoint.stat().st_mtime_ns, False
+    return record.written, record.place == _place(folder)
+
+
+def _place(folder: Path) -> str:
+    return "/".join(folder.absolute().parts[-2:])
 
 
 def _what_exists(runs_root: Path) -> str:
@@ -146,9 +172,36 @@ def _run_id(folder: Path) -> str | None:
     return record.mlflow_run_id if record else None
 
 
-def write_run_record(folder: Path, mlflow_run_id: str | None, experiment: str) -> Path:
-    """Write ``run.json`` atomically and return its path."""
-    return write_json(Path(folder) / RECORD, asdict(RunRecord(mlflow_run_id, experiment)))
+def write_run_record(folder: Path, mlflow_run_id: str | None, experiment: str, after: int = 0) -> Path:
+    """Write ``run.json`` atomically, as written now, and return its path.
+
+    Args:
+        folder: of the run.
+        mlflow_run_id: its MLflow run.
+        experiment: its experiment.
+        after: when the newest of the other runs was written, by ``newest_record``.
+    """
+    record = RunRecord(mlflow_run_id, experiment, max(time.time_ns(), after + 1), _place(Path(folder)))
+    return write_json(Path(folder) / RECORD, asdict(record))
+
+
+def newest_record(experiment: Path) -> int:
+    """When the newest run below a folder was written; 0 where none says so."""
+    found = 0
+    for path in (*experiment.glob(f"*/{RECORD}"), *experiment.glob(f"*/*/{RECORD}")):
+        try:
+            record = read_run_record(path.parent)
+        except UserError:
+            continue
+        found = max(found, record.written or 0) if record else found
+    return found
+
+
+def note_written(folder: Path) -> None:
+    """Bring ``run.json`` up to date with a checkpoint; nothing where a folder has none."""
+    record = read_run_record(folder)
+    if record is not None:
+        write_run_record(folder, record.mlflow_run_id, record.experiment, record.written or 0)
 
 
 def read_run_record(folder: Path) -> RunRecord | None:
@@ -162,6 +215,10 @@ def read_run_record(folder: Path) -> RunRecord | None:
         return None
     try:
         content = json.loads(path.read_text())
-        return RunRecord(content["mlflow_run_id"], content["experiment"])
-    except (ValueError, KeyError, TypeError) as error:
+        written = content.get("written")
+        return RunRecord(
+            content["mlflow_run_id"], content["experiment"], None if written is None else int(written),
+            str(content.get("place", "")),
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on.") from error

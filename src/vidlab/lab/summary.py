@@ -1,9 +1,11 @@
 """What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
 
+import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -85,6 +87,15 @@ class Summary:
         return ["Next:", *(f"  {command}" for command in commands)] if commands else []
 
 
+def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
+    """The summary that a run has left of so many steps; None without one, or of others, or a damaged one."""
+    try:
+        found = json.loads((folder / "summary.json").read_text())
+        return found if found["steps"] == steps and found["last"] else None
+    except (OSError, ValueError, KeyError, TypeError):  # it is written anew
+        return None
+
+
 def summarize(
     folder: Path,
     trainer: Trainer,
@@ -101,22 +112,22 @@ def summarize(
     dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     return Summary(
-        folder=_short(folder),
+        folder=shortened(folder),
         steps=trainer.global_step,
         wall_seconds=wall_seconds,
         first=first,
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
         throughput=throughput.report() if throughput else None,
         matmul_flops_per_second=matmul_rate(dtype, module.device),
-        previews=_short(previews) if previews else None,
+        previews=shortened(previews) if previews else None,
         skipped=dict(getattr(datamodule, "corrupt", {})),
         tracking_uri=tracking_uri,
         shown=module.results,
-        commands=module.next_commands(_short(folder), named),
+        commands=module.next_commands(shortened(folder), named),
     )
 
 
-def _short(path: Path) -> Path:
+def shortened(path: Path) -> Path:
     """Relative to the current folder where that is shorter to type."""
     try:
         return path.relative_to(Path.cwd())

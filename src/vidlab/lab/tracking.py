@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.lab.metric_queue import MetricPoint, MetricQueue, read_points, send_batch, write_points
 from vidlab.lab.mlflow_names import flatten, legal_name
+from vidlab.lab.signals import held
 from vidlab.lab.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
 from vidlab.redaction import redact
 
@@ -126,11 +127,11 @@ class MLflowLogger(Logger):
         resumed = self._run_id is not None
         if self._run_id is not None:
             find_run(self._address, self._run_id, "logger.run_id")
-        with store_errors(self._address):
+        with held(), store_errors(self._address):  # a run that is begun is also ended
             self._run_id = self._begin(client, experiment_id)
-        self._client = client
-        self._queue = MetricQueue(partial(send_batch, client, self._run_id), self._flush_seconds, self._flush_size)
-        atexit.register(self.close)
+            self._client = client
+            self._queue = MetricQueue(partial(send_batch, client, self._run_id), self._flush_seconds, self._flush_size)
+            atexit.register(self.close)
         self.set_tags(self._tags)
         self._queue.add(self._unknown(read_points(self._unsent_path)))
         if self._system_metrics:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -29,12 +30,16 @@ from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.metric_record import MetricRecord
 from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import Run, resolve_run, write_run_record
+from vidlab.lab.run_lock import locked
+from vidlab.lab.runs import Run, newest_record, resolve_run, write_run_record
+from vidlab.lab.safe_text import terminal
+from vidlab.lab.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.store import run_to_continue
-from vidlab.lab.summary import Summary, summarize
+from vidlab.lab.summary import Summary, shortened, summarize, summary_of
 from vidlab.lab.tracking import MLflowLogger
 from vidlab.lab.trusted_config import Allowed, own_classes
 from vidlab.redaction import redact
+from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule, Named
 
 log = logging.getLogger(__name__)
@@ -58,23 +63,32 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM ended training, after a checkpoint.
     """
     _quiet()
-    job = find_job(cfg)
-    if job.resumed is not None:
-        check_changes(cfg, job.resumed)
-    check_seed(cfg.seed)
-    seed_everything(cfg.seed, workers=True, verbose=False)
-    module = build_module(cfg)
-    data = build_data(cfg)
-    if isinstance(data, ClipDataModule):
-        data.accept_changes = cfg.accept_changes
-    check_cache(cfg, module, data)
-    logger = open_logger(cfg, job)
-    status = "failed"
+    with terminable():
+        job = find_job(cfg)
+        with locked(job.folder):
+            done = already_trained(cfg, job)
+            if done is None:
+                return train(cfg, job)
+            print(done.text, flush=True)
+            return done.loss
+
+
+def train(cfg: DictConfig, job: Job) -> float | None:
+    """Train in a folder that no other process trains in; as ``run_training``."""
+    logger, status = None, "failed"
+    trainer: Trainer | None = None
     try:
+        check_seed(cfg.seed)
+        seed_everything(cfg.seed, workers=True, verbose=False)
+        module, data = build_module(cfg), build_data(cfg)
+        if isinstance(data, ClipDataModule):
+            data.accept_changes = cfg.accept_changes
+        check_cache(cfg, module, data)
+        logger = open_logger(cfg, job)
         trainer = build_trainer(cfg, logger)
-        trainer.callbacks.append(ConfigRecord(resolved_yaml(cfg)))  # type: ignore[attr-defined]
-        if isinstance(logger, MLflowLogger):
-            trainer.callbacks.append(MetricRecord(logger))  # type: ignore[attr-defined]
+        callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
+        callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
+        trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
         record_run(cfg, job, trainer, module, data, logger)
         inherit_weights(cfg, job, module)
         started = time.monotonic()
@@ -83,9 +97,9 @@ def run_training(cfg: DictConfig) -> float | None:
         summary = summarize(job.folder, trainer, module, first, seconds, uri, job.named)
         report(summary, logger)
         status = "success"
-    except SIGTERMException:
+    except SIGTERMException as error:
         status = "interrupted"
-        stopped(job, trainer)
+        stopped(job, trainer, in_step=not isinstance(error, Terminated))
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -93,9 +107,43 @@ def run_training(cfg: DictConfig) -> float | None:
         status = "interrupted"
         raise KeyboardInterrupt from None
     finally:
-        logger.close(status)
+        if logger is not None:
+            with held():
+                logger.close(status)
+    assert trainer is not None
     leave_process_group(trainer)
     return summary.last.get("val/loss")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A resumed run that has nothing left to do: what to say, and its last ``val/loss``."""
+
+    text: str
+    loss: float | None
+
+
+def already_trained(cfg: DictConfig, job: Job) -> Trained | None:
+    """Whether the run to resume has taken all steps and left a summary; one without is validated and gets it.
+
+    Raises:
+        UserError: settings have changed that a resumed run keeps.
+    """
+    if job.resumed is None:
+        return None
+    state = load_checkpoint(job.resumed.checkpoint, on_disk=True)
+    check_changes(cfg, state, job.resumed.checkpoint)
+    steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
+    found = summary_of(job.folder, steps)
+    if found is None or not isinstance(asked, int) or not 0 <= asked <= steps:
+        return None
+    longer = [word for word in job.overrides if not word.startswith(("ckpt_path=", "trainer.max_steps="))]
+    again = command("train.py", *longer, f"trainer.max_steps={2 * steps}", setting("ckpt_path", shortened(job.folder)))
+    text = (
+        f"{shortened(job.folder)} has already taken {steps} steps, and trainer.max_steps={asked} asks for no more: "
+        f"nothing was trained or changed. For a longer run: {again}"
+    )
+    return Trained(text, found["last"].get("val/loss"))
 
 
 def check_seed(seed: object) -> None:
@@ -164,7 +212,7 @@ def record_run(
     write_text(job.folder / "config.yaml", text)
     found = provenance.collect(job.overrides)
     found.write(job.folder)
-    write_run_record(job.folder, logger.run_id, cfg.name)
+    write_run_record(job.folder, logger.run_id, cfg.name, newest_record(RUNS / cfg.name))
     # paths below the run folder would differ between any two runs and hide what was changed
     logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(job.folder), "<run folder>"))))
     logger.log_config(text)
@@ -204,13 +252,15 @@ def fit(trainer: Trainer, module: ClipModule, data: LightningDataModule, resumed
         first = {name: float(value) for name, value in trainer.callback_metrics.items()}
     checkpoint = str(resumed.checkpoint) if resumed else None
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if not trainer.callback_metrics:  # no step was left: the run was stopped between its last and the summary
+        trainer.validate(module, datamodule=data, verbose=False, weights_only=True)
     return first
 
 
 @rank_zero_only
 def report(summary: Summary, logger: Any) -> None:
     """Print the summary and write ``summary.json``: a full disk then takes nothing away from a finished training."""
-    print(summary.text(), file=sys.stdout, flush=True)
+    print(terminal(summary.text()), file=sys.stdout, flush=True)
     logger.set_tags(summary.tags())
     try:
         summary.write()
@@ -218,20 +268,32 @@ def report(summary: Summary, logger: Any) -> None:
         warnings.warn(f"{summary.folder}/summary.json was not written ({error.strerror})", RuntimeWarning, stacklevel=1)
 
 
-def stopped(job: Job, trainer: Trainer) -> None:
+def stopped(job: Job, trainer: Trainer | None, in_step: bool) -> None:
     """Say how to go on after SIGTERM, and end with the exit code that shells give for it.
 
+    Args:
+        job: of the run.
+        trainer: None before it is built.
+        in_step: whether all processes stopped together after a step, with a checkpoint.
+
     Raises:
-        SystemExit: 143 on rank 0; 0 on the others, whom a failure's end would make Lightning kill rank 0.
+        SystemExit: 143. After a step 0 on the ranks above 0, whose failure would make Lightning kill rank 0.
     """
-    leave_process_group(trainer)
-    if not trainer.is_global_zero:
-        sys.exit(0)
-    overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
-    again = command("train.py", *overrides, setting("ckpt_path", job.folder))
-    saved = (job.folder / "checkpoints" / "last.ckpt").exists()
-    hint = f"Go on with: {again}" if saved else "There is no checkpoint yet."
-    print(f"Stopped by SIGTERM at step {trainer.global_step}. {hint}", file=sys.stderr, flush=True)
+    if trainer is not None and in_step:
+        leave_process_group(trainer)
+        if not trainer.is_global_zero:
+            sys.exit(0)
+    elif trainer is not None and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+        trainer.strategy.launcher.kill(signal.SIGTERM)
+    if getattr(rank_zero_only, "rank", 0) == 0:
+        overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
+        again = command("train.py", *overrides, setting("ckpt_path", job.folder))
+        saved = (job.folder / "checkpoints" / "last.ckpt").exists()
+        where = (
+            f"at step {trainer.global_step}" if trainer is not None and trainer.global_step else "before the first step"
+        )
+        hint = f"Go on with: {again}" if saved else "There is no checkpoint yet."
+        print(f"Stopped by SIGTERM {where}. {hint}", file=sys.stderr, flush=True)
     sys.exit(128 + signal.SIGTERM)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from vidlab.errors import UserError
 from vidlab.lab.evaluation.report import Evaluated
+from vidlab.lab.safe_text import markdown
 from vidlab.metrics.results import Difference, MetricResult, difference
 
 LEVEL = 0.05
@@ -96,24 +97,23 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 def comparison_table(subjects: Sequence[Evaluated], rows: Sequence[Compared]) -> str:
     """Values side by side and what can be said of their differences, as Markdown."""
     first = subjects[0]
+    name_of_first = markdown(first.name)
     lines = [
-        f"Differences are to {first.name}. p: paired bootstrap over clips, corrected for the whole table (Holm).",
+        f"Differences are to {name_of_first}. p: paired bootstrap over clips, corrected for the whole table (Holm).",
         "",
         "| metric | run | value | difference | 95 % interval | p | verdict |",
         "|---" * 7 + "|",
     ]
     for name, base in first.scores.results.items():
-        lines.append(f"| {name} | {first.name} | {base.value:.4g} | | | | |")
+        lines.append(f"| {name} | {name_of_first} | {base.value:.4g} | | | | |")
         lines += [_line(row) for row in rows if row.metric == name]
     return "\n".join(lines)
 
 
 def _line(row: Compared) -> str:
-    change = row.difference
+    change, subject = row.difference, markdown(row.subject)
     if change is None:
-        return f"| | {row.subject} | {row.result.value:.4g} | | | | {row.verdict} |"
+        return f"| | {subject} | {row.result.value:.4g} | | | | {row.verdict} |"
     interval = "-" if change.interval is None else f"{change.interval.low:+.4g} to {change.interval.high:+.4g}"
     p_value = "-" if row.adjusted is None else f"{row.adjusted:.3g}"
-    return (
-        f"| | {row.subject} | {row.result.value:.4g} | {change.value:+.4g} | {interval} | {p_value} | {row.verdict} |"
-    )
+    return f"| | {subject} | {row.result.value:.4g} | {change.value:+.4g} | {interval} | {p_value} | {row.verdict} |"

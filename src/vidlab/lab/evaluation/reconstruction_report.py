@@ -18,6 +18,7 @@ from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.precision import resolve_precision
 from vidlab.lab.provenance import collect
+from vidlab.lab.safe_text import cell, markdown, named_cells
 from vidlab.metrics.base import key_number
 from vidlab.training.latent_moments import LatentMoments
 
@@ -93,7 +94,8 @@ def _cells(subject: Subject, metrics: Sequence[str]) -> list[str]:
     latent = " x ".join(str(size) for size in cost.latent)
     memory = ["-" if most is None else f"{most:.0f}" for most in (cost.encode_mib, cost.decode_mib)]
     return [
-        subject.evaluated.name, *values, latent, f"{subject.latents.together.std.item():.3g}", str(cost.values),
+        markdown(subject.evaluated.name),
+        *values, latent, f"{subject.latents.together.std.item():.3g}", str(cost.values),
         f"{cost.compression:.3g}", f"{cost.parameters:,}", f"{cost.encode_rate:.4g}", f"{cost.decode_rate:.4g}",
         *memory,
     ]  # fmt: skip
@@ -120,8 +122,8 @@ def notes(subjects: Sequence[Subject], setup: Setup) -> list[str]:
             axes = zip(("frame", "row", "column"), cost.size, cost.padded, strict=True)
             grown = " and the last ".join(name for name, has, want in axes if want > has)
             told.append(
-                f"- {subject.evaluated.name} does not take {_times(cost.size)}: the last {grown} was repeated to "
-                f"{_times(cost.padded)}, and what came out was cut back."
+                f"- {markdown(subject.evaluated.name)} does not take {_times(cost.size)}: the last {grown} was "
+                f"repeated to {_times(cost.padded)}, and what came out was cut back."
             )
     return told
 
@@ -148,7 +150,7 @@ def write_facts(path: Path, subjects: Sequence[Subject]) -> Path:
     with open_table(path) as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(named_cells, rows))
     return path
 
 
@@ -159,7 +161,7 @@ def write_channels(path: Path, subjects: Sequence[Subject]) -> Path:
         writer.writerow(["subject", "channel", "mean", "std"])
         for subject in subjects:
             moments = zip(subject.latents.mean.tolist(), subject.latents.std.tolist(), strict=True)
-            writer.writerows([subject.evaluated.name, channel, *pair] for channel, pair in enumerate(moments))
+            writer.writerows([cell(subject.evaluated.name), channel, *pair] for channel, pair in enumerate(moments))
     return path
 
 

@@ -11,6 +11,7 @@ from vidlab.data.media import contact_sheet, write_png
 from vidlab.files import open_table
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.scoring import Scores
+from vidlab.lab.safe_text import cells, markdown, named_cells
 from vidlab.metrics.base import key_number
 from vidlab.metrics.results import MetricResult
 
@@ -57,7 +58,7 @@ def write_csv(path: Path, subjects: Sequence[Evaluated]) -> Path:
         writer.writeheader()
         for subject in subjects:
             for name, result in subject.scores.results.items():
-                writer.writerow(_row(subject.name, name, result))
+                writer.writerow(named_cells(_row(subject.name, name, result)))
     return path
 
 
@@ -94,7 +95,7 @@ def write_clip_csv(path: Path, subjects: Sequence[Evaluated]) -> Path:
             for name, result in subject.scores.results.items():
                 for number, value in zip(result.keys, result.scores, strict=True):
                     clip = by_number[number]
-                    writer.writerow((subject.name, clip.key, clip.caption, clip.path, name, repr(value)))
+                    writer.writerow(cells((subject.name, clip.key, clip.caption, str(clip.path), name, repr(value))))
     return path
 
 
@@ -115,7 +116,7 @@ def table(subject: Evaluated) -> str:
             notes.append(f"{name}: two parts of the reference at N {floor.clips} are {floor.value:.4g} apart")
         notes += [f"{name}: {note}" for note in result.notes]
     notes += [f"{name}: not measured, {why}" for name, why in subject.scores.not_measured.items()]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).rstrip()
+    return "\n".join([*lines, "", *(f"- {markdown(note)}" for note in notes)]).rstrip()
 
 
 def interval_text(result: MetricResult) -> str:

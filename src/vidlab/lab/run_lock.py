@@ -1,0 +1,65 @@
+"""One process trains a run: two that resume it would write over each other's files."""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from vidlab.errors import UserError
+
+NAME = "run.lock"
+TAKEN = (errno.EACCES, errno.EAGAIN)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder. The processes of one run share it: rank 0 takes it for all.
+
+    It is the operating system's, so a crash releases it at once. A lock of POSIX, unlike that of flock (and filelock),
+    is not inherited by processes that load data, which live on for seconds after a kill.
+
+    Raises:
+        UserError: another process holds it; names it.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / NAME).open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in TAKEN:
+                raise UserError(f"{folder}: this run is being trained{_holder(folder)}. {ADVICE}") from None
+            if error.errno not in NO_LOCKS:
+                raise
+            warnings.warn(f"{folder}: this file system has no locks; do not resume a run twice at once", stacklevel=3)
+        file.truncate(0)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}, file)
+        file.flush()
+        yield
+        file.truncate(0)  # a name that is left after a crash does no harm: the lock counts
+
+
+ADVICE = "Wait for its end, or stop it and resume then; a process that has crashed holds nothing."
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+
+
+def _holder(folder: Path) -> str:
+    try:
+        found = json.loads((folder / NAME).read_text())
+        return f" by process {int(found['pid'])} on {str(found['host'])[:100]} since {str(found['since'])[:40]}"
+    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
+        return " by another process"
