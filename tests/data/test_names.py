@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.data.names import FolderPaths, file_called, is_utf8, reason_of, shown, walk_files
+from vidlab.data.names import FolderPaths, file_below, is_utf8, reason_of, shown, walk_files
 from vidlab.errors import CorruptClipError
 
 
@@ -71,9 +71,13 @@ def test_accents_of_either_form_name_one_file(tmp_path, there, asked):
     stored = tmp_path / unicodedata.normalize(there, "señora/niño.mp4")
     stored.parent.mkdir()
     stored.touch()
-    assert file_called(tmp_path / unicodedata.normalize(asked, "señora/niño.mp4")) == stored
-    assert file_called(stored.with_name(unicodedata.normalize(asked, "niño.mp4"))) == stored
-    assert file_called(tmp_path / "nino.mp4") is None
+    name = stored.relative_to(tmp_path).as_posix()
+    assert file_below(tmp_path, unicodedata.normalize(asked, name)) == name
+    mixed = f"{stored.parent.name}/{unicodedata.normalize(asked, stored.name)}"
+    assert file_below(tmp_path, mixed) == name
+    assert file_below(stored.parent, unicodedata.normalize(asked, stored.name)) == stored.name
+    for absent in ("señora/nino.mp4", "a\0b", "x" * 5000, "\ud83d"):
+        assert file_below(tmp_path, absent) is None
 
 
 def test_entries_stay_in_their_folder(tmp_path):
@@ -86,5 +90,14 @@ def test_entries_stay_in_their_folder(tmp_path):
     for entry in ("in/1", "./in/1", "x/../in/1", folder / "in/1", tmp_path / "data/set/in/1", tmp_path / "direct/in/1"):
         assert paths.relative(entry) == "in/1", entry
     assert paths.relative("outside/mount/x") == "outside/mount/x"  # a link that the folder's owner made
-    for entry in ("../../../b/0", "in/../../x", "/etc/passwd", tmp_path / "mount/settle/1", "..", "a\0b", "/"):
+    for entry in (
+        "../../../b/0",
+        "in/../../x",
+        "/etc/passwd",
+        tmp_path / "mount/settle/1",
+        "..",
+        "a\0b",
+        "/",
+        "/\ud83d",
+    ):
         assert paths.relative(entry) is None, entry

@@ -2,15 +2,17 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidlab.data.index import ClipIndex, ClipRow
-from vidlab.data.panda import Panda, read_panda_csv
+from vidlab.data.panda import Panda, PandaClip, read_panda_csv
 from vidlab.data.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
 from vidlab.data.splits import split_by_key
+from vidlab.data.table_rows import BadItem
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 
@@ -62,16 +64,18 @@ def test_pandas_lists_are_python_literals(panda):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (("__import__('os').abort()", "[]", "[]"), "timestamp: .* is not a Python list"),
-        (("[['0:00', '1']]", "['a']", "[1]"), "is not a time H:MM:SS.mmm"),
-        (("[]", "['a']", "[]"), "0 timestamps, 1 captions"),
-        (("3", "[]", "[]"), "is not a Python list"),
+        (("__import__('os').abort()", "[]", "[]"), "timestamp that is not a Python list: __import__"),
+        (("[['0:00', '1']]", "['a']", "[1]"), "time 0:00, which is not H:MM:SS.mmm"),
+        (("[]", "['a']", "[]"), "0 timestamps, 1 captions and"),
+        (("3", "[]", "[]"), "that is not a Python list: 3"),
     ],
 )
 def test_a_bad_row_is_named_and_runs_no_code(tmp_path, cells, message):
-    write_table(tmp_path / "list.csv", ("x", "u", *cells))
-    with pytest.raises(DataError, match=rf"line 2.*{message}"):
-        list(read_panda_csv(tmp_path / "list.csv"))
+    write_table(tmp_path / "list.csv", ("x", "u", *cells), ROWS[1])
+    bad, good = read_panda_csv(tmp_path / "list.csv")
+    assert isinstance(bad, BadItem) and bad.name in ("list.csv, line 2", "x, clip 0")
+    assert re.search(message, bad.reason)
+    assert isinstance(good, PandaClip) and good.video_id == "b2"
 
 
 def test_panda_as_downloaded(panda, tmp_path):
@@ -144,9 +148,6 @@ def test_open_sora_plan(tmp_path):
         "two/b.mp4": ("single",),
     }
     assert [rows[key].scores for key in ("one/a.mp4", "two/b.mp4")] == [{}, {"aesthetic": 4.5}]
-    (tmp_path / "two.json").write_text(json.dumps([{"path": "b.mp4", "cap": "x", "crop": [0, 8, 0, 8]}]))
-    with pytest.raises(DataError, match="item 0 has a crop"):
-        opened(OpenSoraPlanList(str(tmp_path), cache_dir=str(tmp_path / "cache")))
 
 
 @pytest.mark.parametrize("kind", [Panda, WebVid, OpenVid, UCF101, OpenSoraPlanList])

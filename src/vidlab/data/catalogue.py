@@ -3,18 +3,20 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from hashlib import blake2b
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from vidlab.assets import cache_folder
 from vidlab.data.clip_row import ClipRow
+from vidlab.data.entry import Entry, row_or_reason
+from vidlab.data.names import FolderPaths, file_below, is_file, shown
 from vidlab.data.pool import in_processes
-from vidlab.data.source import prepare_once
+from vidlab.data.source import fingerprint, prepare_once
 from vidlab.data.splits import GatheredRows
-from vidlab.data.video import probe
-from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.data.table_rows import BadItem
+from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
 LISTED = 5
@@ -23,26 +25,7 @@ LISTED = 5
 WAITING = 4096
 
 # Raise when the index of unchanged files would come out different.
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One video that an annotation names.
-
-    Args:
-        file: relative to the data set's folder.
-        captions: one or more texts.
-        source: the recording the clip was cut from; "" when it is its own.
-        split: ``train`` or ``val``; "" leaves it to the clip's name.
-        scores: what the annotation says of the clip's quality, by name.
-    """
-
-    file: str
-    captions: tuple[str, ...]
-    source: str = ""
-    split: str = ""
-    scores: Mapping[str, float] = field(default_factory=dict)
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -52,7 +35,9 @@ class Catalogue(ABC):
     Nothing is copied: an index is written to the cache, under a hash of the annotation's name, size and change time,
     of the folder and of the settings. Videos are probed once, in several processes. Videos that the annotation names
     and the folder does not have are counted and reported; all of the public lists name videos that can no longer be
-    downloaded.
+    downloaded. Rows that cannot be used, entries that lead out of the folder and videos that cannot be read are named
+    in the index, counted, and refused beyond ``data.max_corrupt``. A video that several rows name has the captions of
+    all of them.
 
     Args:
         path: the data set's folder.
@@ -73,8 +58,8 @@ class Catalogue(ABC):
     name: str = ""
 
     @abstractmethod
-    def entries(self, folder: Path) -> Iterable[Entry]:
-        """Every video of the annotation, present or not."""
+    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+        """Every video of the annotation, present or not, and the rows that cannot be used."""
 
     @abstractmethod
     def advice(self) -> str:
@@ -87,17 +72,10 @@ class Catalogue(ABC):
     def prepare(self) -> Path:
         """The folder of the index, made on first use."""
         folder = self._folder()
-        digest = blake2b(digest_size=8)
         settings = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "cache_dir"]
-        for part in (VERSION, type(self).__name__, folder, *settings):
-            digest.update(f"{part}\n".encode())
-        for file in self.annotated_by(folder):
-            state = file.stat()
-            digest.update(f"{file}\n{state.st_size}\n{state.st_mtime_ns}\n".encode())
+        digest = fingerprint((VERSION, type(self).__name__, folder, *settings), self.annotated_by(folder))
         cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
-        return prepare_once(
-            cache / self.name / f"{folder.name}-{digest.hexdigest()}", lambda made: self._build(made, folder)
-        )
+        return prepare_once(cache / self.name / f"{folder.name}-{digest}", lambda made: self._build(made, folder))
 
     def find(self, folder: Path, usual: Sequence[str]) -> Path:
         """The annotation file: the one named, or the first of the usual names.
@@ -107,8 +85,9 @@ class Catalogue(ABC):
         """
         names = [self.annotation] if self.annotation else list(usual)
         for name in names:
-            for file in sorted(folder.glob(name)) if "*" in name else [folder / name]:
-                if file.is_file():
+            literal = is_file(folder / name) or "*" not in name
+            for file in [folder / name] if literal else sorted(folder.glob(name.lstrip("/"))):
+                if is_file(file) and not file.name.startswith("."):
                     return file
         raise UserError(f"data.path={folder}: no {' or '.join(names)} there. {self.advice()}")
 
@@ -123,80 +102,86 @@ class Catalogue(ABC):
         return folder
 
     def _build(self, made: Path, folder: Path) -> None:
-        counts, rejected = _Counts(), {}
+        named = _Named(FolderPaths(folder, self.path))
         with GatheredRows(made, self.val_fraction) as rows:
-            for entry, found in _probed(folder, counts.present(folder, self.entries(folder))):
+            for entry, found in _probed(folder, named.present(self.entries(folder))):
                 if isinstance(found, str):
-                    rejected[entry.file] = found
-                elif not any(entry.captions):
-                    rejected[entry.file] = "no caption"
+                    named.rejected[shown(entry.file)] = found
                 else:
+                    named.shortened += found.frames < (entry.num_frames or 0)
                     rows.add(found)
-            self._report(folder, counts, rejected)
-            if rows.count < 2:
+            self._report(folder, named, rows.repeats)
+            usable = rows.count - sum(len(same) - 1 for same in rows.repeats.values())
+            if usable < 2:
                 raise DataError(
-                    f"data.path={folder}: {counts.named} videos are named, {counts.named - counts.absent} are there, "
-                    f"{rows.count} are usable, and 2 are needed (1 to train on, 1 held out). {self.advice()}"
+                    f"data.path={folder}: {named.count} videos are named, {named.count - named.absent} are there, "
+                    f"{usable} are usable, and 2 are needed (1 to train on, 1 held out). {self.advice()}"
+                    + "".join(f" {name}: {why}." for name, why in islice(named.rejected.items(), 3))
                 )
             log.info(
                 "data=%s: %d clips indexed, %d absent, %d unusable",
-                self.name, rows.count, counts.absent, len(rejected),
+                self.name, usable, named.absent, len(named.rejected),
             )  # fmt: skip
-            metadata = {"named": counts.named, "absent": counts.absent, "rejected": rejected}
+            metadata = {"named": named.count, "absent": named.absent, "rejected": named.rejected}
             rows.write_index(metadata, root=folder)
 
-    def _report(self, folder: Path, counts: "_Counts", rejected: Mapping[str, str]) -> None:
-        if counts.absent:
+    def _report(self, folder: Path, named: "_Named", repeats: Mapping[str, Sequence[ClipRow]]) -> None:
+        if named.absent:
             log.warning(
                 "data=%s: %d of the %d videos named are not in %s and are left out, first %s",
-                self.name, counts.absent, counts.named, folder, ", ".join(counts.first_absent),
+                self.name, named.absent, named.count, folder, ", ".join(named.first_absent),
             )  # fmt: skip
-        for file, reason in islice(rejected.items(), LISTED):
-            log.warning("data=%s: %s left out: %s", self.name, file, reason)
+        for name, reason in islice(named.rejected.items(), LISTED):
+            log.warning("data=%s: %s left out: %s", self.name, name, reason)
+        if repeats:
+            log.warning(
+                "data=%s: %d clips are named more than once, first %s: each is one clip with the captions of all its "
+                "rows", self.name, len(repeats), shown(next(iter(repeats))),
+            )  # fmt: skip
+        if named.shortened:
+            log.warning(
+                "data=%s: %d clips have fewer frames than the annotation says: those that are there are used",
+                self.name, named.shortened,
+            )  # fmt: skip
 
 
-class _Counts:
-    """Videos that an annotation names, and those of them that are not there."""
+class _Named:
+    """Videos that an annotation names, and what became of them.
 
-    def __init__(self) -> None:
-        self.named = self.absent = 0
+    Args:
+        paths: of the data set's folder.
+    """
+
+    def __init__(self, paths: FolderPaths) -> None:
+        self.paths = paths
+        self.count = self.absent = self.shortened = 0
         self.first_absent: list[str] = []
+        self.rejected: dict[str, str] = {}
 
-    def present(self, folder: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The entries whose video is there."""
+    def present(self, entries: Iterable[Entry | BadItem]) -> Iterator[Entry]:
+        """The entries whose video is there, under the name that it has there."""
         for entry in entries:
-            self.named += 1
-            if (folder / entry.file).is_file():
-                yield entry
+            if isinstance(entry, BadItem):
+                self.rejected[shown(entry.name)] = entry.reason
                 continue
-            self.absent += 1
-            if len(self.first_absent) < LISTED:
-                self.first_absent.append(entry.file)
+            self.count += 1
+            inside = self.paths.relative(entry.file)
+            if inside is None:
+                self.rejected[shown(entry.file)] = (
+                    f"leads out of {self.paths.folder}: link or move what it names into this folder, or set data.path "
+                    "to one that holds all"
+                )
+            elif (there := file_below(self.paths.folder, inside)) is not None:
+                yield entry if there == entry.file else replace(entry, file=there)
+            else:
+                self.absent += 1
+                if len(self.first_absent) < LISTED:
+                    self.first_absent.append(shown(inside))
 
 
 def _probed(folder: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ClipRow | str]]:
     """Each entry in order, with its row or why there is none."""
-    jobs = ((folder, entry) for entry in entries)
-    for (_, entry), found in in_processes(_probe, jobs, "Reading videos", at_once=WAITING, few=64):
-        yield entry, found
-
-
-def _probe(job: tuple[Path, Entry]) -> ClipRow | str:
-    folder, entry = job
-    file = folder / entry.file
-    try:
-        info = probe(file, entry.file)
-    except CorruptClipError as error:
-        return str(error).removeprefix(f"{entry.file}: ")
-    return ClipRow(
-        key=entry.file,
-        shard=entry.file,
-        offset=0,
-        size=file.stat().st_size,
-        captions=entry.captions,
-        split=entry.split,
-        source=entry.source or entry.file,
-        factors=None,
-        scores=entry.scores,
-        **asdict(info),
+    work = partial(row_or_reason, folder)
+    yield from in_processes(
+        work, entries, "Reading videos", at_once=WAITING, few=64, failed=lambda entry, reason: reason
     )

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.names import is_utf8, shown
 from vidlab.errors import CorruptClipError
@@ -16,7 +18,7 @@ COLUMNS = (
     *("fps", "duration", "captions", "split", "source", "factors"),
 )
 # Columns that an index may lack: those of older ones do.
-OPTIONAL_COLUMNS = ("scores", "crc")
+OPTIONAL_COLUMNS = ("scores", "crc", "first_frame", "crop")
 # Where the bytes lie is left out of the hash: packing the same clips differently changes nothing in training.
 HASHED_COLUMNS = tuple(column for column in COLUMNS if column not in ("shard", "offset"))
 # The least and the greatest whole numbers that a clip can have.
@@ -24,6 +26,8 @@ BOUNDS = {
     **dict.fromkeys(("offset", "size"), (0, 2**63 - 1)),
     **dict.fromkeys(("frames", "height", "width"), (1, 2**31 - 1)),
 }
+
+WHOLE = {"first_frame": None, "crop": None}
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,9 @@ class ClipRow:
         shard: file that holds the clip's bytes, relative to ``ClipIndex.root``.
         offset: first byte of the clip in the shard.
         size: bytes of the clip.
-        frames: frames of the video.
-        height: pixels.
-        width: pixels.
+        frames: frames of the clip.
+        height: pixels of the clip.
+        width: pixels of the clip.
         fps: frames per second.
         duration: seconds.
         captions: one or more texts.
@@ -47,6 +51,9 @@ class ClipRow:
         scores: what others measured of the clip (``aesthetic``, ``motion``, ``matching``, ...), by name, in the units
             of whoever measured it.
         crc: CRC-32 of the clip's bytes; None where whoever made the index did not write them.
+        first_frame: of the file, where the clip is ``frames`` frames of it; None where it is the whole file.
+        crop: (top, left) in pixels of the file's upright frames, where the clip is a part of their area; None where it
+            is all of it.
     """
 
     key: str
@@ -64,6 +71,32 @@ class ClipRow:
     factors: Factors | None
     scores: Mapping[str, float] = field(default_factory=dict)
     crc: int | None = None
+    first_frame: int | None = None
+    crop: tuple[int, int] | None = None
+
+    def frames_in_file(self, wanted: range | None = None) -> range | None:
+        """Numbers of the clip's frames, or of those ``wanted``, in its file; None: all that the file has."""
+        if self.first_frame is None:
+            return wanted
+        wanted = range(self.frames) if wanted is None else wanted
+        return range(self.first_frame + wanted.start, self.first_frame + wanted.stop, wanted.step)
+
+    def area(self, frames: np.ndarray) -> np.ndarray:
+        """The clip's part (T, height, width, 3) of frames of its file, uint8 (T, H, W, 3).
+
+        Raises:
+            CorruptClipError: they are not of the size on which the clip's shape was chosen.
+        """
+        rows, columns = frames.shape[1:3]
+        if self.crop is not None:
+            top, left = self.crop
+            frames = np.ascontiguousarray(frames[:, top : top + self.height, left : left + self.width])
+        if frames.shape[1:3] != (self.height, self.width):
+            part = "" if self.crop is None else f" at {self.crop[0]}, {self.crop[1]}"
+            raise CorruptClipError(
+                f"the index says {self.height} x {self.width} pixels{part}, the video has {rows} x {columns}"
+            )
+        return frames
 
 
 def schema() -> Any:
@@ -73,10 +106,11 @@ def schema() -> Any:
     kinds = {
         **dict.fromkeys(("key", "shard", "split", "source", "factors"), pa.string()),
         **dict.fromkeys(("offset", "size", "crc"), pa.int64()),
-        **dict.fromkeys(("frames", "height", "width"), pa.int32()),
+        **dict.fromkeys(("frames", "height", "width", "first_frame"), pa.int32()),
         **dict.fromkeys(("fps", "duration"), pa.float64()),
         "captions": pa.list_(pa.string()),
         "scores": pa.map_(pa.string(), pa.float64()),
+        "crop": pa.list_(pa.int32()),
     }
     return pa.schema([(name, kinds[name]) for name in (*COLUMNS, *OPTIONAL_COLUMNS)])
 
@@ -90,12 +124,25 @@ def to_columns(rows: Sequence[ClipRow]) -> dict[str, list[Any]]:
     return columns
 
 
+def hashed(columns: Mapping[str, Sequence[Any]]) -> Iterator[list[Any]]:
+    """What of each row changes training; a row without scores, that is a whole file, as if there were no such columns.
+
+    Args:
+        columns: of ``to_columns``.
+    """
+    names = (*HASHED_COLUMNS, "scores", "first_frame", "crop")
+    for *values, scores, first_frame, crop in zip(*(columns[name] for name in names), strict=True):
+        part = {"first_frame": first_frame, "crop": crop}
+        yield values + [extra for extra in (scores, part if part != WHOLE else None) if extra]
+
+
 def from_values(values: Mapping[str, Any]) -> ClipRow:
     """A row from the values of an Arrow table."""
     changed = {
         "captions": tuple(values["captions"]),
         "factors": factors_from_json(values["factors"]),
         "scores": dict(values.get("scores") or ()),
+        "crop": None if (crop := values.get("crop")) is None else tuple(crop),
     }
     return ClipRow(**{**values, **changed})
 
@@ -114,6 +161,9 @@ def check_row(row: ClipRow) -> None:
         value = getattr(row, name)
         if not isinstance(value, float | int) or not 0 < value < math.inf:
             raise CorruptClipError(f"{name}={value!r:.40} is not a positive number")
+    for name, part in (("first_frame", [row.first_frame or 0]), ("crop", (0, 0) if row.crop is None else row.crop)):
+        if len(part) != (2 if name == "crop" else 1) or not all(isinstance(n, int) and 0 <= n < 2**31 for n in part):
+            raise CorruptClipError(f"{name}={getattr(row, name)!r:.40} is no place in a video")
     if not row.captions:
         raise CorruptClipError("it has no caption")
     for name, text in _texts(row):

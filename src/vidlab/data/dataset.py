@@ -262,24 +262,18 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             return whole[wanted.start : wanted.stop : wanted.step]
         place = (self.index.root, row.shard, row.offset, row.size, row.key, row.crc)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            frames = read_frames(open_member(*place), wanted, row.key)
-            return scale_to_cover(_checked(frames, row), view.height, view.width)
-        frames = read_frames(read_member(*place), None, row.key)
-        whole = scale_to_cover(_checked(frames, row), view.height, view.width)
+            frames = read_frames(open_member(*place), row.frames_in_file(wanted), row.key)
+            return scale_to_cover(row.area(frames), view.height, view.width)
+        # of a clip cut from a long file only its part is read
+        member = read_member(*place) if row.first_frame is None else open_member(*place)
+        frames = read_frames(member, row.frames_in_file(), row.key)
+        whole = scale_to_cover(row.area(frames), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")
         if whole.nbytes <= self._cache_left:
             self._cache[position] = whole
             self._cache_left -= whole.nbytes
         return whole[wanted.start : wanted.stop : wanted.step]
-
-
-def _checked(frames: np.ndarray, row: ClipRow) -> np.ndarray:
-    """Frames of the size that the index gives, on which the bucket of the clip was chosen."""
-    if frames.shape[1:3] != (row.height, row.width):
-        shown = f"{frames.shape[1]} x {frames.shape[2]}"
-        raise CorruptClipError(f"the index says {row.height} x {row.width} pixels, the video has {shown}")
-    return frames
 
 
 def _contents(contents: Sequence[np.ndarray | CachedClip]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vidlab.data.clip_row import HASHED_COLUMNS, INDEX_NAME, ClipRow, schema, to_columns
+from vidlab.data.clip_row import INDEX_NAME, ClipRow, hashed, schema, to_columns
 from vidlab.data.parquet import PAGES, seal
 from vidlab.data.row_store import BLOCK_ROWS, RowStoreWriter
 from vidlab.errors import DataError
@@ -79,11 +79,10 @@ class IndexWriter:
         import pyarrow as pa
 
         columns = to_columns(self._pending)
-        for values in zip(*(columns[name] for name in HASHED_COLUMNS), columns["scores"], strict=True):
-            # without scores the hash is the one of an index that has no such column
-            self._hash.update(json.dumps(values if values[-1] else values[:-1]).encode())
+        for values in hashed(columns):
+            self._hash.update(json.dumps(values).encode())
         self._places.update(json.dumps([columns["shard"], columns["offset"]]).encode())
-        self._keys.extend(map(_key_hash, columns["key"]))
+        self._keys.extend(map(key_hash, columns["key"]))
         table = pa.table(columns, schema=schema())
         self._parquet.write_table(table, row_group_size=GROUP_ROWS)
         self._store.write(table)
@@ -113,22 +112,28 @@ class IndexWriter:
         """Compare the keys' 64-bit hashes, then the keys where those are equal."""
         import pyarrow.parquet as pq
 
-        hashes = np.sort(np.frombuffer(self._keys, np.uint64))
-        suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+        suspects = repeated(self._keys)
         if not suspects:
             return
         seen: set[str] = set()
         with pq.ParquetFile(self._table) as file:
             for batch in file.iter_batches(columns=["key"]):
                 for key in batch.column(0).to_pylist():
-                    if _key_hash(key) not in suspects:
+                    if key_hash(key) not in suspects:
                         continue
                     if key in seen:
                         raise DataError(f"two clips have the key {key!r}; keys must be unique within a data set")
                     seen.add(key)
 
 
-def _key_hash(key: str) -> int:
+def repeated(keys: "array[int]") -> set[int]:
+    """The 64-bit numbers that an array has more than once."""
+    hashes = np.sort(np.frombuffer(keys, np.uint64)) if keys else np.empty(0, np.uint64)
+    return set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+
+
+def key_hash(key: str) -> int:
+    """64 bits of a key's hash."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "little")
 
 

@@ -4,7 +4,8 @@ import logging
 import os
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from vidlab.errors import UserError
 
@@ -35,6 +36,14 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+def is_possible(name: str) -> bool:
+    """Whether a file can have this name."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 def reason_of(error: BaseException, name: str = "") -> str:
     """Why something of one item failed, for a list of such reasons: one line, safe to print.
 
@@ -53,19 +62,30 @@ def composed(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def file_called(path: Path) -> Path | None:
-    """The file of this name, whether its accents are written as one character or as two; None when there is none."""
-    if path.is_file():
-        return path
-    if str(path).isascii():
-        return None
-    for form in ("NFC", "NFD"):
-        other = path.with_name(unicodedata.normalize(form, path.name))
-        whole = Path(unicodedata.normalize(form, str(path)))
-        for candidate in (other, whole):
-            if candidate.is_file():
-                return candidate
-    return None
+def file_below(folder: Path, name: str) -> str | None:
+    """The name of a file below a folder as it is stored there, its accents written as one character each or as two.
+
+    Args:
+        folder: where to look.
+        name: relative to it.
+
+    Returns:
+        None when there is no such file.
+    """
+    candidates = [name]
+    forms: tuple[Literal["NFC", "NFD"], ...] = () if name.isascii() else ("NFC", "NFD")
+    for form in forms:
+        last = unicodedata.normalize(form, PurePosixPath(name).name)
+        candidates += [unicodedata.normalize(form, name), str(PurePosixPath(name).with_name(last))]
+    return next((candidate for candidate in dict.fromkeys(candidates) if is_file(folder / candidate)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; names that no file can have, and files that may not be seen, are none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
@@ -124,7 +144,7 @@ class FolderPaths:
         Absolute entries may go through any symbolic link that leads to the folder, and relative ones through links
         that lie in it.
         """
-        if "\0" in str(entry):
+        if not is_possible(str(entry)):
             return None
         path = os.path.normpath(os.path.join(self.folder, entry))  # noqa: PTH118 normpath needs no file
         for top in self._tops:

@@ -1,17 +1,21 @@
 """Panda-70M (Chen et al. 2024) as it is downloaded, or with a list of its own."""
 
 import ast
-import csv
 import json
+import math
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidlab.data.catalogue import Catalogue, Entry
-from vidlab.errors import DataError, UserError
+from vidlab.data.captions import captions_beside, captions_of
+from vidlab.data.catalogue import Catalogue
+from vidlab.data.csv_table import read_table
+from vidlab.data.entry import Entry
+from vidlab.data.names import reason_of, shown
+from vidlab.data.table_rows import BadItem, make_each
+from vidlab.errors import CorruptClipError, UserError
 
 LIST_COLUMNS = ("timestamp", "caption", "matching_score", "desirable_filtering", "shot_boundary_detection")
 CLIP = re.compile(r"(?P<video>.+)_(?P<clip>\d+)$")
@@ -29,56 +33,60 @@ class PandaClip:
     score: float | None
 
 
-def read_panda_csv(path: Path) -> Iterator[PandaClip]:
+def read_panda_csv(path: Path) -> Iterator[PandaClip | BadItem]:
     """Clips of a Panda-70M table: one row per source video, its lists written as Python literals.
 
     Columns ``videoID, url, timestamp, caption, matching_score`` and, in later releases, ``desirable_filtering`` and
-    ``shot_boundary_detection``; times are ``H:MM:SS.mmm``. Lists are read as literals: no code in a cell is run.
+    ``shot_boundary_detection``; times are ``H:MM:SS.mmm``. Lists are read as literals: no code in a cell is run. A row
+    with a cell that is no list, or with lists of different lengths, is bad as a whole.
 
     Raises:
-        DataError: a missing column, a cell that is no list, or lists of different lengths; names the line.
+        DataError: a missing column, or a file that cannot be read.
     """
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            missing = {"videoID", "timestamp", "caption"} - set(reader.fieldnames or ())
-            if missing:
-                raise DataError(f"{path} is no Panda-70M table: it lacks the columns {sorted(missing)}")
-            for row in reader:
-                yield from _clips(row, f"{path}, line {reader.line_num}")
-    finally:
-        csv.field_size_limit(limit)
+    for made in make_each(read_table(path, ("videoID", "timestamp", "caption")), _clips):
+        if isinstance(made, BadItem):
+            yield made
+        else:
+            yield from made
 
 
-def _clips(row: Mapping[str, str], place: str) -> Iterator[PandaClip]:
-    times, captions = (_literal(row[name], f"{place}, {name}") for name in ("timestamp", "caption"))
-    scores = _literal(row["matching_score"], f"{place}, matching_score") if row.get("matching_score") else []
+def _clips(row: Mapping[str, str]) -> list[PandaClip | BadItem]:
+    times, captions = (_literal(row[name], name) for name in ("timestamp", "caption"))
+    scores = _literal(row["matching_score"], "matching_score") if row.get("matching_score") else []
     scores = scores or [None] * len(captions)
     if not len(times) == len(captions) == len(scores):
-        raise DataError(f"{place}: {len(times)} timestamps, {len(captions)} captions, {len(scores)} scores")
+        raise CorruptClipError(f"has {len(times)} timestamps, {len(captions)} captions and {len(scores)} scores")
+    clips: list[PandaClip | BadItem] = []
     for number, (span, caption, score) in enumerate(zip(times, captions, scores, strict=True)):
-        start, end = (_seconds(time, place) for time in span)
-        text, matching = " ".join(str(caption).split()), None if score is None else float(score)
-        yield PandaClip(row["videoID"], number, start, end, text, matching)
+        try:
+            clips.append(_clip(row["videoID"], number, span, caption, score))
+        except Exception as error:  # a value of another type than its neighbours is that clip's failure
+            clips.append(BadItem(f"{row['videoID']}, clip {number}", reason_of(error)))
+    return clips
 
 
-def _literal(cell: str, place: str) -> list[Any]:
+def _clip(video: str, number: int, span: Any, caption: Any, score: Any) -> PandaClip:
+    start, end = (_seconds(time) for time in span)
+    matching = None if score is None or not math.isfinite(float(score)) else float(score)
+    return PandaClip(video, number, start, end, " ".join(captions_of(caption)), matching)
+
+
+def _literal(cell: str, name: str) -> list[Any]:
     try:
-        value = ast.literal_eval(cell)
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-        raise DataError(f"{place}: {cell[:60]!r} is not a Python list ({error})") from None
+        value, why = ast.literal_eval(cell), ""
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        value, why = None, f" ({reason_of(error)})"
     if not isinstance(value, list):
-        raise DataError(f"{place}: {cell[:60]!r} is not a Python list")
+        raise CorruptClipError(f"has a {name} that is not a Python list: {shown(cell[:60])}{why}")
     return value
 
 
-def _seconds(time: str, place: str) -> float:
+def _seconds(time: str) -> float:
     try:
         hours, minutes, seconds = str(time).split(":")
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
     except ValueError:
-        raise DataError(f"{place}: {time!r} is not a time H:MM:SS.mmm") from None
+        raise CorruptClipError(f"has the time {shown(time)[:60]}, which is not H:MM:SS.mmm") from None
 
 
 @dataclass(frozen=True)
@@ -110,34 +118,48 @@ class Panda(Catalogue):
         folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
         return [*folders, *([self.find(folder, [])] if self.annotation else [])]
 
-    def entries(self, folder: Path) -> Iterable[Entry]:
+    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
         """Downloaded clips, those of the table where there is one."""
-        wanted = self._wanted(folder)
+        wanted: dict[tuple[str, int], PandaClip] | None = None
+        if self.annotation:
+            wanted = {}
+            for clip in read_panda_csv(self.find(folder, [])):
+                if isinstance(clip, BadItem):
+                    yield clip
+                elif self._matches(clip):
+                    wanted.setdefault((clip.video_id, clip.number), clip)
         found = 0
         for video in sorted(folder.glob("*/*.mp4")):
-            parts = CLIP.match(video.stem)
-            source = f"{video.parent.name}/{parts['video'] if parts else video.stem}"
-            file = video.relative_to(folder).as_posix()
-            if wanted is None:
-                beside = video.with_suffix(".txt")
-                caption = " ".join(beside.read_text(encoding="utf-8").split()) if beside.is_file() else ""
-                yield Entry(file, (caption,), source)
+            if video.name.startswith("."):
                 continue
-            clip = wanted.get((_video_id(video), int(parts["clip"]) if parts else 0))
-            if clip is not None:
-                found += 1
-                scores = {} if clip.score is None else {"matching": clip.score}
-                yield Entry(file, (clip.caption,), clip.video_id, scores=scores)
+            try:
+                entry = self._entry(video, folder, wanted)
+            except Exception as error:  # what a file beside a clip holds is that clip's failure
+                name = video.relative_to(folder).as_posix()
+                yield BadItem(name, reason_of(error))
+            else:
+                found += entry is not None
+                if entry is not None:
+                    yield entry
         if wanted and not found:
             raise UserError(
                 f"data.source.annotation={self.annotation} names none of the clips in {folder}. {self.advice()}"
             )
 
-    def _wanted(self, folder: Path) -> dict[tuple[str, int], PandaClip] | None:
-        if not self.annotation:
+    def _entry(self, video: Path, folder: Path, wanted: Mapping[tuple[str, int], PandaClip] | None) -> Entry | None:
+        """A downloaded clip; None where the table does not name it."""
+        parts = CLIP.match(video.stem)
+        file = video.relative_to(folder).as_posix()
+        if wanted is None:
+            source = f"{video.parent.name}/{parts['video'] if parts else video.stem}"
+            beside = video.with_suffix(".txt")
+            return Entry(file, (" ".join(captions_beside(beside)) if beside.is_file() else "",), source)
+        clip = wanted.get((_video_id(video), int(parts["clip"]) if parts else 0))
+        if clip is None:
             return None
-        clips = read_panda_csv(self.find(folder, []))
-        return {(clip.video_id, clip.number): clip for clip in clips if self._matches(clip)}
+        return Entry(
+            file, (clip.caption,), clip.video_id, scores={} if clip.score is None else {"matching": clip.score}
+        )
 
     def _matches(self, clip: PandaClip) -> bool:
         return clip.score is None or clip.score >= self.min_score
@@ -146,7 +168,12 @@ class Panda(Catalogue):
 def _video_id(video: Path) -> str:
     beside = video.with_suffix(".json")
     try:
-        record = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    except ValueError as error:
-        raise DataError(f"{beside} is not JSON ({error})") from None
-    return str(record.get("videoID") or str(record.get("url", "")).rpartition("v=")[2])
+        record = json.loads(beside.read_bytes()) if beside.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise CorruptClipError(f"its .json is not JSON ({reason_of(error)})") from None
+    if not isinstance(record, dict):
+        raise CorruptClipError(f"its .json is a {type(record).__name__}, not an object")
+    found = str(record.get("videoID") or str(record.get("url", "")).rpartition("v=")[2])
+    if not found:
+        raise CorruptClipError("no .json beside it says which video of the table it is from (videoID or url)")
+    return found

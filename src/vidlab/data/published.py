@@ -1,40 +1,26 @@
-"""WebVid-10M, OpenVid-1M, UCF-101 and Open-Sora Plan's JSON lists as they are distributed."""
+"""WebVid-10M, OpenVid-1M and UCF-101 as they are distributed; Open-Sora Plan's lists are in ``open_sora_plan``."""
 
-import csv
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from vidlab.data.catalogue import Catalogue, Entry
-from vidlab.errors import DataError
+from vidlab.data.captions import captions_of
+from vidlab.data.catalogue import Catalogue
+from vidlab.data.csv_table import read_table
+from vidlab.data.entry import Entry, scores_of
+from vidlab.data.open_sora_plan import OpenSoraPlanList
+from vidlab.data.table_rows import BadItem, make_each, read_lines
+
+__all__ = ["UCF101", "OpenSoraPlanList", "OpenVid", "WebVid"]
 
 OPENVID_SCORES = {
     "aesthetic score": "aesthetic",
     "motion score": "motion",
     "temporal consistency score": "temporal_consistency",
 }
-OPEN_SORA_PLAN_SCORES = {"aes": "aesthetic", "aesthetic": "aesthetic"}
-
-
-def read_table(path: Path, columns: Iterable[str]) -> Iterator[Mapping[str, str]]:
-    """Rows of a CSV file that has the columns.
-
-    Raises:
-        DataError: it lacks a column, or is not UTF-8.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or ())]
-            if missing:
-                raise DataError(f"{path} lacks the columns {missing}; it has {list(reader.fieldnames or ())}")
-            yield from reader
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -51,11 +37,14 @@ class WebVid(Catalogue):
         """The csv."""
         return [self.find(folder, ["results_10M_train.csv", "results_2M_train.csv", "*.csv"])]
 
-    def entries(self, folder: Path) -> Iterable[Entry]:
+    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
         """Every row."""
         (table,) = self.annotated_by(folder)
-        for row in read_table(table, ("videoid", "page_dir", "name")):
-            yield Entry(f"videos/{row['page_dir']}/{row['videoid']}.mp4", (" ".join(row["name"].split()),))
+        yield from make_each(read_table(table, ("videoid", "page_dir", "name")), _webvid_entry)
+
+
+def _webvid_entry(row: Mapping[str, str]) -> Entry:
+    return Entry(f"videos/{row['page_dir']}/{row['videoid']}.mp4", tuple(captions_of(row["name"])))
 
 
 @dataclass(frozen=True)
@@ -80,33 +69,17 @@ class OpenVid(Catalogue):
         """The csv."""
         return [self.find(folder, ["OpenVid-1M.csv", "data/train/OpenVid-1M.csv", "*.csv"])]
 
-    def entries(self, folder: Path) -> Iterable[Entry]:
+    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
         """Rows with the scores asked for."""
         (table,) = self.annotated_by(folder)
-        for row in read_table(table, ("video", "caption")):
-            if _at_least(row, "aesthetic score", self.min_aesthetic) and _at_least(
-                row, "motion score", self.min_motion
-            ):
-                captions = (" ".join(row["caption"].split()),)
-                yield Entry(f"{self.videos}/{row['video']}", captions, scores=scores_of(row, OPENVID_SCORES))
+        yield from make_each(read_table(table, ("video", "caption")), self._entry)
 
-
-def scores_of(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
-    """The scores of a record that are finite numbers, by the names they have here.
-
-    Args:
-        record: a row of a table, or an item of a JSON list.
-        names: the name here of each name there.
-    """
-    scores = {}
-    for there, here in names.items():
-        try:
-            score = float(record.get(there) or "nan")
-        except (TypeError, ValueError):
-            continue
-        if math.isfinite(score):
-            scores[here] = score
-    return scores
+    def _entry(self, row: Mapping[str, str]) -> Entry | None:
+        wanted = {"aesthetic score": self.min_aesthetic, "motion score": self.min_motion}
+        if not all(_at_least(row, column, least) for column, least in wanted.items()):
+            return None
+        captions = tuple(captions_of(row["caption"]))
+        return Entry(f"{self.videos}/{row['video']}", captions, scores=scores_of(row, OPENVID_SCORES))
 
 
 def _at_least(row: Mapping[str, str], column: str, least: float | None) -> bool:
@@ -135,13 +108,15 @@ class UCF101(Catalogue):
         places = [f"{side}list{self.fold:02d}.txt" for side in ("train", "test")]
         return [self.find(folder, [f"ucfTrainTestlist/{place}", place]) for place in places]
 
-    def entries(self, folder: Path) -> Iterable[Entry]:
+    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
         """Both lists; a line is ``Class/v_Class_g01_c01.avi`` with or without a class number."""
         for split, file in zip(("train", "val"), self.annotated_by(folder), strict=True):
-            for line in file.read_text(encoding="utf-8").split("\n"):
-                clip = line.split()[0] if line.strip() else ""
-                if clip:
-                    yield Entry(f"UCF-101/{clip}", (_in_words(clip.split("/")[0]),), _group(clip), split)
+            yield from make_each(read_lines(file), partial(_ucf_entry, split=split))
+
+
+def _ucf_entry(row: Mapping[str, str], split: str) -> Entry:
+    clip = row["line"].split()[0]
+    return Entry(f"UCF-101/{clip}", (_in_words(clip.split("/")[0]),), _group(clip), split)
 
 
 def _in_words(name: str) -> str:
@@ -150,60 +125,3 @@ def _in_words(name: str) -> str:
 
 def _group(clip: str) -> str:
     return clip.rpartition("_c")[0] or clip
-
-
-@dataclass(frozen=True)
-class OpenSoraPlanList(Catalogue):
-    """Open-Sora Plan's lists: data.txt with lines ``root,annotation.json``, or one JSON list.
-
-    An item has ``path`` relative to its root and ``cap``, a text or a list of texts, and may have an aesthetic score,
-    ``aesthetic`` or ``aes``. A crop (``crop``) is refused: it
-    would have to be made while decoding.
-    """
-
-    name: str = "open_sora_plan"
-
-    def advice(self) -> str:
-        """How the folder looks."""
-        return "It holds data.txt with lines 'root,annotation.json', or one .json list with path and cap."
-
-    def annotated_by(self, folder: Path) -> list[Path]:
-        """data.txt and the lists it names."""
-        first = self.find(folder, ["data.txt", "*.json"])
-        return [first] if first.suffix == ".json" else [first, *(file for _, file in self._lists(folder, first))]
-
-    def entries(self, folder: Path) -> Iterable[Entry]:
-        """Items of every list."""
-        first, *_ = self.annotated_by(folder)
-        lists = [(folder, first)] if first.suffix == ".json" else self._lists(folder, first)
-        for root, file in lists:
-            for number, item in enumerate(_json_list(file)):
-                yield _item_entry(item, root, folder, f"{file}, item {number}")
-
-    def _lists(self, folder: Path, file: Path) -> list[tuple[Path, Path]]:
-        lines = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if any(len(line) != 2 for line in lines):
-            raise DataError(f"{file}: every line is 'root,annotation.json'")
-        return [(folder / root.strip(), folder / annotation.strip()) for root, annotation in lines]
-
-
-def _json_list(file: Path) -> list[Any]:
-    try:
-        items = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as JSON ({error})") from None
-    if not isinstance(items, list):
-        raise DataError(f"{file} is not a JSON list")
-    return items
-
-
-def _item_entry(item: Any, root: Path, folder: Path, place: str) -> Entry:
-    if not isinstance(item, dict) or "path" not in item or "cap" not in item:
-        raise DataError(f"{place} has no path or no cap")
-    if item.get("crop"):
-        raise DataError(f"{place} has a crop, which is not made here: cut the videos first, or remove the key")
-    texts = item["cap"] if isinstance(item["cap"], list) else [item["cap"]]
-    captions = tuple(" ".join(str(text).split()) for text in texts)
-    path = root / item["path"]
-    file = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-    return Entry(file, captions, scores=scores_of(item, OPEN_SORA_PLAN_SCORES))

@@ -1,12 +1,15 @@
 """Where clips come from: a source makes a folder of shards with an index, once, and names it ever after."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from filelock import FileLock
 
 from vidlab.data.index import INDEX_NAME
+from vidlab.data.names import shown
+from vidlab.errors import DataError
 
 
 @runtime_checkable
@@ -22,6 +25,24 @@ class ClipSource(Protocol):
     def prepare(self) -> Path:
         """The data set's folder, made now when it does not exist yet."""
         ...
+
+
+def fingerprint(parts: Iterable[object], files: Iterable[Path]) -> str:
+    """A hash of settings and of the names, sizes and change times of files.
+
+    Raises:
+        DataError: a file is gone.
+    """
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(f"{part}\n".encode("utf-8", "surrogateescape"))
+    for file in files:
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise DataError(f"{shown(file)} cannot be read ({error.strerror})") from None
+        digest.update(f"{file}\n{state.st_size}\n{state.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def prepare_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -1,13 +1,15 @@
 """Which clips are held out, decided by their names; and an index of clips found one by one."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from vidlab.data.clip_row import ClipRow, schema, to_columns
-from vidlab.data.index_writer import GROUP_ROWS, write_index
+from vidlab.data.index_writer import GROUP_ROWS, key_hash, repeated, write_index
 from vidlab.data.row_store import RowStore, RowStoreWriter
 from vidlab.randomness import seed_of
 
@@ -81,6 +83,7 @@ class GatheredRows:
         self.count = 0
         self.first: ClipRow | None = None
         self._own_splits = True
+        self._keys = array("Q")
         self._path = folder / "gathered.rows.tmp"
         self._pending: list[ClipRow] = []
 
@@ -98,24 +101,49 @@ class GatheredRows:
         """Take one clip; its ``split`` may be empty."""
         self.first = self.first or row
         self.count += 1
+        self._keys.append(key_hash(row.key))
         self.rule.see(row)
         self._own_splits = self._own_splits and bool(row.split)
         self._pending.append(row)
         if len(self._pending) == GROUP_ROWS:
             self._flush()
 
+    @cached_property
+    def repeats(self) -> dict[str, list[ClipRow]]:
+        """The clips of each key that several have, in their order; nothing can be added after."""
+        self._flush()
+        self._store.close()
+        suspects = repeated(self._keys)
+        found: dict[str, list[ClipRow]] = {}
+        for row in RowStore(self._path) if suspects else ():
+            if key_hash(row.key) in suspects:
+                found.setdefault(row.key, []).append(row)
+        return {key: rows for key, rows in found.items() if len(rows) > 1}
+
     def write_index(self, metadata: Mapping[str, Any], root: Path) -> None:
-        """Write the index of all clips taken, in their order; nothing can be added after."""
+        """Write the index of all clips taken, in their order; nothing can be added after.
+
+        Clips with one key are written as the first of them, with the captions of all.
+        """
         self._flush()
         self._store.close()
         write_index(self.folder, self._with_splits(), metadata, root)
 
     def _with_splits(self) -> Iterator[ClipRow]:
+        written = set()
         for row in RowStore(self._path):
+            if row.key in written:
+                continue
+            if row.key in self.repeats:
+                written.add(row.key)
+                captions = [caption for one in self.repeats[row.key] for caption in one.captions]
+                row = replace(row, captions=tuple(dict.fromkeys(captions)))
             yield row if self._own_splits else replace(row, split=self.rule.split(row))
 
     def _flush(self) -> None:
         import pyarrow as pa
 
+        if not self._pending:
+            return
         self._store.write(pa.table(to_columns(self._pending), schema=schema()))
         self._pending = []

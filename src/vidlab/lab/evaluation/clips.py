@@ -1,8 +1,10 @@
 """Videos that are scored, and real clips they are measured against, read batch by batch."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import Factors
+from vidlab.data.clip_row import ClipRow
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.folder import VIDEO_SUFFIXES
+from vidlab.data.entry import Entry, row_of
+from vidlab.data.folder import VIDEO_SUFFIXES, find_videos, tables_of
+from vidlab.data.folder_captions import caption_columns, gather_captions
 from vidlab.data.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
-from vidlab.data.shards import read_member
-from vidlab.data.video import probe, read_frames, to_pixels
+from vidlab.data.names import RENAME, is_utf8, reason_of, shown
+from vidlab.data.shards import open_member, read_member
+from vidlab.data.tables import open_table
+from vidlab.data.video import read_frames, to_pixels
 from vidlab.errors import DataError, UserError
 from vidlab.files import write_json
 
+log = logging.getLogger(__name__)
+
+LISTED = 3
 RECORD = "clips.json"
 
 
@@ -48,9 +58,12 @@ class ScoredClip:
 
 
 def clips_of_folder(folder: Path, key: str) -> list[ScoredClip]:
-    """Every video below a folder, captioned by the text file beside it, in the order of their names.
+    """Every video below a folder that ``data=folder`` would find, in the order of their names.
 
-    Videos that an evaluation wrote bring their keys and factors along.
+    Captions come from where ``data=folder`` takes them: the only table at the top that has files and captions, of
+    which the first of a video counts, or the text files beside the videos, whose lines are one caption here. Videos
+    whose text or name cannot be read are left out, counted and named. Videos that an evaluation wrote bring their keys
+    and factors along.
 
     Args:
         folder: where to look.
@@ -64,15 +77,67 @@ def clips_of_folder(folder: Path, key: str) -> list[ScoredClip]:
         raise UserError(f"{key}={folder}: there is no such folder.")
     if (folder / RECORD).is_file():
         return read_record(folder)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    if not paths:
+    videos = find_videos(folder)
+    if not videos:
         raise DataError(f"{key}={folder}: no video found (looked for {' '.join(VIDEO_SUFFIXES)}).")
-    return [ScoredClip(str(path.relative_to(folder)), _caption(path), path) for path in paths]
+    table = _table(folder)
+    found = gather_captions(folder, videos, table)
+    left_out = dict(found.rejected)
+    clips = []
+    for path in videos:
+        name = path.relative_to(folder).as_posix()
+        if not is_utf8(name):
+            left_out[shown(name)] = f"its name is not UTF-8; {RENAME}"
+        elif path not in found.unread:
+            captions = found.captions.get(path, ())
+            clips.append(ScoredClip(name, " ".join(captions[:1] if table else captions), path))
+    report_left_out(f"{key}={folder}", left_out, len(videos))
+    if not clips:
+        raise DataError(f"{key}={folder}: none of {len(videos)} videos can be used: {_first(left_out)}.")
+    return clips
 
 
-def _caption(path: Path) -> str:
-    beside = path.with_suffix(".txt")
-    return " ".join(beside.read_text().split()) if beside.is_file() else ""
+def _table(folder: Path) -> Path | None:
+    """The only table at the top of a folder that names files and captions."""
+    fitting = [table for table in tables_of(folder) if not isinstance(caption_columns(open_table(table).columns), str)]
+    if len(fitting) > 1:
+        log.warning("%s holds several tables of captions: none is read", folder)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def readable(clips: Sequence[ScoredClip], where: str) -> list[ScoredClip]:
+    """The clips whose every frame can be decoded; the others are counted and named.
+
+    Args:
+        clips: at least one.
+        where: the key and the folder that named them, for messages.
+
+    Raises:
+        DataError: none can.
+    """
+    left_out: dict[str, str] = {}
+    fine = []
+    for clip in clips:
+        try:
+            clip.frames()
+        except Exception as error:  # whatever a file makes a decoder raise
+            left_out[clip.key] = reason_of(error, clip.path.name)
+        else:
+            fine.append(clip)
+    report_left_out(where, left_out, len(clips))
+    if not fine:
+        raise DataError(f"{where}: none of {len(clips)} videos can be read: {_first(left_out)}.")
+    return fine
+
+
+def report_left_out(where: str, reasons: Mapping[str, str], total: int) -> None:
+    """Say how many videos are left out, and why the first are."""
+    if reasons:
+        log.warning("%s: %d of %d videos cannot be used: %s", where, len(reasons), total, _first(reasons))
+
+
+def _first(reasons: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in islice(reasons.items(), LISTED))
 
 
 def write_record(folder: Path, clips: Sequence[ScoredClip]) -> None:
@@ -91,12 +156,12 @@ def read_record(folder: Path) -> list[ScoredClip]:
         DataError: the record is damaged, or a video it names is missing.
     """
     try:
-        rows = json.loads((folder / RECORD).read_text())
+        rows = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         clips = [
             ScoredClip(row["key"], row["caption"], folder / Path(row["file"]).name, factors_from_json(row["factors"]))
             for row in rows
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{folder / RECORD} is damaged ({type(error).__name__}: {error}); delete it.") from error
     missing = [clip.path.name for clip in clips if not clip.path.is_file()]
     if missing:
@@ -127,23 +192,29 @@ def _size(video: np.ndarray) -> str:
 
 @dataclass(frozen=True)
 class RealClip:
-    """Where the bytes of a real clip lie, and at what distance its frames are taken."""
+    """Where a real clip lies, and at what distance its frames are taken."""
 
-    key: str
     root: Path
-    shard: str
-    offset: int
-    size: int
-    frames: int
+    row: ClipRow
     stride: int = 1
-    crc: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Names the clip."""
+        return self.row.key
 
     def cut(self, frames: int, height: int, width: int) -> Float[Tensor, "3 T H W"]:
-        """The middle stretch and the middle crop, scaled as in training, in [-1, 1]."""
-        span = (frames - 1) * self.stride + 1
-        first = (self.frames - span) // 2
-        data = read_member(self.root, self.shard, self.offset, self.size, crc=self.crc)
-        scaled = scale_to_cover(read_frames(data, range(first, first + span, self.stride), self.key), height, width)
+        """The middle stretch and the middle crop, scaled as in training, in [-1, 1].
+
+        Raises:
+            CorruptClipError: it cannot be read.
+        """
+        row, span = self.row, (frames - 1) * self.stride + 1
+        first = (row.frames - span) // 2
+        place = (self.root, row.shard, row.offset, row.size, row.key)
+        file = read_member(*place, crc=row.crc) if row.first_frame is None else open_member(*place)
+        read = read_frames(file, row.frames_in_file(range(first, first + span, self.stride)), row.key)
+        scaled = scale_to_cover(row.area(read), height, width)
         top, left = (scaled.shape[1] - height) // 2, (scaled.shape[2] - width) // 2
         return to_pixels(np.ascontiguousarray(scaled[:, top : top + height, left : left + width]))
 
@@ -160,8 +231,8 @@ def real_clips(folder: Path, frames: int, limit: int | None) -> list[RealClip]:
     fitting = []
     # a data set may have millions of clips, and a video is opened to count its frames: none more than are wanted
     for clip in found:
-        lengths.append(clip.frames)
-        fitting += [clip] if clip.frames >= frames else []
+        lengths.append(clip.row.frames)
+        fitting += [clip] if clip.row.frames >= frames else []
         if len(fitting) == limit:
             break
     if not fitting:
@@ -180,20 +251,45 @@ def _indexed(folder: Path, frames: int) -> Iterator[RealClip]:
     long_enough = index.select(min_frames=frames)
     index = long_enough if len(long_enough) else index
     for position in range(len(index)):
-        row = index.row(position)
-        yield RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames, crc=row.crc)
+        yield RealClip(index.root, index.row(position))
 
 
 def _loose(folder: Path) -> Iterator[RealClip]:
-    for clip in clips_of_folder(folder, "reference"):
-        size = clip.path.stat().st_size
-        yield RealClip(clip.key, clip.path.parent, clip.path.name, 0, size, probe(clip.path).frames)
+    left_out: dict[str, str] = {}
+    clips = clips_of_folder(folder, "reference")
+    try:
+        for clip in clips:
+            name = clip.path.relative_to(folder).as_posix()
+            try:
+                row = row_of(folder, Entry(name, (clip.caption,)))
+            except Exception as error:  # whatever a file makes a decoder raise
+                left_out[clip.key] = reason_of(error, name)
+            else:
+                yield RealClip(folder, replace(row, key=clip.key))
+    finally:
+        report_left_out(f"reference={folder}", left_out, len(clips))
 
 
 def real_batches(
     clips: Sequence[RealClip], shape: tuple[int, int, int], size: int
 ) -> Iterator[tuple[tuple[str, ...], Float[Tensor, "B 3 T H W"]]]:
-    """Keys and pixels of reference clips, cut to (frames, height, width), ``size`` at once."""
+    """Keys and pixels of reference clips, cut to (frames, height, width), ``size`` at once.
+
+    Clips that cannot be read are left out, counted and named.
+
+    Raises:
+        DataError: none can be read.
+    """
+    left_out: dict[str, str] = {}
     for start in range(0, len(clips), size):
-        part = clips[start : start + size]
-        yield tuple(clip.key for clip in part), torch.stack([clip.cut(*shape) for clip in part])
+        read = {}
+        for clip in clips[start : start + size]:
+            try:
+                read[clip.key] = clip.cut(*shape)
+            except Exception as error:  # whatever a file makes a decoder raise
+                left_out[clip.key] = reason_of(error, clip.key)
+        if read:
+            yield tuple(read), torch.stack(list(read.values()))
+    report_left_out("reference", left_out, len(clips))
+    if clips and len(left_out) == len(clips):
+        raise DataError(f"reference: none of {len(clips)} clips can be read: {_first(left_out)}.")

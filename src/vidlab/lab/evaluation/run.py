@@ -11,7 +11,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_data, resolve_accelerator
 from vidlab.lab.entry import instantiate
-from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, real_clips
+from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, readable, real_clips
 from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
 from vidlab.lab.evaluation.report import Evaluated, distinct
@@ -167,16 +167,13 @@ def _reference(cfg: DictConfig, clips: Sequence[ScoredClip], data: ClipDataModul
     if data is None:
         return []
     index = data.data.val
-    rows = (index.row(position) for position in range(min(limit, len(index))))
-    return [
-        RealClip(row.key, index.root, row.shard, row.offset, row.size, row.frames, data.view.frame_stride)
-        for row in rows
-    ]
+    stride = data.view.frame_stride
+    return [RealClip(index.root, index.row(position), stride) for position in range(min(limit, len(index)))]
 
 
 def evaluate_folder(folder: Path, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) -> Evaluated:
     """Score the videos of a folder."""
-    clips = clips_of_folder(folder, "videos")
+    clips = readable(clips_of_folder(folder, "videos"), f"videos={folder}")
     reference = _reference(cfg, clips, None)
     with bar(f"scoring {folder.name}", len(clips) + len(reference)) as advance:
         scores = score(metrics, clips, reference, advance)
