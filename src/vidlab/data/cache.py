@@ -288,7 +288,7 @@ def read_parts(content: bytes, crc: int | None = None) -> dict[str, Tensor]:
     if crc is not None and checksum(files) != crc:
         raise DamagedError("its arrays are not those that were written")
     for name, array in parts.items():
-        if not is_finite(array):
+        if crc is None and not is_finite(array):  # what has a checksum was finite when it was written
             raise ValueError(f"its {name} holds numbers that are not finite")
     return parts
 
