@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidlab.files import folder_made_aside, open_table, remove_leftovers, write_json, write_text, written_aside
+from vidlab.lab.messages import explain
 
 
 def names(folder: Path) -> list[str]:
@@ -15,9 +17,10 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
     path = write_text(tmp_path / "a.json", "old")
-    with pytest.raises(OSError, match="full"), written_aside(path) as aside:
+    with pytest.raises(OSError) as caught, written_aside(path) as aside:
         aside.write_text("ha")
-        raise OSError("full")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert explain(caught.value) == f"{path}: the disk is full; free some space or choose another folder."
     assert path.read_text() == "old"
     write_json(path, {"a": [1]})
     assert path.read_text() == '{\n  "a": [\n    1\n  ]\n}\n'

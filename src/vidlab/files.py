@@ -24,6 +24,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a write that fails does not say to what
+        raise
     finally:
         with contextlib.suppress(OSError):  # a full disk or a lost folder has had its message already
             aside.unlink(missing_ok=True)

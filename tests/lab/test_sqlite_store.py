@@ -87,6 +87,17 @@ def test_a_damaged_database_is_named_at_once(tmp_path, migrated):
         store.with_experiment_ready(f"sqlite:///{path}", "tests")
 
 
+def test_a_full_disk_at_the_start_is_one_sentence(tmp_path, monkeypatch):
+    from vidlab.lab import sqlite_store
+
+    def full(path):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite_store, "_make", full)
+    with pytest.raises(UserError, match=r"cannot be used \(OperationalError: database or disk is full\)\. Free disk"):
+        store.with_experiment_ready(f"sqlite:///{tmp_path}/mlflow.db", "tests")
+
+
 def lab(folder: Path, migrated: Path) -> str:
     """A lab with one run that has a file; returns the run's id."""
     (folder / "runs" / "one").mkdir(parents=True)

@@ -22,7 +22,9 @@ CONNECT_SECONDS = 5.0
 
 
 def short(error: BaseException) -> str:
-    """The class and the first line of an error's message, at most 200 characters."""
+    """The class and the first line of the message of an error's cause, at most 200 characters."""
+    while error.__cause__ is not None:  # databases and servers wrap what they met
+        error = error.__cause__
     text = str(error).strip() or "no message"
     return redact(f"{type(error).__name__}: {text.splitlines()[0][:200]}")
 
