@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vidlab.assets import MANIFESTS, cache_folder, fetch, read_manifest, sha256_of
 from vidlab.errors import UserError
-from vidlab.files import remove_leftovers, written_aside
+from vidlab.files import remove_leftovers
 from vidlab.perceptual.unpickle import read_pickle, read_torchscript
+from vidlab.tensors import read_tensors, refuse_non_finite, save_tensors
 
 _READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {".ckpt": read_pickle, ".pt": read_torchscript}
 
@@ -51,6 +52,7 @@ def take(weights: dict[str, Tensor], name: str, shape: tuple[int, ...], source: 
     found = weights[name].float()
     if tuple(found.shape) != shape:
         raise UserError(f"weights={source}: {name} has shape {tuple(found.shape)}, expected {shape}.")
+    refuse_non_finite({name: found}, f"weights={source}", "Delete the file and run again.")
     return found
 
 
@@ -70,18 +72,9 @@ def _find(source: str) -> Path:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a readable .safetensors file ({error}); delete it and run again.") from error
+    return read_tensors(path, "Delete it and run again.")
 
 
 def _convert(path: Path, target: Path) -> None:
-    from safetensors.torch import save_file
-
     remove_leftovers(target.parent)
-    with written_aside(target) as unfinished:
-        save_file(_READERS[path.suffix](path), unfinished)
+    save_tensors(_READERS[path.suffix](path), target)
