@@ -59,6 +59,8 @@ def read_release(
             raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} with its shards is there.")
         return _load(folder / SINGLE, dtype, device)
     place: dict[str, str] = read_json(index).get("weight_map", {})
+    if not isinstance(place, dict) or not all(isinstance(shard, str) for shard in place.values()):
+        raise UserError(f"{index}: weight_map does not say which shard holds which tensor. Fetch the release again.")
     state: dict[str, Tensor] = {}
     for shard in sorted(set(place.values())):
         if Path(shard).name != shard:

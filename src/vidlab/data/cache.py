@@ -119,7 +119,7 @@ class CacheHeader:
                 f"{path} is damaged: {error}. Or make the cache again, in another folder, with python curate.py "
                 "stage=encode and the words of this run"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             raise UserError(
                 f"data.cache={folder}: there is no readable {HEADER_NAME}. Make a cache with python curate.py "
                 "stage=encode and the words of this run; it prints its folder"

@@ -48,14 +48,28 @@ def write_points(path: Path, points: Sequence[MetricPoint]) -> None:
 def read_points(path: Path) -> list[MetricPoint]:
     """What ``write_points`` wrote; lines that are damaged are left out with a warning."""
     points, damaged = [], 0
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            points.append(MetricPoint(**json.loads(line)))
-        except (ValueError, TypeError):
+            points.append(_point(line))
+        except (ValueError, TypeError, RecursionError):
             damaged += 1
     if damaged:
         warnings.warn(f"{path}: {damaged} damaged lines are left out", RuntimeWarning, stacklevel=2)
     return points
+
+
+def _point(line: bytes) -> MetricPoint:
+    """A line of ``write_points``.
+
+    Raises:
+        ValueError, TypeError, RecursionError: it is none.
+    """
+    point = MetricPoint(**json.loads(line))
+    if type(point.key) is not str or type(point.value) not in (int, float):
+        raise TypeError("no metric")
+    if type(point.step) is not int or type(point.timestamp) is not int:
+        raise TypeError("no step or no time")
+    return point
 
 
 class MetricQueue:

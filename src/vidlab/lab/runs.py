@@ -216,9 +216,11 @@ def read_run_record(folder: Path) -> RunRecord | None:
     try:
         content = json.loads(path.read_text())
         written = content.get("written")
+        run_id, experiment = content["mlflow_run_id"], content["experiment"]
+        if not isinstance(run_id, str | None) or not isinstance(experiment, str):
+            raise ValueError("an experiment is a text, and so is the id of its MLflow run")
         return RunRecord(
-            content["mlflow_run_id"], content["experiment"], None if written is None else int(written),
-            str(content.get("place", "")),
+            run_id, experiment, None if written is None else int(written), str(content.get("place", ""))
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on.") from error

@@ -157,7 +157,7 @@ def _object(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: no such file; give the *_eval_results.json that VBench wrote.") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise DataError(f"{file}: not a JSON file ({error}).") from None
     if not isinstance(content, dict) or not content:
         raise DataError(f"{file}: not a VBench result; expected an object of dimension: [score, videos].")

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
+from ..edits import EDITS, Edit
 from ..target import Found, Subject, Target, digest
 
 
@@ -41,4 +43,36 @@ def read_vbench(folder: Path) -> Found:
     return Found({"total": digest(result.total), **{name: digest(item.score) for name, item in found.items()}})
 
 
-TARGETS = (Target("record.run", make_run, read_run), Target("record.vbench", make_vbench, read_vbench))
+def make_unsent(folder: Path) -> Sequence[Subject]:
+    from vidlab.lab.metric_queue import MetricPoint, write_points
+
+    write_points(folder / "unsent.jsonl", [MetricPoint("loss", n / 2, n, 1_700_000_000_000 + n) for n in range(4)])
+    lines = [Subject("unsent.jsonl", (in_line(n),), frozenset([str(n)])) for n in range(4)]
+    return [Subject("unsent.jsonl", "text", countable=False), *lines]
+
+
+def in_line(number: int) -> Edit:
+    """One line by a damaged one."""
+
+    def change(random: Random, data: bytes) -> tuple[bytes, str]:
+        lines = data.split(b"\n")
+        lines[number], said = random.choice(EDITS["json"])(random, lines[number] or b" ")
+        lines[number] = lines[number].replace(b"\n", b" ").replace(b"\r", b" ")
+        return b"\n".join(lines), f"line {number}: {said}"
+
+    return change
+
+
+def read_unsent(folder: Path) -> Found:
+    from vidlab.lab.metric_queue import read_points
+
+    points = read_points(folder / "unsent.jsonl")
+    assert all(isinstance(point.value, float | int) and isinstance(point.step, int) for point in points), points
+    return Found({str(point.timestamp - 1_700_000_000_000): digest(point) for point in points})
+
+
+TARGETS = (
+    Target("record.run", make_run, read_run),
+    Target("record.vbench", make_vbench, read_vbench),
+    Target("record.unsent_metrics", make_unsent, read_unsent),
+)
