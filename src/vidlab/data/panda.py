@@ -173,7 +173,8 @@ def _video_id(video: Path) -> str:
         raise CorruptClipError(f"its .json is not JSON ({reason_of(error)})") from None
     if not isinstance(record, dict):
         raise CorruptClipError(f"its .json is a {type(record).__name__}, not an object")
-    found = str(record.get("videoID") or str(record.get("url", "")).rpartition("v=")[2])
-    if not found:
+    found, url = record.get("videoID"), record.get("url")
+    found = found or (url.rpartition("v=")[2] if isinstance(url, str) else None)
+    if not isinstance(found, str) or not found:
         raise CorruptClipError("no .json beside it says which video of the table it is from (videoID or url)")
     return found
