@@ -340,3 +340,25 @@ def test_ones_own_classes_are_told_for_the_next_command():
     cfg = composed("train", "+losses.own._target_=mylab.A", "logger=none")
     assert own_classes(cfg) == ["mylab.A"]
     assert Allowed().argument(own_classes(cfg)) == "'allow=[mylab.A]'"
+
+
+@pytest.mark.parametrize(
+    "place, value",
+    [
+        ("model.backbone.depth", 10**12),
+        ("model.backbone.depth", 10**5),
+        ("model.backbone.depth", "many"),
+        ("model.backbone.layouts", None),
+        ("model.token", 3),
+        ("task.log_snr_bins", ["x"]),
+        ("objective", {"_target_": "vidlab.autoencoders.haar.Haar"}),
+        ("optimizer", None),
+        ("data.frames", "four"),
+    ],
+)
+def test_values_that_no_class_expects_are_one_sentence(settings, place, value):
+    state = {"state_dict": {"backbone.x": torch.zeros(99_999)}}
+    with pytest.raises(UserError) as caught:
+        trained = trusted_config(with_node(settings, place, value), "it.ckpt", Allowed())
+        module_of(state, trained, Path("it.ckpt"), composed("generate", "prompt=x"))
+    assert "\n" not in str(caught.value)

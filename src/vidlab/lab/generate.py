@@ -30,6 +30,7 @@ from vidlab.lab.entry import instantiate
 from vidlab.lab.given_frames import GivenFrames, given_frames
 from vidlab.lab.precision import autocast
 from vidlab.lab.progress import bar
+from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.safe_text import terminal
@@ -173,22 +174,24 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, cfg:
             f"{checkpoint} is of an autoencoder, which generates nothing. See what it reconstructs with "
             f"{command('evaluate.py', setting('autoencoders', [checkpoint]))}"
         )
-    trained.logger = {"uri": cfg.get("tracking_uri")}  # a file names no store for this command to ask
-    for name in SIZES:
-        trained.data[name] = cfg[name] or trained.data[name]
-    for group in ("sampler", "guidance"):
-        trained[group] = cfg.get(group) or trained[group]
-    if cfg.steps is not None:
-        trained.sampler.steps = cfg.steps
-    module = build_module(trained)
-    module.configure_model()
-    module.on_load_checkpoint(state)
-    module.load_state_dict(state["state_dict"])
-    if cfg.weights == "ema":
-        _take_average(module, state, checkpoint)
-    elif cfg.weights != "raw":
+    if cfg.weights not in ("ema", "raw"):
         raise UserError(f"weights={cfg.weights}: choose ema or raw.")
-    return module.eval()
+    trained.logger = {"uri": cfg.get("tracking_uri")}  # a file names no store for this command to ask
+    with rebuilding(checkpoint):
+        for name in SIZES:
+            trained.data[name] = cfg[name] or trained.data[name]
+        for group in ("sampler", "guidance"):
+            trained[group] = cfg.get(group) or trained[group]
+        if cfg.steps is not None:
+            trained.sampler.steps = cfg.steps
+        module = build_module(trained)
+        with no_larger_than(state["state_dict"], checkpoint):
+            module.configure_model()
+        module.on_load_checkpoint(state)
+        module.load_state_dict(state["state_dict"])
+        if cfg.weights == "ema":
+            _take_average(module, state, checkpoint)
+        return module.eval()
 
 
 @torch.no_grad()

@@ -30,6 +30,7 @@ REBUILT = ("task", "data", *MODULE_PARTS.values())
 WITHIN = ("bucketing", "lengths")
 # A run's configuration has some 250 values, 10 kB and 8 levels.
 LARGEST, MOST_VALUES, DEEPEST = 2**20, 20_000, 32
+SIZED, LARGEST_SIZE = ("model", "autoencoder", "text_encoder"), 2**24  # no depth or width is larger
 TARGET, PARTIAL = "_target_", "_partial_"
 # Further words to hydra. The shipped configurations use none, so only a class of the user's own may have them.
 DIRECTIVES = ("_args_", "_convert_", "_recursive_")
@@ -227,7 +228,9 @@ def _refusal(refused: Mapping[str, str], source: object, allowed: Allowed) -> st
 
 
 def _check_literal(node: Any, key: str, source: object) -> None:
-    """Refuse ``${...}``: a run records what its own came to."""
+    """Refuse ``${...}``, as a run records what its own came to, and sizes that no memory holds."""
+    if isinstance(node, int | float) and abs(node) > LARGEST_SIZE and key.partition(".")[0] in SIZED:
+        raise UserError(f"{source}: {_shown(key)}={_shown(node)} in its configuration is more than any model has.")
     if isinstance(node, str) and "${" in node:
         raise UserError(
             f"{source}: {_shown(key)}={_shown(node)} in its configuration would be replaced by something else. vidlab "

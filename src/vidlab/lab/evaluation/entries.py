@@ -14,6 +14,7 @@ from vidlab.autoencoders.wfvae_weights import published
 from vidlab.errors import UserError
 from vidlab.lab.compose import locate_autoencoder
 from vidlab.lab.entry import instantiate
+from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import read_run_record, resolve_run
 from vidlab.lab.trusted_config import Allowed, trained_config
@@ -142,12 +143,13 @@ def trained_autoencoder(state: Mapping[str, Any], trained: DictConfig, checkpoin
     node = trained[GROUP].copy()
     with open_dict(node):
         node.path = str(checkpoint)
-    autoencoder = instantiate(node, GROUP)
-    assert isinstance(autoencoder, Autoencoder)
-    if weights == "raw":
-        own = {name.removeprefix(OURS): value for name, value in state["state_dict"].items() if name.startswith(OURS)}
-        refuse_other_shapes(own, autoencoder.state_dict(), str(checkpoint), BESIDE)
-        autoencoder.load_state_dict(own)
+    own = {name.removeprefix(OURS): value for name, value in state["state_dict"].items() if name.startswith(OURS)}
+    with rebuilding(checkpoint), no_larger_than(own, checkpoint):
+        autoencoder = instantiate(node, GROUP)
+        assert isinstance(autoencoder, Autoencoder)
+        if weights == "raw":
+            refuse_other_shapes(own, autoencoder.state_dict(), str(checkpoint), BESIDE)
+            autoencoder.load_state_dict(own)
     return autoencoder
 
 
