@@ -44,7 +44,7 @@ def write_run(folder: Path) -> None:
     state = {
         "state_dict": raw,
         "ema": average,
-        "config": OmegaConf.to_container(OmegaConf.create(config)),
+        "config": OmegaConf.to_yaml(OmegaConf.create(config)),
         "global_step": 3,
     }
     torch.save(state, folder / "checkpoints" / "last.ckpt")

@@ -223,12 +223,12 @@ BOMB = "\n".join(["a0: &a0 [x, x, x, x, x, x, x, x, x]", *REPEATED])
         ("a: [", "cannot be read"),
         ("\0", "cannot be read"),
         ("[1, 2]", "no mapping"),
-        ("a", "has no task"),
-        ("", "has no task"),
+        ("a", "has no data"),
+        ("", "has no data"),
         (b"a: 1", "it is a bytes"),
         ({"task": {"_target_": "os.system"}}, "it is a dict"),
         (None, "it is a NoneType"),
-        ("data: {}\ntask: {}\nautoencoder: haar", "has no autoencoder"),
+        ("data: {}\nautoencoder: haar", "has no autoencoder"),
     ],
 )
 def test_what_is_no_configuration_is_refused_before_it_grows(tmp_path, monkeypatch, text, said):

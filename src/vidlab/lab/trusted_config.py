@@ -115,7 +115,7 @@ def trusted_config(text: Any, source: object, allowed: Allowed) -> DictConfig:
         raise UserError(_refusal(refused, source, allowed))
     kept = {key: value for key, value in settings.items() if key in REBUILT or not isinstance(value, dict | list)}
     _check_literal(kept, "", source)
-    for group in ("task", "data", "autoencoder"):
+    for group in ("data", "autoencoder"):  # what every reader asks for
         if not isinstance(kept.get(group), dict):
             raise UserError(f"{source}: its configuration has no {group}, so it is not of a run of vidlab.")
     config = OmegaConf.create(kept)
