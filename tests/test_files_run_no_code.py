@@ -38,7 +38,7 @@ MAKERS = {
 }
 # The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.
 OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/train.py", "record_run"),
-            ("lab/curate.py", "build_bench")}  # fmt: skip
+            ("lab/curate.py", "build_bench"), ("lab/config_record.py", "resolved_yaml")}  # fmt: skip
 FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}
 
 

@@ -32,6 +32,7 @@ from vidlab.lab.trusted_config import (
     trained_config,
     trusted_config,
 )
+from vidlab.training.checkpoint_io import load_checkpoint
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 # each runs code of the file's choice or writes where it says; the last two are vidlab's and lightning's own
@@ -276,7 +277,7 @@ def test_no_reader_of_checkpoints_runs_what_one_names(settings, hostile_module, 
     # these compare, and read sizes; they build nothing
     cfg = composed("train", *TINY, "logger=none", "callbacks=[]", f"ckpt_path={path}")
     with pytest.raises(UserError, match=r"autoencoder\._target_: hostile_module\.run in the checkpoint"):
-        check_changes(cfg, run)
+        check_changes(cfg, load_checkpoint(path), path)
     assert Trained(str(path), weights="raw").load(Surroundings("vidlab", None), "init.run")[1]["data"]["frames"] == 4
 
 
