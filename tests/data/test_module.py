@@ -405,3 +405,12 @@ def test_lightning_resumes_in_the_middle_of_an_epoch(source, tmp_path, accumulat
     assert stopped.seen + resumed.seen == whole.seen
     assert len(whole.seen) == 7 * accumulate and trainer.datamodule.batches_consumed == 7 * accumulate
     assert torch.equal(resumed.weight, whole.weight)
+
+
+def test_a_clip_of_too_large_frames_is_unreadable(source):
+    """The setting's name is said, so that it can be raised."""
+    module = module_of(source, max_megapixels=1e-5, max_corrupt=0)
+    with pytest.raises(DataError, match="max_megapixels=1e-05"):
+        next(iter(module.train_dataloader()))
+    with pytest.raises(UserError, match=r"data.max_decoded_mb=0: it must be above 0"):
+        module_of(source, max_decoded_mb=0)

@@ -285,3 +285,15 @@ def test_a_shard_that_grows_while_it_is_read_is_not_indexed(folder, monkeypatch)
     with pytest.raises(DataError, match=r"00001\.tar changed while it was read: wait until it is complete"):
         source(folder).prepare()
     assert not list((folder.parent / "cache").rglob("index.parquet"))
+
+
+def test_a_clip_of_too_large_frames_is_left_out(tmp_path):
+    """Frames of 16 x 24 have 384 pixels."""
+    large = encode(np.zeros((9, 32, 24, 3), np.uint8), fps=8)
+    videos = {"a": CLIPS[0], "b": large, "c": CLIPS[1]}
+    members = {f"{n}.mp4": content for n, content in videos.items()} | {f"{n}.txt": b"text" for n in videos}
+    write_tar(tmp_path / "s.tar", members)
+    source = TarShards(str(tmp_path), str(tmp_path / "cache"), max_megapixels=0.0004)
+    index = ClipIndex.open(source.prepare())
+    assert sorted(index.column("key")) == ["s/a", "s/c"]
+    assert "max_megapixels=0.0004" in index.metadata["rejected"]["s/b"]

@@ -16,6 +16,7 @@ from vidlab.data.pool import in_processes
 from vidlab.data.source import fingerprint, prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.table_rows import BadItem
+from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Catalogue(ABC):
         val_fraction: share of clips held out by name, where the data set has no split of its own.
         cache_dir: where the index is kept; None is the vidlab cache.
         name: in logs and messages.
+        max_megapixels: millions of pixels that a frame may have.
 
     Raises:
         UserError: a path that is not set or does not exist.
@@ -56,6 +58,7 @@ class Catalogue(ABC):
     val_fraction: float = 0.02
     cache_dir: str | None = None
     name: str = ""
+    max_megapixels: float = 64
 
     @abstractmethod
     def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
@@ -104,7 +107,7 @@ class Catalogue(ABC):
     def _build(self, made: Path, folder: Path) -> None:
         named = _Named(FolderPaths(folder, self.path))
         with GatheredRows(made, self.val_fraction) as rows:
-            for entry, found in _probed(folder, named.present(self.entries(folder))):
+            for entry, found in _probed(folder, DecodeLimits(self.max_megapixels), named.present(self.entries(folder))):
                 if isinstance(found, str):
                     named.rejected[shown(entry.file)] = found
                 else:
@@ -179,9 +182,9 @@ class _Named:
                     self.first_absent.append(shown(inside))
 
 
-def _probed(folder: Path, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ClipRow | str]]:
+def _probed(folder: Path, limits: DecodeLimits, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ClipRow | str]]:
     """Each entry in order, with its row or why there is none."""
-    work = partial(row_or_reason, folder)
+    work = partial(row_or_reason, folder, limits=limits)
     yield from in_processes(
         work, entries, "Reading videos", at_once=WAITING, few=64, failed=lambda entry, reason: reason
     )

@@ -22,7 +22,7 @@ from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.names import reason_of, shown
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import open_member, read_member
-from vidlab.data.video import read_frames
+from vidlab.data.video import DecodeLimits, read_frames
 from vidlab.errors import CorruptClipError, UserError
 from vidlab.randomness import seed_of
 
@@ -146,6 +146,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         shapes: the view of batch ``number`` and what may replace a clip of it; None is ``view`` and all clips. A clip
             must have one shape in all its batches.
         cache: where encoded clips are read instead of decoding, made from this index and these views.
+        limits: what decoding a clip may take; None is the default.
     """
 
     def __init__(
@@ -157,8 +158,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         cache_mb: float | int = 0,
         shapes: "BucketShapes | None" = None,
         cache: ClipCache | None = None,
+        limits: DecodeLimits | None = None,
     ) -> None:
         self.index = index
+        self.limits = limits or DecodeLimits()
         self.cache = cache
         self.batches = batches
         self.view = view
@@ -262,11 +265,11 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             return whole[wanted.start : wanted.stop : wanted.step]
         place = (self.index.root, row.shard, row.offset, row.size, row.key, row.crc)
         if self._cache_left <= 0 or row.frames > WHOLE_CLIP_RATIO * view.span:
-            frames = read_frames(open_member(*place), row.frames_in_file(wanted), row.key)
+            frames = read_frames(open_member(*place), row.frames_in_file(wanted), row.key, self.limits)
             return scale_to_cover(row.area(frames), view.height, view.width)
         # of a clip cut from a long file only its part is read
         member = read_member(*place) if row.first_frame is None else open_member(*place)
-        frames = read_frames(member, row.frames_in_file(), row.key)
+        frames = read_frames(member, row.frames_in_file(), row.key, self.limits)
         whole = scale_to_cover(row.area(frames), view.height, view.width)
         if len(whole) < wanted.stop:
             raise CorruptClipError(f"frame {wanted[-1]} is wanted but the video has {len(whole)}")

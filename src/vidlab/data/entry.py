@@ -9,7 +9,7 @@ from typing import Any
 
 from vidlab.data.clip_row import ClipRow, check_row
 from vidlab.data.names import RENAME, is_utf8, reason_of
-from vidlab.data.video import VideoInfo, probe
+from vidlab.data.video import DecodeLimits, VideoInfo, probe
 from vidlab.errors import CorruptClipError
 
 
@@ -71,21 +71,21 @@ def scores_of(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     return scores
 
 
-def row_or_reason(folder: Path, entry: Entry) -> ClipRow | str:
+def row_or_reason(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ClipRow | str:
     """The row of a clip whose file is there, or why it cannot be used. Opens the video; lets no error through."""
     if not any(entry.captions):
         return "no caption"
     if not is_utf8(entry.file):
         return f"its name is not UTF-8; {RENAME}"
     try:
-        row = row_of(folder, entry)
+        row = row_of(folder, entry, limits)
         check_row(row)
         return row
     except Exception as error:  # whatever a file makes a decoder raise is that clip's failure
         return reason_of(error, entry.file)
 
 
-def row_of(folder: Path, entry: Entry) -> ClipRow:
+def row_of(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ClipRow:
     """The row of a clip whose file is there.
 
     Raises:
@@ -93,7 +93,10 @@ def row_of(folder: Path, entry: Entry) -> ClipRow:
     """
     file = folder / entry.file
     size = file.stat().st_size
-    info = probe(file, entry.file) if entry.whole else _info(file, entry.file, size, file.stat().st_mtime_ns)
+    if entry.whole:
+        info = probe(file, entry.file, limits)
+    else:
+        info = _info(file, entry.file, limits, size, file.stat().st_mtime_ns)
     row = ClipRow(
         key=entry.file,
         shard=entry.file,
@@ -110,9 +113,9 @@ def row_of(folder: Path, entry: Entry) -> ClipRow:
 
 
 @lru_cache(maxsize=16)
-def _info(file: Path, name: str, size: int, time: int) -> VideoInfo:
+def _info(file: Path, name: str, limits: DecodeLimits | None, size: int, time: int) -> VideoInfo:
     """Of a file from which many clips are cut, one after the other."""
-    return probe(file, name)
+    return probe(file, name, limits)
 
 
 def _in_time(row: ClipRow, entry: Entry) -> ClipRow:

@@ -14,6 +14,7 @@ from vidlab.data.names import is_file, shown, walk_files
 from vidlab.data.source import fingerprint, prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.tables import TABLE_SUFFIXES
+from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".avi", ".mkv", ".gif")
@@ -48,6 +49,7 @@ class FolderSource:
         val_fraction: share of clips held out for validation, between 0 and 1.
         captions: the table's path, relative to ``path``; None looks for the only .csv or .parquet at its top.
         name: name of the data set in logs.
+        max_megapixels: millions of pixels that a frame may have.
 
     Raises:
         UserError: when ``path`` or ``captions`` does not name what it should.
@@ -59,6 +61,7 @@ class FolderSource:
     val_fraction: float = 0.1
     captions: str | None = None
     name: str = "folder"
+    max_megapixels: float = 64
 
     def prepare(self) -> Path:
         """The folder of the index; the videos are probed on first use and whenever one changed."""
@@ -69,7 +72,7 @@ class FolderSource:
         table = self._table(folder)
         beside = [text for video in videos if (text := text_beside(video)) is not None]
         files = [*videos, *beside, *([table] if table else [])]
-        digest = fingerprint((VERSION, folder, self.val_fraction), files)
+        digest = fingerprint((VERSION, folder, self.val_fraction, self.max_megapixels), files)
         cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
         target = cache / "folder" / f"{folder.name}-{digest}"
         return prepare_once(target, lambda made: self._build(made, folder, videos, table))
@@ -105,10 +108,11 @@ class FolderSource:
         rejected = dict(found.rejected)
         captioned = [video for video in videos if found.captions.get(video)]
         without = len(videos) - len(captioned) - sum(video in found.unread for video in videos)
+        limits = DecodeLimits(self.max_megapixels)
         with GatheredRows(made, self.val_fraction) as rows:
             for video in track(captioned, description=f"Reading {shown(folder.name)}", transient=True):
                 key = video.relative_to(folder).as_posix()
-                row = row_or_reason(folder, Entry(key, tuple(found.captions[video])))
+                row = row_or_reason(folder, Entry(key, tuple(found.captions[video])), limits)
                 if isinstance(row, str):
                     rejected[shown(key)] = row
                 else:

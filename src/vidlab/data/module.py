@@ -30,6 +30,7 @@ from vidlab.data.loader import BatchNumbers, ClipLoader
 from vidlab.data.names import shown
 from vidlab.data.plan import Plan, Start
 from vidlab.data.source import ClipSource
+from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class ClipDataModule(L.LightningDataModule):
             clips.
         seed: the run's seed; with the index it fixes the order, the crops and the captions.
         cache_decoded_mb: megabytes of decoded short clips kept in memory, shared out among the workers.
+        max_megapixels, max_decoded_mb: what decoding a clip may take, see ``DecodeLimits``; beyond it is unreadable.
         difficulty: what ``source`` was asked for; for the record.
         path: where ``source`` reads; for the record.
         bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
@@ -90,6 +92,8 @@ class ClipDataModule(L.LightningDataModule):
         max_corrupt: float | int = 0.01,
         seed: int = 0,
         cache_decoded_mb: float | int = 256,
+        max_megapixels: float | int = 64,
+        max_decoded_mb: float | int = 4000,
         difficulty: str | None = None,
         path: str | None = None,
         bucketing: Bucketing | None = None,
@@ -116,6 +120,7 @@ class ClipDataModule(L.LightningDataModule):
         self.max_corrupt = max_corrupt
         self.seed = seed
         self.cache_decoded_mb = cache_decoded_mb
+        self.limits = DecodeLimits(max_megapixels, max_decoded_mb)
         self.description = {"difficulty": difficulty, "path": path}
         self.batches_consumed = 0
         self.accept_changes = False
@@ -252,7 +257,9 @@ class ClipDataModule(L.LightningDataModule):
         shapes = None
         if self.bucketing is not None and not isinstance(plan, Plan):
             shapes = BucketShapes(plan, self.bucketing, self.view.random, self.view.views)
-        dataset = ClipDataset(self.data.train, batches, self.view, self.seed, cache_mb, shapes, self.cache)
+        dataset = ClipDataset(
+            self.data.train, batches, self.view, self.seed, cache_mb, shapes, self.cache, limits=self.limits
+        )
         return ClipLoader(dataset, BatchNumbers(lambda: self.batches_consumed), self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
@@ -268,7 +275,8 @@ class ClipDataModule(L.LightningDataModule):
         batches = FixedBatches(clips, self.batch_size, self.rank, self.world_size)
         workers = min(self.num_workers, len(batches))
         view = replace(self.view, random=False, views=None)
-        dataset = ClipDataset(self.data.val, batches, view, self.seed, self.cache_decoded_mb / max(1, workers))
+        cache_mb = self.cache_decoded_mb / max(1, workers)
+        dataset = ClipDataset(self.data.val, batches, view, self.seed, cache_mb, limits=self.limits)
         return ClipLoader(dataset, BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)
 
     def held_out_captions(self, count: int) -> list[str]:

@@ -12,7 +12,7 @@ from vidlab.data.names import RENAME, is_utf8, reason_of, shown
 from vidlab.data.shards import SPLITS, open_member, read_member
 from vidlab.data.tar_headers import Damage, Member
 from vidlab.data.tar_shards import TarClip, clips_of, samples
-from vidlab.data.video import probe
+from vidlab.data.video import DecodeLimits, probe
 from vidlab.errors import CorruptClipError
 
 # A caption or record longer than this is none.
@@ -40,7 +40,7 @@ class ShardContent:
         self.left_out[reason] = self.left_out.get(reason, 0) + samples
 
 
-def scan_shard(root: Path, shard: Path) -> ShardContent:
+def scan_shard(root: Path, shard: Path, limits: DecodeLimits | None = None) -> ShardContent:
     """Walk the headers of ``shard`` and probe its videos. Names are relative to ``root``.
 
     Whatever is wrong with a sample is its own failure, and what is wrong with the file is the shard's: nothing raises.
@@ -53,13 +53,13 @@ def scan_shard(root: Path, shard: Path) -> ShardContent:
         content.rejected[shown(name)] = "this is no file, or a link that leads to none"
     else:
         try:
-            _scan(root, name, content)
+            _scan(root, name, content, limits)
         except Exception as error:  # of the shard, whatever it is: named and counted
             content.rejected[shown(name)] = reason_of(error)
     return content
 
 
-def _scan(root: Path, name: str, content: ShardContent) -> None:
+def _scan(root: Path, name: str, content: ShardContent, limits: DecodeLimits | None) -> None:
     keys: set[str] = set()
     for sample in samples(root / name):
         if isinstance(sample, Damage):
@@ -77,7 +77,7 @@ def _scan(root: Path, name: str, content: ShardContent) -> None:
                 content.rejected[shown(f"{name}, byte {clip.video.offset}")] = f"a second sample has the key {own!r}"
                 continue
             try:
-                row = _row(root, name, key, clip)
+                row = _row(root, name, key, clip, limits)
             except Exception as error:  # of the sample, whatever it is: named and counted
                 content.rejected[shown(key)] = reason_of(error, key)
                 continue
@@ -88,7 +88,7 @@ def _scan(root: Path, name: str, content: ShardContent) -> None:
                 content.rows.append(row)
 
 
-def _row(root: Path, shard: str, key: str, clip: TarClip) -> ClipRow | None:
+def _row(root: Path, shard: str, key: str, clip: TarClip, limits: DecodeLimits | None) -> ClipRow | None:
     """The row of a clip; None without a caption."""
     video = clip.video
     if video.fault is not None:
@@ -97,7 +97,7 @@ def _row(root: Path, shard: str, key: str, clip: TarClip) -> ClipRow | None:
     captions = _captions(root, shard, clip, record)
     if not captions:
         return None
-    info = probe(open_member(root, shard, video.offset, video.size, whole=PROBED_WHOLE), key)
+    info = probe(open_member(root, shard, video.offset, video.size, whole=PROBED_WHOLE), key, limits)
     split, source, scores = record.get("split"), record.get("source"), record.get("scores")
     row = ClipRow(
         key=key,

@@ -16,6 +16,7 @@ from vidlab.data.pool import in_processes
 from vidlab.data.source import prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.tar_scan import scan_shard
+from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ LEFT_OUT = {
 ALWAYS = ("without_video", "without_caption")
 
 # Raise when the index of unchanged shards would come out different.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class TarShards:
         val_fraction: share of recordings held out by name, between 0 and 1, where not every sample has its split.
         pattern: which files are shards, relative to ``path``; ``**`` is any depth.
         name: name of the data set in logs.
+        max_megapixels: millions of pixels that a frame may have.
 
     Raises:
         UserError: ``path`` or ``val_fraction`` is not what it should be.
@@ -68,6 +70,7 @@ class TarShards:
     val_fraction: float = 0.02
     pattern: str = "**/*.tar"
     name: str = "shards"
+    max_megapixels: float = 64
 
     def prepare(self) -> Path:
         """The folder of the index; the shards are read on first use and whenever one changed."""
@@ -81,7 +84,7 @@ class TarShards:
             )
         states = _states(shards)
         digest = blake2b(digest_size=8)
-        for part in (VERSION, folder, self.val_fraction, *states):
+        for part in (VERSION, folder, self.val_fraction, self.max_megapixels, *states):
             digest.update(os.fsencode(f"{part}\n"))
         cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
         # a name may have 255 bytes, and a folder of that length has one already
@@ -107,7 +110,7 @@ class TarShards:
     def _build(self, made: Path, folder: Path, shards: list[Path], states: list[str]) -> None:
         rejected: dict[str, str] = {}
         left_out = dict.fromkeys(ALWAYS, 0)
-        work = partial(scan_shard, folder)
+        work = partial(scan_shard, folder, limits=DecodeLimits(self.max_megapixels))
         with GatheredRows(made, self.val_fraction) as rows:
             at_once = 4 * (os.cpu_count() or 1)
             for _, found in in_processes(work, shards, "Reading shards", at_once, few=2, total=len(shards)):

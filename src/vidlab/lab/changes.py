@@ -23,6 +23,7 @@ FREE = {
     *("name", "experiment", "ckpt_path", "accept_changes", "logger", "init", "sampler", "guidance", "lr_schedule"),
     *("optimizer.lr", "task.log_snr_bins"),
     *(f"data.{key}" for key in ("seed", "num_workers", "cache_decoded_mb", "max_corrupt", "val_clips", "path",
+                                "max_megapixels", "max_decoded_mb", "source.max_megapixels",
                                 "source.path", "source.cache_dir", "batch_size", "bucketing.tokens_per_batch")),
     *(f"trainer.{key}" for key in ("max_steps", "max_epochs", "max_time", "min_steps", "min_epochs",
                                    "val_check_interval", "check_val_every_n_epoch", "limit_val_batches",

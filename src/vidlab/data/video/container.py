@@ -131,8 +131,8 @@ class _Nameless:
 def video_stream(file: io.IOBase, limits: DecodeLimits) -> Iterator[tuple[Any, Any]]:
     """The container in a file, which is read from its start, and its first video stream, ready to decode."""
     file.seek(0)
-    # decoders hold the sizes they meet against this one, before they take memory
-    largest = {"max_pixels": str(int(limits.max_megapixels * 1e6))}
+    # decoders hold the sizes they meet against this one, before they take memory; they round sides up to blocks
+    largest = {"max_pixels": str(int(limits.max_megapixels * 1.05e6) + 64 * 64)}
     options = {**largest, "format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "none"}
     with _container(file, options) as container:
         # packets without a presentation time keep none: what libav makes up is no order to seek by
