@@ -281,3 +281,14 @@ def test_the_config_makes_a_working_module(tmp_path):
         "about c",
     }
     assert module.seed == 5 and module.name == "folder" and len(list(module.val_dataloader())) == 1
+
+
+def test_a_clip_of_too_large_frames_is_left_out(tmp_path):
+    """The limit of the source is the one its videos are probed with."""
+    for name, side in (("a", 16), ("b", 32), ("c", 16)):
+        (tmp_path / f"{name}.mp4").write_bytes(encode(np.zeros((8, side, 16, 3), np.uint8), 8))
+        (tmp_path / f"{name}.txt").write_text("text")
+    source = FolderSource(str(tmp_path), str(tmp_path / "cache"), max_megapixels=0.000256)
+    index = ClipIndex.open(source.prepare())
+    assert sorted(index.column("key")) == ["a.mp4", "c.mp4"]
+    assert "max_megapixels=0.000256" in index.metadata["rejected"]["b.mp4"]

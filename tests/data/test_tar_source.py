@@ -18,7 +18,7 @@ from vidlab.data.tar_headers import BLOCK, Damage, Member, read_headers
 from vidlab.data.tar_scan import ShardContent, scan_shard
 from vidlab.data.tar_shards import split_name
 from vidlab.data.tar_source import TarShards, find_shards
-from vidlab.data.video import VideoInfo, encode
+from vidlab.data.video import DecodeLimits, VideoInfo, encode
 from vidlab.errors import DataError, UserError
 
 LONG_NAME = "folder/" + "x" * 120  # needs an extended header
@@ -274,8 +274,8 @@ def test_patterns(tmp_path):
 
 
 def test_a_shard_that_grows_while_it_is_read_is_not_indexed(folder, monkeypatch):
-    def scan_and_grow(root: Path, shard: Path) -> ShardContent:
-        content = scan_shard(root, shard)
+    def scan_and_grow(root: Path, shard: Path, limits: DecodeLimits) -> ShardContent:
+        content = scan_shard(root, shard, limits)
         with shard.open("ab") as file:
             file.write(bytes(BLOCK))
         return content
