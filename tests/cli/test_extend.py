@@ -48,11 +48,11 @@ def test_the_example_trains(mine, command):
     assert "mylab." in config
     own = {"ConvDenoiser": "mylab.conv", "Smoothness": "mylab.smooth", "Stripes": "mylab.stripes"}
     (name,) = (f"{module}.{own_class}" for own_class, module in own.items() if f"{module}.{own_class}" in config)
-    assert re.search(rf"python generate\.py .* 'allow=\[{name}\]'$", done.out, re.MULTILINE)  # as it is to be typed
+    assert re.search(rf"python generate\.py .* allow='\[{name}\]'$", done.out, re.MULTILINE)  # as it is to be typed
     if "model=conv" in command:
         env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
         done = mine.generate("prompt=a ball", env=env)
-        assert done.code == 2 and f"add 'allow=[{name}]' to the command line" in done.message, done.err
+        assert done.code == 2 and f"add allow='[{name}]' to the command line" in done.message, done.err
         done = mine.generate(*shlex.split(GENERATE)[2:], env=env)
         assert done.code == 0, done.err
 

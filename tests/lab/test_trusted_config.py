@@ -134,7 +134,7 @@ def test_other_classes_are_refused_wherever_they_hide(settings, hostile_module, 
     message = refusal(text)
     assert message.startswith(f"it.ckpt: its configuration asks for {target} ({place}._target_), which is not among")
     # the message says what to type, and typing it admits this class and no other
-    (argument,) = re.findall(r"add ('allow=\[.*\]') to the command line", message)
+    (argument,) = re.findall(r"add (allow='\[.*\]') to the command line", message)
     assert shlex.split(argument) == [f"allow=[{target}]"]
     if place not in ("autoencoder", "task"):
         trusted_config(text, "it.ckpt", Allowed(frozenset({target})))
@@ -144,8 +144,8 @@ def test_several_are_named_at_once_with_those_admitted_already(settings):
     text = with_node(settings, "losses", {"a": {"_target_": "mylab.A"}, "b": {"_target_": "mylab.B"}})
     message = refusal(text, Allowed(frozenset({"other.C"})))
     assert "mylab.A (losses.a._target_), mylab.B (losses.b._target_)" in message
-    assert "'allow=[mylab.A,mylab.B,other.C]'" in message
-    assert "add '--allow=mylab.A,mylab.B'" in refusal(text, Allowed(typed="--allow={}"))
+    assert "add allow='[mylab.A,mylab.B,other.C]' to" in message
+    assert "add --allow=mylab.A,mylab.B to" in refusal(text, Allowed(typed="--allow={}"))
 
 
 def test_classes_that_open_any_place_stand_only_where_nothing_is_built(settings):
@@ -340,7 +340,7 @@ def test_configurations_are_beside_the_package_in_a_wheel_and_at_the_root_of_a_c
 def test_ones_own_classes_are_told_for_the_next_command():
     cfg = composed("train", "+losses.own._target_=mylab.A", "logger=none")
     assert own_classes(cfg) == ["mylab.A"]
-    assert Allowed().argument(own_classes(cfg)) == "'allow=[mylab.A]'"
+    assert Allowed().argument(own_classes(cfg)) == "allow='[mylab.A]'"
 
 
 @pytest.mark.parametrize(

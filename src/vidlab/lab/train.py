@@ -37,7 +37,7 @@ from vidlab.lab.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.store import run_to_continue
 from vidlab.lab.summary import Summary, shortened, summarize, summary_of
 from vidlab.lab.tracking import MLflowLogger
-from vidlab.lab.trusted_config import Allowed, own_classes
+from vidlab.lab.trusted_config import own_classes
 from vidlab.redaction import redact
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule, Named
@@ -178,7 +178,7 @@ def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) 
     path = [setting("data.path", str(cfg.data.path))] if cfg.data.get("path") else []
     sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
     own = own_classes(cfg)
-    allow = (Allowed().argument(own),) if own else ()
+    allow = (setting("allow", own),) if own else ()
     return Named((f"data={choices.data}", *path), (f"autoencoder={choices.autoencoder}", *sizes), allow)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.command_line import shell_word
 from vidlab.data.plan_report import CONFIGURATIONS
 from vidlab.errors import UserError
 from vidlab.lab.compose import MODULE_PARTS
@@ -67,7 +68,7 @@ class Allowed:
 
     def argument(self, missing: Sequence[str]) -> str:
         """What to type for these classes too, quoted for a shell."""
-        return f"'{self.typed.format(','.join(sorted({*self.names, *missing})))}'"
+        return shell_word(self.typed.format(",".join(sorted({*self.names, *missing}))))
 
 
 def stored_settings(text: Any, source: object) -> dict[str, Any]:
