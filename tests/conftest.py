@@ -54,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that reach the network, or take minutes, run only when they are asked for."""
-    minutes = dict.fromkeys(("slow", "fuzz", "kills"), "takes minutes")
+    minutes = dict.fromkeys(("slow", "kills"), "takes minutes")
     for name, why in {"network": "needs the network", **minutes}.items():
         if name in (config.getoption("markexpr") or ""):
             continue

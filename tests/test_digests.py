@@ -59,6 +59,11 @@ def test_a_record_elsewhere_or_packed_otherwise_is_found(archive):
     archive.write_bytes(bad)
     with pytest.raises(DamagedError, match="is not the one"):
         check_archive(archive)
+    bad = bytearray(good)
+    bad[good.index(b"PK\1\2") + 38] = 0x10  # the first record is a folder: torch would read nothing of it
+    archive.write_bytes(bad)
+    with pytest.raises(DamagedError, match="is not the one"):
+        check_archive(archive)
     archive.write_bytes(b"no archive: left to its reader")
     check_archive(archive)
     archive.write_bytes(good[:-1])

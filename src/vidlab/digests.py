@@ -22,6 +22,7 @@ SEAL = "_crc32"
 
 ARCHIVE = b"PK\x03\x04"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a record's: magic, lengths of its name and its extra field
+FOLDER = 0x10  # the attribute by which an archive marks folders
 THREADS = min(4, os.cpu_count() or 1)  # zlib gives the lock of the interpreter back while it computes
 
 
@@ -90,6 +91,8 @@ def _intact(content: mmap.mmap, record: zipfile.ZipInfo) -> bool:
     """Whether the bytes that torch takes for a record are those that were written."""
     start = record.header_offset
     if record.compress_type != zipfile.ZIP_STORED or not 0 <= start <= len(content) - LOCAL_HEADER.size:
+        return False
+    if record.external_attr & FOLDER:  # of one, torch reads nothing, and takes what was in memory
         return False
     magic, name, extra = LOCAL_HEADER.unpack_from(content, start)
     start += LOCAL_HEADER.size + name + extra

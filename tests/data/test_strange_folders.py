@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidlab.data.folder import FolderSource
+from vidlab.data.folder import FolderSource, find_videos
 from vidlab.data.index import ClipIndex
 from vidlab.data.panda import Panda
 from vidlab.data.published import UCF101, OpenVid, WebVid
@@ -47,6 +47,24 @@ def test_odd_files_of_a_folder_are_named(tmp_path):
     assert captions == {"a.mp4": ("one line",), "b.mp4": ("one line",)}
     assert rejected.keys() == {"c.mp4", r"caf\xe9.mp4"}
     assert "save it as UTF-8" in rejected["c.mp4"] and "rename it" in rejected[r"caf\xe9.mp4"]
+
+
+def test_names_of_videos_that_are_no_files_are_counted(tmp_path):
+    folder = put(tmp_path / "in", "a.mp4", "b.mp4")
+    (folder / "gone.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    (folder / "itself.avi").symlink_to("itself.avi")
+    with pytest.warns(UserWarning, match=r"2 of 4 videos are no files that can be read.* first gone\.mp4"):
+        found = find_videos(folder)
+    assert [path.name for path in found] == ["a.mp4", "b.mp4"]
+
+
+def test_a_row_without_the_score_that_is_asked_for_is_named(tmp_path):
+    folder = put(tmp_path / "in", "video/a.mp4", "video/b.mp4", "video/c.mp4", "video/d.mp4")
+    rows = ["a.mp4,x,2.0", "b.mp4,y,1.0", "c.mp4,z", "d.mp4,w,3.0"]
+    (folder / "OpenVid-1M.csv").write_text("\n".join(["video,caption,motion score", *rows]) + "\n")
+    captions, rejected = read(OpenVid(str(folder), cache_dir=str(tmp_path / "cache"), min_motion=1.5))
+    assert set(captions) == {"video/a.mp4", "video/d.mp4"}
+    assert rejected == {"OpenVid-1M.csv, line 4": "has no motion score, of which a least value is asked for"}
 
 
 def test_any_error_of_a_video_is_its_own(tmp_path, monkeypatch, caplog):

@@ -18,7 +18,6 @@ def worker(tmp_path_factory):
     watched.close()
 
 
-@pytest.mark.fuzz
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if not target.slow])
 def test_damaged_files_are_read_or_named_or_refused(worker, target):
     tally = Tally()

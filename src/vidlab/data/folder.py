@@ -129,8 +129,19 @@ class FolderSource:
 
 
 def find_videos(folder: Path) -> list[Path]:
-    """Every video file under ``folder``, sorted; folders behind symbolic links count, hidden ones do not."""
-    return sorted(path for path in walk_files(folder) if path.suffix.lower() in VIDEO_SUFFIXES and is_file(path))
+    """Every video file under ``folder``, sorted; folders behind symbolic links count, hidden ones do not.
+
+    Names of videos that are no files, such as links whose target is gone, are counted in a warning.
+    """
+    named = sorted(path for path in walk_files(folder) if path.suffix.lower() in VIDEO_SUFFIXES)
+    videos = [path for path in named if is_file(path)]
+    if len(videos) < len(named):
+        first = next(path for path in named if not is_file(path))
+        rank_zero_warn(
+            f"{folder}: {len(named) - len(videos)} of {len(named)} videos are no files that can be read, such as links "
+            f"whose target is gone, and are left out, first {shown(first.relative_to(folder))}"
+        )
+    return videos
 
 
 def tables_of(folder: Path) -> list[Path]:

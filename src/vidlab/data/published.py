@@ -13,6 +13,7 @@ from vidlab.data.csv_table import read_table
 from vidlab.data.entry import Entry, scores_of
 from vidlab.data.open_sora_plan import OpenSoraPlanList
 from vidlab.data.table_rows import BadItem, make_each, read_lines
+from vidlab.errors import CorruptClipError
 
 __all__ = ["UCF101", "OpenSoraPlanList", "OpenVid", "WebVid"]
 
@@ -76,14 +77,14 @@ class OpenVid(Catalogue):
 
     def _entry(self, row: Mapping[str, str]) -> Entry | None:
         wanted = {"aesthetic score": self.min_aesthetic, "motion score": self.min_motion}
-        if not all(_at_least(row, column, least) for column, least in wanted.items()):
-            return None
+        for column, least in wanted.items():
+            score = math.inf if least is None else scores_of(row, {column: "score"}).get("score")
+            if score is None:
+                raise CorruptClipError(f"has no {column}, of which a least value is asked for")
+            if least is not None and score < least:
+                return None
         captions = tuple(captions_of(row["caption"]))
         return Entry(f"{self.videos}/{row['video']}", captions, scores=scores_of(row, OPENVID_SCORES))
-
-
-def _at_least(row: Mapping[str, str], column: str, least: float | None) -> bool:
-    return least is None or scores_of(row, {column: ""}).get("", -math.inf) >= least
 
 
 @dataclass(frozen=True)
