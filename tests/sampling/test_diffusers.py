@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vidlab.diffusion.betas import CosineBetas, LinearBetas, ScaledLinearBetas, ZeroTerminalSNR
-from vidlab.diffusion.parameterizations import Denoised, Velocity, VPrediction
-from vidlab.diffusion.schedules import LinearPath, PathCoefficients, VariancePreserving
+from vidlab.diffusion.parameterizations import Denoised, Epsilon, Velocity, VPrediction
+from vidlab.diffusion.schedules import BoundedAlpha, LinearPath, PathCoefficients, VariancePreserving
 from vidlab.sampling.sampler import Sampler
 from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun, Solver, level
 from vidlab.sampling.spacings import Karras, Leading, Linspace, Trailing
@@ -93,6 +93,35 @@ def test_euler_ancestral_discrete():
     times = Trailing().times(20, DDPM)
     expected = in_ratio_space(scheduler, DDPM, times, generator=torch.Generator().manual_seed(3))
     same(trajectory(AncestralEuler(), DDPM, times, VPrediction(), noises(20)), expected)
+
+
+def test_the_published_start_of_open_sora_plan():
+    # diffusers gives a schedule of zero terminal SNR alpha = 2^-12 at t = 1, where the paper has 0
+    settings = {"beta_schedule": "linear", "rescale_betas_zero_snr": True, **VIDEO_V}
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**settings)
+    scheduler.set_timesteps(20)
+    schedule, times = BoundedAlpha(ZERO_SNR, 2.0**-12), Trailing().times(20, ZERO_SNR)
+    assert level(schedule, 1.0) == (2.0**-12, pytest.approx(1 - 2.0**-25, abs=1e-12))
+    expected = in_ratio_space(scheduler, schedule, times, generator=torch.Generator().manual_seed(3))
+    found = trajectory(AncestralEuler(), schedule, times, VPrediction(), noises(20))
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=2e-3)  # float32 at sigma / alpha = 4096
+    as_in_the_paper = trajectory(AncestralEuler(), ZERO_SNR, times, VPrediction(), noises(20))
+    assert not torch.allclose(as_in_the_paper[0], expected[0], rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("steps", [10, 50])
+def test_ddim_of_stable_diffusion(steps):
+    settings = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    scheduler = diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, **settings)
+    scheduler.set_timesteps(steps)
+    schedule, spacing = VariancePreserving(ScaledLinearBetas()), Leading(offset=1, end="first")
+    times = spacing.times(steps, schedule)
+    assert [round(1000 * t - 1) for t in times[:-1]] == scheduler.timesteps.tolist() and times[-1] == 1 / 1000
+    z, expected = START * scheduler.init_noise_sigma, []
+    for t in scheduler.timesteps:
+        z = scheduler.step(network(z), int(t), z).prev_sample
+        expected.append(z)
+    same(trajectory(DDIM(), schedule, times, Epsilon()), expected)
 
 
 @pytest.mark.parametrize("steps", [10, 20])

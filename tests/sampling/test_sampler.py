@@ -13,10 +13,11 @@ from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
+from vidlab.randomness import Draw
 from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
 from vidlab.sampling.guided import GuidedDenoiser, concatenate, concatenate_texts
 from vidlab.sampling.sampler import Sampler
-from vidlab.sampling.solvers import DDIM, AncestralEuler, Euler
+from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun
 from vidlab.sampling.spacings import Leading, Linspace
 
 SHAPE = (3, 4, 4, 6)
@@ -79,6 +80,44 @@ def test_one_euler_step_by_hand():
 def test_shift_takes_more_steps_at_high_noise():
     # t = 3 u / (1 + 2 u) at u = 1, 3/4, 1/2, 1/4, 0
     assert Sampler(Euler(), 4, shift=3.0).times(LinearPath()) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+
+
+@pytest.mark.parametrize("solver", [DPMSolverPlusPlus2M(), Heun(), AncestralEuler()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("shift", [0.08, 0.2, 0.41, 0.9, 1.7, 3.3, 12.0])
+def test_every_shift_starts_at_one(shift, solver):
+    # 0.41 * 1 / (1 + (0.41 - 1) * 1) is 1 + 2^-52, where the straight path has no signal to take a logarithm of
+    sampler = Sampler(solver, 4, shift=shift)
+    assert sampler.times(LinearPath())[0] == 1.0
+    zero = lambda input: DenoiserOutput(torch.zeros_like(input.latents))  # noqa: E731
+    noise, draw = torch.randn(1, *SHAPE), Draw(0, ("a",), (0,))
+    assert sampler.sample(zero, objective(), NoGuidance(), noise, {"full": Conditions()}, draw=draw).isfinite().all()
+
+
+def test_noise_of_unit_variance_below_the_noisiest_level():
+    # levels 0.3 and 0.1 of a grid of ten, from noise that is taken as it is: with velocity 0 nothing changes
+    zero = lambda input: DenoiserOutput(torch.zeros_like(input.latents))  # noqa: E731
+    noise = torch.randn(1, *SHAPE)
+    for start, factor in (("unit", 1.0), ("level", 0.7)):
+        sampler = Sampler(Euler(), 2, spacing=Leading(10, offset=1, end="first"), start=start)
+        assert sampler.times(LinearPath()) == pytest.approx([0.7, 0.2, 0.1])
+        made = sampler.sample(zero, objective(), NoGuidance(), noise, {"full": Conditions()})
+        torch.testing.assert_close(made, factor * noise)
+    with pytest.raises(UserError, match=r"sampler\.start=half: choose level or unit"):
+        Sampler(Euler(), 2, start="half")
+
+
+def test_a_bound_of_alpha_is_for_constant_variance():
+    sampler = Sampler(AncestralEuler(), 2, least_alpha=2**-12)
+    with pytest.raises(UserError, match=r"sampler.least_alpha=0.000244140625 is for .* LinearPath is none"):
+        sampler.sample(lambda _: None, objective(), NoGuidance(), torch.zeros(1, *SHAPE), {"full": Conditions()})
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [({"offset": 0, "end": "first"}, 10), ({"offset": 1}, 10), ({"offset": 5, "end": "first"}, 5)]
+)
+def test_leading_levels_stay_on_the_grid(spacing, steps):
+    with pytest.raises(UserError, match=f"offset={spacing['offset']}, .*sampler.steps={steps} leave the 10 levels"):
+        Leading(10, **spacing).times(steps, LinearPath())
 
 
 def test_shift_is_positive():

@@ -153,3 +153,38 @@ class VariancePreserving:
         below = (torch.searchsorted(angles, angle) - 1).clamp(0, self.steps - 1)
         low, high = angles[below], angles[below + 1]
         return ((below + ((angle - low) / (high - low)).clamp(max=1)) / self.steps).to(log_snr.dtype)
+
+
+@dataclass(frozen=True)
+class BoundedAlpha:
+    """A variance-preserving schedule whose alpha does not fall below a bound, for samplers that divide by it.
+
+    Where the bound holds, alpha is the bound, sigma = sqrt(1 - alpha^2) and neither changes with t.
+
+    Args:
+        schedule: the path.
+        least: the bound, in (0, 1).
+    """
+
+    schedule: Schedule
+    least: float
+
+    def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
+        """Those of the schedule, or of the bound."""
+        path = self.schedule.coefficients(t)
+        bounded = path.alpha < self.least
+        sigma = (1 - self.least**2) ** 0.5
+        return PathCoefficients(
+            alpha=torch.where(bounded, self.least, path.alpha),
+            sigma=torch.where(bounded, sigma, path.sigma),
+            d_alpha=torch.where(bounded, 0.0, path.d_alpha),
+            d_sigma=torch.where(bounded, 0.0, path.d_sigma),
+        )
+
+    def embedded(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+        """As the schedule's."""
+        return self.schedule.embedded(t)
+
+    def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
+        """As the schedule's."""
+        return self.schedule.t_at_log_snr(log_snr)

@@ -1,8 +1,9 @@
 """The loop that turns noise into latents."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vidlab.clip import Conditions
 from vidlab.diffusion.objective import GaussianObjective
-from vidlab.diffusion.schedules import Schedule
+from vidlab.diffusion.schedules import BoundedAlpha, Schedule
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
 from vidlab.sampling.guidance import Guidance
@@ -34,9 +35,13 @@ class Sampler:
         shift: 1 leaves the levels as they are spaced; anything else goes with ``Trailing`` only.
         spacing: the levels u; by default equal steps from 1 to 0.
         max_batch: most rows in one backbone call; null evaluates all videos and all passes of guidance at once.
+        start: variance of the noise at the first level: ``level`` is that of the schedule there, ``unit`` is 1, as
+            Stable Diffusion 1.x starts below t = 1.
+        least_alpha: a lower bound of alpha in sampling. A schedule of zero terminal SNR has alpha = 0 at t = 1;
+            Open-Sora Plan v1.3 samples with 2^-12 there, as diffusers' ancestral Euler does: its first step is 2 % off.
 
     Raises:
-        UserError: fewer than one step or row, or a shift that is not positive.
+        UserError: fewer than one step or row, a shift that is not positive, or another start.
     """
 
     solver: Solver
@@ -44,24 +49,40 @@ class Sampler:
     shift: float = 1.0
     spacing: Spacing = field(default_factory=Trailing)
     max_batch: int | None = None
+    start: str = "level"
+    least_alpha: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shift <= 0:
             raise UserError(f"sampler.shift={self.shift} must be positive; 1 spaces the steps evenly.")
         if self.steps < 1:
             raise UserError(f"sampler.steps={self.steps} must be at least 1.")
-
+        if self.start not in ("level", "unit"):
+            raise UserError(f"sampler.start={self.start}: choose level or unit.")
+        if not 0 <= self.least_alpha < 1:
+            raise UserError(f"sampler.least_alpha={self.least_alpha} must lie in [0, 1); 0 follows the schedule.")
         if self.max_batch is not None and self.max_batch < 1:
             raise UserError(f"sampler.max_batch={self.max_batch} must be at least 1, or null for no limit.")
 
     def times(self, schedule: Schedule) -> list[float]:
-        """``steps + 1`` falling noise levels, the last of them 0."""
+        """``steps + 1`` falling noise levels in [0, 1], the last of them 0 unless the spacing ends elsewhere."""
         if self.shift != 1 and not isinstance(self.spacing, Trailing):
             raise UserError(
                 f"sampler.shift={self.shift} would move the levels of sampler.spacing={type(self.spacing).__name__}. "
                 "Use sampler.shift=1, or the Trailing spacing."
             )
-        return [self.shift * u / (1 + (self.shift - 1) * u) for u in self.spacing.times(self.steps, schedule)]
+        # at u = 1 the quotient may come out one rounding above 1, where no schedule is defined
+        levels = (self.shift * u / (1 + (self.shift - 1) * u) for u in self.spacing.times(self.steps, schedule))
+        return [min(t, 1.0) for t in levels]
+
+    def _bounded(self, schedule: Schedule) -> Schedule:
+        middle = level(schedule, 0.5)
+        if not math.isclose(math.hypot(*middle), 1.0, abs_tol=1e-6):
+            raise UserError(
+                f"sampler.least_alpha={self.least_alpha} is for schedules of constant variance, and "
+                f"{type(schedule).__name__} is none. Use sampler.least_alpha=0."
+            )
+        return BoundedAlpha(schedule, self.least_alpha)
 
     @torch.no_grad()
     def sample(
@@ -88,6 +109,7 @@ class Sampler:
 
         Raises:
             ValueError: a solver that adds noise without ``draw``.
+            UserError: ``least_alpha`` with a schedule that does not preserve the variance.
         """
 
         def step_noise(step: int) -> Latents:
@@ -95,10 +117,12 @@ class Sampler:
                 raise ValueError(f"{type(self.solver).__name__} adds noise at every step and needs draw=")
             return draw.normal(f"step{step}", tuple(noise.shape[1:])).to(noise)
 
+        if self.least_alpha:
+            objective = replace(objective, schedule=self._bounded(objective.schedule))
         denoise = GuidedDenoiser(backbone, objective, guidance, conditions, self.max_batch)
         times = self.times(objective.schedule)
         move = self.solver.stepper(objective.schedule, step_noise)
-        z = level(objective.schedule, times[0])[1] * noise
+        z = noise if self.start == "unit" else level(objective.schedule, times[0])[1] * noise
         for done, (t, s) in enumerate(itertools.pairwise(times), start=1):
             z = move(z, t, s, denoise)
             if progress is not None:

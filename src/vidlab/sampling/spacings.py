@@ -18,7 +18,7 @@ class Spacing(Protocol):
     """Chooses the noise levels of a sampling run."""
 
     def times(self, steps: int, schedule: Schedule) -> list[float]:
-        """``steps + 1`` falling noise levels, from the first one evaluated to 0."""
+        """``steps + 1`` falling noise levels, from the first one evaluated to the one left behind, 0 as a rule."""
         ...
 
 
@@ -37,21 +37,38 @@ class Leading:
 
     Args:
         grid: number of levels to choose from, that of the schedule's betas.
+        offset: added to the number of every level; 1 as Stable Diffusion 1.x samples (``steps_offset``).
+        end: the level after the last step: ``clean`` is t = 0; ``first`` is the cleanest level of the grid, as Stable
+            Diffusion 1.x has it (``set_alpha_to_one=false``).
 
     Raises:
-        UserError: an empty grid; in ``times``, more steps than the grid has levels.
+        UserError: an argument out of range; in ``times``, more steps than the grid has levels.
     """
 
     grid: int = 1000
+    offset: int = 0
+    end: str = "clean"
 
     def __post_init__(self) -> None:
         _check_grid(self.grid)
+        if self.offset < 0:
+            raise UserError(f"sampler.spacing.offset={self.offset} must be 0 or more; Stable Diffusion 1.x has 1.")
+        if self.end not in ("clean", "first"):
+            raise UserError(f"sampler.spacing.end={self.end}: choose clean or first.")
 
     def times(self, steps: int, schedule: Schedule) -> list[float]:
-        """(i + 1) / grid for i = (steps - 1) stride, ..., stride, 0; then 0."""
+        """(i + offset + 1) / grid for i = (steps - 1) stride, ..., stride, 0; then 0, or 1 / grid."""
         _check_steps(steps, self.grid)
         stride = self.grid // steps
-        return [*((step * stride + 1) / self.grid for step in reversed(range(steps))), 0.0]
+        first = (steps - 1) * stride + self.offset + 1
+        least = 0 if self.end == "clean" else 1
+        if first > self.grid or self.offset + 1 <= least:
+            raise UserError(
+                f"sampler.spacing: offset={self.offset}, end={self.end} and sampler.steps={steps} leave the "
+                f"{self.grid} levels. Use fewer steps, or another offset."
+            )
+        levels = ((step * stride + self.offset + 1) / self.grid for step in reversed(range(steps)))
+        return [*levels, least / self.grid]
 
 
 @dataclass(frozen=True)
