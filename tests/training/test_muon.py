@@ -52,6 +52,17 @@ def test_who_updates_what():
     assert rest == {"embed.weight", "embed.bias", "blocks.0.bias", "blocks.1.bias", "table"}
 
 
+def test_a_network_without_a_match_is_named(caplog):
+    networks = nn.ModuleDict({"backbone": Net(), "other": nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))})
+    build(networks)
+    (said,) = caplog.messages
+    assert said.startswith("optimizer.algorithm.matrices takes none of the 5 matrices of other: AdamW trains them all")
+    assert "other.0.weight, other.1.weight, other.2.weight, ..." in said
+    caplog.clear()
+    build(Net())
+    assert not caplog.messages
+
+
 def test_a_matrix_moves_by_an_orthogonal_matrix_of_adams_size():
     # one step from zero momentum: U V^T of the gradient, times 0.2 sqrt(max(rows, columns)) lr (Liu et al. 2025)
     net = Net()

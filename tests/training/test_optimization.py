@@ -5,7 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from vidlab.clip import LatentShape
 from vidlab.errors import UserError
+from vidlab.layers.layouts import Full3D, LayerPlan
 from vidlab.text.words import WordsEncoder
 from vidlab.training.optimization import Constant, Cosine, LinearDecay, OptimizerFactory, trainable_parameters
 
@@ -49,6 +52,13 @@ def test_gains_tables_and_positions_of_the_real_models_do_not_decay(make_dit):
     } == {n for n in every if n.endswith(("gain", "offset", "bias", "table.weight", "start", "positions"))}
     assert {n for n in decayed if not n.endswith(".weight")} == set()
     assert "backbone.embed.weight" in decayed and "backbone.modulation.weight" in decayed
+
+
+def test_tables_of_any_shape_do_not_decay():
+    sizes = {"width": 24, "depth": 2, "heads": 2, "patch": (1, 2, 2), "layouts": LayerPlan((Full3D(),))}
+    model = OpenSoraPlan(latent=LatentShape(4, 2, 4, 4), text_width=10, **sizes)
+    tables = {name for name, p in model.named_parameters() if name.endswith("scale_shift_table") and p.ndim == 2}
+    assert len(tables) == 3 and tables <= names_by(model, "weight_decay")[0.0]
 
 
 def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one():

@@ -173,6 +173,18 @@ def test_the_global_norm_is_clipped_by_hand(make_module, monkeypatch, limit, exp
     assert (a.grad[0] / b.grad[1]).item() == pytest.approx(0.75)
 
 
+def test_without_a_limit_gradients_are_only_looked_at(make_module, monkeypatch):
+    module = make_module(optimizer=OptimizerFactory(torch.optim.SGD, lr=1.0, clip_norm=None))
+    logged = {}
+    monkeypatch.setattr(module, "log", lambda name, value: logged.update({name: float(value)}))
+    bias = module.denoiser.head.bias
+    bias.grad = torch.ones_like(bias)
+    bias.grad[0] = torch.inf
+    before = bias.grad.clone()
+    module.configure_gradient_clipping(None)
+    assert logged == {"train/grad_norm": torch.inf} and torch.equal(bias.grad, before)
+
+
 class Batches(LightningDataModule):
     """Given batches, and the position that the module reports back."""
 

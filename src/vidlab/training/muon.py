@@ -1,5 +1,6 @@
 """Muon for the matrices and kernels inside a network, AdamW for everything else, as one optimiser."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
@@ -8,13 +9,16 @@ import torch
 
 from vidlab.errors import UserError
 
+log = logging.getLogger(__name__)
+
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Orthogonalised momentum for hidden matrices (Jordan et al. 2024; Liu et al. 2025 for the scale of its updates).
 
     Both parts are torch's own. Muon's update is scaled to the root mean square of an Adam update, so that one learning
     rate and one schedule serve both. A convolution's kernel is the matrix from its patches to its output channels.
-    Embeddings, the first and last layers, biases, gains and tables stay with AdamW, as its authors advise.
+    Embeddings, the first and last layers, biases, gains and tables stay with AdamW, as its authors advise. A network of
+    which nothing matches is named in a warning.
 
     Args:
         params: groups with ``params``, ``names``, ``weight_decay`` and ``lr``, as ``OptimizerFactory`` makes them.
@@ -47,6 +51,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
                 f"optimizer.algorithm.matrices={list(matrices)} takes {'no' if not inside else 'every'} trainable "
                 "parameter. Use optimizer=adamw, or patterns of the matrices inside the blocks."
             )
+        _say_who_is_left_out(inside, outside)
         super().__init__([*inside, *outside], {"lr": lr})
         decay = inside[0]["weight_decay"]
         self.inside = inside
@@ -117,6 +122,24 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])
         self._share()
+
+
+def _say_who_is_left_out(inside: Sequence[Mapping[str, Any]], outside: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of networks none of whose matrices matches: their author knows which are inside, the patterns do not."""
+    taken = {name.partition(".")[0] for group in inside for name in group["names"]}
+    left: dict[str, list[str]] = {}
+    for group in outside:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            if parameter.ndim >= 2 and name.endswith("weight") and name.partition(".")[0] not in taken:
+                left.setdefault(name.partition(".")[0], []).append(name)
+    for network, names in left.items():
+        if len(names) <= 2:  # a first and a last layer
+            continue
+        log.warning(
+            "optimizer.algorithm.matrices takes none of the %d matrices of %s: AdamW trains them all. Add a pattern of "
+            "those between its first and its last layer; they are called %s",
+            len(names), network, ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
+        )  # fmt: skip
 
 
 def _as_matrix(parameter: torch.Tensor) -> torch.Tensor:

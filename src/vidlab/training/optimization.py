@@ -18,8 +18,9 @@ LrFactor = Callable[[int], float]
 class OptimizerFactory:
     """Builds an optimiser over the trainable parameters, in groups by rule.
 
-    Weight decay is left off every parameter with fewer than two dimensions (biases, norm gains, modulation tables)
-    and off every embedding table, and on for the rest.
+    Weight decay is for the weights of layers: parameters of two dimensions or more whose name ends in ``weight``. It is
+    left off biases, gains, every table that a module adds or multiplies (modulation, positions, tokens), whatever its
+    shape, and off embeddings.
 
     Args:
         algorithm: called with parameter groups, e.g. a partial of ``torch.optim.AdamW``.
@@ -58,13 +59,14 @@ class OptimizerFactory:
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups with keys params, names, weight_decay and lr."""
-        no_decay = _embedding_parameters(module)
+        no_decay = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         matched: set[str] = set()
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
                 continue
-            decay = 0.0 if parameter.ndim < 2 or id(parameter) in no_decay else self.weight_decay
+            decays = parameter.ndim >= 2 and name.endswith("weight") and id(parameter) not in no_decay
+            decay = self.weight_decay if decays else 0.0
             pattern = next((p for p in self.lr_multipliers if fnmatch(name, p)), None)
             matched |= {pattern} if pattern else set()
             lr = self.lr * (self.lr_multipliers[pattern] if pattern else 1.0)
@@ -78,12 +80,6 @@ class OptimizerFactory:
                 f"taken. Names look like {[name for name, p in module.named_parameters() if p.requires_grad][:3]}."
             )
         return list(groups.values())
-
-
-def _embedding_parameters(module: nn.Module) -> set[int]:
-    tables = (m.weight for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag))
-    positions = (p for name, p in module.named_parameters() if name.endswith(("position", "positions", "start")))
-    return {id(parameter) for parameter in [*tables, *positions]}
 
 
 def trainable_parameters(module: nn.Module) -> Iterable[nn.Parameter]:

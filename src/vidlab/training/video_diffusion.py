@@ -402,9 +402,16 @@ class VideoDiffusion(ClipModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
+        """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients.
+
+        Without a limit gradients are only looked at: clipping to an infinite norm would turn one infinite element
+        into NaN everywhere.
+        """
         limit = self.optimizer_factory.clip_norm
-        norm = nn.utils.clip_grad_norm_(trainable_parameters(self), limit if limit else float("inf"))
+        parameters = list(trainable_parameters(self))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         self.log("train/grad_norm", norm)
 
     def frozen_keys(self) -> set[str]:
