@@ -2,7 +2,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.noise_levels import LossByNoiseLevel
 from vidlab.errors import UserError
@@ -14,6 +14,7 @@ def logged(callback: LossByNoiseLevel, *batches: tuple[list, list[float]]) -> li
     logger.log_metrics.side_effect = lambda metrics, step: found.append(metrics)
     for step, (t, losses) in enumerate(batches, start=1):
         trainer = Mock(spec=Trainer, global_step=step, loggers=[logger])
+        trainer.strategy.reduce.side_effect = lambda sums, reduce_op: sums
         outputs = {"t": torch.tensor(t), "per_clip": torch.tensor(losses)}
         callback.on_train_batch_end(trainer, Mock(spec=LightningModule), outputs, None, 0)
     return found
@@ -36,6 +37,26 @@ def test_what_is_not_finite_does_not_count():
     assert logged(LossByNoiseLevel(1, 1), ([0.1, 0.2, 0.3], [1.0, float("nan"), 3.0])) == [
         {"train/loss_at_t/0": pytest.approx(2.0)}
     ]
+
+
+def test_a_window_is_logged_once_and_from_all_its_batches(make_module, make_batch, make_trainer):
+    found = []
+    logger = Mock(name="logger", root_dir=None)
+    logger.log_metrics.side_effect = lambda metrics, step: found.append((step, metrics))
+    callback = LossByNoiseLevel(bins=1, every_n_steps=2)
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, number):
+            seen.extend(outputs["per_clip"].tolist())
+
+    trainer = make_trainer(max_steps=4, accumulate_grad_batches=3, callbacks=[Watch(), callback])
+    trainer.fit_loop.epoch_loop._should_check_val_fx = lambda *_: False
+    trainer.loggers = [logger]
+    trainer.fit(make_module(), [make_batch("ab", number=n) for n in range(12)])
+    ours = [(step, metrics) for step, metrics in found if "train/loss_at_t/0" in metrics]
+    assert [step for step, _ in ours] == [2, 4]
+    assert [m["train/loss_at_t/0"] for _, m in ours] == [pytest.approx(sum(s) / 12) for s in (seen[:12], seen[12:])]
 
 
 def test_settings_are_at_least_one():

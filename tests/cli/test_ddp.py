@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from .command import new_lab
 from .tracked import only
 
 SPY = '''
@@ -41,3 +42,19 @@ def test_two_processes_share_the_clips_and_agree(lab, attempt):
     assert first["weights"] == second["weights"]
     assert only(lab).status == "FINISHED" and len(lab.runs) == 1
     assert done.out.count("Trained 3 steps") == 1
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(commands, empty_store, tmp_path):
+    """Frames are known in half the clips, so that ranks have different numbers of elements that count."""
+    known = ("conditioning=frame_replacement", "conditioning.image_dropout=0.5", "trainer.max_steps=3")
+    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.batch_size=2")
+    curves = []
+    for name, words in (("one", ()), ("two", ranks), ("accumulated", ("trainer.accumulate_grad_batches=4",))):
+        lab = new_lab(commands, tmp_path / name, empty_store)
+        batch = ("data.batch_size=1",) if name == "accumulated" else ()
+        done = lab.train("optimizer=adamw", "callbacks.previews=null", *known, *words, *batch)
+        assert done.code == 0, done.err
+        curves.append(only(lab).losses())
+    one, two, accumulated = curves
+    assert {step for name, step in one if name == "train/loss"} == {0, 1, 2}
+    assert two == pytest.approx(one, rel=1e-4) and accumulated == pytest.approx(one, rel=1e-4)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from vidlab.autoencoders.haar import Haar
+from vidlab.autoencoders.identity import Identity
 from vidlab.clip import Conditions, DenoiserOutput
 from vidlab.conditioning.base import Conditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
@@ -16,8 +17,7 @@ from vidlab.errors import UserError
 OBJECTIVE = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
 
 
-def same(x):
-    return x
+same = Identity()
 
 
 @pytest.fixture
@@ -75,11 +75,11 @@ def test_dropout_is_a_keyed_share(make_draw):
 def test_given_frames_are_whole_latent_frames():
     haar, pixels = Haar(frames=4, height=4, width=4), torch.rand(1, 3, 8, 8, 8) * 2 - 1
     frames = torch.arange(8)[None] < 4
-    known = FrameReplacement().given(pixels, frames, haar.encode).known
+    known = FrameReplacement().given(pixels, frames, haar).known
     assert known.mask.flatten().tolist() == [1, 0]
     torch.testing.assert_close(known.latents[:, :, 0], haar.encode(pixels)[:, :, 0])
     with pytest.raises(UserError, match=r"1 of 8 frames are given.*holds 4 frames.*autoencoder=haar_frames"):
-        FrameReplacement().given(pixels, torch.arange(8)[None] < 1, haar.encode)
+        FrameReplacement().given(pixels, torch.arange(8)[None] < 1, haar)
 
 
 def test_nothing_given_changes_nothing(x0):
@@ -105,3 +105,16 @@ def test_arguments():
 def test_frames_usually_given_are_those_of_training():
     counts = {str(p): FrameReplacement(p).usual_frames(8) for p in (First(1), First(3), Ends(), EveryNth(2))}
     assert list(counts.values()) == [1, 3, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "length"), [(First(1), 1), (Ends(), 1), (Ends(), 2), (First(3), 3), (EveryNth(2), 1)]
+)
+def test_a_clip_that_would_be_given_away_is_trained_without(pattern, length, make_draw):
+    conditioning, x0 = FrameReplacement(pattern, image_dropout=0.0), torch.randn(2, 3, length, 2, 2)
+    assert conditioning.gives_all(length) and not conditioning.gives_all(length + 2)
+    known = conditioning.observe(x0, x0, same, make_draw(), 0).known
+    assert not known.mask.any()
+    corrupted = OBJECTIVE.prepare(x0, Conditions(known=known), make_draw())
+    plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
+    assert torch.equal(corrupted.input.latents, plain.input.latents) and corrupted.loss_mask.all()

@@ -15,9 +15,17 @@ def always(task: str, kept=(0.0, 1.0)) -> MaskedVideo:
     return MaskedVideo([Stage({task: 1.0}, kept)])
 
 
-def halved(pixels):
+class Halved:
     """An autoencoder of two frames per latent: their mean."""
-    return pixels.unflatten(2, (-1, 2)).mean(3)
+
+    stride = Stride(2, 1, 1)
+
+    def encode(self, pixels):
+        return pixels.unflatten(2, (-1, 2)).mean(3)
+
+
+halved = Halved()
+CAUSAL = Stride(4, 8, 8, first_frame_alone=True)
 
 
 @pytest.mark.parametrize(
@@ -58,11 +66,15 @@ def test_the_curriculum_changes_stage_with_the_step():
 def test_the_mask_of_an_image_by_hand():
     # Open-Sora Plan v1.3: 93 frames, 24 latent frames; the first has all four channels 0 (kept), all others are 1
     frames = torch.arange(93)[None] == 0
-    mask = folded_mask(frames, (24, 3, 5))
+    mask = folded_mask(frames, (24, 3, 5), CAUSAL)
     assert mask.shape == (1, 4, 24, 3, 5)
     assert not mask[:, :, 0].any() and mask[:, :, 1:].all()
     # the third frame of an even clip is the first channel of the second latent frame
-    assert folded_mask(torch.arange(4)[None] == 2, (2, 1, 1)).flatten().tolist() == [1, 0, 1, 1]
+    assert folded_mask(torch.arange(4)[None] == 2, (2, 1, 1), halved.stride).flatten().tolist() == [1, 0, 1, 1]
+
+
+def test_the_mask_of_a_single_frame_has_as_many_channels():
+    assert folded_mask(torch.tensor([[True]]), (1, 3, 5), CAUSAL).shape == (1, 4, 1, 3, 5)
 
 
 def test_masked_pixels_are_black_before_encoding():

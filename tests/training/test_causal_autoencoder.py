@@ -62,22 +62,40 @@ def test_a_step_and_a_sample(make_causal, make_batch, make_draw, conditioning, m
 def test_an_image_is_the_first_latent_frame(make_causal, make_batch):
     module, pixels = make_causal(), make_batch(size=SIZE).pixels
     known = torch.arange(9).expand(2, 9) == 0
-    evidence = FrameReplacement().given(pixels, known, module.encode)
+    evidence = FrameReplacement().given(pixels, known, module.autoencoder)
     assert evidence.known.mask.flatten(1).tolist() == [[1, 0, 0]] * 2
     # nothing but the image is looked at
     torch.testing.assert_close(evidence.known.latents[:, :, :1], module.encode(pixels)[:, :, :1])
     with pytest.raises(UserError, match="only whole ones can replace noise"):
-        FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 4, module.encode)
-    assert FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 5, module.encode).known.mask.sum() == 4
+        FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 4, module.autoencoder)
+    assert FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 5, module.autoencoder).known.mask.sum() == 4
 
 
 def test_masks_fold_as_open_sora_plan_folds_them(make_causal, make_batch):
     module = make_causal(conditioning=masked_video())
     known = torch.arange(9).expand(2, 9) < 3
-    channels = masked_video().given(make_batch(size=SIZE).pixels, known, module.encode).controls.channels
+    channels = masked_video().given(make_batch(size=SIZE).pixels, known, module.autoencoder).controls.channels
     assert channels.shape == (2, 4 + 4, 3, 2, 2)
     discarded = channels[0, 4:, :, 0, 0].T  # frame 0 four times, frames 1 to 4, frames 5 to 8
     assert discarded.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize("conditioning", [FrameReplacement(), masked_video("i2v")], ids=["replaced", "masked"])
+def test_images_and_videos_train_in_turn(make_causal, make_batch, make_trainer, make_draw, conditioning):
+    module, trainer = make_causal(conditioning=conditioning), make_trainer(max_steps=4)
+    sizes = (SIZE, (1, 16, 16), (5, 16, 24), (1, 24, 16))
+    trainer.fit(module, [make_batch("ab", size, number) for number, size in enumerate(sizes)])
+    assert trainer.global_step == 4 and trainer.callback_metrics["train/loss"].isfinite()
+    assert trainer.callback_metrics["train/loss"] > 0
+
+
+def test_a_single_frame_from_an_image(make_causal, make_batch, make_draw, caplog):
+    module = make_causal(conditioning=masked_video(), clip_shape=(1, 16, 16))
+    picture = make_batch(size=(1, 16, 16)).pixels
+    videos = module.generate(["a", "b"], make_draw(), picture, torch.ones(2, 1, dtype=torch.bool))
+    assert videos.shape == (2, 3, 1, 16, 16) and videos.isfinite().all()
+    make_causal(conditioning=FrameReplacement(), clip_shape=(1, 16, 16))
+    assert "conditioning=FrameReplacement would give all of a clip of 1 latent frames away" in caplog.text
 
 
 def test_the_autoencoder_drops_nothing_while_the_denoiser_trains(make_causal, make_batch):

@@ -316,6 +316,7 @@ def test_validation_depends_on_neither_batch_size_nor_seed_nor_order(make_module
 def test_validation_draws_nothing_from_the_global_generator(make_module, make_batch, monkeypatch):
     module = make_module().eval()
     monkeypatch.setattr(module, "log_dict", lambda *_, **__: None)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
     before = torch.get_rng_state()
     module.validation_step(make_batch("ab"), 0)
     assert torch.equal(torch.get_rng_state(), before)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.callbacks.ema import EMA
+from vidlab.callbacks.interval import StepInterval
 from vidlab.data.index import ClipRow
 from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames, to_pixels
@@ -56,7 +57,7 @@ class Evaluation(Callback):
             if value < 1:
                 raise UserError(f"callbacks.evaluation.{name}={value} must be at least 1.")
         self.metrics = dict(metrics)
-        self.every_n_steps = every_n_steps
+        self._interval = StepInterval(every_n_steps)
         self.num_videos = num_videos
         self.batch_size = batch_size
         self.seed = seed
@@ -86,9 +87,13 @@ class Evaluation(Callback):
             rank_zero_info(f"callbacks.evaluation leaves out {told}")
         self._usable = selection.metrics
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here."""
+        self._interval.start(trainer.global_step)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Evaluate at the interval, once per optimiser step."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if self._interval.due(trainer.global_step):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,13 +5,15 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from vidlab.callbacks.interval import StepInterval
 from vidlab.errors import UserError
 
 
 class LossByNoiseLevel(Callback):
     """Averages the objective per clip over equal bins of t and logs it every ``every_n_steps`` optimiser steps.
 
-    Sums stay on the device between logs. A bin that no clip fell into is not logged.
+    All clips of the interval count, of every batch and rank. Sums stay on the device between logs. A bin that no clip
+    fell into is not logged.
 
     Args:
         bins: number of equal parts of [0, 1].
@@ -29,8 +31,12 @@ class LossByNoiseLevel(Callback):
             if value < 1:
                 raise UserError(f"callbacks.noise_levels.{name}={value} must be at least 1.")
         self.bins = bins
-        self.every_n_steps = every_n_steps
+        self._interval = StepInterval(every_n_steps)
         self._sums: torch.Tensor | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here."""
+        self._interval.start(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -45,12 +51,12 @@ class LossByNoiseLevel(Callback):
         place = (level.to(per_clip.device) * self.bins).long().clamp(0, self.bins - 1)
         self._sums[0].index_add_(0, place, per_clip)
         self._sums[1].index_add_(0, place, counts.float())
-        if trainer.global_step % self.every_n_steps == 0:
+        if self._interval.due(trainer.global_step):
             self._log(trainer)
 
     def _log(self, trainer: Trainer) -> None:
         assert self._sums is not None
-        total, count = self._sums.tolist()
+        total, count = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._sums = None
         found = {
             f"train/loss_at_t/{number / self.bins:g}": value / clips

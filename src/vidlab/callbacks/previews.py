@@ -10,6 +10,7 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.ema import EMA
+from vidlab.callbacks.interval import StepInterval
 from vidlab.data.media import contact_sheet, grid_mp4, write_png
 from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
@@ -60,7 +61,7 @@ class Previews(Callback):
         if every_n_steps < 1:
             raise UserError(f"callbacks.previews.every_n_steps={every_n_steps} must be at least 1.")
         self.folder = Path(folder)
-        self.every_n_steps = every_n_steps
+        self._interval = StepInterval(every_n_steps)
         self.prompts = None if prompts is None else list(prompts)
         self.count = count
         self.seed = seed
@@ -68,9 +69,13 @@ class Previews(Callback):
         self.latest: Path | None = None
         self._last_step = -1
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count from here."""
+        self._interval.start(trainer.global_step)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Preview at the interval, once per optimiser step."""
-        if trainer.global_step % self.every_n_steps == 0:
+        if self._interval.due(trainer.global_step):
             self._preview(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

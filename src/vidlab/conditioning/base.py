@@ -1,6 +1,5 @@
 """The protocol of conditioning on known frames, and the arithmetic of known frames in latent space."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,7 +14,17 @@ from vidlab.randomness import Draw
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
 Frames = Bool[Tensor, "B T"]
-Encode = Callable[[Pixels], Latents]
+
+
+@runtime_checkable
+class FrameEncoder(Protocol):
+    """What conditioning needs of an autoencoder: latents, and how many frames each holds."""
+
+    stride: Stride
+
+    def encode(self, pixels: Pixels) -> Latents:
+        """Latents of a clip."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,21 @@ class Conditioning(Protocol):
         """How many frames at the start of a clip of ``frames`` training makes known where a user does not say."""
         ...
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+    def gives_all(self, latent_frames: int) -> bool:
+        """Whether training would make every frame of such clips known, with no error left that counts.
+
+        ``observe`` makes none known then.
+        """
+        ...
+
+    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
         """What is known of training clips whose latents are ``x0``, at a training step.
 
         ``pixels`` is None where clips come encoded.
         """
         ...
 
-    def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
+    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
         """Evidence of the frames marked True; the pixels of others are not looked at.
 
         Raises:
@@ -76,11 +92,15 @@ class NoConditioning:
         """None."""
         return 0
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+    def gives_all(self, latent_frames: int) -> bool:
+        """Nothing is known."""
+        return False
+
+    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
         """Nothing."""
         return Evidence()
 
-    def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
+    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
         """Nothing.
 
         Raises:
@@ -94,35 +114,19 @@ class NoConditioning:
         return Evidence()
 
 
-def frames_per_latent(frames: int, latent_frames: int) -> tuple[int, bool]:
-    """(pixel frames per latent frame, whether the first latent frame holds the first frame alone).
-
-    A clip of f T' frames is cut evenly; one of 1 + f (T' - 1) frames comes from a causal autoencoder. The number f is a
-    power of two, as temporal strides are; then at most one of the two fits (9 frames on 3 are 1 + 4 + 4, not 3 x 3),
-    unless f is 1 and they mean the same.
-
-    Raises:
-        ValueError: neither.
-    """
-    even, uneven = divmod(frames, latent_frames)
-    if not uneven and _power_of_two(even):
-        return even, False
-    after, uneven = divmod(frames - 1, max(latent_frames - 1, 1))
-    if latent_frames > 1 and not uneven and _power_of_two(after):
-        return after, True
-    raise ValueError(f"{frames} frames do not map evenly onto {latent_frames} latent frames")
-
-
-def _power_of_two(number: int) -> bool:
-    return number > 0 and not number & (number - 1)
-
-
-def by_latent_frame(value: Tensor, latent_frames: int) -> Tensor:
+def by_latent_frame(value: Tensor, latent_frames: int, stride: Stride) -> Tensor:
     """(B, T, ...) per pixel frame to (B, T', f, ...) per latent frame; a lone first frame is repeated f times.
 
-    Open-Sora Plan v1.3 folds masks this way: 93 frames become 24 x 4, of which the first four are frame 0.
+    Open-Sora Plan v1.3 folds masks this way: 93 frames become 24 x 4, of which the first four are frame 0, and one
+    frame becomes 1 x 4. The stride is the autoencoder's: sizes alone do not tell it, a single frame least of all.
+
+    Raises:
+        ValueError: so many frames do not make so many latent frames.
     """
-    factor, causal = frames_per_latent(value.shape[1], latent_frames)
-    if causal:
+    frames, factor = value.shape[1], stride.frames
+    expected = 1 + factor * (latent_frames - 1) if stride.first_frame_alone else factor * latent_frames
+    if frames != expected:
+        raise ValueError(f"{frames} frames do not map onto {latent_frames} latent frames of stride {factor}")
+    if stride.first_frame_alone:
         value = torch.cat([value[:, :1].repeat_interleave(factor, dim=1), value[:, 1:]], dim=1)
     return value.unflatten(1, (latent_frames, factor))

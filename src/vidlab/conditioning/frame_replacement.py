@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from vidlab.clip import Known, LatentShape, Stride
-from vidlab.conditioning.base import Encode, Evidence, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.base import Evidence, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
@@ -18,6 +18,9 @@ class FrameReplacement:
     Encode, noise, replace, then patches: with a temporal patch of 2 the first token holds a clean and a noisy frame.
     With probability ``image_dropout`` a clip keeps its noisy frames and is supervised everywhere, which teaches plain
     text-to-video and makes guidance by the image possible. At generation known frames are replaced at each step.
+
+    A clip all of whose frames the pattern names (a single frame; two with both ends) would be given away whole, with no
+    error that counts: it is trained as plain text-to-video, like a dropped one.
 
     Args:
         pattern: which latent frames are known in training.
@@ -50,20 +53,26 @@ class FrameReplacement:
         """The frames at the start that the pattern gives."""
         return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
-        """The pattern's frames of each clip that keeps its image."""
+    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
+        """The pattern's frames of each clip that keeps its image; none where they are all there are."""
         kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
-        frames = self.pattern.frames(x0.shape[2]).to(x0.device)
-        return Evidence(known=self._known(x0, kept[:, None] & frames))
+        frames = self.pattern.frames(x0.shape[2])
+        if self.gives_all(x0.shape[2]):
+            frames = torch.zeros_like(frames)
+        return Evidence(known=self._known(x0, kept[:, None] & frames.to(x0.device)))
 
-    def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
+    def gives_all(self, latent_frames: int) -> bool:
+        """Whether the pattern would leave no frame of so many to learn from; such clips are trained without it."""
+        return bool(self.pattern.frames(latent_frames).all())
+
+    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
         """The latent frames of the given pixel frames.
 
         Raises:
             UserError: a latent frame is known in part.
         """
-        x0 = encode(torch.where(frames[:, None, :, None, None], pixels, 0))
-        folded = by_latent_frame(frames, x0.shape[2])
+        x0 = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, 0))
+        folded = by_latent_frame(frames, x0.shape[2], encoder.stride)
         if (folded.any(dim=2) & ~folded.all(dim=2)).any():
             raise UserError(
                 f"{int(frames[0].sum())} of {frames.shape[1]} frames are given, but a latent frame of this autoencoder "

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.clip import Controls, LatentShape, Stride
-from vidlab.conditioning.base import Encode, Evidence, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.base import Evidence, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
 
@@ -97,11 +97,15 @@ class MaskedVideo:
         """Half: continuation keeps any number."""
         return max(frames // 2, 1)
 
+    def gives_all(self, latent_frames: int) -> bool:
+        """The error counts everywhere, so that nothing is left out of it."""
+        return False
+
     def stage(self, step: int) -> Stage:
         """The stage of a training step."""
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encode: Encode, draw: Draw, step: int) -> Evidence:
+    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
         """A task for each clip, and noise on the frames it keeps.
 
         Raises:
@@ -113,7 +117,7 @@ class MaskedVideo:
         level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))
         level = torch.where(draw.uniform("condition_clean") < self.clean, 0, level).to(pixels)
         noise = draw.normal("condition_noise", tuple(pixels.shape[1:])).to(pixels)
-        return self.given(pixels + level[:, None, None, None, None] * noise, frames, encode)
+        return self.given(pixels + level[:, None, None, None, None] * noise, frames, encoder)
 
     def kept_frames(self, count: int, draw: Draw, step: int) -> Frames:
         """True at kept frames of each clip."""
@@ -122,17 +126,17 @@ class MaskedVideo:
         rows = zip(draw.uniform("task").tolist(), draw.uniform("condition_share").tolist(), order, strict=True)
         return torch.stack([_kept(stage.task(u), stage, count, share, ranks) for u, share, ranks in rows])
 
-    def given(self, pixels: Pixels, frames: Frames, encode: Encode) -> Evidence:
+    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
         """Latents of the video with all other frames black, and the folded mask."""
-        masked = encode(torch.where(frames[:, None, :, None, None], pixels, -1.0))
-        mask = folded_mask(frames, tuple(masked.shape[2:])).to(masked)
+        masked = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, -1.0))
+        mask = folded_mask(frames, tuple(masked.shape[2:]), encoder.stride).to(masked)
         known = 1 - mask.amax(dim=1, keepdim=True)
         return Evidence(controls=Controls(channels=torch.cat([masked, mask], dim=1), mask=known))
 
 
-def folded_mask(frames: Frames, shape: Sequence[int]) -> Float[Tensor, "B f t h w"]:
+def folded_mask(frames: Frames, shape: Sequence[int], stride: Stride) -> Float[Tensor, "B f t h w"]:
     """1 at discarded frames, (B, pixel frames per latent frame, T', h, w)."""
-    folded = by_latent_frame(~frames, shape[0]).transpose(1, 2).float()
+    folded = by_latent_frame(~frames, shape[0], stride).transpose(1, 2).float()
     return folded[..., None, None].expand(*folded.shape, *shape[1:])
 
 

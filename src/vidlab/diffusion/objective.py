@@ -39,10 +39,14 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class ObjectiveLoss:
-    """The scalar to minimise and the same error per clip."""
+    """The scalar to minimise, the same error per clip, and the elements each clip's is a mean over.
+
+    ``total`` is sum(per_clip * counted) / sum(counted).
+    """
 
     total: Float[Tensor, ""]
     per_clip: Float[Tensor, "B"]
+    counted: Float[Tensor, "B"]
 
 
 @runtime_checkable
@@ -125,10 +129,11 @@ class GaussianObjective:
         error = error * over_latents(corrupted.weight, error)
         if corrupted.loss_mask is None:
             per_clip = error.mean(dim=(1, 2, 3, 4))
-            return ObjectiveLoss(total=per_clip.mean(), per_clip=per_clip)
+            return ObjectiveLoss(per_clip.mean(), per_clip, torch.full_like(per_clip, error[0].numel()))
         mask = corrupted.loss_mask.expand_as(error)
         total, counted = (error * mask).sum(dim=(1, 2, 3, 4)), mask.sum(dim=(1, 2, 3, 4))
-        return ObjectiveLoss(total=total.sum() / counted.sum().clamp(min=1), per_clip=total / counted.clamp(min=1))
+        mean = total.sum() / counted.sum().clamp(min=1)
+        return ObjectiveLoss(mean, total / counted.clamp(min=1), counted)
 
     def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
         """Convert a prediction at ``input`` to clean latents and noise, in float32."""

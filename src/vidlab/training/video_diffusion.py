@@ -1,6 +1,7 @@
 """The one LightningModule of every video denoiser: it knows only the protocols."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,6 +30,9 @@ from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
 from vidlab.training.module import ClipModule, Named
 from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
+from vidlab.training.step_means import StepMeans, scale_gradients
+
+log = logging.getLogger(__name__)
 
 Latents = Float[Tensor, "B C t h w"]
 Pixels = Float[Tensor, "B 3 T H W"]
@@ -121,8 +125,10 @@ class VideoDiffusion(ClipModule):
         self.seed = seed
         self.compile_backbone = compile
         self.backbone: VideoDenoiser | None = None
+        self._lengths_seen: set[int] = set()
         self._check_parts()
         self._base_lrs = []
+        self._step_means: StepMeans | None = None
 
     def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
         """Fix what follows from other parts: the attention kernel and the channels of the controls."""
@@ -146,6 +152,7 @@ class VideoDiffusion(ClipModule):
 
     def _check_parts(self) -> None:
         """Refuse parts that cannot work together, before anything is built."""
+        self._say_what_would_be_given_away(self.latent.frames)
         self.sampler.times(self.objective.schedule)
         needed = {name for t in (0.0, 0.25, 0.5, 0.75, 1.0) for name in self.guidance.needs(t)}
         if "image" in needed and not self.conditioning.takes_frames:
@@ -153,6 +160,18 @@ class VideoDiffusion(ClipModule):
                 f"guidance={type(self.guidance).__name__} needs a model that knows frames apart from the prompt. "
                 "Use guidance=cfg, or train with conditioning=frame_replacement or conditioning=masked_video."
             )
+
+    def _say_what_would_be_given_away(self, latent_frames: int) -> None:
+        """Warn, once for each length, of clips that are trained without their condition."""
+        if latent_frames in self._lengths_seen:
+            return
+        self._lengths_seen.add(latent_frames)
+        if self.conditioning.gives_all(latent_frames):
+            log.warning(
+                "conditioning=%s would give all of a clip of %d latent frames away: such clips are trained as "
+                "text-to-video, without it. Longer clips, or another pattern, leave something to learn.",
+                type(self.conditioning).__name__, latent_frames,
+            )  # fmt: skip
 
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
@@ -249,15 +268,24 @@ class VideoDiffusion(ClipModule):
         """
         draw = self.draw(batch, self.seed)
         x0 = self.latents_of(batch, draw)
-        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, batch.number)
+        self._say_what_would_be_given_away(x0.shape[2])
+        evidence = self.conditioning.observe(batch.pixels, x0, self.autoencoder, draw, batch.number)
         conditions = self._conditions(self.text_of(batch, draw), evidence, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
         output = self.denoiser(corrupted.input)
         objective = self.objective.loss(corrupted, output)
-        loss = objective.total + self._regularization(batch, corrupted, output, draw)
-        self.log("train/loss", loss.detach(), batch_size=len(batch))
+        terms = self._regularizers(batch, corrupted, output, draw)
+        weighted = (self.regularizers[name].weight * value for name, value in terms.items())
+        loss = sum(weighted, start=objective.total)
+        found = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
+        if self._step_means is None:
+            self._log_step(found)
+        else:
+            share = self._step_means.share(objective.counted.sum(), x0.numel())
+            self._step_means.add(found, share)
+            loss = loss * share
         self.count(batch)
         return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
 
@@ -266,35 +294,45 @@ class VideoDiffusion(ClipModule):
         dropped = (draw.uniform("text_dropout") < self.text_dropout).tolist()
         return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
 
-    def _regularization(
+    def _regularizers(
         self, batch: ClipBatch, corrupted: Corrupted, output: DenoiserOutput, draw: Draw
-    ) -> Tensor | float:
-        if not self.regularizers:
-            return 0.0
+    ) -> dict[str, Tensor]:
+        """Each term of a batch, not yet weighted."""
         context = LossContext(batch, corrupted.input, output, corrupted.target, batch.number, draw)
-        total = torch.zeros((), device=batch.device)
-        for name, term in self.regularizers.items():
-            value = term(context)
-            self.log(f"train/{name}", value.detach(), batch_size=len(batch))
-            total = total + term.weight * value
-        return total
+        return {name: term(context) for name, term in self.regularizers.items()}
+
+    def on_after_backward(self) -> None:
+        """After the last batch of a step: what its gradient lacks to that of the mean over all batches and ranks."""
+        if self._step_means is None or self.trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        strategy = self.trainer.strategy
+        mean = self._step_means.close(lambda sums: strategy.reduce(sums, reduce_op="sum"), self.trainer.world_size)
+        scale_gradients(trainable_parameters(self), mean.factor)
+        self._log_step(mean.values)
+
+    def _log_step(self, values: Mapping[str, Tensor]) -> None:
+        """Log means over all clips of an optimizer step."""
+        for name, value in values.items():
+            self.log(name, value.detach(), batch_size=1)
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         held_out = self.held_out(batch)
-        loss = self.objective_at(held_out, held_out.draw.uniform("validation_t")).total
+        loss = self.objective_at(held_out, held_out.draw.uniform("validation_t"))
         errors = {f"val/x0_mse/log_snr_{value:g}": self.x0_errors(held_out, value).mean()
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
-        metrics = {"val/loss": loss, "val/x0_mse": mean, **errors}
+        metrics = {"val/x0_mse": mean, **errors}
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
+        counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
+        self.log("val/loss", loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
 
     def held_out(self, batch: ClipBatch) -> HeldOut:
         """A validation batch with its latents, its conditions and its fixed random numbers."""
         assert batch.pixels is not None
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
-        evidence = self.conditioning.observe(batch.pixels, x0, self.encode, draw, END_OF_TRAINING)
+        evidence = self.conditioning.observe(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)
         text = self.text_encoder(batch.captions)
         conditions = self._conditions(text, evidence, x0, batch.size, micro=batch.micro)
         blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
@@ -342,7 +380,7 @@ class VideoDiffusion(ClipModule):
         nothing = self._nothing_known(blank)
         evidence = nothing
         if pixels is not None and known is not None:
-            evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.encode)
+            evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.autoencoder)
         null = self.text_encoder([""] * count)
         conditions = {
             "full": self._conditions(self.text_encoder(prompts), evidence, noise, self.clip_shape, micro=micro),
@@ -376,7 +414,7 @@ class VideoDiffusion(ClipModule):
         if not self.controlled:
             return Evidence()
         unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
-        return self.conditioning.given(pixels, unknown, self.encode)
+        return self.conditioning.given(pixels, unknown, self.autoencoder)
 
     @property
     def controlled(self) -> bool:
@@ -393,8 +431,10 @@ class VideoDiffusion(ClipModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Follow the schedule of this run."""
+        """Follow the schedule of this run; where a step has several batches, average over all of them."""
         self.use_this_schedule([self.lr_schedulers()])
+        several = self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
+        self._step_means = StepMeans() if several else None
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Follow the steps taken: a discarded step leaves the schedule where it is."""

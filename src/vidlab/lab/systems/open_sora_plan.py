@@ -157,7 +157,7 @@ class OpenSoraPlanSystem:
             told["given"] = (request.given.pixels[None], request.given.known[None])
         found = {}
         for name, (clip, frames) in told.items():
-            evidence = conditioning.given(clip.to(request.device), frames.to(request.device), vae.encode)
+            evidence = conditioning.given(clip.to(request.device), frames.to(request.device), vae)
             assert evidence.controls is not None
             found[name] = Controls(evidence.controls.channels.float().cpu(), evidence.controls.mask.float().cpu())
         return {"given": found["nothing"]} | found
