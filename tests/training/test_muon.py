@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
-from vidlab.training.muon import MuonWithAdamW
+from vidlab.training.muon import BatchedMuon, MuonWithAdamW
+from vidlab.training.newton_schulz import orthogonalize
 from vidlab.training.optimization import OptimizerFactory
 
 
@@ -50,6 +51,53 @@ def test_who_updates_what():
     ]  # fmt: skip
     rest = {n for group in optimizer.adamw.param_groups for n in group["names"]}
     assert rest == {"embed.weight", "embed.bias", "blocks.0.bias", "blocks.1.bias", "table"}
+
+
+def alike(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, in units of what torch's own rounding to bfloat16 changes."""
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 12), (12, 4), (5, 9), (1, 7), (64, 256)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_matrices_are_orthogonalized_together_as_torch_does_one_by_one(shape, dtype):
+    from torch.optim._muon import _zeropower_via_newtonschulz
+
+    matrices = torch.randn(3, *shape)
+    found = orthogonalize(matrices, dtype)
+    assert found.shape == matrices.shape and found.dtype == dtype
+    for matrix, one in zip(matrices, found.float(), strict=True):
+        exact = _in_float64(matrix)
+        theirs = _zeropower_via_newtonschulz(matrix, (3.4445, -4.7750, 2.0315), 5, 1e-7).float()
+        assert alike(one, exact) < (1e-4 if dtype == torch.float32 else 1.5 * alike(theirs, exact) + 0.01)
+    assert not orthogonalize(torch.zeros(2, *shape), dtype).any()
+
+
+def _in_float64(matrix: torch.Tensor) -> torch.Tensor:
+    """The published loop, in double precision."""
+    x = matrix.double() / matrix.double().norm()
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).float()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_steps_are_those_of_torch_within_bfloat16(decay):
+    ours, theirs = Net(), Net()
+    theirs.load_state_dict(ours.state_dict())
+    settings = {"lr": 0.02, "weight_decay": decay, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    mine = BatchedMuon([block.weight for block in ours.blocks], "32-true", **settings)
+    other = torch.optim.Muon([block.weight for block in theirs.blocks], **settings)
+    for _ in range(5):
+        for net, optimizer in ((ours, mine), (theirs, other)):
+            backward(net)
+            optimizer.step()
+    for a, b in zip(ours.blocks, theirs.blocks, strict=True):
+        torch.testing.assert_close(a.weight, b.weight, rtol=0, atol=5 * 0.02 * 0.02)
+    assert mine.state_dict().keys() == other.state_dict().keys()
 
 
 def test_a_network_without_a_match_is_named(caplog):

@@ -17,10 +17,10 @@ from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.lab.entry import instantiate, locate_target
 from vidlab.lab.messages import root_cause
-from vidlab.lab.precision import resolve_precision
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.training.module import ClipModule
+from vidlab.training.precision import resolve_precision
 
 log = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from vidlab.errors import UserError
 from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.entry import instantiate
-from vidlab.lab.precision import resolve_precision
 from vidlab.lab.safe_text import terminal
+from vidlab.training.precision import resolve_precision
 
 STAGES = ("index", "encode")
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1}

@@ -28,7 +28,6 @@ from vidlab.files import write_text
 from vidlab.lab.compose import build_module, resolve_accelerator
 from vidlab.lab.entry import instantiate
 from vidlab.lab.given_frames import GivenFrames, given_frames
-from vidlab.lab.precision import autocast
 from vidlab.lab.progress import bar
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.run_folder import RUNS
@@ -38,6 +37,7 @@ from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in
 from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
 SIZES = ("frames", "height", "width")

@@ -15,8 +15,8 @@ from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
-from vidlab.lab.precision import autocast
 from vidlab.randomness import Draw
+from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from vidlab.clip import ClipBatch
-from vidlab.lab.precision import autocast
 from vidlab.metrics.base import key_number
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult
 from vidlab.training.held_out import HeldOut
+from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
 Measure = Callable[[HeldOut], Tensor]

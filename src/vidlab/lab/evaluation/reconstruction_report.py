@@ -16,11 +16,11 @@ from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.reconstruction import Cost, Setup
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.report_files import write_report
-from vidlab.lab.precision import resolve_precision
 from vidlab.lab.provenance import collect
 from vidlab.lab.safe_text import cell, markdown, named_cells
 from vidlab.metrics.base import key_number
 from vidlab.training.latent_moments import LatentMoments
+from vidlab.training.precision import resolve_precision
 
 SHOWN = 4  # clips in the pictures
 FRAMES_SHOWN = 9  # of a clip, in the contact sheet

@@ -1,6 +1,11 @@
 """The choice behind ``precision=auto``, and computing in it."""
 
+import os
+
 import torch
+
+# oneDNN's names of instruction sets that hold bf16 dot products, in ONEDNN_MAX_CPU_ISA, which forbids those above it.
+WITH_BF16 = ("AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10", "DEFAULT", "ALL")
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
@@ -14,11 +19,16 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 
 def has_bf16(accelerator: str) -> bool:
-    """Whether bf16 matrix products are native on ``cuda`` or ``cpu``."""
+    """Whether bf16 matrix products are native on ``cuda`` or ``cpu``.
+
+    A CPU counts as what ``ONEDNN_MAX_CPU_ISA`` lets it be, so that one without bf16 can be tried on any.
+    """
     if accelerator in ("cuda", "gpu"):
         return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
     if accelerator == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        allowed = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "DEFAULT"
+        there = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(there) and allowed.upper().startswith(WITH_BF16)
     return False
 
 
