@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vidlab.backbones.dit import DiT
+from vidlab.backbones.stiv import STIV
 from vidlab.clip import LatentShape
-from vidlab.cost import ModelCost, denoiser_cost, matmul_rate
+from vidlab.cost import DenoiserCounter, ModelCost, matmul_rate
 from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
 
 LATENT = LatentShape(channels=3, frames=4, height=4, width=6)
@@ -16,7 +17,7 @@ PATCH = 12  # numbers in a patch
 
 def counted(layouts, text_tokens=S) -> ModelCost:
     make = partial(DiT, layouts=LayerPlan(layouts), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    return denoiser_cost(make, LATENT, TEXT, text_tokens)
+    return DenoiserCounter(make, LATENT, TEXT).cost(LATENT, text_tokens)
 
 
 def by_hand(group: int, s: int = S) -> int:
@@ -57,9 +58,35 @@ def test_parameters_and_tokens():
     assert cost.tokens == TOKENS
 
 
+@pytest.mark.parametrize("attention", ["auto", "sdpa", "flex"])
+def test_every_kernel_counts_by_the_formula(attention):
+    make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
+    counter = DenoiserCounter(partial(make, attention=attention), LATENT, TEXT)
+    assert counter.cost(LATENT, S).forward_flops == 2 * by_hand(TOKENS)
+
+
+def test_tokens_that_training_drops_are_not_counted():
+    """Without masking every block sees 24 tokens; with half of the places dropped all but the last see 12."""
+    sizes = {"width": D, "depth": 3, "heads": 2, "patch": (1, 2, 2)}
+    forward = {}
+    for ratio in (0.0, 0.5):
+        masked = partial(STIV, **sizes, mask_ratio=ratio, unmask_blocks=1) if ratio else partial(STIV, **sizes)
+        forward[ratio] = DenoiserCounter(masked, LATENT, TEXT).cost(LATENT, S).forward_flops
+    # of a block: q, k, v, out and a gated feed-forward in spatial and temporal parts all halve or more
+    assert 0.55 < forward[0.5] / forward[0.0] < 0.75
+
+
+def test_another_shape_and_length_are_counted_by_the_same_network():
+    make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
+    counter, half = DenoiserCounter(make, LATENT, TEXT), LatentShape(3, 2, 4, 6)
+    assert counter.cost(half, 2 * S) == DenoiserCounter(make, half, TEXT).cost(half, 2 * S)
+    assert counter.cost(half, S).forward_flops < counter.cost(LATENT, S).forward_flops == 2 * by_hand(TOKENS)
+
+
 def test_planning_touches_no_memory():
     huge = partial(DiT, layouts=LayerPlan((Full3D(),)), width=8192, depth=64, heads=64, patch=(1, 2, 2))
-    cost = denoiser_cost(huge, LatentShape(16, 32, 64, 64), 4096)
+    latent = LatentShape(16, 32, 64, 64)
+    cost = DenoiserCounter(huge, latent, 4096).cost(latent, 16)
     assert cost.parameters > 50e9 and cost.tokens == 32 * 32 * 32
 
 

@@ -16,7 +16,7 @@ from vidlab.clip import Controls, DenoiserInput, LatentShape, TextEmbedding
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Cost of one clip.
+    """Cost of one clip in a training step.
 
     ``forward_flops`` counts each multiply-add of matrix products as two operations and nothing else;
     ``training_flops`` is three times as much, since the backward pass makes two products for each one.
@@ -32,43 +32,58 @@ class ModelCost:
         return 3 * self.forward_flops
 
 
-def denoiser_cost(
-    make_backbone: Callable[..., VideoDenoiser],
-    latent: LatentShape,
-    text_width: int,
-    text_tokens: int = 16,
-    control_channels: int = 0,
-) -> ModelCost:
-    """Count on the meta device: no memory is touched, any size is fine.
+class DenoiserCounter:
+    """Counts what a training step of a denoiser computes, on the meta device: no memory is touched, any size is fine.
+
+    The network is built once, in training mode: tokens that it drops there are not counted. Attention is counted by
+    the formula of its products, whichever kernel computes them.
 
     Args:
         make_backbone: called with ``latent`` and ``text_width``.
-        latent: latents of one clip.
+        latent: latents of one clip, as the network is built for.
         text_width: width of text tokens.
-        text_tokens: assumed caption length.
-        control_channels: channels of the controls it reads besides the latents.
     """
-    with torch.device("meta"):
-        backbone = make_backbone(latent=latent, text_width=text_width)
+
+    def __init__(self, make_backbone: Callable[..., VideoDenoiser], latent: LatentShape, text_width: int) -> None:
+        chosen = getattr(make_backbone, "keywords", {}).get("attention")
+        settings = {} if chosen is None else {"attention": "sdpa"}  # the one kernel that runs on the meta device
+        with torch.device("meta"):
+            self.backbone = make_backbone(latent=latent, text_width=text_width, **settings).train()
+        self.backbone.activation_checkpointing = False  # what is computed twice is no work of the model
+        self.text_width = text_width
+        self._counted: dict[tuple[LatentShape, int, int], ModelCost] = {}
+
+    def cost(self, latent: LatentShape, text_tokens: int, control_channels: int = 0) -> ModelCost:
+        """The cost of one clip.
+
+        Args:
+            latent: its latents.
+            text_tokens: tokens of its caption, padding to the longest of a batch included.
+            control_channels: channels of the controls read besides the latents.
+        """
+        key = (latent, text_tokens, control_channels)
+        if key not in self._counted:
+            with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+                self.backbone(self._input(latent, text_tokens, control_channels))
+            self._counted[key] = ModelCost(
+                parameters=sum(p.numel() for p in self.backbone.parameters()),
+                tokens=self.backbone.token_count(latent),
+                forward_flops=counter.get_total_flops(),
+            )
+        return self._counted[key]
+
+    def _input(self, latent: LatentShape, text_tokens: int, control_channels: int) -> DenoiserInput:
         shape = (1, latent.channels, latent.frames, latent.height, latent.width)
         text = TextEmbedding(
-            tokens=torch.empty(1, text_tokens, text_width),
+            tokens=torch.empty(1, text_tokens, self.text_width),
             mask=torch.ones(1, text_tokens, dtype=torch.bool),
-            pooled=torch.empty(1, text_width),
+            pooled=torch.empty(1, self.text_width),
         )
-        level = torch.empty(1)
-        latents = torch.empty(shape)
-        micro = {name: torch.empty(1, *shape) for name, shape in backbone.micro_shapes(latent).items()}
+        level, latents = torch.empty(1), torch.empty(shape)
+        micro = {name: torch.empty(1, *size) for name, size in self.backbone.micro_shapes(latent).items()}
         extra = torch.empty(1, control_channels, *shape[2:])
         controls = Controls(extra, latents[:, :1]) if control_channels else None
-        input = DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls, micro=micro)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            backbone.eval()(input)
-    return ModelCost(
-        parameters=sum(p.numel() for p in backbone.parameters()),
-        tokens=backbone.token_count(latent),
-        forward_flops=counter.get_total_flops(),
-    )
+        return DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls, micro=micro)
 
 
 def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: int) -> ModelCost:
@@ -96,18 +111,29 @@ def _on_meta(autoencoder: Autoencoder) -> Autoencoder:
     return deepcopy(autoencoder, hollow)
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device | str, size: int = 2048, seconds: float = 0.3) -> float:
-    """Measured FLOP/s of a square matrix product: the yardstick for the achieved rate of training."""
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    device = a.device
-    a @ b
+def matmul_rate(dtype: torch.dtype, device: torch.device | str, size: int | None = None, seconds: float = 0.3) -> float:
+    """Measured FLOP/s of a square matrix product: the yardstick for the achieved rate of training.
+
+    Args:
+        dtype: of the product.
+        device: that training ran on.
+        size: rows; None is 2048 on a CPU and 8192 on a GPU, which smaller ones do not fill.
+        seconds: for how long to try; the best counts.
+    """
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    size = size or (8192 if on_gpu else 2048)
+    in_a_row = 8 if on_gpu else 1  # so that launches hide behind products
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    made = a @ b
     best, deadline = 0.0, time.perf_counter() + seconds
     while best == 0.0 or time.perf_counter() < deadline:  # on a busy machine one product may outlast the time
         _synchronize(device)
         start = time.perf_counter()
-        a @ b
+        for _ in range(in_a_row):
+            torch.mm(a, b, out=made)
         _synchronize(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        best = max(best, in_a_row * 2 * size**3 / (time.perf_counter() - start))
     return best
 
 

@@ -102,20 +102,25 @@ def test_validation_follows_the_last_step(make_module, make_batch, make_trainer,
 
 
 def test_phases_and_rates_by_a_hand_set_clock(make_module, make_batch, make_trainer, monkeypatch):
-    module, clock = make_module(), SimpleNamespace(now=0.0)
+    module, clock = make_module(), SimpleNamespace(now=0.0, steps=0)
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     logged = {}
     monkeypatch.setattr(module, "log_dict", logged.update)
     callback, trainer, batch = Throughput(every_n_steps=2), make_trainer(), make_batch("ab")
     monkeypatch.setattr(type(trainer), "world_size", 3)
+    monkeypatch.setattr(type(trainer), "global_step", property(lambda _: clock.steps))
     callback.on_train_start(trainer, module)
 
     def step(data, forward, backward, optimizer):
+        def last() -> None:
+            clock.steps += 1
+            callback.on_train_batch_end(trainer, module, None, batch, 0)
+
         for seconds, hook in (
             (data, lambda: callback.on_train_batch_start(trainer, module, batch, 0)),
             (forward, lambda: callback.on_before_backward(trainer, module, torch.zeros(()))),
             (backward, lambda: callback.on_after_backward(trainer, module)),
-            (optimizer, lambda: callback.on_train_batch_end(trainer, module, None, batch, 0)),
+            (optimizer, last),
         ):
             clock.now += seconds
             hook()
@@ -132,8 +137,9 @@ def test_phases_and_rates_by_a_hand_set_clock(make_module, make_batch, make_trai
     assert report.steps == 3
     assert report.seconds == {"data": 2, "forward": 5, "backward": 10, "optimizer": 3, "other": 50}
     assert report.steps_per_second == pytest.approx(3 / 20)
-    assert report.tokens_per_second == pytest.approx(6 * cost.tokens / 20)
-    assert report.flops_per_second == pytest.approx(6 * 3 * cost.forward_flops / 20)
+    assert report.tokens_per_second == pytest.approx(3 * 6 * cost.tokens / 20)  # of three processes
+    assert report.flops_per_second == pytest.approx(3 * 6 * 3 * cost.forward_flops / 20)
+    assert report.flops_per_step == pytest.approx(3 * 2 * 3 * cost.forward_flops)
     # the last two steps took 8 and 4 seconds, two clips each, on three processes
     assert logged["throughput/steps_per_second"] == pytest.approx(2 / 12)
     assert logged["throughput/tokens_per_second"] == pytest.approx(3 * 4 * cost.tokens / 12)
@@ -142,7 +148,7 @@ def test_phases_and_rates_by_a_hand_set_clock(make_module, make_batch, make_trai
 
 def test_rates_follow_the_shapes_of_the_batches(make_module, make_batch, make_trainer, monkeypatch):
     """Three clips of half the frames, two of all: each counts its own tokens and FLOPs; counting takes no time."""
-    module, clock = make_module(), SimpleNamespace(now=0.0)
+    module, clock = make_module(), SimpleNamespace(now=0.0, steps=0)
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     logged = {}
     monkeypatch.setattr(module, "log_dict", logged.update)
@@ -154,9 +160,11 @@ def test_rates_follow_the_shapes_of_the_batches(make_module, make_batch, make_tr
 
     monkeypatch.setattr(module, "cost", slow)
     callback, trainer = Throughput(every_n_steps=2), make_trainer()
+    monkeypatch.setattr(type(trainer), "global_step", property(lambda _: clock.steps))
     callback.on_train_start(trainer, module)
     for batch in (make_batch("ab"), make_batch("abc", (2, 8, 8)), make_batch("ab")):
         clock.now += 5
+        clock.steps += 1
         callback.on_train_batch_start(trainer, module, batch, 0)
         callback.on_train_batch_end(trainer, module, None, batch, 0)
     monkeypatch.undo()
@@ -166,6 +174,14 @@ def test_rates_follow_the_shapes_of_the_batches(make_module, make_batch, make_tr
     assert report.tokens_per_second == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
     assert report.flops_per_second == pytest.approx(3 * (3 * other.forward_flops + 2 * usual.forward_flops) / 10)
     assert logged["throughput/tokens_per_second"] == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
+
+
+def test_batches_that_accumulate_are_one_step(make_module, make_batch, make_trainer):
+    callback, module = Throughput(every_n_steps=1), make_module()
+    make_trainer(max_steps=4, accumulate_grad_batches=3, callbacks=[callback]).fit(module, batches(make_batch, 12))
+    report = callback.report()
+    assert report.steps == 3  # the first pays for the start
+    assert report.flops_per_step == 3 * 2 * module.cost().training_flops  # three batches of two clips
 
 
 def test_a_real_run_is_timed(make_module, make_batch, make_trainer):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from vidlab.cost import ModelCost
 from vidlab.training.module import ClipModule
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
@@ -17,8 +16,9 @@ PHASES = ("data", "forward", "backward", "optimizer", "other")
 class ThroughputReport:
     """Means over a run, without its first step.
 
-    ``seconds`` splits the training time by phase; validation, previews and checkpoints count as "other".
-    ``flops_per_second`` counts the trained network's matrix products, forward and backward.
+    ``steps`` are optimizer steps, of all batches that accumulate to one. ``seconds`` splits the training time by phase;
+    validation, previews and checkpoints count as "other". Tokens and FLOPs are those of all ranks: matrix products of
+    the trained network, forward and backward, as they were computed.
     """
 
     steps: int
@@ -26,11 +26,12 @@ class ThroughputReport:
     steps_per_second: float
     tokens_per_second: float
     flops_per_second: float
+    flops_per_step: float
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What one rank has computed, forward and backward."""
+    """What all ranks have computed, forward and backward."""
 
     tokens: int = 0
     flops: int = 0
@@ -40,9 +41,9 @@ class _Work:
 
 
 class Throughput(Callback):
-    """Times the phases of each step on the host clock and logs rates every ``every_n_steps``.
+    """Times the phases of each step on the host clock and logs rates every ``every_n_steps`` optimizer steps.
 
-    Tokens and FLOPs are those of the batches' own shapes, however these vary.
+    Tokens and FLOPs are those of the batches' own shapes and caption lengths, however these vary.
 
     On a GPU, work is queued: time shows up in the phase that waits for it. Rates are right there too, since a
     window of steps ends in a synchronisation.
@@ -56,7 +57,8 @@ class Throughput(Callback):
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
         self._work = _Work()
-        self._costs: dict[tuple[int, int, int], ModelCost] = {}
+        self._ranks = 1
+        self._seen_step = 0
         self._mark: float | None = None
         self._window_start: float | None = None
         self._window_steps, self._window_work = 0, _Work()
@@ -65,7 +67,8 @@ class Throughput(Callback):
         """Count the cost of a clip and start the clock."""
         if not isinstance(pl_module, ClipModule):
             raise TypeError("Throughput counts the tokens and FLOPs of a ClipModule")
-        self._costs = {pl_module.clip_shape: pl_module.cost()}
+        pl_module.cost()  # builds what counts, outside the clock
+        self._ranks, self._seen_step = trainer.world_size, trainer.global_step
         self._mark = time.perf_counter()
 
     def _lap(self, phase: str) -> None:
@@ -91,29 +94,29 @@ class Throughput(Callback):
     ) -> None:
         """The weights are updated."""
         self._lap("optimizer")
+        stepped = trainer.global_step != self._seen_step
+        self._seen_step = trainer.global_step
         if self._window_start is None:
             # the first step pays for worker start-up, allocations and compilation
             self.seconds = dict.fromkeys(PHASES, 0.0)
-            self._restart_window()
+            if stepped:
+                self._restart_window()
             return
         assert isinstance(pl_module, ClipModule)
         work = self._work_of(batch, pl_module)
-        self.steps += 1
+        self.steps += stepped
         self._work += work
-        self._window_steps += 1
+        self._window_steps += stepped
         self._window_work += work
-        if self._window_steps >= self.every_n_steps:
+        if stepped and self._window_steps >= self.every_n_steps:
             self._log_window(trainer, pl_module)
 
     def _work_of(self, batch: Any, module: ClipModule) -> "_Work":
         frames, height, width = batch.size
-        shape = (frames, height, width)
-        if shape not in self._costs:
-            before = time.perf_counter()
-            self._costs[shape] = module.cost(shape)
-            self._skip(time.perf_counter() - before)
-        cost = self._costs[shape]
-        return _Work(len(batch) * cost.tokens, len(batch) * cost.training_flops)
+        before = time.perf_counter()
+        cost = module.cost((frames, height, width))  # counted once for each shape and caption length
+        self._skip(time.perf_counter() - before)
+        return _Work(self._ranks * len(batch) * cost.tokens, self._ranks * len(batch) * cost.training_flops)
 
     def _skip(self, seconds: float) -> None:
         """Counting is no part of training."""
@@ -144,6 +147,7 @@ class Throughput(Callback):
             steps_per_second=self.steps / training,
             tokens_per_second=self._work.tokens / training,
             flops_per_second=self._work.flops / training,
+            flops_per_step=self._work.flops / max(self.steps, 1),
         )
 
     def _restart_window(self) -> None:
@@ -155,12 +159,12 @@ class Throughput(Callback):
             torch.cuda.synchronize(pl_module.device)
         assert self._window_start is not None
         elapsed = time.perf_counter() - self._window_start
-        work, ranks = self._window_work, trainer.world_size
+        work = self._window_work
         pl_module.log_dict(
             {
                 "throughput/steps_per_second": self._window_steps / elapsed,
-                "throughput/tokens_per_second": ranks * work.tokens / elapsed,
-                "throughput/tflops_per_second": ranks * work.flops / elapsed / 1e12,
+                "throughput/tokens_per_second": work.tokens / elapsed,
+                "throughput/tflops_per_second": work.flops / elapsed / 1e12,
             }
         )
         self._restart_window()

@@ -15,13 +15,17 @@ from vidlab.cost import matmul_rate
 from vidlab.files import write_json
 from vidlab.training.module import ClipModule, Named
 
+# The numbers of matrix products, by the beginning of a precision's name.
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+
 
 @dataclass(frozen=True)
 class Summary:
     """The end of a run, in numbers.
 
-    ``matmul_flops_per_second`` is this machine's measured rate of a 2048-cube product in the training precision, the
-    yardstick of ``throughput.flops_per_second``. ``shown`` are metrics worth a line, ``commands`` what to type next.
+    ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
+    GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``.
+    ``shown`` are metrics worth a line, ``commands`` what to type next.
     """
 
     folder: Path
@@ -44,7 +48,10 @@ class Summary:
 
     def tags(self) -> dict[str, str]:
         """Facts worth a column in a table of runs."""
-        return {"vidlab.skipped_clips": str(len(self.skipped))}
+        found = {"vidlab.skipped_clips": str(len(self.skipped))}
+        if self.throughput is not None and self.throughput.steps:  # as computed, in place of what was planned
+            found["vidlab.flops_per_step"] = f"{self.throughput.flops_per_step:.0f}"
+        return found
 
     def text(self) -> str:
         """A screenful for the terminal."""
@@ -71,7 +78,7 @@ class Summary:
         return [
             f"  time         {split} (validation, previews and files are other)",
             f"  speed        {report.steps_per_second:.2f} steps/s, {report.tokens_per_second:,.0f} tokens/s, "
-            f"{report.flops_per_second / 1e9:.0f} GFLOP/s = {share:.0%} of this machine's matrix product rate",
+            f"{report.flops_per_second / 1e9:.0f} GFLOP/s = {share:.0%} of the matrix product rate here",
         ]
 
     def _places(self) -> list[str]:
@@ -109,8 +116,9 @@ def summarize(
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
     previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
-    dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+    dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    device = trainer.strategy.root_device  # the module itself has left it by now
     return Summary(
         folder=shortened(folder),
         steps=trainer.global_step,
@@ -118,7 +126,7 @@ def summarize(
         first=first,
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
         throughput=throughput.report() if throughput else None,
-        matmul_flops_per_second=matmul_rate(dtype, module.device),
+        matmul_flops_per_second=matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1),
         previews=shortened(previews) if previews else None,
         skipped=dict(getattr(datamodule, "corrupt", {})),
         tracking_uri=tracking_uri,

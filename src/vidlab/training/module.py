@@ -66,7 +66,13 @@ class ClipModule(LightningModule, ABC):
 
     @abstractmethod
     def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
-        """Parameters, tokens and FLOPs for one clip of (frames, height, width); None is ``clip_shape``."""
+        """Parameters, tokens and FLOPs for one clip of a training step.
+
+        Captions are as long as those of the batch that was trained last.
+
+        Args:
+            clip_shape: (frames, height, width); None is the module's.
+        """
 
     @abstractmethod
     def frozen_keys(self) -> set[str]:

@@ -19,7 +19,7 @@ from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, Loss
 from vidlab.command_line import command, setting
 from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
 from vidlab.conditioning.micro import micro_conditions
-from vidlab.cost import ModelCost, denoiser_cost
+from vidlab.cost import DenoiserCounter, ModelCost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
@@ -39,6 +39,8 @@ Pixels = Float[Tensor, "B 3 T H W"]
 
 # Validation draws the same noise in every run, whatever its seed, so that runs compare.
 VALIDATION_SEED = 0
+# The caption length of plans made before a caption has been seen.
+PLANNED_TEXT_TOKENS = 16
 # A curriculum of conditionings is validated at its last stage, all along.
 END_OF_TRAINING = 2**62
 
@@ -71,6 +73,9 @@ class VideoDiffusion(ClipModule):
         seed: seed of every random number of training.
         compile: compile the denoiser with torch.compile.
         attention: attention kernel of the denoiser.
+
+    Attributes:
+        text_tokens: tokens of each caption, padding included, in the batch that was trained last; 0 before.
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
@@ -129,6 +134,8 @@ class VideoDiffusion(ClipModule):
         self._check_parts()
         self._base_lrs = []
         self._step_means: StepMeans | None = None
+        self._counter: DenoiserCounter | None = None
+        self.text_tokens = 0
 
     def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
         """Fix what follows from other parts: the attention kernel and the channels of the controls."""
@@ -189,14 +196,19 @@ class VideoDiffusion(ClipModule):
         return self
 
     def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
-        """Parameters, tokens and FLOPs of the denoiser for one clip.
+        """Parameters, tokens and FLOPs of the denoiser for one clip, as a training step computes it.
+
+        Before the first step captions are taken to have ``PLANNED_TEXT_TOKENS`` tokens, or what the encoder allows.
 
         Args:
             clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
         channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        return denoiser_cost(self.make_backbone, latent, self.text_encoder.width, control_channels=channels)
+        if self._counter is None:
+            self._counter = DenoiserCounter(self.make_backbone, self.latent, self.text_encoder.width)
+        planned = min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
+        return self._counter.cost(latent, self.text_tokens or planned, channels)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -270,7 +282,9 @@ class VideoDiffusion(ClipModule):
         x0 = self.latents_of(batch, draw)
         self._say_what_would_be_given_away(x0.shape[2])
         evidence = self.conditioning.observe(batch.pixels, x0, self.autoencoder, draw, batch.number)
-        conditions = self._conditions(self.text_of(batch, draw), evidence, x0, batch.size, draw, batch.micro)
+        text = self.text_of(batch, draw)
+        self.text_tokens = text.tokens.shape[1]
+        conditions = self._conditions(text, evidence, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
