@@ -35,7 +35,7 @@ STEPS = 20
 OPTIMIZERS = ("adamw", "muon")
 TINY = (
     "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=4", "text_encoder.width=16",
-    "text_encoder.heads=2", "sampler.steps=2", "data.frames=8", "data.height=16", "data.width=16",
+    "text_encoder.heads=2", "sampler.steps=2", "precision=32-true", "data.frames=8", "data.height=16", "data.width=16",
 )  # fmt: skip
 SHAPES = (
     "trainer=cpu", "precision=32-true", "logger=none", f"trainer.max_steps={STEPS}", "+trainer.limit_val_batches=0",
