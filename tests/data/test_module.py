@@ -273,7 +273,7 @@ def test_unreadable_clips_are_replaced_reported_and_counted(tmp_path, workers):
     assert all(len(batch) == 6 for batch in batches)
     assert not {"clip_3", "clip_7"} & {key for batch in batches for key in batch.keys}
     assert set(module.corrupt) == {"clip_3", "clip_7"}
-    assert all("not a readable video" in reason for reason in module.corrupt.values())
+    assert all("not those that were written" in reason for reason in module.corrupt.values())
     reports = {entry for batch in batches for entry in batch.skipped}
     assert reports == set(module.corrupt.items())
     assert all(same(a, b) for a, b in zip(batches, first(module_of(source, max_corrupt=2), 8), strict=True))
@@ -288,7 +288,9 @@ def test_max_corrupt_is_a_share_or_a_number(tmp_path, limit, allowed, workers):
     if allowed:
         assert len(first(module, 8)) == 8
     else:
-        with pytest.raises(DataError, match=r"^[12] of 25 clips .*data\.max_corrupt.*clip_[37]: not a readable"):
+        with pytest.raises(
+            DataError, match=r"^[12] of 25 clips .*data\.max_corrupt.*clip_[37]: .* not those that were written"
+        ):
             first(module, 8)
 
 

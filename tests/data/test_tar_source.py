@@ -297,3 +297,18 @@ def test_a_clip_of_too_large_frames_is_left_out(tmp_path):
     index = ClipIndex.open(source.prepare())
     assert sorted(index.column("key")) == ["s/a", "s/c"]
     assert "max_megapixels=0.0004" in index.metadata["rejected"]["s/b"]
+
+
+def die_in(root: Path, shard: Path, **settings) -> ShardContent:
+    if shard.name == "b.tar":
+        os._exit(1)
+    return scan_shard(root, shard, **settings)
+
+
+def test_a_shard_that_ends_the_process_reading_it_is_rejected(folder, monkeypatch):
+    """As a fault of a decoder may."""
+    write_tar(folder / "b.tar", {"n.mp4": CLIPS[0], "n.txt": b"new"})
+    monkeypatch.setattr(tar_source, "scan_shard", die_in)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    index = ClipIndex.open(source(folder).prepare())
+    assert index.metadata["rejected"] == {"b.tar": "the process that read it died"} and len(index) == 5

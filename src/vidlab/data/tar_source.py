@@ -15,7 +15,7 @@ from vidlab.data.names import shown, walk_files
 from vidlab.data.pool import in_processes
 from vidlab.data.source import prepare_once
 from vidlab.data.splits import GatheredRows
-from vidlab.data.tar_scan import scan_shard
+from vidlab.data.tar_scan import ShardContent, scan_shard
 from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
@@ -113,7 +113,8 @@ class TarShards:
         work = partial(scan_shard, folder, limits=DecodeLimits(self.max_megapixels))
         with GatheredRows(made, self.val_fraction) as rows:
             at_once = 4 * (os.cpu_count() or 1)
-            for _, found in in_processes(work, shards, "Reading shards", at_once, few=2, total=len(shards)):
+            jobs = in_processes(work, shards, "Reading shards", at_once, 2, len(shards), partial(_fatal, folder))
+            for _, found in jobs:
                 for row in found.rows:
                     rows.add(row)
                 rejected |= found.rejected
@@ -160,6 +161,11 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     if pattern[0] == "**":
         return any(_fits(parts[skipped:], pattern[1:]) for skipped in range(len(parts)))
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _fatal(folder: Path, shard: Path, reason: str) -> ShardContent:
+    """What stands for a shard with a video that ends the process that probes it."""
+    return ShardContent(rejected={shown(shard.relative_to(folder)): reason})
 
 
 def _states(shards: Sequence[Path]) -> list[str]:
