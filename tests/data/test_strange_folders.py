@@ -58,15 +58,6 @@ def test_names_of_videos_that_are_no_files_are_counted(tmp_path):
     assert [path.name for path in found] == ["a.mp4", "b.mp4"]
 
 
-def test_a_row_without_the_score_that_is_asked_for_is_named(tmp_path):
-    folder = put(tmp_path / "in", "video/a.mp4", "video/b.mp4", "video/c.mp4", "video/d.mp4")
-    rows = ["a.mp4,x,2.0", "b.mp4,y,1.0", "c.mp4,z", "d.mp4,w,3.0"]
-    (folder / "OpenVid-1M.csv").write_text("\n".join(["video,caption,motion score", *rows]) + "\n")
-    captions, rejected = read(OpenVid(str(folder), cache_dir=str(tmp_path / "cache"), min_motion=1.5))
-    assert set(captions) == {"video/a.mp4", "video/d.mp4"}
-    assert rejected == {"OpenVid-1M.csv, line 4": "has no motion score, of which a least value is asked for"}
-
-
 def test_any_error_of_a_video_is_its_own(tmp_path, monkeypatch, caplog):
     import vidlab.data.entry as entry
 
@@ -137,6 +128,16 @@ def test_rows_of_one_video_are_its_captions(tmp_path, caplog):
     assert captions == {"video/a.mp4": ("x", "z"), "video/b.mp4": ("y",), "video/c.mp4": ("w",)}
     assert rejected == {"OpenVid-1M.csv, line 5": "has 1 of 2 cells"}
     assert "2 clips are named more than once, first video/a.mp4" in caplog.text
+
+
+def test_a_row_without_the_score_that_is_asked_for_is_named(tmp_path):
+    folder = put(tmp_path / "in", *(f"video/{name}.mp4" for name in "abcd"))
+    rows = "a.mp4,x,1.5\nb.mp4,y,2\nc.mp4,z\nd.mp4,w,0.1\n"
+    (folder / "OpenVid-1M.csv").write_text(f"video,caption,motion score\n{rows}")
+    captions, rejected = read(OpenVid(str(folder), cache_dir=str(tmp_path / "cache"), min_motion=1.0))
+    assert set(captions) == {"video/a.mp4", "video/b.mp4"}
+    (reason,) = rejected.items()
+    assert reason == ("OpenVid-1M.csv, line 4", "has no motion score, and data.source.min_motion=1.0 asks for one")
 
 
 def test_odd_lines_of_ucf101(tmp_path):

@@ -60,6 +60,11 @@ def test_a_quote_without_end_costs_one_row_of_many(tmp_path):
     assert rows[0][0] == "t.csv, line 2" and rows[1:] == [f"caption {n}" for n in range(1, 5000)]
 
 
+def test_empty_rows_are_counted(tmp_path, caplog):
+    assert csv_rows(tmp_path, "1.mp4,a\n\n,,\n2.mp4,b\n\n") == ["a", "b"]
+    assert "t.csv: 3 empty rows are passed over" in caplog.text
+
+
 def test_a_cell_longer_than_the_csv_modules_limit(tmp_path):
     assert csv_rows(tmp_path, f"1.mp4,{'x' * 200_000}\n2.mp4,b\n")[1] == "b"
 

@@ -59,15 +59,14 @@ class CsvTable:
             with self._open() as file:
                 records = _records(file, lambda record: _swallows(record, key, len(self.columns)))
                 next(records, None)
-                empty = before = 0
+                empty = 0
                 for record in records:
                     if record.cells is None or any(map(str.strip, record.cells)):
-                        empty = before
                         yield self._row(record, needed, last)
                     else:
-                        before += 1
+                        empty += 1
             if empty:
-                log.warning("%s: %d empty rows stand between others", self.path, empty)
+                log.warning("%s: %d empty rows are passed over", self.path, empty)
         finally:
             csv.field_size_limit(limit)
 

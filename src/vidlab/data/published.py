@@ -1,6 +1,5 @@
 """WebVid-10M, OpenVid-1M and UCF-101 as they are distributed; Open-Sora Plan's lists are in ``open_sora_plan``."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,15 +75,14 @@ class OpenVid(Catalogue):
         yield from make_each(read_table(table, ("video", "caption")), self._entry)
 
     def _entry(self, row: Mapping[str, str]) -> Entry | None:
-        wanted = {"aesthetic score": self.min_aesthetic, "motion score": self.min_motion}
-        for column, least in wanted.items():
-            score = math.inf if least is None else scores_of(row, {column: "score"}).get("score")
-            if score is None:
-                raise CorruptClipError(f"has no {column}, of which a least value is asked for")
-            if least is not None and score < least:
+        scores = scores_of(row, OPENVID_SCORES)
+        for name, least in (("aesthetic", self.min_aesthetic), ("motion", self.min_motion)):
+            if least is not None and name not in scores:
+                raise CorruptClipError(f"has no {name} score, and data.source.min_{name}={least} asks for one")
+            if least is not None and scores[name] < least:
                 return None
         captions = tuple(captions_of(row["caption"]))
-        return Entry(f"{self.videos}/{row['video']}", captions, scores=scores_of(row, OPENVID_SCORES))
+        return Entry(f"{self.videos}/{row['video']}", captions, scores=scores)
 
 
 @dataclass(frozen=True)
