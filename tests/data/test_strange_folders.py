@@ -61,10 +61,10 @@ def test_names_of_videos_that_are_no_files_are_counted(tmp_path):
 def test_any_error_of_a_video_is_its_own(tmp_path, monkeypatch, caplog):
     import vidlab.data.entry as entry
 
-    def probe(file, name):
+    def probe(file, name, *more):
         if name.endswith("b.mp4"):
             raise MemoryError("too\x1b large")
-        return real(file, name)
+        return real(file, name, *more)
 
     real = entry.probe
     monkeypatch.setattr(entry, "probe", probe)
