@@ -1,4 +1,6 @@
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,8 +152,10 @@ def test_what_is_no_picture_is_named(tmp_path):
             read_picture(tmp_path / name)
     with pytest.raises(DataError, match=r"gone\.png: no such file"):
         read_picture(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="cannot be read as a picture"):
-        read_picture(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait forever
+    for odd in (tmp_path, tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(DataError, match="a folder, a pipe or a device"):
+            read_picture(odd)
 
 
 def test_damaged_pictures_are_read_or_named(tmp_path):

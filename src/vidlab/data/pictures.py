@@ -36,6 +36,8 @@ def read_picture(path: Path, max_megapixels: float = 128) -> UInt8[np.ndarray, "
     """
     from PIL import Image, UnidentifiedImageError
 
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: this is a folder, a pipe or a device; give a picture file.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is the caller's
