@@ -187,10 +187,10 @@ def test_whatever_a_reader_raises_is_the_failure_of_its_clip(folder, monkeypatch
     """Decoders raise what nobody has thought of."""
     read = dataset.read_frames
 
-    def sometimes(source, indices, name):
+    def sometimes(source, indices, name, *limits):
         if name == "clip_13":
             raise error
-        return read(source, indices, name)
+        return read(source, indices, name, *limits)
 
     monkeypatch.setattr(dataset, "read_frames", sometimes)
     module = module_of(folder, max_corrupt=1)
