@@ -89,6 +89,7 @@ class FrameConverter:
         self._limits = limits
         self._reformatter = VideoReformatter()
         self._formats: dict[str, bool] = {}
+        self._orientations: dict[float, Orientation] = {}
         self._stored = self._shown = (0, 0)
 
     def shape(self, frame: Any) -> tuple[int, int]:
@@ -106,14 +107,15 @@ class FrameConverter:
 
     def rgb(self, frame: Any) -> np.ndarray:
         """One decoded frame as uint8 (H, W, 3), where possible a view of the frame."""
-        height, width = self._size(frame)
-        stretched = (height, width) != (frame.height, frame.width)
-        orientation = self._orientation(frame)
+        name, size = frame.format.name, self._size(frame)
         if self.transparent(frame):
-            return orientation.applied(over_white(self._reformatted(frame, "rgba", height, width)))
-        if frame.format.name == "gbrp" and not stretched:
-            return orientation.applied(frame.to_ndarray())  # RGB needs no color conversion: exact, and half the time
-        return orientation.applied(self._reformatted(frame, "rgb24", height, width))
+            rgb = over_white(self._reformatted(frame, name, "rgba", size))
+        elif name == "gbrp" and size == self._stored:
+            rgb = frame.to_ndarray()  # RGB needs no color conversion: exact, and half the time
+        else:
+            rgb = self._reformatted(frame, name, "rgb24", size)
+        orientation = self._orientation(frame)
+        return rgb if orientation is UPRIGHT else orientation.applied(rgb)
 
     def _size(self, frame: Any) -> tuple[int, int]:
         stored = frame.height, frame.width
@@ -124,16 +126,20 @@ class FrameConverter:
         return self._shown
 
     def _orientation(self, frame: Any) -> Orientation:
-        sides = frame.side_data  # asking it for a key that is not there takes as long as converting a small frame
-        matrices = [side for side in sides if side.type is Type.DISPLAYMATRIX] if len(sides) else []
-        return orientation_of(bytes(matrices[0])) if matrices else UPRIGHT
+        # the bindings' side data holds its frame in a cycle, so that its memory is not used again: read once for a turn
+        turn = frame.rotation
+        if turn not in self._orientations:
+            matrices = [side for side in frame.side_data if side.type is Type.DISPLAYMATRIX]
+            self._orientations[turn] = orientation_of(bytes(matrices[0])) if matrices else UPRIGHT
+        return self._orientations[turn]
 
-    def _reformatted(self, frame: Any, kind: str, height: int, width: int) -> np.ndarray:
-        if (height, width) != (frame.height, frame.width):
+    def _reformatted(self, frame: Any, name: str, kind: str, size: tuple[int, int]) -> np.ndarray:
+        height, width = size
+        if size != self._stored:
             frame = self._reformatter.reformat(
                 frame, width, height, format=kind, interpolation=Interpolation.BICUBIC, threads=1
             )
-        elif frame.format.name != kind:
+        elif name != kind:
             frame = self._reformatter.reformat(frame, format=kind, threads=1)
         (plane,) = frame.planes
         channels = len(kind.rstrip("24"))
