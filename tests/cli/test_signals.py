@@ -60,7 +60,7 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_happened(lab, comma
     assert done.code == 143 and "Traceback" not in done.err, done.err
     (folder,) = lab.runs
     assert "Stopped by SIGTERM at step 8. Go on with: python train.py trainer=cpu" in done.message
-    assert done.message.endswith(f"ckpt_path={folder}")
+    assert done.message.endswith(f"ckpt_path={folder.relative_to(lab.folder)}")
     assert only(lab).status == "KILLED" and losses(lab)
     assert weights(folder / "checkpoints" / "last.ckpt")["global_step"] == 8
     # the sender is no setting of the data or of the numbers, but who knows of a callback of one's own
@@ -68,6 +68,21 @@ def test_sigterm_saves_and_the_run_goes_on_as_if_nothing_had_happened(lab, comma
     assert done.code == 0, done.err
     assert losses(lab) == losses(whole) and only(lab).status == "FINISHED"
     assert equal(*(weights(each.runs[0] / "checkpoints" / "last.ckpt") for each in (lab, whole)))
+
+
+def test_an_interrupt_reaches_the_workers_too_and_a_second_one_does_not_wait(lab):
+    """As a terminal sends it, to all processes; then twice, after a checkpoint of an earlier step."""
+    settings = (*STEPS[:2], *STEPS[3:], "callbacks.checkpoint.every_n_steps=3", "data.num_workers=1")
+    arguments, env = sending(lab, 7, "both", signal.SIGINT)
+    done = lab.train(*settings, *arguments, env=env)
+    assert done.code == 130 and "Traceback" not in done.err, done.err
+    assert weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"] == 8
+    again = [f"+callbacks.again.{word.removeprefix('+callbacks.sender.')}" for word in arguments]
+    done = lab.train(*settings, *arguments, *again, env=env)
+    assert done.code == 130 and "Traceback" not in done.err, done.err
+    assert weights(lab.runs[1] / "checkpoints" / "last.ckpt")["global_step"] == 6
+    assert "Interrupted at step 8. Go on from step 6 with: python train.py trainer=cpu" in done.message
+    assert [run.status for run in tracked(lab)] == ["KILLED", "KILLED"]
 
 
 def test_a_run_stopped_before_its_first_step_is_marked(lab):

@@ -58,13 +58,18 @@ def test_failing_jobs_do_not_stop_a_sweep(lab):
     assert [run.status for run in tracked(lab)] == ["FAILED", "FINISHED"]
 
 
-def test_interrupt_keeps_the_checkpoint_and_says_so(lab):
-    running = lab.start_train("trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=2")
-    done = running.stop_when("runs/*/*/checkpoints/last.ckpt", lab.folder, signal.SIGINT)
-    assert done.code == 130, done.err
-    assert "Interrupted." in done.err and "Traceback" not in done.err
-    assert only(lab).status == "KILLED"
-    assert weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"] >= 2
+def test_interrupt_saves_and_says_how_to_go_on(lab):
+    """Before any interval of checkpoints: without the interrupt there is no last.ckpt."""
+    settings = ("trainer.max_steps=100000", "callbacks.checkpoint.every_n_steps=100000")
+    running = lab.start_train(*settings, "trainer.val_check_interval=2")
+    done = running.stop_when("runs/*/*/checkpoints/best.ckpt", lab.folder, signal.SIGINT)
+    assert done.code == 130 and "Traceback" not in done.err, done.err
+    assert "Interrupted: training ends after this step, with a checkpoint." in done.err
+    (folder,) = lab.runs
+    saved = weights(folder / "checkpoints" / "last.ckpt")["global_step"]
+    assert f"Interrupted at step {saved}. Go on with: python train.py trainer=cpu" in done.message
+    assert done.message.endswith(f"ckpt_path={folder.relative_to(lab.folder)}")
+    assert only(lab).status == "KILLED" and saved >= 2
 
 
 def test_help_is_quick():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vidlab.data.workers import death_of_a_worker, outlive_sigterm
+from vidlab.data.workers import death_of_a_worker, outlive_signals
 
 
 class Slow(Dataset):
@@ -17,18 +17,19 @@ class Slow(Dataset):
     def __getitem__(self, number):
         if number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
         return torch.tensor(number)
 
 
-def test_a_worker_loads_on_after_sigterm():
-    loader = DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=outlive_sigterm)
+def test_a_worker_loads_on_after_sigterm_and_ctrl_c():
+    loader = DataLoader(Slow(), batch_size=None, num_workers=1, worker_init_fn=outlive_signals)
     assert [int(number) for number in loader] == [0, 1, 2, 3]
     with pytest.raises(RuntimeError, match="DataLoader worker"):  # as it is without
         list(DataLoader(Slow(), batch_size=None, num_workers=1))
 
 
 def wait() -> None:
-    outlive_sigterm(0)
+    outlive_signals(0)
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getppid(), signal.SIGUSR1)
     time.sleep(60)

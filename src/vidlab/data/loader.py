@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vidlab.clip import ClipBatch
 from vidlab.data.dataset import ClipDataset, LoadFailure
-from vidlab.data.workers import death_of_a_worker, outlive_sigterm
+from vidlab.data.workers import death_of_a_worker, outlive_signals
 from vidlab.errors import DataError
 
 
@@ -46,7 +46,7 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
             sampler=numbers,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=outlive_sigterm,
+            worker_init_fn=outlive_signals,
             **workers,
         )
         self.inspect = inspect

@@ -8,11 +8,11 @@ from typing import Any
 GRACE = 120
 
 
-def outlive_sigterm(worker: int) -> None:
-    """Go on loading after a first SIGTERM; a second one, or ``GRACE`` seconds, ends the worker.
+def outlive_signals(worker: int) -> None:
+    """Go on loading after a first SIGTERM and after Ctrl-C; a second SIGTERM, or ``GRACE`` seconds, ends the worker.
 
-    Schedulers send it to all processes of a job. Training is to finish its step and write a checkpoint, and takes the
-    death of a worker for a fault.
+    Schedulers send the one to all processes of a job, terminals the other. Training is to finish its step and write a
+    checkpoint, and takes the death of a worker for a fault; a worker also ends with the process that it loads for.
     """
 
     def first(*_: Any) -> None:
@@ -21,6 +21,7 @@ def outlive_sigterm(worker: int) -> None:
         signal.alarm(GRACE)
 
     signal.signal(signal.SIGTERM, first)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def death_of_a_worker(error: BaseException) -> str | None:

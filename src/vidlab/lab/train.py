@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
@@ -34,6 +33,7 @@ from vidlab.lab.run_lock import locked
 from vidlab.lab.runs import Run, newest_record, resolve_run, write_run_record
 from vidlab.lab.safe_text import terminal
 from vidlab.lab.signals import EndOnSigterm, Terminated, held, terminable
+from vidlab.lab.stopping import leave_process_group, stopped
 from vidlab.lab.store import run_to_continue
 from vidlab.lab.summary import Summary, shortened, summarize, summary_of
 from vidlab.lab.tracking import MLflowLogger
@@ -60,7 +60,7 @@ def run_training(cfg: DictConfig) -> float | None:
 
     Raises:
         UserError: a configuration that cannot work, before the first batch.
-        SystemExit: 143 (128 + 15) when SIGTERM ended training, after a checkpoint.
+        SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
     with terminable():
@@ -97,15 +97,13 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         summary = summarize(job.folder, trainer, module, first, seconds, uri, job.named)
         report(summary, logger)
         status = "success"
-    except SIGTERMException as error:
+    except StopRequestedError as error:
         status = "interrupted"
-        stopped(job, trainer, in_step=not isinstance(error, Terminated))
-    except KeyboardInterrupt:
+        stopped(job.folder, job.overrides, trainer, error.number, together=True)
+    except (KeyboardInterrupt, SystemExit) as error:  # Lightning exits after Ctrl-C, Terminated is an exit too
         status = "interrupted"
-        raise
-    except SystemExit:
-        status = "interrupted"
-        raise KeyboardInterrupt from None
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        stopped(job.folder, job.overrides, trainer, number, together=False)
     finally:
         if logger is not None:
             with held():
@@ -266,45 +264,6 @@ def report(summary: Summary, logger: Any) -> None:
         summary.write()
     except OSError as error:
         warnings.warn(f"{summary.folder}/summary.json was not written ({error.strerror})", RuntimeWarning, stacklevel=1)
-
-
-def stopped(job: Job, trainer: Trainer | None, in_step: bool) -> None:
-    """Say how to go on after SIGTERM, and end with the exit code that shells give for it.
-
-    Args:
-        job: of the run.
-        trainer: None before it is built.
-        in_step: whether all processes stopped together after a step, with a checkpoint.
-
-    Raises:
-        SystemExit: 143. After a step 0 on the ranks above 0, whose failure would make Lightning kill rank 0.
-    """
-    if trainer is not None and in_step:
-        leave_process_group(trainer)
-        if not trainer.is_global_zero:
-            sys.exit(0)
-    elif trainer is not None and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
-        trainer.strategy.launcher.kill(signal.SIGTERM)
-    if getattr(rank_zero_only, "rank", 0) == 0:
-        overrides = [word for word in job.overrides if not word.startswith("ckpt_path=")]
-        again = command("train.py", *overrides, setting("ckpt_path", job.folder))
-        saved = (job.folder / "checkpoints" / "last.ckpt").exists()
-        where = (
-            f"at step {trainer.global_step}" if trainer is not None and trainer.global_step else "before the first step"
-        )
-        hint = f"Go on with: {again}" if saved else "There is no checkpoint yet."
-        print(f"Stopped by SIGTERM {where}. {hint}", file=sys.stderr, flush=True)
-    sys.exit(128 + signal.SIGTERM)
-
-
-def leave_process_group(trainer: Trainer) -> None:
-    """End a gloo process group in order: its threads abort now and then when the interpreter goes first."""
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        time.sleep(0.5)
-        dist.destroy_process_group()
 
 
 def _quiet() -> None:
