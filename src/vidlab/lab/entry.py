@@ -35,6 +35,7 @@ from vidlab.errors import UserError
 from vidlab.lab.arguments import quote_text
 from vidlab.lab.credentials import clean_log, clean_records, withhold
 from vidlab.lab.host import prepare_host
+from vidlab.lab.lean_imports import prepare_imports
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
 from vidlab.lab.safe_text import safe_records, terminal
 from vidlab.redaction import redact
@@ -78,6 +79,7 @@ def main(
         @functools.wraps(task)
         def run() -> Any:
             prepare_host()
+            prepare_imports()
             # hydra's documented switch to raise its own errors instead of printing them
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
             warnings.formatwarning = _without_source

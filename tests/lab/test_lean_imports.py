@@ -1,0 +1,87 @@
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from vidlab.lab.lean_imports import PackageByPart, import_by_part
+
+WHOLE = """
+import sys
+from vidlab.lab.lean_imports import prepare_imports
+prepare_imports()
+import vidlab.lab.train
+import vidlab.metrics.base
+slow = {"transformers", "scipy", "mlflow", "torchmetrics.functional"} & set(sys.modules)
+assert not slow, slow
+from torchmetrics import Metric, __version__
+import torchmetrics
+assert torchmetrics.metric.Metric is Metric and __version__[0].isdigit()
+from torchmetrics import MeanMetric, functional
+assert issubclass(MeanMetric, Metric) and callable(functional.mean_squared_error)
+assert type(torchmetrics).__name__ == "module" and "Accuracy" in dir(torchmetrics)
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of two modules, whose ``__init__`` imports one of them, which asks the package for a name."""
+    folder = tmp_path / "slowly"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("before = 1\nfrom slowly.part import part\n__all__ = ['part']\n")
+    (folder / "part.py").write_text("from slowly import before\npart = [before]\n")
+    (folder / "wrong.py").write_text("from slowly import nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_by_part("slowly", {"light": lambda: "light"})
+    yield sys.modules["slowly"]
+    for name in [name for name in sys.modules if name.split(".")[0] == "slowly"]:
+        del sys.modules[name]
+
+
+def test_a_training_imports_no_metric_of_others_and_finds_all_of_them():
+    done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_known_name_runs_no_code_of_the_package(package):
+    from slowly import light
+
+    assert light == "light" and type(package) is PackageByPart and "slowly.part" not in sys.modules
+
+
+def test_any_other_name_runs_the_package_once(package):
+    from slowly import part
+
+    assert part == [1] and type(package) is ModuleType and sys.modules["slowly"] is package
+    from slowly.part import part as same
+
+    assert same is part
+
+
+def test_all_names_are_listed(package):
+    assert {"part", "before"} <= set(dir(package))
+    assert dir(package)
+
+
+def test_a_name_that_is_nowhere_is_missing(package):
+    with pytest.raises(AttributeError, match="nothing"):
+        package.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="nothing"):
+        import slowly.wrong  # noqa: F401
+    assert type(package) is ModuleType
+
+
+def test_an_init_that_fails_fails_again(package, tmp_path):
+    (tmp_path / "slowly" / "__init__.py").write_text("raise OSError('no disk')\n")
+    for _ in range(2):
+        with pytest.raises(OSError, match="no disk"):
+            package.other  # noqa: B018
+    assert type(package) is PackageByPart
+
+
+def test_what_is_imported_or_absent_is_left_alone(package):
+    import_by_part("slowly", {})
+    import_by_part("json", {})
+    import_by_part("there_is_no_such_package", {})
+    assert sys.modules["slowly"] is package and type(sys.modules["json"]) is ModuleType
+    assert "there_is_no_such_package" not in sys.modules
