@@ -96,6 +96,11 @@ def test_features_do_not_depend_on_batch_mates(encoder):
         torch.testing.assert_close(together.pooled[i], alone.pooled[0], rtol=0, atol=2e-6)
 
 
+def test_what_makes_pooled_alone_can_be_left_untrained(encoder):
+    encoder.freeze_pooled()
+    assert {name for name, p in encoder.named_parameters() if not p.requires_grad} == {"pool.weight", "pool.bias"}
+
+
 def test_pooled_is_the_linear_map_of_the_mean_of_real_tokens(encoder):
     text = encoder.encode(CAPTIONS)
     mean = torch.stack([row[mask].mean(0) for row, mask in zip(text.tokens, text.mask, strict=True)])

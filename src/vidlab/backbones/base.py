@@ -16,10 +16,12 @@ class VideoDenoiser(nn.Module, ABC):
 
     Args of every subclass begin with ``latent: LatentShape`` and ``text_width: int``; the rest is its own. One that has
     attention takes its kernel's name as ``attention``, one that reads controls the channels of their parts as
-    ``control_channels``. ``features`` names what can be requested.
+    ``control_channels``. ``features`` names what can be requested, ``reads_pooled_text`` says whether
+    ``input.text.pooled`` is used: what is learned for it alone is not trained where it is not.
     """
 
     features: frozenset[str] = frozenset()
+    reads_pooled_text: bool = True
     activation_checkpointing: bool = False
 
     @abstractmethod

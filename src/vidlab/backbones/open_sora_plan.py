@@ -146,6 +146,8 @@ class OpenSoraPlan(VideoDenoiser):
         UserError: sizes that do not divide or are not positive.
     """
 
+    reads_pooled_text = False
+
     def __init__(
         self,
         latent: LatentShape,

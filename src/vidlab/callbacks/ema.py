@@ -22,8 +22,8 @@ class EMA(Callback):
     """Averages trainable parameters after each optimiser step; validation and previews use the average.
 
     Frozen parameters, those of regularisers and adversaries are left out, and so are steps of an adversary. The average
-    is kept in float32 and written to the checkpoint under ``ema``. (Lightning's own callback averages and stores frozen
-    parts too, and its flat decay ruins short runs.)
+    is kept in float32, that of float64 weights in float64, and written to the checkpoint under ``ema``. (Lightning's
+    own callback averages and stores frozen parts too, and its flat decay ruins short runs.)
 
     Args:
         decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)). Steps that
@@ -42,7 +42,7 @@ class EMA(Callback):
         """Start from the current weights, or put a restored average on the module's device."""
         current = self._parameters(pl_module)
         if not self.average:
-            self.average = {name: p.detach().float().clone() for name, p in current.items()}
+            self.average = {name: _precise(p).clone() for name, p in current.items()}
         missing = [name for name in current if name not in self.average]
         if missing:
             raise UserError(
@@ -64,7 +64,7 @@ class EMA(Callback):
         weight = 1 - warmed_up_decay(step, self.decay)
         current = self._parameters(pl_module)
         with torch.no_grad():
-            values = [current[name].detach().float() for name in self.average]
+            values = [_precise(current[name]) for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), values, weight)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,6 +123,11 @@ class EMA(Callback):
         for name, value in self._raw.items():
             current[name].copy_(value)
         self._raw = None
+
+
+def _precise(parameter: Tensor) -> Tensor:
+    """Its values in float32 at least."""
+    return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _steps(trainer: Trainer, pl_module: LightningModule) -> int:

@@ -21,6 +21,7 @@ from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.training.module import ClipModule
 from vidlab.training.precision import resolve_precision
+from vidlab.training.precision_plugins import precision_plugin
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     """The Trainer, with callbacks by name (null removes one) and checkpoints written atomically.
 
     Raises:
-        UserError: absent hardware, or a precision Lightning does not know.
+        UserError: absent hardware, or a precision that cannot train on it.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -147,10 +148,12 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
             cfg.trainer,
             "trainer",
             accelerator=accelerator,
-            precision=resolve_precision(cfg.precision, accelerator),
             logger=logger,
             callbacks=callbacks,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[
+                AtomicCheckpointIO(),
+                precision_plugin(resolve_precision(cfg.precision, accelerator), accelerator),
+            ],
         )
     except (MisconfigurationException, InstantiationException) as error:
         cause = root_cause(error)

@@ -31,4 +31,5 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t D"]:
         """One vector per noise level."""
-        return self.mlp(sinusoidal(t, self.frequencies))
+        weight = self.mlp.get_parameter("0.weight")
+        return self.mlp(sinusoidal(t, self.frequencies).to(weight.dtype))

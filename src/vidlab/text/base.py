@@ -49,6 +49,9 @@ class TextEncoder(nn.Module, ABC):
         """A text that changes with how captions become tokens, beyond the settings; cached features depend on it."""
         return ""
 
+    def freeze_pooled(self) -> None:
+        """Stop training what is learned for ``pooled`` alone: the denoiser does not read it, so no gradient comes."""
+
     def forward(self, captions: Sequence[str]) -> TextEmbedding:
         """``encode``."""
         return self.encode(captions)

@@ -119,6 +119,10 @@ class WordsEncoder(TextEncoder):
         """Words and punctuation marks, plus the start token."""
         return 1 + len(split_words(caption))
 
+    def freeze_pooled(self) -> None:
+        """Stop training the map of the mean."""
+        self.pool.requires_grad_(False)
+
     def encode(self, captions: Sequence[str]) -> TextEmbedding:
         """Captions -> ``TextEmbedding``; gradients flow to every parameter."""
         words = [split_words(caption) for caption in captions]

@@ -46,9 +46,10 @@ END_OF_TRAINING = 2**62
 
 
 def steps_taken(trainer: Trainer) -> int:
-    """Optimiser steps that may have changed the weights: ``global_step`` less the steps that callbacks discarded."""
+    """Optimiser steps that may have changed the weights: ``global_step`` less those that callbacks or a scaler left."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return trainer.global_step - sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
+    dropped = sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
+    return trainer.global_step - dropped - getattr(trainer.precision_plugin, "skipped_steps", 0)
 
 
 class VideoDiffusion(ClipModule):
@@ -186,6 +187,8 @@ class VideoDiffusion(ClipModule):
             return
         self.autoencoder.check_trained()
         self.backbone = self.make_backbone(latent=self.latent, text_width=self.text_encoder.width)
+        if not self.backbone.reads_pooled_text:
+            self.text_encoder.freeze_pooled()
         if self.compile_backbone:
             self.backbone.compile()
 
