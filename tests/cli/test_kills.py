@@ -4,6 +4,7 @@ The sweep of 200 is run by ``tox -e kills``; a few of them are always run.
 """
 
 import contextlib
+import re
 import shutil
 import signal
 import time
@@ -20,6 +21,8 @@ from .tracked import equal, only, tracked, weights
 SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "interrupt": signal.SIGINT}
 # What a shell may see: ended by the signal itself, before anything could be done about it, or in order after it.
 CODES = {"kill": {-9}, "term": {-15, 143}, "interrupt": {-2, 130}}
+# Python drops an interrupt that comes while it forgets an object, says so, and goes on.
+SWALLOWED = re.compile(r"Exception ignored in: .*\nTraceback[^\n]*\n(?:  .*\n)+\n?KeyboardInterrupt: *\n")
 FIRST_SECONDS = 20.0
 SWEEP = {"first run": 80, "checkpoints": 60, "cache": 30, "evaluation": 30}
 
@@ -66,7 +69,7 @@ def ended(running: Running, kind: str) -> Done:
     running.send(SIGNALS[kind])  # which does nothing to a command that has ended and was not waited for
     done = running.wait()
     assert done.code in CODES[kind] | {0}, (done.code, done.err)
-    assert "Traceback" not in done.err, done.err
+    assert "Traceback" not in SWALLOWED.sub("", done.err), done.err
     return done
 
 
@@ -150,17 +153,17 @@ def test_checkpoints(commands, empty_store, tmp_path):
     """One run, saving every step, stopped again and again while it saves; each start gets further than the last."""
     whole, lab = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "stopped"))
     went_well(whole.train(*SAVING))
-    random, names = Random(0), list(SIGNALS)
+    random, names, reached = Random(0), list(SIGNALS), 0
     for number in range(SWEEP["checkpoints"]):
-        before = newest(lab)
-        running = lab.start_train(*SAVING, *(["ckpt_path=last"] if before else []))
-        wait_for(lambda before=before: newest(lab) != before)
+        saved = newest(lab)
+        running = lab.start_train(*SAVING, *(["ckpt_path=last"] if saved else []))
+        wait_for(lambda saved=saved: newest(lab) != saved)
         time.sleep(random.uniform(0, 0.15))
         ended(running, names[number % 3])
-        reached = weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"]
-        curve = only(lab).losses()
-        assert {step for name, step in curve if name == "train/loss"} >= set(range(reached)), f"after {number + 1}"
-        assert all(only(whole).curve[place] == value for place, value in curve.items())
+        reached, before = weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"], reached
+        assert reached > before, f"after {number + 1}"
+        # what the store lacks of the steps before the checkpoint is with the run, which sends it when it goes on
+        assert all(only(whole).curve[place] == value for place, value in only(lab).losses().items())
     went_well(lab.train(*SAVING, "ckpt_path=last"))
     assert only(lab).losses() == only(whole).losses() and only(lab).status == "FINISHED"
     assert equal(*(weights(one.runs[0] / "checkpoints" / "last.ckpt") for one in (whole, lab)))
