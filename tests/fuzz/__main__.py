@@ -59,7 +59,8 @@ def attack(given: argparse.Namespace, names: list[str], worker: Watched, tally: 
         for name in names:
             if time.monotonic() > end:
                 return
-            run_cases(worker, tally, name, range(first, stop))
+            for failure in run_cases(worker, tally, name, range(first, stop)):
+                print(f"{failure.text()}\n", file=sys.stderr)
         inputs, faults = sum(map(Counter.total, tally.counts.values())), len(tally.failures)
         print(f"cases {first} to {stop - 1}: {inputs} inputs so far, {faults} kinds of faults", file=sys.stderr)
         first = stop

@@ -188,8 +188,10 @@ def reduced(worker: Watched, failure: Failure) -> Failure:
     return Failure(failure.target, failure.case, verdict, tuple(kept) if kept != steps else (), failure.times)
 
 
-def run_cases(worker: Watched, tally: Tally, target: str, cases: Sequence[int], reduce: bool = True) -> None:
-    """Run cases of one target into ``tally``."""
+def run_cases(worker: Watched, tally: Tally, target: str, cases: Sequence[int]) -> list[Failure]:
+    """Run cases of one target into ``tally``; the failures of new kinds."""
     new = [failure for case, verdict in worker.run(target, cases) if (failure := tally.add(target, case, verdict))]
-    for failure in new if reduce else ():
-        tally.failures[failure.kind] = reduced(worker, failure)
+    found = [reduced(worker, failure) for failure in new]
+    for failure in found:
+        tally.failures[failure.kind] = failure
+    return found
