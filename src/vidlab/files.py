@@ -20,7 +20,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     When the block fails it is removed; what a process that was killed leaves is for ``remove_leftovers``.
     """
-    aside = _aside(path)
+    aside = aside_of(path)
     try:
         yield aside
         aside.replace(path)
@@ -32,16 +32,22 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
-def _aside(path: Path) -> Path:
+def aside_of(path: Path) -> Path:
+    """Where this process, and no other, makes what will be ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what processes that are no more left in a folder when they were killed while writing aside."""
+def remove_leftovers(folder: Path, quiet: float = QUIET_SECONDS) -> None:
+    """Remove what processes that are no more left in a folder when they were killed while writing aside.
+
+    Args:
+        folder: where to look.
+        quiet: seconds for which nothing was written to it; 0 where a lock keeps other machines out.
+    """
     for leftover in folder.glob(".*.tmp"):
         owner = leftover.name.removesuffix(".tmp").rpartition(".")[2]
         with contextlib.suppress(OSError):  # another process was faster
-            if owner.isdigit() and not _alive(int(owner)) and time.time() - leftover.stat().st_mtime > QUIET_SECONDS:
+            if owner.isdigit() and not _alive(int(owner)) and time.time() - leftover.stat().st_mtime >= quiet:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
@@ -77,7 +83,7 @@ def open_table(path: Path) -> Iterator[TextIO]:
 @contextmanager
 def folder_made_aside(folder: Path) -> Iterator[Path]:
     """A new folder beside ``folder`` that takes its name, or whose files move into it, when the block ends well."""
-    aside = _aside(folder)
+    aside = aside_of(folder)
     remove_leftovers(folder.parent)
     try:
         aside.mkdir(parents=True)

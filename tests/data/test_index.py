@@ -1,5 +1,6 @@
 import itertools
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidlab.clip import Factors, ObjectFactors
-from vidlab.data import index_writer
+from vidlab.data import index_writer, row_store
 from vidlab.data.index import COLUMNS, ClipIndex, ClipRow, factors_from_json, factors_to_json, write_index
 from vidlab.data.index_writer import IndexWriter
 from vidlab.data.row_store import BLOCK_ROWS
+from vidlab.data.splits import GatheredRows
 from vidlab.errors import DataError
 
 # Values by field name, so that the test holds for whatever factors a rendered clip has.
@@ -199,6 +202,32 @@ def test_rows_of_an_index_written_again_are_its_own(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_two_that_write_an_index_at_once_share_no_file(tmp_path):
+    """A folder may be on a file system without locks; the last to finish wins, whole."""
+    rows = some_rows(20)
+
+    def beside() -> None:
+        write_index(tmp_path, rows[:5], {})
+        with GatheredRows(tmp_path, 0.5) as gathered:
+            for row in rows[:7]:
+                gathered.add(row)
+            gathered.write_index({}, tmp_path)
+
+    with GatheredRows(tmp_path, 0.5) as gathered:
+        for row in rows:
+            gathered.add(row)
+        with IndexWriter(tmp_path, {}) as writer:
+            writer.add(rows[0])
+            other = multiprocessing.get_context("fork").Process(target=beside)
+            other.start()
+            other.join()
+            assert other.exitcode == 0 and len(ClipIndex.open(tmp_path)) == 7
+        assert ClipIndex.open(tmp_path).row(0) == rows[0] and len(ClipIndex.open(tmp_path)) == 1
+        gathered.write_index({}, tmp_path)
+    assert [ClipIndex.open(tmp_path).row(n) for n in range(20)] == rows
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_damaged_file_of_rows_is_named(tmp_path):
     write_index(tmp_path, some_rows(20), {})
     (beside,) = tmp_path.glob("*.rows")
@@ -233,6 +262,18 @@ def test_damage_of_a_file_of_rows_never_reaches_arrow(tmp_path):
         with pytest.raises(DataError, match=r"rows cannot be read .* delete it, and it is made again"):
             index = ClipIndex.open(tmp_path)
             assert [index.row(n) for n in range(len(index))] != rows
+
+
+def test_the_checksum_of_a_block_is_compared_at_the_first_reading(tmp_path, monkeypatch):
+    rows, compared = some_rows(BLOCK_ROWS + 5), []
+    write_index(tmp_path, rows, {})
+    index = ClipIndex.open(tmp_path)
+    monkeypatch.setattr(row_store, "crc32", lambda content: compared.append(len(content)) or crc32(content))
+    for number in (3, BLOCK_ROWS + 1, 3, 4, BLOCK_ROWS + 1, 0):
+        assert index.row(number) == rows[number]
+    assert len(compared) == 2
+    copy = pickle.loads(pickle.dumps(index))  # another process trusts nobody
+    assert copy.row(3) == rows[3] and len(compared) == 4  # its table, and the block
 
 
 def test_damage_of_an_index_is_refused_or_changes_nothing(tmp_path):

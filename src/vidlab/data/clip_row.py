@@ -138,13 +138,12 @@ def hashed(columns: Mapping[str, Sequence[Any]]) -> Iterator[list[Any]]:
 
 def from_values(values: Mapping[str, Any]) -> ClipRow:
     """A row from the values of an Arrow table."""
-    changed = {
-        "captions": tuple(values["captions"]),
-        "factors": factors_from_json(values["factors"]),
-        "scores": dict(values.get("scores") or ()),
-        "crop": None if (crop := values.get("crop")) is None else tuple(crop),
-    }
-    return ClipRow(**{**values, **changed})
+    changed = dict(values)
+    changed["captions"] = tuple(values["captions"])
+    changed["factors"] = factors_from_json(values["factors"])
+    changed["scores"] = dict(values.get("scores") or ())
+    changed["crop"] = None if (crop := values.get("crop")) is None else tuple(crop)
+    return ClipRow(**changed)
 
 
 def check_row(row: ClipRow) -> None:
@@ -153,17 +152,18 @@ def check_row(row: ClipRow) -> None:
     Raises:
         CorruptClipError: naming the value at fault.
     """
+    values = vars(row)  # this is asked of every clip that is read
     for name, (least, most) in BOUNDS.items():
-        value = getattr(row, name)
+        value = values[name]
         if not isinstance(value, int) or not least <= value <= most:
             raise CorruptClipError(f"{name}={value!r:.40} is not between {least} and {most}")
     for name in ("fps", "duration"):
-        value = getattr(row, name)
-        if not isinstance(value, float | int) or not 0 < value < math.inf:
+        value = values[name]
+        if not isinstance(value, (float, int)) or not 0 < value < math.inf:
             raise CorruptClipError(f"{name}={value!r:.40} is not a positive number")
-    for name, part in (("first_frame", [row.first_frame or 0]), ("crop", (0, 0) if row.crop is None else row.crop)):
-        if len(part) != (2 if name == "crop" else 1) or not all(isinstance(n, int) and 0 <= n < 2**31 for n in part):
-            raise CorruptClipError(f"{name}={getattr(row, name)!r:.40} is no place in a video")
+    for name, part, length in (("first_frame", row.first_frame, 1), ("crop", row.crop, 2)):
+        if part is not None and not _is_place(part if length == 2 else (part,), length):
+            raise CorruptClipError(f"{name}={part!r:.40} is no place in a video")
     if not row.captions:
         raise CorruptClipError("it has no caption")
     for name, text in _texts(row):
@@ -171,6 +171,10 @@ def check_row(row: ClipRow) -> None:
             raise CorruptClipError(f"its {name} is not valid Unicode text: {shown(text):.60}")
     if leaves_folder(row.shard):
         raise CorruptClipError(f"its shard {shown(row.shard):.200} is not below the data set's folder")
+
+
+def _is_place(part: Any, length: int) -> bool:
+    return len(part) == length and all(isinstance(number, int) and 0 <= number < 2**31 for number in part)
 
 
 def _texts(row: ClipRow) -> Iterator[tuple[str, Any]]:

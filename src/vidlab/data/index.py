@@ -23,6 +23,7 @@ from vidlab.data.names import reason_of, shown
 from vidlab.data.parquet import open_parquet
 from vidlab.data.row_store import RowStore, RowStoreWriter
 from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.files import remove_leftovers, written_aside
 
 __all__ = [
     "COLUMNS",
@@ -240,16 +241,12 @@ def _opened(place: Path) -> RowStore:
 
 
 def _make_rows(path: Path, place: Path) -> None:
-    unfinished = place.with_suffix(".tmp")
-    try:
-        with RowStoreWriter(unfinished) as store:
-            for table in _tables(path):
-                # what cannot be stored is a fault of the index, not of the place where its rows go
-                with _told_of(path):
-                    store.write(table)
-        unfinished.replace(place)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    remove_leftovers(place.parent)
+    with written_aside(place) as unfinished, RowStoreWriter(unfinished) as store:
+        for table in _tables(path):
+            # what cannot be stored is a fault of the index, not of the place where its rows go
+            with _told_of(path):
+                store.write(table)
 
 
 def _tables(path: Path) -> Iterator[Any]:

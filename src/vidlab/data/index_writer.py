@@ -14,6 +14,7 @@ from vidlab.data.clip_row import INDEX_NAME, ClipRow, hashed, schema, to_columns
 from vidlab.data.parquet import PAGES, seal
 from vidlab.data.row_store import BLOCK_ROWS, RowStoreWriter
 from vidlab.errors import DataError
+from vidlab.files import aside_of, remove_leftovers
 
 # Rows of a Parquet row group, which are held while they are gathered.
 GROUP_ROWS = 1024 * BLOCK_ROWS
@@ -47,11 +48,12 @@ class IndexWriter:
         self._keys = array("Q")
         self._hash = blake2b(json.dumps(self.metadata, sort_keys=True).encode(), digest_size=16)
         self._places = blake2b(digest_size=8)
-        self._table, self._rows = folder / f"{INDEX_NAME}.tmp", folder / "index.rows.tmp"
+        self._table, self._rows = aside_of(folder / INDEX_NAME), aside_of(folder / "index.rows")
 
     def __enter__(self) -> "IndexWriter":
         import pyarrow.parquet as pq
 
+        remove_leftovers(self.folder)
         self._parquet = pq.ParquetWriter(self._table, schema(), **PAGES)
         self._store = RowStoreWriter(self._rows).__enter__()
         return self
@@ -104,7 +106,7 @@ class IndexWriter:
     def _publish(self, identity: str) -> None:
         self._refuse_double_keys()
         for stale in (*self.folder.glob(rows_name("*")), *self.folder.glob(rows_name("*") + ".arrow")):
-            stale.unlink()  # of another index, or of an earlier version
+            stale.unlink(missing_ok=True)  # of another index, or of an earlier version
         self._rows.replace(self.folder / rows_name(identity))
         self._table.replace(self.folder / INDEX_NAME)
 

@@ -29,6 +29,8 @@ def shown(text: object) -> str:
 
 def is_utf8(text: str) -> bool:
     """False for a file name of other bytes, and for text with half of a surrogate pair: neither can be stored."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -11,6 +11,7 @@ from typing import Any
 from vidlab.data.clip_row import ClipRow, schema, to_columns
 from vidlab.data.index_writer import GROUP_ROWS, key_hash, repeated, write_index
 from vidlab.data.row_store import RowStore, RowStoreWriter
+from vidlab.files import aside_of
 from vidlab.randomness import seed_of
 
 
@@ -84,7 +85,7 @@ class GatheredRows:
         self.first: ClipRow | None = None
         self._own_splits = True
         self._keys = array("Q")
-        self._path = folder / "gathered.rows.tmp"
+        self._path = aside_of(folder / "gathered.rows")
         self._pending: list[ClipRow] = []
 
     def __enter__(self) -> "GatheredRows":

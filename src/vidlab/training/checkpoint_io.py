@@ -1,6 +1,5 @@
 """Reading and writing checkpoint files without losing one and without running code from one."""
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from vidlab.digests import DamagedError, check_archive
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers, written_aside
 
 PLAIN_DATA = "/data.pkl"  # what torch calls the record of everything but the tensors' numbers
 BESIDE = "Try best.ckpt or last.ckpt beside it."
@@ -56,24 +56,18 @@ class AtomicCheckpointIO(CheckpointIO):
             UserError: the folder cannot be written or the disk is full.
         """
         path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process killed while it wrote
-                leftover.unlink()
-            with temporary.open("wb") as file:
+            remove_leftovers(path.parent, quiet=0)  # the lock on the run keeps others out
+            with written_aside(path) as aside, aside.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"The checkpoint {path} could not be written ({error}). Earlier checkpoints are intact. Free disk "
                 f"space or make the folder writable, then resume with ckpt_path=last."
             ) from error
-        finally:
-            with contextlib.suppress(OSError):  # an interrupt leaves no half file either
-                temporary.unlink(missing_ok=True)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
