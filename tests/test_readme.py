@@ -241,7 +241,7 @@ def run_export(bench: Bench, words: list[str]) -> None:
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert {path.suffix for path in (bench.folder / "exported").iterdir()} == {".safetensors", ".json"}
+    assert {path.suffix for path in (bench.folder / "exported").rglob("*.*")} == {".safetensors", ".json"}
 
 
 def run_panda(bench: Bench, words: list[str]) -> None:

@@ -118,3 +118,9 @@ def test_numbers_that_are_not_finite_are_named():
     assert is_finite(torch.tensor([1, 2])) and is_finite(torch.zeros(0))
     with pytest.raises(UserError, match=r"here: b \(2,\) holds numbers that are not finite. Mend it."):
         refuse_non_finite({"a": torch.ones(1), "b": torch.tensor([1.0, float("nan")])}, "here", "Mend it.")
+
+
+def test_a_file_of_tensors_has_the_mode_of_any_new_file(tmp_path):
+    save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode

@@ -26,7 +26,10 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sums = json.dumps({name: tensor_checksum(name, tensor) for name, tensor in whole.items()})
     with written_aside(file) as unfinished:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # of any file of this user; save_file makes one that others cannot read
         save_file(whole, unfinished, {"format": "pt", SUMS: sums})
+        unfinished.chmod(mode)
 
 
 def read_tensors(

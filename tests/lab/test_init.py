@@ -13,7 +13,7 @@ from vidlab.backbones.stiv import STIV
 from vidlab.clip import Controls, DenoiserInput
 from vidlab.errors import UserError
 from vidlab.hub import read_json
-from vidlab.lab.export import export
+from vidlab.lab.export import Origin, export
 from vidlab.lab.init import (
     FreshWeights,
     FromRuns,
@@ -143,7 +143,7 @@ def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
     from vidlab.conditioning.masked_video import MaskedVideo, Stage
 
     trained = make_module(backbone=tiny_release())
-    export(trained, tmp_path / "release", {})
+    export(trained, tmp_path / "release", Origin({}))
     fresh = make_module(backbone=tiny_release())
     report = OpenSoraPlanRelease(str(tmp_path / "release")).apply(fresh, HERE)
     assert report.fresh == report.unused == ()
@@ -161,7 +161,7 @@ def test_a_release_goes_out_and_comes_back(make_module, tmp_path):
     parent = trained.denoiser.eval()(DenoiserInput(latents, t, 1000 * t)).prediction
     assert (conditioned - parent).abs().max() == 0.0
     with pytest.raises(UserError, match="already holds weights"):
-        export(trained, tmp_path / "release", {})
+        export(trained, tmp_path / "release", Origin({}))
 
 
 def test_a_release_fits_one_kind_of_model(make_module, tmp_path):
@@ -173,7 +173,8 @@ def test_a_release_fits_one_kind_of_model(make_module, tmp_path):
 
 def test_any_other_denoiser_is_weights_beside_its_configuration(make_module, tmp_path):
     module = make_module()
-    export(module, tmp_path / "out", {"seed": 3})
+    export(module, tmp_path / "out", Origin({"seed": 3}, "raw", 7))
     weights = read_release(tmp_path / "out")
     assert torch.equal(weights["embed.weight"], module.denoiser.embed.weight)
-    assert read_json(tmp_path / "out" / "config.json") == {"seed": 3}
+    stored = read_json(tmp_path / "out" / "vidlab.json")
+    assert (stored["settings"], stored["weights"], stored["step"]) == ({"seed": 3}, "raw", 7)

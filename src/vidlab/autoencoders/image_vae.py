@@ -100,7 +100,7 @@ def _load(path: str) -> Any:
         raise MissingPackageError(
             f"autoencoder=image_vae needs the package diffusers ({error}): pip install diffusers."
         ) from error
-    folder = _folder(path)
+    folder = weights_folder(path)
     refuse_code(folder, f"autoencoder.path={path}")
     try:
         kind = AutoencoderKL.load_config(folder).get("_class_name", KIND)
@@ -122,8 +122,12 @@ def _load(path: str) -> Any:
     return found
 
 
-def _folder(path: str) -> Path:
-    """The local folder of the weights."""
+def weights_folder(path: str) -> Path:
+    """The local folder of the weights that ``ImageVAE(path)`` reads.
+
+    Raises:
+        UserError: there is none.
+    """
     files = [f"{place}{name}" for place in ("", f"{SUBFOLDER}/") for name in (CONFIG, WEIGHTS)]
     found = model_folder(path, "autoencoder.path", files, lambda folder: _place(folder) is not None)
     place = _place(found)

@@ -27,6 +27,7 @@ from vidlab.errors import UserError
 from vidlab.files import write_text
 from vidlab.lab.compose import build_module, resolve_accelerator
 from vidlab.lab.entry import instantiate
+from vidlab.lab.exported import load_stored
 from vidlab.lab.given_frames import GivenFrames, given_frames
 from vidlab.lab.progress import bar
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
@@ -36,7 +37,6 @@ from vidlab.lab.safe_text import terminal
 from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in
-from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -81,8 +81,8 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     Raises:
         UserError: no checkpoint, a prompt the text encoder cannot read whole, or sizes that do not fit.
     """
-    run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint")
-    state = load_checkpoint(run.checkpoint)
+    run = resolve_run(cfg.checkpoint, RUNS, cfg.name, cfg.tracking_uri, key="checkpoint", exports=True)
+    state = load_stored(run.checkpoint, cfg.weights)
     trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
     module = module_of(state, trained, run.checkpoint, cfg)
     check_conditioning(cfg, module)
@@ -189,7 +189,7 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, cfg:
             module.configure_model()
         module.on_load_checkpoint(state)
         module.load_state_dict(state["state_dict"])
-        if cfg.weights == "ema":
+        if cfg.weights == "ema" and not state.get("averaged"):
             _take_average(module, state, checkpoint)
         return module.eval()
 

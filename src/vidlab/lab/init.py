@@ -8,11 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.lab.exported import load_stored
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
 from vidlab.lab.trusted_config import stored_settings
 from vidlab.tensors import refuse_non_finite, refuse_other_shapes
-from vidlab.training.checkpoint_io import BESIDE, load_checkpoint
+from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.inheritance import InheritanceReport, Source, inherit
 from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -71,10 +72,10 @@ class Trained:
         Raises:
             UserError: no such run, or averaged weights asked for and none kept.
         """
-        found = resolve_run(self.run, RUNS, around.experiment, around.tracking_uri, key=key)
-        state = load_checkpoint(found.checkpoint)
+        found = resolve_run(self.run, RUNS, around.experiment, around.tracking_uri, key=key, exports=True)
+        state = load_stored(found.checkpoint, self.weights)
         weights: dict[str, Tensor] = dict(state["state_dict"])
-        if self.weights == "ema":
+        if self.weights == "ema" and not state.get("averaged"):
             if not state.get("ema"):
                 raise UserError(f"{found.checkpoint} holds no averaged weights. Use init.weights=raw.")
             refuse_other_shapes(state["ema"], weights, f"{found.checkpoint}: ema", BESIDE)

@@ -18,6 +18,7 @@ from vidlab.redaction import redact
 
 Which = Literal["last", "best"]
 RECORD = "run.json"
+EXPORT = "vidlab.json"  # what makes a folder an exported one
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def resolve_run(
     tracking_uri: str | None = None,
     which: Which = "last",
     key: str = "ckpt_path",
+    exports: bool = False,
 ) -> Run:
     """Find a run.
 
@@ -65,12 +67,16 @@ def resolve_run(
         tracking_uri: the MLflow store in which run ids are looked up; None refuses them.
         which: the checkpoint wanted from a folder: ``last.ckpt`` or ``best.ckpt``.
         key: the configuration key that held ``reference``, for messages.
+        exports: whether an exported folder will do, its ``vidlab.json`` being the checkpoint.
 
     Raises:
         UserError: nothing was found; says where it looked and what exists.
     """
     reference = str(reference).strip()
     path = Path(reference).expanduser()
+    manifest = path if path.name == EXPORT else path / EXPORT
+    if manifest.is_file():
+        return _from_export(manifest.resolve(), key, exports)
     if reference == "last":
         return _newest(Path(runs_root), experiment, which, key)
     if path.is_file():
@@ -148,6 +154,15 @@ def _from_folder(folder: Path, which: Which, key: str) -> Run:
     present = sorted(file.name for file in folder.glob("checkpoints/*.ckpt"))
     has = f"it has {', '.join(present)}; name that file" if present else "it has no checkpoints yet"
     raise UserError(f"{key}={folder}: no checkpoints/{which}.ckpt in this folder; {has}.")
+
+
+def _from_export(manifest: Path, key: str, taken: bool) -> Run:
+    if not taken:
+        raise UserError(
+            f"{key}={manifest.parent} is an exported folder, from which no run goes on. It is read by generate.py "
+            f"checkpoint={manifest.parent}, evaluate.py run=..., and train.py init=from_run init.run=..."
+        )
+    return Run(manifest.parent, manifest, None)
 
 
 def _from_mlflow(run_id: str, tracking_uri: str | None, which: Which, key: str) -> Run:

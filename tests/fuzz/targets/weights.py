@@ -90,7 +90,7 @@ def make_wfvae(folder: Path) -> Sequence[Subject]:
 def parts_of(folder: Path) -> Sequence[Subject]:
     """All files of an exported folder."""
     subjects = []
-    for path in sorted(folder.iterdir()):
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
         edits = "json" if path.suffix == ".json" else "safetensors" if path.suffix == ".safetensors" else "text"
         subjects.append(Subject(path.name, edits, countable=False))
     return subjects
@@ -139,11 +139,40 @@ def read_index(folder: Path) -> Found:
     return tensors(read_release(folder))
 
 
+def make_run(folder: Path) -> Sequence[Subject]:
+    """The parts of an exported run that no other target reads."""
+    from vidlab.backbones.open_sora_plan_release import write_release
+    from vidlab.digests import sealed
+    from vidlab.lab.exported import FORMAT, TEXT, TRAINED
+    from vidlab.tensors import save_tensors
+
+    torch.manual_seed(0)
+    write_release({"a": torch.randn(40)}, folder)
+    (folder / TEXT).mkdir()
+    save_tensors({"b": torch.randn(3, 4)}, folder / TEXT / TRAINED)
+    haar = {"_target_": "vidlab.autoencoders.haar.Haar", "scale": 0.3}
+    settings = {"data": {"frames": 8}, "autoencoder": haar, "text_encoder": {"width": 8}, "losses": {}}
+    content = {"format": FORMAT, "weights": "ema", "step": 7, "settings": settings}
+    (folder / "vidlab.json").write_text(json.dumps(sealed(content), indent=1))
+    return [*parts_of(folder), Subject(f"{TEXT}/{TRAINED}", "safetensors", countable=False)]
+
+
+def read_run(folder: Path) -> Found:
+    from vidlab.lab.exported import exported_state
+    from vidlab.lab.trusted_config import Allowed, trained_config
+
+    state = exported_state(folder)
+    config = trained_config(state, folder, Allowed())
+    facts = digest(str(state["averaged"]), str(state["global_step"]), str(config))
+    return Found({**tensors(state["state_dict"]).items, "facts": facts})
+
+
 TARGETS = (
     Target("weights.pickle", make_pickle, read_pickled),
     Target("weights.torchscript", make_script, read_script),
     Target("weights.safetensors", make_safe, read_safe),
     Target("export.wfvae", make_wfvae, read_wfvae, exact=True),
     Target("export.open_sora_plan", make_release, read_release, exact=True),
+    Target("export.run", make_run, read_run, exact=True),
     Target("export.shards", make_index, read_index, exact=True),
 )

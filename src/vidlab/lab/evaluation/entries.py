@@ -14,12 +14,13 @@ from vidlab.autoencoders.wfvae_weights import published
 from vidlab.errors import UserError
 from vidlab.lab.compose import locate_autoencoder
 from vidlab.lab.entry import instantiate
+from vidlab.lab.exported import load_stored
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import read_run_record, resolve_run
+from vidlab.lab.runs import EXPORT, read_run_record, resolve_run
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.tensors import refuse_other_shapes
-from vidlab.training.checkpoint_io import BESIDE, load_checkpoint
+from vidlab.training.checkpoint_io import BESIDE
 
 GROUP, CHOICE, CONFIG = "autoencoder", "choice", "config.json"
 # What published folders say they hold, and what builds it.
@@ -71,7 +72,7 @@ def build_entry(item: str | Mapping[str, Any], cfg: DictConfig) -> Entry:
         entry = _from_choice(str(name), settings, cfg)
     elif _is_choice(item):
         entry = _from_choice(item, {}, cfg)
-    elif (Path(item).expanduser() / CONFIG).is_file():
+    elif (Path(item).expanduser() / CONFIG).is_file() and not (Path(item).expanduser() / EXPORT).is_file():
         entry = _from_published(Path(item).expanduser().resolve())
     else:
         entry = _from_run(item, cfg)
@@ -157,10 +158,10 @@ def _from_run(reference: str, cfg: DictConfig) -> Entry:
     if cfg.weights not in ("ema", "raw"):
         raise UserError(f"weights={cfg.weights}: choose ema or raw.")
     try:
-        run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="autoencoders")
+        run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="autoencoders", exports=True)
     except UserError as error:
         raise UserError(f"{error} A choice is one of {', '.join(choices())}.") from error
-    state = load_checkpoint(run.checkpoint)
+    state = load_stored(run.checkpoint, cfg.weights)
     trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
     if any(name.startswith(OURS) for name in state["state_dict"]):
         autoencoder = trained_autoencoder(state, trained, run.checkpoint, cfg.weights)

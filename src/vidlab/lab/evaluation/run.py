@@ -18,13 +18,13 @@ from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
+from vidlab.lab.exported import load_stored
 from vidlab.lab.generate import module_of
 from vidlab.lab.progress import bar
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, read_run_record, resolve_run
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
-from vidlab.training.checkpoint_io import load_checkpoint
 
 # Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
 VIDEOS = Path("evaluations/videos")
@@ -50,7 +50,8 @@ def run_evaluation(cfg: DictConfig) -> Path:
     metrics = build_metrics(cfg)
     subjects = []
     for reference in _runs(cfg):
-        run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key="runs" if cfg.runs else "run")
+        key = "runs" if cfg.runs else "run"
+        run = resolve_run(reference, RUNS, cfg.name, cfg.tracking_uri, key=key, exports=True)
         subjects.append(evaluate_run(run, cfg, metrics))
         store_scores(cfg.tracking_uri, subjects[-1])
     for path in _folders(cfg):
@@ -102,7 +103,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     Raises:
         UserError: the checkpoint's model or data cannot be built with these settings.
     """
-    state = load_checkpoint(run.checkpoint)
+    state = load_stored(run.checkpoint, cfg.weights)
     trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
     module = module_of(state, trained, run.checkpoint, cfg)
     step = int(state.get("global_step", 0))
