@@ -5,17 +5,24 @@ import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from vidlab.callbacks.forecast import Forecast, Remaining, clock_time, duration, peak_memory, validations_left
 
 log = logging.getLogger(__name__)
 
+# Steps of a run after which it tells its end: by then its pace is known to some percent.
+TOLD_AFTER = 10
+ENDLESS = 2**62
+
 
 class StepProgress(ProgressBar):
-    """One bar over the whole run, counted in optimiser steps, with the latest losses and the speed.
+    """One bar over the whole run, counted in optimiser steps, with the latest losses, the speed and the expected end.
 
-    Without a terminal it logs a line every ``line_seconds`` instead.
+    Without a terminal it logs a line every ``line_seconds`` instead. Either way the end and the memory are told once,
+    on a line of their own, within the first steps.
 
     Args:
         line_seconds: seconds between two lines without a terminal.
@@ -28,8 +35,9 @@ class StepProgress(ProgressBar):
         self.refresh_steps = refresh_steps
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._started = self._last_line = 0.0
-        self._first_step = 0
+        self._forecast = Forecast()
+        self._last_line = 0.0
+        self._told = False
         self._enabled = True
 
     def disable(self) -> None:
@@ -42,13 +50,13 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
-        self._started = self._last_line = time.monotonic()
-        self._first_step = trainer.global_step
+        self._last_line, self._told = time.monotonic(), False
+        self._forecast.start(trainer.global_step)
         console = Console()
         if not self._enabled or not console.is_terminal:
             return
         self._bar = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"), console=console, refresh_per_second=4,
         )  # fmt: skip
         total = trainer.max_steps if trainer.max_steps > 0 else None
@@ -60,6 +68,8 @@ class StepProgress(ProgressBar):
         if not self._enabled:
             return
         step = trainer.global_step
+        self._forecast.stepped(step)
+        self._tell_once(trainer)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step)
             if step % self.refresh_steps == 0:
@@ -81,9 +91,57 @@ class StepProgress(ProgressBar):
             self._bar.stop()
             self._bar = None
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Steps are not taken now."""
+        self._forecast.validation_started()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """They go on."""
+        self._forecast.validation_ended()
+
+    def _tell_once(self, trainer: Trainer) -> None:
+        """The expected end and the memory, as soon as the pace is known."""
+        forecast = self._forecast
+        soon = forecast.steps >= TOLD_AFTER or (forecast.steps > 0 and forecast.elapsed > self.line_seconds)
+        if self._told or not soon:
+            return
+        self._told = True
+        left = self._left(trainer)
+        if left is None or trainer.global_step >= trainer.max_steps > 0:
+            return
+        memory = peak_memory(trainer.strategy.root_device) / 1e9
+        text = (
+            f"{forecast.steps_per_second:.2f} steps/s: the run will end at about {clock_time(left)}, in "
+            f"{duration(left)}; {memory:.1f} GB of memory so far"
+        )
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False)
+        else:
+            log.info(text)
+
+    def _left(self, trainer: Trainer) -> float | None:
+        remaining = _remaining(trainer)
+        return None if remaining is None else self._forecast.seconds_left(remaining)
+
     def _numbers(self, trainer: Trainer) -> str:
-        steps = trainer.global_step - self._first_step
-        speed = steps / max(time.monotonic() - self._started, 1e-9)
         metrics = trainer.callback_metrics
         shown = [f"{name} {float(metrics[name]):.4f}" for name in ("train/loss", "val/loss") if name in metrics]
-        return "  ".join([*shown, f"{speed:.2f} steps/s"])
+        pace, left = self._forecast.steps_per_second, self._left(trainer)
+        if pace is not None:
+            shown.append(f"{pace:.2f} steps/s")
+        if left is not None:
+            shown.append(f"ends {clock_time(left)}, in {duration(left)}")
+        return "  ".join(shown)
+
+
+def _remaining(trainer: Trainer) -> Remaining | None:
+    """What the run has still to do; without ``max_steps`` a limit of time ends it, or nobody knows what."""
+    timers: list[Any] = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    limits = [left for one in timers if (left := one.time_remaining()) is not None]
+    at_most = min(limits) if limits else None
+    step, last = trainer.global_step, trainer.max_steps
+    if last < 0:
+        return None if at_most is None else Remaining(ENDLESS, 0, at_most)
+    interval = trainer.val_check_batch if sum(trainer.num_val_batches) else None
+    validations = 0 if interval is None else validations_left(step, last, trainer.accumulate_grad_batches, interval)
+    return Remaining(max(last - step, 0), validations, at_most)

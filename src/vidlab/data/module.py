@@ -343,7 +343,7 @@ class ClipDataModule(L.LightningDataModule):
                     + (", set data.val_clips=0 to train without validation" if split == "val" else "")
                 )
         self._warn_when_enlarged(val if bucketed else usable)
-        rank_zero_info(f"data={self.name}: {len(train)} training and {len(val)} held-out clips")
+        rank_zero_only(log.info)("data=%s: %d training and %d held-out clips", self.name, len(train), len(val))
         if 0 < len(val) < self.val_clips:
             rank_zero_info(f"data.val_clips={self.val_clips}, but {len(val)} are held out: using all of them")
         return SplitIndex(train, val, f"{index.hash}:{len(train)}", total)

@@ -28,6 +28,7 @@ from vidlab.lab.entry import instantiate
 from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.metric_record import MetricRecord
+from vidlab.lab.opening import opening
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.run_lock import locked
 from vidlab.lab.runs import Run, newest_record, resolve_run, write_run_record
@@ -227,6 +228,8 @@ def record_run(
         }
     )
     log.info("run folder %s", job.folder)
+    clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    log.info("%s", opening(module.cost(), module.clip_shape, clips))
 
 
 def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> None:
