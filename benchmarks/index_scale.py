@@ -52,7 +52,7 @@ def write(folder: Path, clips: int) -> dict[str, str]:
         "write_s": f"{time.perf_counter() - start:.0f}",
         "write_mb": f"{resident('VmHWM') - before:.0f}",
         "parquet_mb": f"{(folder / INDEX_NAME).stat().st_size / 1e6:.0f}",
-        "rows_mb": f"{sum(path.stat().st_size for path in folder.glob('*.arrow')) / 1e6:.0f}",
+        "rows_mb": f"{sum(path.stat().st_size for path in folder.glob('*.rows')) / 1e6:.0f}",
     }
 
 

@@ -140,6 +140,19 @@ def test_an_index_that_lies(tmp_path, change):
         read_release(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [None, [], {}, 3, "x", {"a": 1}, {"a": None}, {"a": ["x"]}, {"a": ""}, {"a": "."}, {"a": ".."}, {"a": "b\0c"},
+     {"a": "x" * 5000}, {"a": "\udc80"}, {"a": "\x1b[31m"}, {"a": {}}],
+)  # fmt: skip
+def test_an_index_of_other_types_is_one_sentence(tmp_path, place):
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": place}))
+    message = "does not say which shard|which is not a file of its own folder|is incomplete"
+    with pytest.raises(UserError, match=message) as caught:
+        read_release(tmp_path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
 def test_weights_that_do_not_fit_are_named_and_counted(tmp_path):
     model = make()
     state = dict(model.state_dict())

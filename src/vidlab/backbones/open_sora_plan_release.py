@@ -31,6 +31,7 @@ SINGLE = f"{STEM}.safetensors"
 INDEX = f"{SINGLE}.index.json"
 SHARD_BYTES = 10 * 10**9
 LISTED = 5
+LONGEST_NAME = 255  # bytes
 AGAIN = "Fetch the release again, or export the run again."
 
 
@@ -59,12 +60,12 @@ def read_release(
             raise UserError(f"{folder} holds no weights: neither {SINGLE} nor {INDEX} with its shards is there.")
         return _load(folder / SINGLE, dtype, device)
     place: dict[str, str] = read_json(index).get("weight_map", {})
-    if not isinstance(place, dict) or not all(isinstance(shard, str) for shard in place.values()):
+    if not isinstance(place, dict) or not place or not all(isinstance(shard, str) for shard in place.values()):
         raise UserError(f"{index}: weight_map does not say which shard holds which tensor. Fetch the release again.")
     state: dict[str, Tensor] = {}
     for shard in sorted(set(place.values())):
-        if Path(shard).name != shard:
-            raise UserError(f"{index} names the shard {shard}, which is not a file of its own folder.")
+        if Path(shard).name != shard or not shard.isprintable() or not 0 < len(shard.encode()) <= LONGEST_NAME:
+            raise UserError(f"{index} names the shard {shard!r:.80}, which is not a file of its own folder.")
         if not (folder / shard).is_file():
             raise UserError(f"{folder} is incomplete: {shard} of {INDEX} is missing. Fetch the release again.")
         state |= _load(folder / shard, dtype, device)

@@ -19,26 +19,27 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
     return bool(torch.stack([one.float().to(largest[0].device) for one in largest]).isfinite().all())
 
 
-def refuse_if_diverged(trainer: Trainer, broken: Sequence[str]) -> None:
+def refuse_if_diverged(trainer: Trainer, broken: Sequence[str], clips: str = "") -> None:
     """Raise on every process when something is broken on one of them; all must ask.
 
     Args:
         trainer: of the training.
         broken: what is not finite here, such as ``train/loss is nan``.
+        clips: a sentence about the clips whose loss is not finite.
 
     Raises:
         UserError: the training has diverged.
     """
     if trainer.strategy.reduce_boolean_decision(not broken, all=True):
         return
-    raise diverged(trainer, broken or ["something on another process is not finite"])
+    raise diverged(trainer, broken or ["something on another process is not finite"], clips)
 
 
-def diverged(trainer: Trainer, broken: Sequence[str]) -> UserError:
-    """The message."""
+def diverged(trainer: Trainer, broken: Sequence[str], clips: str = "") -> UserError:
+    """The message; ``clips`` is a sentence about where it began."""
     rate = trainer.optimizers[0].param_groups[0]["initial_lr"]
     return UserError(
         f"{' and '.join(broken)} at step {trainer.global_step}: the training has diverged. Lower "
         f"optimizer.lr={rate:g}, set optimizer.clip_norm, or warm up longer (lr_schedule.warmup_steps). "
-        "Checkpoints of earlier steps are intact."
+        f"Checkpoints of earlier steps are intact.{clips and f' {clips}'}"
     )

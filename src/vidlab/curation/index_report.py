@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from vidlab.data.bucketed import column
+from vidlab.data.clip_row import NO_SPLIT, SPLITS
 from vidlab.data.index import INDEX_NAME, ClipIndex
 from vidlab.data.names import shown
+from vidlab.data.remarks import sentences
 
 SHOWN = 5  # reasons, each with an example
 # What is counted of the samples of tar shards.
@@ -23,13 +25,17 @@ def report_text(index: ClipIndex, name: str, folder: Path) -> str:
     lines = [
         str(folder / INDEX_NAME),
         f"  data={name}: {len(index)} clips in {shards} files below {index.root}",
-        "  splits: " + ", ".join(f"{clips} {split}" for split, clips in sorted(splits.items())),
+        "  splits: " + ", ".join(f"{clips} {shown(split)}" for split, clips in sorted(splits.items())),
     ]
     for quantity in ("frames", "height", "width", "fps"):
         values = column(index, quantity)
         least, middle, most = np.min(values), np.median(values), np.max(values)
         lines.append(f"  {quantity}: {least:g} to {most:g}, half of them {middle:g} or less")
     lines.append(f"  duration: {np.sum(column(index, 'duration')) / 3600:.2f} hours in all")
+    others = sum(clips for split, clips in splits.items() if split not in SPLITS)
+    if others:
+        lines.append(f"  not used: {others} clips of a split {NO_SPLIT}")
+    lines += [f"  note: {remark}" for remark in sentences(index.metadata)]
     return "\n".join([*lines, *left_out(index.metadata)])
 
 

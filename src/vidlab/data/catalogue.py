@@ -10,9 +10,10 @@ from pathlib import Path
 
 from vidlab.assets import cache_folder
 from vidlab.data.clip_row import ClipRow
-from vidlab.data.entry import Entry, row_or_reason
+from vidlab.data.entry import Entry, ReadEntry, row_or_reason
 from vidlab.data.names import FolderPaths, file_below, is_file, shown
 from vidlab.data.pool import in_processes
+from vidlab.data.remarks import Remarks, sentences
 from vidlab.data.source import fingerprint, prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.table_rows import BadItem
@@ -111,8 +112,9 @@ class Catalogue(ABC):
                 if isinstance(found, str):
                     named.rejected[shown(entry.file)] = found
                 else:
-                    named.shortened += found.frames < (entry.num_frames or 0)
-                    rows.add(found)
+                    named.shortened += found.row.frames < (entry.num_frames or 0)
+                    named.remarks.add(found.row.key, found.remarks)
+                    rows.add(found.row)
             self._report(folder, named, rows.repeats)
             usable = rows.count - sum(len(same) - 1 for same in rows.repeats.values())
             if usable < 2:
@@ -126,6 +128,7 @@ class Catalogue(ABC):
                 self.name, usable, named.absent, len(named.rejected),
             )  # fmt: skip
             metadata = {"named": named.count, "absent": named.absent, "rejected": named.rejected}
+            metadata |= named.remarks.metadata()
             rows.write_index(metadata, root=folder)
 
     def _report(self, folder: Path, named: "_Named", repeats: Mapping[str, Sequence[ClipRow]]) -> None:
@@ -136,6 +139,8 @@ class Catalogue(ABC):
             )  # fmt: skip
         for name, reason in islice(named.rejected.items(), LISTED):
             log.warning("data=%s: %s left out: %s", self.name, name, reason)
+        for remark in sentences(named.remarks.metadata()):
+            log.warning("data=%s: %s", self.name, remark)
         if repeats:
             log.warning(
                 "data=%s: %d clips are named more than once, first %s: each is one clip with the captions of all its "
@@ -160,6 +165,7 @@ class _Named:
         self.count = self.absent = self.shortened = 0
         self.first_absent: list[str] = []
         self.rejected: dict[str, str] = {}
+        self.remarks = Remarks()
 
     def present(self, entries: Iterable[Entry | BadItem]) -> Iterator[Entry]:
         """The entries whose video is there, under the name that it has there."""
@@ -182,7 +188,7 @@ class _Named:
                     self.first_absent.append(shown(inside))
 
 
-def _probed(folder: Path, limits: DecodeLimits, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ClipRow | str]]:
+def _probed(folder: Path, limits: DecodeLimits, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ReadEntry | str]]:
     """Each entry in order, with its row or why there is none."""
     work = partial(row_or_reason, folder, limits=limits)
     yield from in_processes(

@@ -13,6 +13,8 @@ from vidlab.data.names import is_utf8, shown
 from vidlab.errors import CorruptClipError
 
 INDEX_NAME = "index.parquet"
+SPLITS = ("train", "val", "test")
+NO_SPLIT = "which is none of train, val and test"
 COLUMNS = (
     *("key", "shard", "offset", "size", "frames", "height", "width"),
     *("fps", "duration", "captions", "split", "source", "factors"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from vidlab.data.clip_row import ClipRow, check_row
 from vidlab.data.names import RENAME, is_utf8, reason_of
-from vidlab.data.video import DecodeLimits, VideoInfo, probe
+from vidlab.data.video import DecodeLimits, ProbedVideo, probe_closely
 from vidlab.errors import CorruptClipError
 
 
@@ -71,22 +71,30 @@ def scores_of(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     return scores
 
 
-def row_or_reason(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ClipRow | str:
+@dataclass(frozen=True)
+class ReadEntry:
+    """A usable clip: its row, and remarks on how its video is read."""
+
+    row: ClipRow
+    remarks: tuple[str, ...] = ()
+
+
+def row_or_reason(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ReadEntry | str:
     """The row of a clip whose file is there, or why it cannot be used. Opens the video; lets no error through."""
     if not any(entry.captions):
         return "no caption"
     if not is_utf8(entry.file):
         return f"its name is not UTF-8; {RENAME}"
     try:
-        row = row_of(folder, entry, limits)
-        check_row(row)
-        return row
+        found = read_entry(folder, entry, limits)
+        check_row(found.row)
+        return found
     except Exception as error:  # whatever a file makes a decoder raise is that clip's failure
         return reason_of(error, entry.file)
 
 
-def row_of(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ClipRow:
-    """The row of a clip whose file is there.
+def read_entry(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ReadEntry:
+    """The row of a clip whose file is there, and remarks.
 
     Raises:
         CorruptClipError: the video cannot be read, or has not the part that the entry names.
@@ -94,9 +102,9 @@ def row_of(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> Cl
     file = folder / entry.file
     size = file.stat().st_size
     if entry.whole:
-        info = probe(file, entry.file, limits)
+        video = probe_closely(file, entry.file, limits)
     else:
-        info = _info(file, entry.file, limits, size, file.stat().st_mtime_ns)
+        video = _probed(file, entry.file, limits, size, file.stat().st_mtime_ns)
     row = ClipRow(
         key=entry.file,
         shard=entry.file,
@@ -107,15 +115,15 @@ def row_of(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> Cl
         source=entry.source or entry.file,
         factors=None,
         scores=entry.scores,
-        **asdict(info),
+        **asdict(video.info),
     )
-    return row if entry.whole else _in_area(_in_time(row, entry), entry.area)
+    return ReadEntry(row if entry.whole else _in_area(_in_time(row, entry), entry.area), video.remarks)
 
 
 @lru_cache(maxsize=16)
-def _info(file: Path, name: str, limits: DecodeLimits | None, size: int, time: int) -> VideoInfo:
+def _probed(file: Path, name: str, limits: DecodeLimits | None, size: int, time: int) -> ProbedVideo:
     """Of a file from which many clips are cut, one after the other."""
-    return probe(file, name, limits)
+    return probe_closely(file, name, limits)
 
 
 def _in_time(row: ClipRow, entry: Entry) -> ClipRow:

@@ -11,6 +11,7 @@ from vidlab.data.clip_row import ClipRow
 from vidlab.data.entry import Entry, row_or_reason
 from vidlab.data.folder_captions import gather_captions, text_beside
 from vidlab.data.names import is_file, shown, walk_files
+from vidlab.data.remarks import Remarks, sentences
 from vidlab.data.source import fingerprint, prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.tables import TABLE_SUFFIXES
@@ -105,26 +106,30 @@ class FolderSource:
         from rich.progress import track
 
         found = gather_captions(folder, videos, table, self.path)
-        rejected = dict(found.rejected)
+        rejected, remarks = dict(found.rejected), Remarks()
         captioned = [video for video in videos if found.captions.get(video)]
         without = len(videos) - len(captioned) - sum(video in found.unread for video in videos)
         limits = DecodeLimits(self.max_megapixels)
         with GatheredRows(made, self.val_fraction) as rows:
             for video in track(captioned, description=f"Reading {shown(folder.name)}", transient=True):
                 key = video.relative_to(folder).as_posix()
-                row = row_or_reason(folder, Entry(key, tuple(found.captions[video])), limits)
-                if isinstance(row, str):
-                    rejected[shown(key)] = row
+                read = row_or_reason(folder, Entry(key, tuple(found.captions[video])), limits)
+                if isinstance(read, str):
+                    rejected[shown(key)] = read
                 else:
-                    rows.add(row)
+                    remarks.add(key, read.remarks)
+                    rows.add(read.row)
             for key, reason in list(rejected.items())[:10]:
                 rank_zero_warn(f"data.path={folder}: {key} left out: {reason}")
             if without:
                 rank_zero_warn(f"data.path={folder}: {without} of {len(videos)} videos have no caption: left out")
+            for remark in sentences(remarks.metadata()):
+                rank_zero_warn(f"data.path={folder}: {remark}")
             if rows.count < 2:
                 raise DataError(_too_few(folder, rows.first, rejected, without))
             rank_zero_info(f"data.path={folder}: {rows.count} clips indexed, {len(rejected)} unreadable")
             metadata = {"videos": len(videos), "without_caption": without, "rejected": rejected}
+            metadata |= remarks.metadata()
             rows.write_index(metadata, root=folder)
 
 

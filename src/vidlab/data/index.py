@@ -152,6 +152,14 @@ class ClipIndex:
                 before = names[codes[-1]]
         return np.cumsum(changed, dtype=np.int32, out=changed)
 
+    def splits(self) -> dict[str, int]:
+        """How many clips each split has, by its name in the index."""
+        found: dict[str, int] = {}
+        for _, codes, names in self.texts("split"):
+            for name, clips in zip(names, np.bincount(codes, minlength=len(names)).tolist(), strict=True):
+                found[name] = found.get(name, 0) + clips
+        return found
+
     def select(self, split: str | None = None, min_frames: int = 0) -> "ClipIndex":
         """The clips of one split with at least ``min_frames`` frames, in the same order."""
         keep = np.ones(len(self), bool)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vidlab.data.clip_row import BOUNDS, OPTIONAL_COLUMNS, schema
+from vidlab.data.clip_row import BOUNDS, NO_SPLIT, OPTIONAL_COLUMNS, SPLITS, schema
+from vidlab.data.names import shown
 
 # An index has a key of its own for every clip, so that more rows than this do not fit into a byte.
 ROWS_PER_BYTE = 64
@@ -115,3 +116,31 @@ def check_numbers(values: np.ndarray, name: str, positions: np.ndarray | None) -
         place = int(np.argmax(bad))
         number = place if positions is None else positions[place]
         raise ValueError(f"clip {number} has {name}={values[place]}")
+
+
+def odd_splits(splits: Mapping[str, int]) -> str | None:
+    """What to say of clips whose split nothing reads; None where there are none.
+
+    Args:
+        splits: clips of each split.
+    """
+    odd = {name: clips for name, clips in splits.items() if clips and name not in SPLITS}
+    if not odd:
+        return None
+    first = ", ".join(f"{shown(name)!r:.60} has {clips}" for name, clips in list(odd.items())[:3])
+    return (
+        f"{sum(odd.values())} of {sum(splits.values())} clips are of a split {NO_SPLIT} ({first}), and are left out: "
+        "give them one of these in the index"
+    )
+
+
+def enlarged(heights: np.ndarray, widths: np.ndarray, height: int, width: int) -> str | None:
+    """What to say of clips, int (clips,), that are smaller than data.height x data.width; None where none is."""
+    small = np.flatnonzero((heights < height) | (widths < width))
+    if not len(small):
+        return None
+    least = small[np.argmin(heights[small].astype(np.int64) * widths[small])]
+    return (
+        f"{len(small)} of {len(heights)} clips are smaller than data.height={height} x data.width={width} (the "
+        f"smallest is {heights[least]} x {widths[least]}) and will be enlarged"
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from vidlab.data.clip_row import INDEX_NAME, ClipRow, hashed, schema, to_columns
 from vidlab.data.parquet import PAGES, seal
+from vidlab.data.remarks import REMARKS
 from vidlab.data.row_store import BLOCK_ROWS, RowStoreWriter
 from vidlab.errors import DataError
 from vidlab.files import aside_of, remove_leftovers
@@ -33,7 +34,7 @@ class IndexWriter:
 
     Args:
         folder: the data set's folder; it must exist.
-        metadata: what to record about the data set; JSON values, part of the hash.
+        metadata: what to record about the data set; JSON values, part of the hash but for remarks.
         root: the folder that shard names are relative to, when it is not ``folder`` itself.
 
     Raises:
@@ -46,7 +47,8 @@ class IndexWriter:
         self.root = root
         self._pending: list[ClipRow] = []
         self._keys = array("Q")
-        self._hash = blake2b(json.dumps(self.metadata, sort_keys=True).encode(), digest_size=16)
+        hashed_part = {name: value for name, value in self.metadata.items() if name != REMARKS}
+        self._hash = blake2b(json.dumps(hashed_part, sort_keys=True).encode(), digest_size=16)
         self._places = blake2b(digest_size=8)
         self._table, self._rows = aside_of(folder / INDEX_NAME), aside_of(folder / "index.rows")
 

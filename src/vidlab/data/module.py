@@ -7,7 +7,6 @@ from hashlib import blake2b
 from typing import Any
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vidlab.clip import ClipBatch
@@ -26,6 +25,7 @@ from vidlab.data.dataset import (
 )
 from vidlab.data.history import History, Segment, order_changes
 from vidlab.data.index import ClipIndex
+from vidlab.data.index_checks import enlarged, odd_splits
 from vidlab.data.loader import BatchNumbers, ClipLoader
 from vidlab.data.names import shown
 from vidlab.data.plan import Plan, Start
@@ -336,13 +336,17 @@ class ClipDataModule(L.LightningDataModule):
         bucketed = self.bucketing is not None
         usable = index if bucketed and self.val_clips == 0 else self._long_enough(index)
         train, val = (index if bucketed else usable).select("train"), usable.select("val")
+        if len(train) + len(val) < len(index) and (odd := odd_splits(index.splits())):
+            rank_zero_warn(f"data={self.name}: {odd}")
         for split, rows, needed in (("train", train, 1), ("val", val, min(1, self.val_clips))):
             if len(rows) < needed:
                 raise DataError(
                     f"data={self.name}: none of the {len(usable)} usable clips is in split {split!r}"
                     + (", set data.val_clips=0 to train without validation" if split == "val" else "")
                 )
-        self._warn_when_enlarged(val if bucketed else usable)
+        seen = val if bucketed else usable
+        if small := enlarged(column(seen, "height"), column(seen, "width"), self.view.height, self.view.width):
+            rank_zero_warn(small)
         rank_zero_only(log.info)("data=%s: %d training and %d held-out clips", self.name, len(train), len(val))
         if 0 < len(val) < self.val_clips:
             rank_zero_info(f"data.val_clips={self.val_clips}, but {len(val)} are held out: using all of them")
@@ -364,17 +368,6 @@ class ClipDataModule(L.LightningDataModule):
             where = "left out of validation" if self.bucketing is not None else "left out"
             rank_zero_warn(f"{asked}: {len(index) - len(usable)} of {len(index)} clips are shorter and {where}")
         return usable
-
-    def _warn_when_enlarged(self, usable: ClipIndex) -> None:
-        view = self.view
-        height, width = column(usable, "height"), column(usable, "width")
-        small = np.flatnonzero((height < view.height) | (width < view.width))
-        if len(small):
-            least = small[np.argmin(height[small].astype(np.int64) * width[small])]
-            rank_zero_warn(
-                f"{len(small)} of {len(usable)} clips are smaller than data.height={view.height} x "
-                f"data.width={view.width} (the smallest is {height[least]} x {width[least]}) and will be enlarged"
-            )
 
     def _inspect(self, batch: ClipBatch | LoadFailure) -> ClipBatch:
         """Count unreadable clips in the main process."""

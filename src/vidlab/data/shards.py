@@ -17,7 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from vidlab.clip import Factors
-from vidlab.data.clip_row import INDEX_NAME, ClipRow
+from vidlab.data.clip_row import INDEX_NAME, SPLITS, ClipRow
 from vidlab.data.index_writer import IndexWriter
 from vidlab.data.names import is_utf8, shown
 from vidlab.data.video import VideoInfo
@@ -27,7 +27,6 @@ from vidlab.errors import CorruptClipError, DataError
 HEADER, LONGEST_NAME, LARGEST_SIZE = tarfile.BLOCKSIZE, 100, 8**11
 MISMATCH = "shard and index do not belong together"
 
-SPLITS = ("train", "val", "test")
 
 # Bytes of a clip that are read at once even where a few frames of it are wanted.
 READ_WHOLE = 1 << 20

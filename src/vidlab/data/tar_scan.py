@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from vidlab.data.captions import caption_lines, captions_of, decoded
-from vidlab.data.clip_row import ClipRow, check_row
+from vidlab.data.clip_row import NO_SPLIT, SPLITS, ClipRow, check_row
+from vidlab.data.entry import ReadEntry
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
-from vidlab.data.shards import SPLITS, open_member, read_member
+from vidlab.data.shards import open_member, read_member
 from vidlab.data.tar_headers import Damage, Member
 from vidlab.data.tar_shards import TarClip, clips_of, samples
-from vidlab.data.video import DecodeLimits, probe
+from vidlab.data.video import DecodeLimits, probe_closely
 from vidlab.errors import CorruptClipError
 
 # A caption or record longer than this is none.
@@ -29,11 +30,13 @@ class ShardContent:
         rows: usable clips, in order; ``split`` is empty where the sample names none.
         rejected: damaged samples and places of the shard, and why; safe to print.
         left_out: samples, by what they are without, or have too much of.
+        remarks: on usable clips, by key.
     """
 
     rows: list[ClipRow] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    remarks: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
 
     def count(self, reason: str, samples: int = 1) -> None:
         """Count samples that are left out."""
@@ -77,19 +80,20 @@ def _scan(root: Path, name: str, content: ShardContent, limits: DecodeLimits | N
                 content.rejected[shown(f"{name}, byte {clip.video.offset}")] = f"a second sample has the key {own!r}"
                 continue
             try:
-                row = _row(root, name, key, clip, limits)
+                found = _read(root, name, key, clip, limits)
             except Exception as error:  # of the sample, whatever it is: named and counted
                 content.rejected[shown(key)] = reason_of(error, key)
                 continue
-            if row is None:
+            if found is None:
                 content.count("without_caption")
             else:
                 keys.add(key)
-                content.rows.append(row)
+                content.rows.append(found.row)
+                content.remarks += [(key, found.remarks)] if found.remarks else []
 
 
-def _row(root: Path, shard: str, key: str, clip: TarClip, limits: DecodeLimits | None) -> ClipRow | None:
-    """The row of a clip; None without a caption."""
+def _read(root: Path, shard: str, key: str, clip: TarClip, limits: DecodeLimits | None) -> ReadEntry | None:
+    """The row of a clip, and remarks; None without a caption."""
     video = clip.video
     if video.fault is not None:
         raise CorruptClipError(video.fault)
@@ -97,7 +101,7 @@ def _row(root: Path, shard: str, key: str, clip: TarClip, limits: DecodeLimits |
     captions = _captions(root, shard, clip, record)
     if not captions:
         return None
-    info = probe(open_member(root, shard, video.offset, video.size, whole=PROBED_WHOLE), key, limits)
+    probed = probe_closely(open_member(root, shard, video.offset, video.size, whole=PROBED_WHOLE), key, limits)
     split, source, scores = record.get("split"), record.get("source"), record.get("scores")
     row = ClipRow(
         key=key,
@@ -109,10 +113,11 @@ def _row(root: Path, shard: str, key: str, clip: TarClip, limits: DecodeLimits |
         source=source if isinstance(source, str) and source else key,
         factors=None,
         scores={str(k): float(v) for k, v in scores.items() if _is_number(v)} if isinstance(scores, dict) else {},
-        **asdict(info),
+        **asdict(probed.info),
     )
     check_row(row)
-    return row
+    odd = () if split in (None, "", *SPLITS) else (f"of a split {NO_SPLIT}, and by name in train or val",)
+    return ReadEntry(row, probed.remarks + odd)
 
 
 def _is_number(value: Any) -> bool:

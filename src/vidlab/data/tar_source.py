@@ -13,6 +13,7 @@ from pathlib import Path
 from vidlab.assets import cache_folder
 from vidlab.data.names import shown, walk_files
 from vidlab.data.pool import in_processes
+from vidlab.data.remarks import Remarks, sentences
 from vidlab.data.source import prepare_once
 from vidlab.data.splits import GatheredRows
 from vidlab.data.tar_scan import ShardContent, scan_shard
@@ -109,6 +110,7 @@ class TarShards:
 
     def _build(self, made: Path, folder: Path, shards: list[Path], states: list[str]) -> None:
         rejected: dict[str, str] = {}
+        remarks = Remarks()
         left_out = dict.fromkeys(ALWAYS, 0)
         work = partial(scan_shard, folder, limits=DecodeLimits(self.max_megapixels))
         with GatheredRows(made, self.val_fraction) as rows:
@@ -118,9 +120,13 @@ class TarShards:
                 for row in found.rows:
                     rows.add(row)
                 rejected |= found.rejected
+                for key, said in found.remarks:
+                    remarks.add(key, said)
                 for reason, count in found.left_out.items():
                     left_out[reason] = left_out.get(reason, 0) + count
             self._report(folder, rejected, left_out)
+            for remark in sentences(remarks.metadata()):
+                log.warning("data=%s: %s", self.name, remark)
             _refuse_changed(shards, states)
             if rows.count < 2:
                 raise DataError(
@@ -130,7 +136,8 @@ class TarShards:
                     "000.mp4 and 000.txt" + "".join(f"; {key}: {rejected[key]}" for key in _first(rejected))
                 )
             log.info("data=%s: %d clips in %d shards, %d unusable", self.name, rows.count, len(shards), len(rejected))
-            rows.write_index({"shards": len(shards), **left_out, "rejected": rejected}, root=folder)
+            metadata = {"shards": len(shards), **left_out, "rejected": rejected, **remarks.metadata()}
+            rows.write_index(metadata, root=folder)
 
     def _report(self, folder: Path, rejected: Mapping[str, str], left_out: Mapping[str, int]) -> None:
         for key in _first(rejected):

@@ -15,11 +15,12 @@ from torch import Tensor
 from vidlab.clip import Factors
 from vidlab.data.clip_row import ClipRow
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.entry import Entry, row_of
+from vidlab.data.entry import Entry, read_entry
 from vidlab.data.folder import VIDEO_SUFFIXES, find_videos, tables_of
 from vidlab.data.folder_captions import caption_columns, gather_captions
 from vidlab.data.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
+from vidlab.data.remarks import Remarks, sentences
 from vidlab.data.shards import open_member, read_member
 from vidlab.data.tables import open_table
 from vidlab.data.video import read_frames, to_pixels
@@ -256,17 +257,21 @@ def _indexed(folder: Path, frames: int) -> Iterator[RealClip]:
 
 def _loose(folder: Path) -> Iterator[RealClip]:
     left_out: dict[str, str] = {}
+    remarks = Remarks()
     clips = clips_of_folder(folder, "reference")
     try:
         for clip in clips:
             name = clip.path.relative_to(folder).as_posix()
             try:
-                row = row_of(folder, Entry(name, (clip.caption,)))
+                found = read_entry(folder, Entry(name, (clip.caption,)))
             except Exception as error:  # whatever a file makes a decoder raise
                 left_out[clip.key] = reason_of(error, name)
             else:
-                yield RealClip(folder, replace(row, key=clip.key))
+                remarks.add(clip.key, found.remarks)
+                yield RealClip(folder, replace(found.row, key=clip.key))
     finally:
+        for remark in sentences(remarks.metadata()):
+            log.warning("reference=%s: %s", folder, remark)
         report_left_out(f"reference={folder}", left_out, len(clips))
 
 
