@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vidlab.randomness import Draw, generator, seed_of
+from vidlab.randomness import Draw, generator, moment, seed_of
 
 
 def test_seeds_are_the_published_blake2b():
@@ -12,6 +12,9 @@ def test_seeds_are_the_published_blake2b():
     assert seed_of(0, "clip", 3, "noise") == expected
     assert seed_of("ab", "c") == int.from_bytes(bytes.fromhex("4449645a7ce72544"), "little") // 2
     assert 0 <= seed_of("") < 2**63
+    # printf '0\x1fclip\x1f3.2\x1fnoise' | b2sum -l 64
+    expected = int.from_bytes(bytes.fromhex("3ae0a51f8e86f8c6"), "little") // 2
+    assert seed_of(0, "clip", moment(3, 2), "noise") == expected
 
 
 def test_every_part_of_the_key_counts():
@@ -44,7 +47,10 @@ def test_numbers_change_with_seed_epoch_purpose_and_clip_but_not_with_the_call()
         Draw(0, ("a",), (1,)).normal("noise", (4,)),
         Draw(0, ("b",), (0,)).normal("noise", (4,)),
         draw.normal("other", (4,)),
+        Draw(0, ("a",), (0,), visits=(1,)).normal("noise", (4,)),
+        Draw(0, ("a",), (0,), visits=(2,)).normal("noise", (4,)),
     ]
+    assert torch.equal(first, Draw(0, ("a",), (0,), visits=(0,)).normal("noise", (4,)))
     assert all(not torch.isclose(first, other).any() for other in others)
 
 
@@ -74,3 +80,5 @@ def test_the_distributions_over_many_clips_are_those_named():
 def test_keys_and_epochs_go_together():
     with pytest.raises(ValueError, match="2 keys but 1 epochs"):
         Draw(0, ("a", "b"), (0,))
+    with pytest.raises(ValueError, match="2 keys but 1 visits"):
+        Draw(0, ("a", "b"), (0, 0), visits=(0,))

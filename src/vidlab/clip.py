@@ -142,6 +142,7 @@ class ClipBatch:
             (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
         encoded: latents and text features from a cache, in place of pixels.
         frames: 0 to 255, in place of pixels, as a loading process hands them over; ``to`` makes pixels of them.
+        visits: how often each clip was visited earlier in its epoch; empty where none was.
     """
 
     pixels: Float[Tensor, "B 3 T H W"] | None
@@ -155,6 +156,7 @@ class ClipBatch:
     micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
     encoded: EncodedClips | None = None
     frames: UInt8[Tensor, "B 3 T H W"] | None = None
+    visits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if sum(content is not None for content in (self.pixels, self.encoded, self.frames)) != 1:
@@ -178,6 +180,10 @@ class ClipBatch:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def draw(self, seed: int) -> Draw:
+        """The random numbers of these visits of these clips, made where the batch is."""
+        return Draw(seed, self.keys, self.epochs, self.device, self.visits)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
         """The same batch with its pixels, or what they were encoded to, on another device.

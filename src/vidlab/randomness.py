@@ -1,9 +1,11 @@
 """Keyed randomness: every random quantity of a clip is a pure function of what it belongs to.
 
-A number is drawn from a generator seeded by (seed, clip key, epoch, purpose). It does not depend on the batch, the
-rank, the worker or the order of calls, so resuming, resharding and comparing backbones see the same numbers.
+A number is drawn from a generator seeded by (seed, clip key, epoch, visit within the epoch, purpose). It does not
+depend on the batch, the rank, the worker or the order of calls, so resuming, resharding and comparing backbones see
+the same numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -27,6 +29,16 @@ def generator(*parts: KeyPart, device: torch.device | str = "cpu") -> torch.Gene
     return torch.Generator(device=device).manual_seed(seed_of(*parts))
 
 
+def moment(epoch: int, visit: int) -> KeyPart:
+    """The part of a key that tells one visit of a clip from another: the epoch, and of later visits the number too.
+
+    Args:
+        epoch: from 0.
+        visit: how often the clip was visited earlier in the epoch.
+    """
+    return f"{epoch}.{visit}" if visit else epoch
+
+
 @dataclass(frozen=True)
 class Draw:
     """The random numbers of one batch: one independent stream per clip and purpose.
@@ -36,27 +48,36 @@ class Draw:
         keys: clip keys, one per clip of the batch.
         epochs: the epoch each clip is visited in (a batch may straddle two epochs).
         device: where numbers are made. CPU and CUDA generators give different streams for one seed.
+        visits: how often each clip was visited earlier in its epoch; empty where none was.
     """
 
     seed: int
     keys: tuple[str, ...]
     epochs: tuple[int, ...]
     device: torch.device | str = "cpu"
+    visits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.epochs):
             raise ValueError(f"{len(self.keys)} keys but {len(self.epochs)} epochs")
+        if self.visits and len(self.keys) != len(self.visits):
+            raise ValueError(f"{len(self.keys)} keys but {len(self.visits)} visits")
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 numbers of shape ``(B, *shape)``."""
         out = torch.empty((len(self.keys), *shape), device=self.device)
-        for row, key, epoch in zip(out, self.keys, self.epochs, strict=True):
-            row.normal_(generator=generator(self.seed, key, epoch, purpose, device=self.device))
+        for row, source in zip(out, self._generators(purpose), strict=True):
+            row.normal_(generator=source)
         return out
 
     def uniform(self, purpose: str, shape: tuple[int, ...] = ()) -> Tensor:
         """Uniform float32 numbers in [0, 1) of shape ``(B, *shape)``."""
         out = torch.empty((len(self.keys), *shape), device=self.device)
-        for row, key, epoch in zip(out.unbind(0), self.keys, self.epochs, strict=True):
-            row.uniform_(generator=generator(self.seed, key, epoch, purpose, device=self.device))
+        for row, source in zip(out.unbind(0), self._generators(purpose), strict=True):
+            row.uniform_(generator=source)
         return out
+
+    def _generators(self, purpose: str) -> Iterator[torch.Generator]:
+        visits = self.visits or (0,) * len(self.keys)
+        for key, epoch, visit in zip(self.keys, self.epochs, visits, strict=True):
+            yield generator(self.seed, key, moment(epoch, visit), purpose, device=self.device)

@@ -165,12 +165,13 @@ def test_batches_have_the_shape_of_their_bucket(source):
         frames, height, width = batch.pixels.shape[2:]
         assert (frames, height, width) == (bucket.frames, bucket.height, bucket.width)
         shapes.add(bucket)
-        for pixels, key, epoch in zip(batch.pixels, batch.keys, batch.epochs, strict=True):
+        for pixels, key, epoch, visit in zip(batch.pixels, batch.keys, batch.epochs, batch.visits, strict=True):
             clip = scale_to_cover(pixels_of(int(key.removeprefix("clip_"))), height, width)
-            # random crops: rows, columns and the first frame are keyed
-            begin = seed_of(3, key, epoch, "frame_offset") % (len(clip) - frames + 1)
-            top = seed_of(3, key, epoch, "crop_y") % (clip.shape[1] - height + 1)
-            left = seed_of(3, key, epoch, "crop_x") % (clip.shape[2] - width + 1)
+            # random crops: rows, columns and the first frame are keyed by the visit
+            when = f"{epoch}.{visit}" if visit else epoch
+            begin = seed_of(3, key, when, "frame_offset") % (len(clip) - frames + 1)
+            top = seed_of(3, key, when, "crop_y") % (clip.shape[1] - height + 1)
+            left = seed_of(3, key, when, "crop_x") % (clip.shape[2] - width + 1)
             clip = clip[begin : begin + frames, top : top + height, left : left + width]
             assert torch.equal(pixels, to_pixels(clip))
     assert shapes == {Bucket(8, 32, 48), Bucket(8, 48, 32), Bucket(8, 32, 32), Bucket(4, 32, 32)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from vidlab.data.buckets import CHUNK, TAILS, Assignment, Bucket
 from vidlab.data.clip_plan import Share
+from vidlab.data.cut import Cut, share_of
 from vidlab.data.plan import Start, Visit
 from vidlab.data.repeats import Repeats
 
@@ -27,33 +28,7 @@ BLOCKS, CLIPS, STEPS = 1, 2, 3
 class _Epoch:
     clips: np.ndarray  # int32 (visits,): positions, bucket after bucket
     steps: np.ndarray  # int32 (steps,): the steps, counted bucket after bucket, in the order they are taken
-
-
-class _Cut:
-    """An epoch cut into steps, both counted bucket after bucket."""
-
-    def __init__(self, shares: Sequence[Share]) -> None:
-        self.shares = tuple(shares)
-        self.first_visit = np.cumsum([0, *(share.visits for share in shares)])
-        self.first_step = np.cumsum([0, *(share.steps for share in shares)])
-
-    @property
-    def steps(self) -> int:
-        """Steps of the epoch."""
-        return int(self.first_step[-1])
-
-    def visits_of(self, steps: np.ndarray, world_size: int) -> np.ndarray:
-        """Bool (visits,): which visits some steps have; clips that fill up do not count."""
-        bucket = np.searchsorted(self.first_step, steps, side="right") - 1
-        full, tail = (np.array([getattr(share, name) for share in self.shares]) * world_size
-                      for name in ("batch_size", "tail_size"))  # fmt: skip
-        begins = self.first_visit[bucket] + (steps - self.first_step[bucket]) * full[bucket]
-        last = steps + 1 == self.first_step[bucket + 1]
-        ends = np.minimum(begins + np.where(last, tail[bucket], full[bucket]), self.first_visit[bucket + 1])
-        changes = np.zeros(int(self.first_visit[-1]) + 1, np.int32)
-        np.add.at(changes, begins, 1)
-        np.add.at(changes, ends, -1)
-        return np.cumsum(changes[:-1]) > 0
+    numbers: np.ndarray  # uint16: see Cut.numbers
 
 
 @dataclass(frozen=True)
@@ -77,7 +52,8 @@ class BucketPlan:
     An order may start with the rest of an epoch, which is cut anew; so the buckets of its clips and the size of its
     steps may differ from those of the plan before.
 
-    Memory: 2 bytes a clip, and 4 more for each of the two epochs that are held; 2 more after such a start.
+    Memory: 2 bytes a clip, and 4 more for each of the two epochs that are held, 6 where clips come several times an
+    epoch; 4 more after such a start.
 
     Args:
         assignment: the bucket of every clip.
@@ -118,13 +94,13 @@ class BucketPlan:
         counts = assignment.counts
         visits = counts if repeats is None else repeats.visits(len(counts))
 
-        def cut(counts: Sequence[int], visits: Sequence[int]) -> _Cut:
+        def cut(counts: Sequence[int], visits: Sequence[int]) -> Cut:
             facts = zip(assignment.buckets, counts, visits, batch_sizes, strict=True)
-            return _Cut([_share(*each, world_size, tail) for each in facts])
+            return Cut([share_of(*each, world_size, tail) for each in facts], world_size)
 
         self._whole = cut(counts, visits)
         remaining = self.start.remaining
-        self._rest = cut(*self._rest_of(remaining)) if remaining is not None else _Cut(())
+        self._rest = cut(*self._rest_of(remaining)) if remaining is not None else Cut((), world_size)
         self.shares = self._whole.shares
         if self.steps_per_epoch == 0:
             raise ValueError(f"no bucket fills a step of {world_size} batches with tail={tail}")
@@ -157,9 +133,10 @@ class BucketPlan:
         share = cut.shares[place.bucket]
         size = share.tail_size if place.step == share.steps - 1 else share.batch_size
         first = place.step * self.world_size * share.batch_size + rank * size
-        # past the end the bucket begins again: that is the filling up
-        visits = cut.first_visit[place.bucket] + np.arange(first, first + size) % share.visits
-        return tuple(Visit(int(position), place.epoch) for position in self.epoch(place.epoch).clips[visits])
+        within, epoch = np.arange(first, first + size), self.epoch(place.epoch)
+        clips = epoch.clips[cut.visits(place.bucket, within)].tolist()
+        numbers = epoch.numbers[cut.places(place.bucket, within)].tolist()
+        return tuple(Visit(clip, place.epoch, earlier) for clip, earlier in zip(clips, numbers, strict=True))
 
     def bucket(self, number: int) -> Bucket:
         """The shape of global batch ``number`` on every rank."""
@@ -181,11 +158,15 @@ class BucketPlan:
         if taken == 0:
             return Start(number, epoch)
         order = self.epoch(epoch)
-        visited = self._cut(epoch).visits_of(order.steps[:taken], self.world_size)
-        remaining = np.bincount(order.clips[~visited], minlength=len(self.assignment.codes))
-        return Start(number, epoch, remaining.astype(np.uint16))
+        cut, steps, clips = self._cut(epoch), order.steps[:taken], len(self.assignment.codes)
+        done = cut.visits_of(steps)
+        remaining = np.bincount(order.clips[~done], minlength=clips)
+        visited = np.bincount(np.append(order.clips[done], order.clips[cut.filling(steps)]), minlength=clips)
+        if epoch < self.start.whole_epoch and self.start.visited is not None:
+            visited += self.start.visited
+        return Start(number, epoch, remaining.astype(np.uint16), visited.astype(np.uint16))
 
-    def _cut(self, epoch: int) -> _Cut:
+    def _cut(self, epoch: int) -> Cut:
         return self._rest if epoch < self.start.whole_epoch else self._whole
 
     def _count(self, number: int) -> tuple[int, int]:
@@ -214,13 +195,14 @@ class BucketPlan:
         cut = self._cut(epoch)
         clips = np.empty(int(cut.first_visit[-1]), np.int32)
         filled = cut.first_visit[:-1].copy()
-        stream, ends = self._random(epoch, CLIPS), [filled - cut.first_visit[:-1]]
+        stream, ends, several = self._random(epoch, CLIPS), [filled - cut.first_visit[:-1]], False
         for positions in self._windows(epoch):
             codes = self.assignment.codes[positions]
             positions, codes = positions[codes >= 0], codes[codes >= 0]
             often = self._times(positions, epoch)
             if often is not None:
                 positions, codes = np.repeat(positions, often), np.repeat(codes, often)
+                several |= bool(often.max(initial=0) > 1)
             shuffled = np.argsort(stream.random_raw(len(positions)), kind="stable")
             by_bucket = shuffled[np.argsort(codes[shuffled], kind="stable")]
             counts = np.bincount(codes, minlength=len(filled))
@@ -228,7 +210,10 @@ class BucketPlan:
             clips[before + np.arange(len(by_bucket))] = positions[by_bucket]
             filled += counts
             ends.append(filled - cut.first_visit[:-1])
-        return _Epoch(clips, self._mixed_steps(epoch, np.array(ends[1:])))
+        until = np.array(ends[1:])
+        steps = self._mixed_steps(epoch, until)
+        visited = self.start.visited if epoch < self.start.whole_epoch else None
+        return _Epoch(clips, steps, cut.numbers(clips, steps, until, several, visited))
 
     def _times(self, positions: np.ndarray, epoch: int) -> np.ndarray | None:
         """Visits of each clip at ``positions`` in ``epoch``; None is one each."""
@@ -279,15 +264,6 @@ class _Windows:
         for first, last in pairwise(self.cuts.tolist()):
             sizes = self.sizes[first:last]
             yield np.repeat(self.starts[first:last] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-
-
-def _share(bucket: Bucket, clips: int, visits: int, batch_size: int, world_size: int, tail: str) -> Share:
-    """How a bucket is cut into steps."""
-    full, rest = divmod(visits, batch_size * world_size)
-    if rest == 0 or tail == "drop":
-        return Share(bucket, clips, visits, batch_size, full, batch_size, left_out=rest)
-    size = batch_size if tail == "pad" else -(-rest // world_size)
-    return Share(bucket, clips, visits, batch_size, full + 1, size, repeated=size * world_size - rest)
 
 
 def blocks_of(shards: np.ndarray) -> np.ndarray:

@@ -9,10 +9,10 @@ import numpy as np
 from vidlab.data.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.buckets import Assignment, Bucketing
 from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart, Share
-from vidlab.data.dataset import ClipView
 from vidlab.data.index import ClipIndex
 from vidlab.data.plan import Start
 from vidlab.data.repeats import Repeats
+from vidlab.data.view import ClipView
 from vidlab.errors import DataError, UserError
 
 

@@ -108,7 +108,8 @@ class JoinedPlan:
         self.clips = np.flatnonzero(assignment.codes == 0).astype(np.int32)
         self._positions = len(assignment.codes)
         if start is not None and start.remaining is not None:
-            start = Start(start.number, start.epoch, start.remaining[self.clips])
+            visited = None if start.visited is None else start.visited[self.clips]
+            start = Start(start.number, start.epoch, start.remaining[self.clips], visited)
         self.plan = Plan(len(self.clips), batch_size, seed, world_size, start)
         self.world_size = world_size
 
@@ -125,7 +126,8 @@ class JoinedPlan:
 
     def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
         """See ``Plan.batch``."""
-        return tuple(Visit(int(self.clips[place]), epoch) for place, epoch in self.plan.batch(number, rank))
+        visits = self.plan.batch(number, rank)
+        return tuple(Visit(int(self.clips[place]), epoch, earlier) for place, epoch, earlier in visits)
 
     def bucket(self, number: int) -> Bucket:
         """The one bucket."""
@@ -144,9 +146,10 @@ class JoinedPlan:
         start = self.plan.left(number)
         if start.remaining is None:
             return start
-        remaining = np.zeros(self._positions, np.uint16)
+        remaining, visited = np.zeros((2, self._positions), np.uint16)
         remaining[self.clips] = start.remaining
-        return Start(start.number, start.epoch, remaining)
+        visited[self.clips] = 0 if start.visited is None else start.visited
+        return Start(start.number, start.epoch, remaining, visited)
 
 
 class JointPlan:

@@ -1,11 +1,11 @@
 """Planned batches of clips: read the bytes, decode, sample frames, resize, crop, choose a caption.
 
-One item is one whole batch, found by its number. Every choice is keyed by (seed, clip key, epoch, purpose),
+One item is one whole batch, found by its number. Every choice is keyed by (seed, clip key, epoch, visit, purpose),
 so a batch is the same whoever makes it: any worker, any rank, before or after a resume.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from vidlab.data.names import reason_of, shown
 from vidlab.data.plan import Plan, Visit
 from vidlab.data.shards import open_member, read_member
 from vidlab.data.video import DecodeLimits, read_frames
+from vidlab.data.view import BucketView, ClipView
 from vidlab.errors import CorruptClipError, UserError
-from vidlab.randomness import seed_of
+from vidlab.randomness import moment, seed_of
 
 # A clip at most this many times as long as the wanted stretch is decoded whole, so that it can be kept.
 WHOLE_CLIP_RATIO = 2
@@ -34,63 +35,6 @@ FILTER = "torch bicubic, antialiased, uint8"
 
 # Replacements tried for one unreadable clip before the data set is called unusable.
 MAX_REPLACEMENTS = 32
-
-
-@dataclass(frozen=True)
-class ClipView:
-    """How a clip becomes pixels.
-
-    A stretch of ``(frames - 1) * frame_stride + 1`` source frames is chosen, every ``frame_stride``-th frame
-    of it is kept, the frames are scaled so that they just cover ``height`` x ``width``, and the rest is
-    cropped away.
-
-    Args:
-        frames: frames of a clip.
-        height: pixels.
-        width: pixels.
-        frame_stride: distance of kept frames in source frames; a clip's rate becomes fps / frame_stride.
-        random: True draws the stretch, the crop and the caption by key and epoch (training); False takes the
-            middle stretch, the middle crop and the first caption (validation).
-        views: how many of them are drawn per clip: epoch ``e`` shows number ``e % views``. None draws a new one each
-            epoch.
-    """
-
-    frames: int
-    height: int
-    width: int
-    frame_stride: int = 1
-    random: bool = True
-    views: int | None = None
-
-    @property
-    def span(self) -> int:
-        """Source frames a clip must have."""
-        return (self.frames - 1) * self.frame_stride + 1
-
-    def number(self, epoch: int) -> int:
-        """Which view of a clip an epoch shows."""
-        if not self.random:
-            return 0
-        return epoch if self.views is None else epoch % self.views
-
-    def at(self, fps: float) -> "ClipView":
-        """The view of a clip of ``fps`` frames per second; here the same for all."""
-        return self
-
-
-@dataclass(frozen=True)
-class BucketView(ClipView):
-    """A view of a bucket's shape, whose distance of frames is the one the bucketing rule counted with.
-
-    Args:
-        rule: gives the distance of kept frames for a clip's rate.
-    """
-
-    rule: Bucketing = field(kw_only=True)
-
-    def at(self, fps: float) -> "BucketView":
-        """The view of a clip of ``fps`` frames per second."""
-        return replace(self, frame_stride=int(self.rule.step_at(fps)))
 
 
 @dataclass(frozen=True)
@@ -132,10 +76,10 @@ class LoadedClip:
 class ClipDataset(Dataset[ClipBatch | LoadFailure]):
     """A map from batch number to batch.
 
-    A clip that cannot be read is replaced by another one, found by its key, and named in
-    ``ClipBatch.skipped``. Frames of short clips are kept, already scaled, as long as ``cache_mb`` lasts;
-    nothing is evicted, because under a shuffled order every kept clip is as likely to be used next as any
-    other.
+    A clip that cannot be read is replaced by another one, found by its key, and named in ``ClipBatch.skipped``; the
+    other one then has other random numbers than in its own visits. Frames of short clips are kept, already scaled, as
+    long as ``cache_mb`` lasts; nothing is evicted, because under a shuffled order every kept clip is as likely to be
+    used next as any other.
 
     Args:
         index: the clips, at least one, each at least ``view.span`` frames long.
@@ -190,6 +134,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             captions=tuple(clip.row.captions[clip.caption] for clip in loaded),
             keys=tuple(clip.row.key for clip in loaded),
             epochs=tuple(clip.visit.epoch for clip in loaded),
+            visits=tuple(clip.visit.number for clip in loaded),
             number=number,
             fps=tuple(clip.fps for clip in loaded),
             factors=tuple(clip.row.factors for clip in loaded),
@@ -203,6 +148,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
 
     def _load_or_replace(self, visit: Visit, number: int, skipped: list[tuple[str, str]]) -> LoadedClip | None:
         view = self.view if self.shapes is None else self.shapes.view(number)
+        planned, when = visit, moment(visit.epoch, visit.number)
         for attempt in range(MAX_REPLACEMENTS):
             key = f"clip {visit.position} of {self.index.path}"  # until its row is read
             try:
@@ -214,8 +160,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
                 self._unreadable[visit.position] = reason
                 skipped.append((key, reason))
                 peers = range(len(self.index)) if self.shapes is None else self.shapes.peers(number)
-                place = seed_of(self.seed, key, visit.epoch, "replacement", attempt) % len(peers)
-                visit = Visit(int(peers[place]), visit.epoch)
+                place = seed_of(self.seed, key, when, "replacement", attempt) % len(peers)
+                # far beyond its own visits in the epoch, none of which it repeats, nor what it stands in for elsewhere
+                extra = seed_of(planned.position, when, "replacement", attempt)
+                visit = Visit(int(peers[place]), planned.epoch, extra)
         return None
 
     def load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
@@ -236,7 +184,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
 
     def _load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
         if self.cache is not None:
-            clip = self.cache.read(visit.position, self.view.number(visit.epoch))
+            clip = self.cache.read(visit.position, self.view.number(visit))
             if clip.caption >= len(row.captions):
                 raise CorruptClipError(f"the cache is of caption {clip.caption}, the index has {len(row.captions)}")
             return LoadedClip(clip, row, visit, clip.caption, row.fps / clip.stride, clip.crop, clip.stride)
@@ -256,7 +204,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         """A keyed number in [0, choices), or the middle one."""
         if choices <= 1 or not self.view.random:
             return (choices - 1) // 2
-        return seed_of(self.seed, row.key, self.view.number(visit.epoch), purpose) % choices
+        return seed_of(self.seed, row.key, self.view.key(visit), purpose) % choices
 
     def _scaled(self, row: ClipRow, position: int, wanted: range, view: ClipView) -> np.ndarray:
         """The wanted frames, scaled but not cropped, from memory when they are kept there."""

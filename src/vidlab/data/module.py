@@ -14,15 +14,7 @@ from vidlab.data.bucketed import Planned, TrainingShapes, column, plan_buckets
 from vidlab.data.buckets import Bucketing
 from vidlab.data.cache import CacheHeader, ClipCache, refuse_stale
 from vidlab.data.clip_plan import ClipPlan, JointStart
-from vidlab.data.dataset import (
-    FILTER,
-    BucketShapes,
-    ClipDataset,
-    ClipView,
-    FixedBatches,
-    LoadFailure,
-    PlannedBatches,
-)
+from vidlab.data.dataset import FILTER, BucketShapes, ClipDataset, FixedBatches, LoadFailure, PlannedBatches
 from vidlab.data.history import History, Segment, order_changes
 from vidlab.data.index import ClipIndex
 from vidlab.data.index_checks import enlarged, odd_splits
@@ -31,6 +23,7 @@ from vidlab.data.names import shown
 from vidlab.data.plan import Plan, Start
 from vidlab.data.source import ClipSource
 from vidlab.data.video import DecodeLimits
+from vidlab.data.view import ClipView
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
@@ -65,8 +58,8 @@ class ClipDataModule(L.LightningDataModule):
         path: where ``source`` reads; for the record.
         bucketing: trains every clip in a shape near its own; None, or one without ``max_tokens``, trains all in
             ``frames`` x ``height`` x ``width``. Validation has that shape always.
-        views: different stretches, crops and captions of a training clip: None draws new ones each epoch, ``n`` repeats
-            them after ``n`` epochs, 0 takes the middle and the first caption always. With ``cache``, None takes the
+        views: different stretches, crops and captions of a training clip: None draws new ones each visit, ``n`` repeats
+            them after ``n`` visits, 0 takes the middle and the first caption always. With ``cache``, None takes the
             cache's.
         cache: folder of encoded training clips (``curate.py stage=encode``), read in place of the videos. Held-out
             clips are decoded and encoded all the same.

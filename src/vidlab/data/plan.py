@@ -16,10 +16,15 @@ import numpy as np
 
 
 class Visit(NamedTuple):
-    """One clip of a batch: its position in the index and the epoch it is visited in."""
+    """One clip of a batch: its position in the index, the epoch, and how often it was visited earlier in that epoch.
+
+    A clip comes again in an epoch where its source has a weight above 1, or where it fills up the end of a bucket. The
+    number tells these visits apart: everything random about them is keyed by it.
+    """
 
     position: int
     epoch: int
+    number: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +36,14 @@ class Start:
         epoch: the epoch of its first clip.
         remaining: uint16 (positions of the index,): how often each clip is still to be visited in ``epoch``; None is a
             whole epoch.
+        visited: uint16 (positions of the index,): how often each clip was visited in ``epoch`` before, filling up
+            included; None is never.
     """
 
     number: int = 0
     epoch: int = 0
     remaining: np.ndarray | None = None
+    visited: np.ndarray | None = None
 
     @property
     def whole_epoch(self) -> int:
@@ -90,8 +98,10 @@ class Plan:
 
     def _visit(self, place: int) -> Visit:
         epoch, within = self._find(place)
-        order = self._rest if epoch < self.start.whole_epoch else self.order(epoch)
-        return Visit(int(order[within]), epoch)
+        if epoch >= self.start.whole_epoch:
+            return Visit(int(self.order(epoch)[within]), epoch)
+        position = int(self._rest[within])
+        return Visit(position, epoch, 0 if self.start.visited is None else int(self.start.visited[position]))
 
     def _find(self, place: int) -> tuple[int, int]:
         """The epoch of a place of the stream, and the place within what the stream has of that epoch."""
@@ -111,10 +121,14 @@ class Plan:
         epoch, within = self._find((number - self.start.number) * self.world_size * self.batch_size)
         if epoch >= self.start.whole_epoch and within == 0:
             return Start(number, epoch)
-        remaining = np.zeros(self.num_clips, np.uint16)
-        order = self._rest if epoch < self.start.whole_epoch else self.order(epoch)
+        remaining, visited = np.zeros((2, self.num_clips), np.uint16)
+        order = self.order(epoch)
+        if epoch < self.start.whole_epoch:
+            order = self._rest
+            visited += 0 if self.start.visited is None else self.start.visited
         remaining[order[within:]] = 1
-        return Start(number, epoch, remaining)
+        visited[order[:within]] += 1
+        return Start(number, epoch, remaining, visited)
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of all clips in the order ``epoch`` visits them, int32 (num_clips,)."""

@@ -374,7 +374,7 @@ class VideoAutoencoder(ClipModule):
             yield
 
     def _draw(self, batch: ClipBatch) -> Draw:
-        return Draw(seed=self.seed, keys=batch.keys, epochs=batch.epochs, device=batch.device)
+        return batch.draw(self.seed)
 
     def _log(self, values: Mapping[str, Tensor], step: int) -> None:
         """To callbacks, and to loggers at this step alone: Lightning would repeat them at the other player's steps.

@@ -248,7 +248,7 @@ class VideoDiffusion(ClipModule):
 
     def draw(self, batch: ClipBatch, seed: int) -> Draw:
         """The batch's random numbers."""
-        return Draw(seed=seed, keys=batch.keys, epochs=batch.epochs, device=batch.device)
+        return batch.draw(seed)
 
     @torch.no_grad()
     def encode(self, pixels: Pixels) -> Latents:
