@@ -102,8 +102,13 @@ def test_a_finished_run_can_be_made_longer(lab):
 def test_a_run_is_not_resumed_while_it_is_trained(lab):
     running = lab.start_train(*STEPS, "trainer.max_steps=100000")
     wait_until(lambda: newest(lab))
-    done = lab.train(*STEPS, "trainer.max_steps=100000", "ckpt_path=last")
+    running.send(signal.SIGSTOP)  # so that nobody else changes its folder
+    before = {path: path.read_bytes() for path in sorted(lab.runs[0].rglob("*")) if path.is_file()}
+    assert ".hydra" in {path.parent.name for path in before}
+    done = lab.train(*STEPS, "trainer.max_steps=100000", "ckpt_path=last", "optimizer.lr=0.5")
     assert done.code == 2 and f"is being trained by process {running.pid} on" in done.message, done.err
+    assert {path: path.read_bytes() for path in sorted(lab.runs[0].rglob("*")) if path.is_file()} == before
+    assert len(list(lab.folder.glob("runs/*/*"))) == 1
     running.send(signal.SIGKILL)
     assert running.wait().code == -9
     assert lab.train(*STEPS, "trainer.max_steps=3", "ckpt_path=last").code == 0

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.errors import UserError
-from vidlab.lab.run_lock import locked
+from vidlab.lab.run_lock import locked, refuse_locked
 
 fork = multiprocessing.get_context("fork")
 
@@ -43,6 +43,19 @@ def holder(tmp_path):
 def test_a_second_process_is_refused_and_told_who_holds_the_run(tmp_path, holder):
     told = rf"this run is being trained by process {holder.pid} on {socket.gethostname()} since \d{{4}}-.* UTC\. Wait"
     with pytest.raises(UserError, match=told), locked(tmp_path):
+        pass
+
+
+def test_a_look_takes_nothing_and_makes_no_file(tmp_path, holder):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"by process {holder.pid} on"):
+        refuse_locked(tmp_path)
+    refuse_locked(tmp_path / "elsewhere")
+    assert sorted(tmp_path.rglob("*")) == before
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    refuse_locked(tmp_path)
+    with locked(tmp_path):
         pass
 
 

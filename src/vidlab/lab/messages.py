@@ -114,6 +114,9 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 
 def _explain_config(error: OmegaConfBaseException) -> str:
+    told = re.match(r"UserError raised while resolving interpolation: (.*)\n    full_key", str(error), re.DOTALL)
+    if told:
+        return told[1]
     missing = re.search(r"Missing mandatory value: (\S+)", str(error))
     if missing or isinstance(error, MissingMandatoryValue):
         key = missing[1] if missing else error.full_key

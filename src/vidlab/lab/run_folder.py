@@ -12,7 +12,11 @@ RUNS = Path("runs")
 def run_folder(ckpt_path: str | None, name: str, time: str, tracking_uri: str | None = None) -> str:
     """``runs/<name>/<time>``, or the folder of the run that ``ckpt_path`` names.
 
-    A reference that cannot be resolved gets a new folder here and its error from the training job.
+    A reference that cannot be resolved gets a new folder here and its error from the training job. Hydra asks before it
+    writes to the folder.
+
+    Raises:
+        UserError: the run is being trained by another process; its folder is left as it is.
     """
     fresh = RUNS / name / time
     if not ckpt_path:
@@ -23,7 +27,12 @@ def run_folder(ckpt_path: str | None, name: str, time: str, tracking_uri: str | 
         found = resolve_run(ckpt_path, RUNS, name, tracking_uri)
     except UserError:
         return str(fresh)
-    return str(found.folder if (found.folder / "run.json").exists() else fresh)
+    if not (found.folder / "run.json").exists():
+        return str(fresh)
+    from vidlab.lab.run_lock import refuse_locked
+
+    refuse_locked(found.folder)
+    return str(found.folder)
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import functools
 import json
 import os
 import socket
@@ -48,6 +49,27 @@ def locked(folder: Path) -> Iterator[None]:
         file.flush()
         yield
         file.truncate(0)  # a name that is left after a crash does no harm: the lock counts
+
+
+@functools.cache  # asked before this process takes the lock: to close the file later would give it back
+def refuse_locked(folder: Path) -> None:
+    """Look whether another process trains a run, before anything is written to its folder.
+
+    Raises:
+        UserError: another process does; names it.
+    """
+    if getattr(rank_zero_only, "rank", 0) != 0:  # rank 0 of the same run may hold it
+        return
+    try:
+        file = (folder / NAME).open("r+")
+    except OSError:  # never trained here, or by nobody who may: the training job tells
+        return
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in TAKEN:
+                raise UserError(f"{folder}: this run is being trained{_holder(folder)}. {ADVICE}") from None
 
 
 ADVICE = "Wait for its end, or stop it and resume then; a process that has crashed holds nothing."
