@@ -127,6 +127,15 @@ def test_sizes_from_the_folder_alone(tmp_path):
     assert other.compat and other.chunk == 2 and other.latent_scale.flatten().tolist() == [1, 2, 3, 4]
 
 
+def test_settings_count_before_those_of_the_folder(tmp_path):
+    folder = write(tmp_path / "vae", tiny(), CONFIG | {"scale": [1, 2, 3, 4]})
+    other = published(folder, scale=1.0, shift=[0.5] * 4, dropout=0.25)
+    assert other.latent_scale.flatten().tolist() == [1] * 4 and other.latent_shift.flatten().tolist() == [0.5] * 4
+    assert other.encoder_sizes.dropout == 0.25
+    with pytest.raises(UserError, match=r"autoencoder.width=\d+ must be"):
+        published(folder, width=16)
+
+
 def test_the_release_of_v1_3_has_its_sizes():
     config = CONFIG | {"latent_dim": 8, "base_channels": 128, "encoder_energy_flow_hidden_size": 64,
                        "decoder_energy_flow_hidden_size": 128,

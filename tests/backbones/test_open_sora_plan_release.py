@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.backbones.open_sora_plan_config import CONFIG, model_settings, read_config
+from vidlab.backbones.open_sora_plan_config import CONFIG, FULL_LAYERS, model_settings, read_config
 from vidlab.backbones.open_sora_plan_release import (
     INDEX,
     SINGLE,
@@ -17,6 +17,7 @@ from vidlab.backbones.open_sora_plan_release import (
     write_release,
 )
 from vidlab.clip import Controls, DenoiserInput, LatentShape
+from vidlab.digests import SEAL
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
@@ -82,6 +83,20 @@ def test_the_configuration_is_that_of_the_published_file(tmp_path):
     (tmp_path / CONFIG).unlink()
     with pytest.raises(UserError, match=r"21 tensors are unexpected \(transformer_blocks.2"):
         load_release(make(depth=2), tmp_path)
+
+
+def test_layers_that_attend_otherwise_are_refused(tmp_path):
+    """Without a field for it, layers 2 to 29 of the published class are sparse: the last of six are."""
+    plans = {last: LayerPlan([SingleSkip(2), GroupSkip(2)], 2, last) for last in (0, 2)}
+    export_release(make(depth=6, layouts=plans[0]), tmp_path)
+    config = json.loads((tmp_path / CONFIG).read_text())
+    published = {name: value for name, value in config.items() if name not in (FULL_LAYERS, SEAL)}
+    (tmp_path / CONFIG).write_text(json.dumps(published))
+    load_release(make(depth=6, layouts=plans[0]), tmp_path)
+    with pytest.raises(UserError, match=r"2 of 6 layers attend otherwise .*layer 4 is Full3D\(\) here and SingleSkip"):
+        load_release(make(depth=6, layouts=plans[2]), tmp_path)
+    with pytest.raises(UserError, match=r"4 of 6 layers attend otherwise .*k=3\) here and SingleSkip\(k=2"):
+        load_release(make(depth=6, layouts=LayerPlan([SingleSkip(3), GroupSkip(3)], 2, 0)), tmp_path)
 
 
 def test_damage_of_a_release_is_refused_or_changes_nothing(tmp_path):

@@ -77,6 +77,7 @@ def refused(done: Done, *parts: str) -> bool:
         ("trainer.max_steps=-1", "lr_schedule=cosine needs the length of the run: set trainer.max_steps"),
         ("trainer.devices=99", "trainer.devices=99: one process per core at most, and this machine has"),
         ("trainer.devices=0", "trainer: `Trainer(devices=0)` value is not a valid input"),
+        ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: Lightning would put an order of its own in place"),
         ("precision=17", "precision=17: choose one of auto, 32-true, bf16-mixed, bf16-true, 16-mixed, 64-true."),
         ("seed=-1", "seed=-1: it must be a whole number from 0 to 4294967295."),
         ("ckpt_path=nonexistent", "ckpt_path=nonexistent: no such run folder or checkpoint file"),

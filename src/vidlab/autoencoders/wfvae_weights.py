@@ -155,16 +155,17 @@ def published(folder: str | Path, **settings: Any) -> WFVAE:
 
     Args:
         folder: with ``config.json`` and weights.
-        settings: further arguments of ``WFVAE``, such as ``chunk``; ``compat`` follows from the wavelets in the file.
+        settings: arguments of ``WFVAE`` that count before those of the folder, such as ``chunk``, ``dropout`` or
+            ``scale``; ``compat`` follows from the wavelets in the file.
 
     Raises:
-        UserError: as ``load_weights`` and ``settings_of``.
+        UserError: as ``load_weights`` and ``settings_of``; sizes other than the folder's among ``settings`` too.
     """
     file = Path(folder).expanduser() / CONFIG
     if not file.is_file():
         raise UserError(f"{folder} is not a published autoencoder: it has no {CONFIG}.")
-    settings = {"compat": _stored_compat(file.parent), **settings}
-    return WFVAE(**settings_of(read_json(file), str(file)), **settings, path=str(folder))
+    of_folder = settings_of(read_json(file), str(file)) | {"compat": stored_compat(file.parent)}
+    return WFVAE(**(of_folder | settings), path=str(folder))
 
 
 def export_weights(model: WFVAE, folder: str | Path) -> None:
@@ -312,7 +313,7 @@ def _check_kernels(kernels: Mapping[str, Tensor], model: WFVAE, source: str) -> 
     raise UserError(f"{source} holds wavelet kernels that are not Haar's, so vidlab cannot reproduce it.")
 
 
-def _stored_compat(folder: Path) -> bool:
+def stored_compat(folder: Path) -> bool:
     """Whether weights were trained with the published wavelets, as those are that hold no kernels."""
     state, _ = _read(_weights_file(folder))
     exact, stored = wavelet_kernels(EXACT)[SPACE_TIME], state.get(SPACE_TIME)

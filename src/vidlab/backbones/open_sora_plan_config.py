@@ -12,8 +12,8 @@ from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
 CONFIG = "config.json"
 # Fields of config.json that weights do not depend on: what the class was called, how far positions are
-# squeezed, and which layers attend in full.
-NOT_ARCHITECTURE = ("_class_name", "interpolation_scale", "sparse_full_layers")
+# squeezed, and how layers attend.
+NOT_ARCHITECTURE = ("_class_name", "interpolation_scale", "sparse")
 TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "OpenSoraT2V_v1_3", "OpenSoraInpaint_v1_3"
 # Fields of config.json of which only one value is built here.
 FIXED = {
@@ -111,7 +111,7 @@ def model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_config(model: OpenSoraPlan, folder: str | Path) -> None:
-    """Refuse a release whose ``config.json``, where it has one, describes another architecture.
+    """Refuse a release whose ``config.json``, where it has one, describes weights of other shapes.
 
     Raises:
         UserError: naming the fields that differ.
@@ -126,6 +126,25 @@ def check_config(model: OpenSoraPlan, folder: str | Path) -> None:
     if differing:
         found = ", ".join(f"{key} is {published[key]} there and {own[key]} here" for key in differing)
         raise UserError(f"{file} describes another model than model.backbone: {found}.")
+
+
+def other_layouts(model: OpenSoraPlan, folder: str | Path) -> str | None:
+    """How the layers of a model attend otherwise than those of a release, in words; None where they do not.
+
+    No weight depends on it, and yet the same weights then compute something else.
+    """
+    if not (Path(folder) / CONFIG).is_file():
+        return None
+    own = [block.layout for block in model.transformer_blocks]
+    there = _layouts(read_config(folder)).layers(len(own))
+    differing = [number for number, pair in enumerate(zip(own, there, strict=True)) if pair[0] != pair[1]]
+    if not differing:
+        return None
+    first = differing[0]
+    return (
+        f"{len(differing)} of {len(own)} layers attend otherwise than in {folder}: layer {first} is {own[first]} here "
+        f"and {there[first]} there"
+    )
 
 
 def _layouts(config: Mapping[str, Any]) -> LayerPlan:

@@ -17,6 +17,7 @@ from vidlab.backbones.open_sora_plan_config import (
     CONFIG,
     check_config,
     model_settings,
+    other_layouts,
     read_config,
     release_config,
 )
@@ -128,9 +129,13 @@ def load_release(
     """Load a release into a model of exactly its architecture; ``dtype`` and ``device`` as in ``read_release``.
 
     Raises:
-        UserError: a file, ``config.json``, a name or a shape that does not fit; the model is then unchanged.
+        UserError: a file, ``config.json``, a layer's layout, a name or a shape that does not fit; the model is then
+            unchanged.
     """
     check_config(model, folder)
+    differing = other_layouts(model, folder)
+    if differing is not None:
+        raise UserError(f"model.backbone.layouts: {differing}. Set model.backbone.layouts to those of the release.")
     state = read_release(folder, dtype, device)
     check_state(model, state, str(folder))
     with torch.no_grad():

@@ -142,6 +142,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
 
     accelerator = resolve_accelerator(cfg.trainer.accelerator)
     _check_processes(cfg.trainer.get("devices", 1), accelerator)
+    _refuse_overfitting(cfg.trainer)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     try:
         return instantiate(
@@ -160,6 +161,16 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
         if not isinstance(cause, MisconfigurationException):
             raise
         raise UserError(f"trainer: {cause}") from error
+
+
+def _refuse_overfitting(trainer: DictConfig) -> None:
+    batches = trainer.get("overfit_batches")
+    if batches:
+        raise UserError(
+            f"trainer.overfit_batches={batches}: Lightning would put an order of its own in place of the planned one. "
+            "To learn a few clips by heart train on no more than those: data.source.train_clips=16 with "
+            "data=moving_shapes, or a folder of a few videos."
+        )
 
 
 def _check_processes(devices: int | str, accelerator: str) -> None:

@@ -22,6 +22,7 @@ from vidlab.errors import UserError
 from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.entry import instantiate
+from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.safe_text import terminal
 from vidlab.training.precision import resolve_precision
 
@@ -44,6 +45,7 @@ def run_curation(cfg: DictConfig) -> None:
     for name, least in LEAST.items():
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise UserError(f"{name}={cfg[name]}: it must be a whole number of {least} or more.")
+    take_published_sizes(cfg, words())
     print(terminal(run_index(cfg) if cfg.stage == "index" else run_encoding(cfg)))
 
 

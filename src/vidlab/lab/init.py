@@ -185,7 +185,7 @@ class OpenSoraPlanRelease:
     def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport:
         """Take every weight of the backbone or raise."""
         from vidlab.backbones.open_sora_plan import OpenSoraPlan
-        from vidlab.backbones.open_sora_plan_config import check_config
+        from vidlab.backbones.open_sora_plan_config import check_config, other_layouts
         from vidlab.backbones.open_sora_plan_release import read_release
 
         if not self.path:
@@ -195,4 +195,6 @@ class OpenSoraPlanRelease:
         folder = Path(self.path).expanduser()
         check_config(module.denoiser, folder)
         source = Source(str(folder), read_release(folder))
-        return inherit(module.denoiser, [source], self.fresh, self.copies)
+        report = inherit(module.denoiser, [source], self.fresh, self.copies)
+        differing = other_layouts(module.denoiser, folder)
+        return replace(report, notes=(f"{differing}: training adapts the weights to it",) if differing else ())

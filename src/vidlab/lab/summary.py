@@ -25,7 +25,7 @@ class Summary:
 
     ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
     GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``.
-    ``shown`` are metrics worth a line, ``commands`` what to type next.
+    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there.
     """
 
     folder: Path
@@ -40,6 +40,7 @@ class Summary:
     tracking_uri: str | None
     shown: Sequence[str] = ("val/loss",)
     commands: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
 
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
@@ -82,7 +83,10 @@ class Summary:
         ]
 
     def _places(self) -> list[str]:
-        lines = [f"  checkpoints  {self.folder / 'checkpoints'}/last.ckpt, best.ckpt"]
+        names = ", ".join(self.checkpoints)
+        lines = [
+            f"  checkpoints  {self.folder / 'checkpoints'}/{names}" if names else "  checkpoints  none was written"
+        ]
         if self.previews:
             lines.append(f"  previews     {self.previews} and .mp4")
         return lines
@@ -119,6 +123,7 @@ def summarize(
     dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
     datamodule = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device  # the module itself has left it by now
+    checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (folder / "checkpoints" / name).is_file()]
     return Summary(
         folder=shortened(folder),
         steps=trainer.global_step,
@@ -131,7 +136,8 @@ def summarize(
         skipped=dict(getattr(datamodule, "corrupt", {})),
         tracking_uri=tracking_uri,
         shown=module.results,
-        commands=module.next_commands(shortened(folder), named),
+        commands=module.next_commands(shortened(folder), named) if checkpoints else (),
+        checkpoints=checkpoints,
     )
 
 

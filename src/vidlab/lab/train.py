@@ -29,6 +29,7 @@ from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
 from vidlab.lab.metric_record import MetricRecord
 from vidlab.lab.opening import opening
+from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.run_lock import locked
 from vidlab.lab.runs import Run, newest_record, resolve_run, write_run_record
@@ -66,6 +67,7 @@ def run_training(cfg: DictConfig) -> float | None:
     _quiet()
     with terminable():
         job = find_job(cfg)
+        take_published_sizes(cfg, job.overrides)
         with locked(job.folder):
             done = already_trained(cfg, job)
             if done is None:

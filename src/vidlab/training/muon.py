@@ -26,7 +26,7 @@ class BatchedMuon(torch.optim.Muon):
         settings: as torch's.
     """
 
-    def __init__(self, params: Any, precision: str = "auto", **settings: Any) -> None:
+    def __init__(self, params: Any, precision: str | int = "auto", **settings: Any) -> None:
         super().__init__(params, **settings)
         self.precision = precision
 
@@ -96,7 +96,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         betas: Sequence[float] = (0.9, 0.99),
         eps: float = 1e-8,
-        precision: str = "auto",
+        precision: str | int = "auto",
     ) -> None:
         def hidden(name: str, parameter: torch.Tensor) -> bool:
             matched = any(fnmatch(name, pattern) for pattern in matrices)

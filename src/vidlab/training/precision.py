@@ -45,12 +45,12 @@ def has_bf16(accelerator: str) -> bool:
     return False
 
 
-def uses_bf16(precision: str, device: str) -> bool:
+def uses_bf16(precision: str | int, device: str) -> bool:
     """Whether ``precision`` resolves to bfloat16 on ``cpu`` or ``cuda``."""
     return resolve_precision(precision, device) in ("bf16-mixed", "bf16-true")
 
 
-def autocast(device: str, precision: str) -> torch.autocast:
+def autocast(device: str, precision: str | int) -> torch.autocast:
     """bfloat16 where ``precision`` resolves to it on this device: how trained models are run.
 
     Raises:

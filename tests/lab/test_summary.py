@@ -1,0 +1,38 @@
+"""What the end of a run says is there."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from vidlab.lab.summary import summarize
+from vidlab.training.module import Named
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("last.ckpt", "best.ckpt"), "runs/a/checkpoints/last.ckpt, best.ckpt"),
+        (("last.ckpt",), "runs/a/checkpoints/last.ckpt"),  # data.val_clips=0
+        ((), "none was written"),  # trainer.fast_dev_run
+    ],
+)
+def test_checkpoints_and_commands_are_of_files_that_are_there(files, said, make_module, tmp_path, monkeypatch):
+    monkeypatch.setattr("vidlab.lab.summary.matmul_rate", lambda *_: 1.0)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "a"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in files:
+        (folder / "checkpoints" / name).touch()
+    trainer = MagicMock(spec=Trainer)
+    trainer.configure_mock(
+        callbacks=[], precision="32-true", datamodule=None, strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        world_size=1, global_step=2, callback_metrics={},
+    )  # fmt: skip
+    summary = summarize(folder, trainer, make_module(), {}, 1.0, None, Named(("data=moving_shapes",), ()))
+    (line,) = (line for line in summary.text().splitlines() if "checkpoints  " in line)
+    assert line.split("  ")[-1] == said and summary.folder == Path("runs/a")
+    assert ("generate.py" in summary.text()) == bool(files)
