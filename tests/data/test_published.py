@@ -89,12 +89,13 @@ def test_panda_as_downloaded(panda, tmp_path):
     assert (rows["00000/0000001_00000.mp4"].frames, rows["00000/0000001_00000.mp4"].width) == (9, 24)
 
 
-def test_panda_with_a_table(panda, tmp_path):
+def test_panda_with_a_table(panda, tmp_path, caplog):
     settings = {"annotation": "panda70m_training_10m.csv", "cache_dir": str(tmp_path / "cache")}
     rows = opened(Panda(str(panda), **settings))
     assert [row.captions[0] for _, row in sorted(rows.items())] == ["a dog, running", "it's a cat", "a boat"]
     rows = opened(Panda(str(panda), min_score=0.43, **settings))
     assert sorted(row.captions[0] for row in rows.values()) == ["a boat", "a dog, running"]
+    assert "1 clips in" in caplog.text and "does not name them, or with a score below 0.43" in caplog.text
     assert sorted(row.scores["matching"] for row in rows.values()) == [0.5, 0.75]
 
 

@@ -7,7 +7,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -150,6 +150,8 @@ def damage(
         kind = random.choice(list(NODES))
         path.unlink()
         NODES[kind](path)
+        if kind in ("a folder", "nothing"):  # of which nobody can tell that it was a file
+            subject = replace(subject, countable=False)
         return subject, (f"0: {subject.file} is {kind}",)
     edits = EDITS[subject.edits] if isinstance(subject.edits, str) else subject.edits
     data, steps = path.read_bytes(), []

@@ -150,6 +150,7 @@ def test_vbench_files_are_read_on_one_scale(tmp_path) -> None:
         ("{", "not a JSON file"),
         ('{"scene": ["high", []]}', "scene is not"),
         ('{"scene": [NaN, []]}', "scene is not"),
+        (f'{{"scene": [1{400 * chr(48)}, []]}}', "scene is not"),
         ('{"scene": [0.5, [{"video_path": "a"}]]}', "an entry of scene lacks"),
     ],
 )

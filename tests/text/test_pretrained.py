@@ -163,6 +163,15 @@ def test_missing_and_incomplete_folders_are_named(tmp_path, bert):
         PretrainedEncoder(str(tmp_path))
 
 
+def test_settings_of_a_tokenizer_that_fail_in_use_are_named(tmp_path, bert):
+    for file in bert.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    settings = json.loads((bert / "tokenizer_config.json").read_text()) | {"model_max_length": ["long"]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="is not a readable text encoder with its tokenizer"):
+        PretrainedEncoder(str(tmp_path), max_tokens=8)
+
+
 def test_code_in_the_folder_is_never_run(tmp_path, bert):
     for file in bert.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())

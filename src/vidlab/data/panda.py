@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,6 +17,8 @@ from vidlab.data.entry import Entry
 from vidlab.data.names import reason_of, shown
 from vidlab.data.table_rows import BadItem, make_each
 from vidlab.errors import CorruptClipError, UserError
+
+log = logging.getLogger(__name__)
 
 LIST_COLUMNS = ("timestamp", "caption", "matching_score", "desirable_filtering", "shot_boundary_detection")
 CLIP = re.compile(r"(?P<video>.+)_(?P<clip>\d+)$")
@@ -128,7 +131,7 @@ class Panda(Catalogue):
                     yield clip
                 elif self._matches(clip):
                     wanted.setdefault((clip.video_id, clip.number), clip)
-        found = 0
+        found = others = 0
         for video in sorted(folder.glob("*/*.mp4")):
             if video.name.startswith("."):
                 continue
@@ -138,9 +141,14 @@ class Panda(Catalogue):
                 name = video.relative_to(folder).as_posix()
                 yield BadItem(name, reason_of(error))
             else:
-                found += entry is not None
+                found, others = found + (entry is not None), others + (entry is None)
                 if entry is not None:
                     yield entry
+        if others:
+            log.warning(
+                "data=%s: %d clips in %s are left out: %s does not name them, or with a score below %g",
+                self.name, others, folder, self.annotation, self.min_score,
+            )  # fmt: skip
         if wanted and not found:
             raise UserError(
                 f"data.source.annotation={self.annotation} names none of the clips in {folder}. {self.advice()}"

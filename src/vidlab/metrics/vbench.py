@@ -11,7 +11,7 @@ to [0, 1] here. Versions that left the imaging quality's mean at 0 to 100 are re
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,13 +179,12 @@ def _dimension(file: Path, name: str, value: Any) -> DimensionResult:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def main() -> None:
     """Print the headline scores of VBench result files."""
     import argparse
-    import sys
 
     parser = argparse.ArgumentParser(prog="python -m vidlab.metrics.vbench", description=main.__doc__)
     parser.add_argument("results", nargs="+", help="the *_eval_results.json files that VBench wrote")

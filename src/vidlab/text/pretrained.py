@@ -222,6 +222,7 @@ def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any
             loader = MODEL_FOR_TEXT_ENCODING_MAPPING[type(config)]
         model = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
         tokenizer = AutoTokenizer.from_pretrained(words, **local)
+        tokenizer(["a caption"], add_special_tokens=True, verbose=False)  # odd settings fail where they are used
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(

@@ -138,6 +138,22 @@ def test_an_unknown_codec_is_named():
             call(video, name="clip_2")
 
 
+@pytest.mark.parametrize(("moved", "misplaced"), [(0, False), (16, False), (17, True)])
+def test_packets_far_from_their_turn_are_noticed(moved, misplaced):
+    """H.264 shows at most 16 frames before one that is decoded before them."""
+    from types import SimpleNamespace
+
+    from vidlab.data.video.seek import PacketCounter
+
+    times = list(range(40))
+    times.insert(10, times.pop(10 + moved))
+    counter = PacketCounter(SimpleNamespace(codec_context=SimpleNamespace(name="h264")))
+    for time in times:
+        counter.add(SimpleNamespace(size=1, pts=time, is_keyframe=time == 0, is_corrupt=False, is_discard=False))
+    packets = counter.packets()
+    assert packets.misplaced is misplaced and packets.in_order and packets.shown == 40
+
+
 @pytest.mark.parametrize("rate", ["inf", "1e12", "-3"])
 def test_a_rate_that_no_video_has_is_refused(monkeypatch, rate):
     from types import SimpleNamespace

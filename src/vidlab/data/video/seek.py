@@ -31,6 +31,7 @@ class Packets:
         intact: packets that are not marked as damaged.
         shown: packets of shown frames.
         total: all of them.
+        misplaced: True when one lies farther from its turn than any codec puts it: a decoder may drop its frame.
     """
 
     cut: bool
@@ -39,6 +40,7 @@ class Packets:
     intact: int
     shown: int
     total: int
+    misplaced: bool = False
 
     @property
     def in_order(self) -> bool:
@@ -74,7 +76,9 @@ class PacketCounter:
         """What was counted."""
         times = np.sort(np.asarray(self._times, dtype=np.int64))
         cut = not self._key or (self._first is not None and len(times) > 0 and times[0] < self._first)
-        return Packets(bool(cut), self._first, times, self._intact, self._shown, self._total)
+        places = np.argsort(np.asarray(self._times, dtype=np.int64), kind="stable")
+        far = int(np.abs(places - np.arange(len(places))).max(initial=0)) > MOST_REORDERED
+        return Packets(bool(cut), self._first, times, self._intact, self._shown, self._total, far)
 
 
 def list_packets(container: Any, stream: Any, most: int | None = None) -> Packets:
@@ -139,7 +143,8 @@ def timeline_of(container: Any, stream: Any) -> Timeline | None:
                 return None
             return Timeline(stream.start_time + step * np.arange(len(times), dtype=np.int64), times)
     packets = list_packets(container, stream)
-    certain = packets.in_order and not packets.cut and packets.intact == packets.total
+    sound = packets.intact == packets.total and not packets.misplaced
+    certain = packets.in_order and not packets.cut and sound
     return Timeline(packets.times) if certain else None
 
 
