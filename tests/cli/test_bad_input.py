@@ -62,6 +62,7 @@ def refused(done: Done, *parts: str) -> bool:
     [
         ("model=full4d", "model=full4d: no such choice. Did you mean 'full3d'? Choices: "),
         ("callbacks=[default,nosuch]", "callbacks=nosuch: no such choice; --help lists the choices"),
+        ("data.path=videos.csv", "data.path: data=moving_shapes reads no folder. Videos with captions are data=folder"),
         ("mode=full3d", "mode: no such key. Did you mean model"),
         ("trainer.max_stepz=1", "trainer.max_stepz: no such key. Did you mean 'max_steps'?"),
         ("trainer.max_steps=abc", "trainer.max_steps=abc: it must be a whole number."),

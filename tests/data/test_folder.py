@@ -160,6 +160,13 @@ def test_paths_that_are_no_folder_of_videos(tmp_path):
         source(tmp_path / "nowhere").prepare()
     with pytest.raises(UserError, match=r"data\.path=.*clip\.mp4: this is a file"):
         source(file).prepare()
+    table = tmp_path / "my table.csv"
+    table.touch()
+    words = rf"data=folder data\.path={tmp_path} data\.source\.captions='\"my table\.csv\"' "
+    with pytest.raises(
+        UserError, match=rf"this is a table; give the folder of its videos and the table in it: {words}"
+    ):
+        source(table).prepare()
     with pytest.raises(DataError, match=r"data\.path=.*empty: no video found .*\.webm"):
         source(tmp_path / "empty").prepare()
     with pytest.raises(UserError, match=r"val_fraction=1\.5"):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -7,7 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vidlab.data.workers import death_of_a_worker, outlive_signals
+from vidlab.data.dataset import ClipDataset
+from vidlab.data.loader import BatchNumbers, ClipLoader
+from vidlab.data.pool import in_processes
+from vidlab.data.workers import death_of_a_worker, outlive_signals, process_context
 
 
 class Slow(Dataset):
@@ -66,3 +70,38 @@ def test_the_death_of_a_worker_is_told_in_one_way(error, begins):
     message = death_of_a_worker(error)
     assert message.startswith(begins) and message.endswith("resume with ckpt_path=last.")
     assert death_of_a_worker(RuntimeError("shapes differ")) is None
+
+
+class Numbers(ClipDataset):
+    def __init__(self):
+        pass
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, number):
+        return torch.tensor(number)
+
+
+@pytest.fixture
+def in_a_job_of_joblib(monkeypatch):
+    """The default way of starting processes in a process of loky, which starts none but its own."""
+    backend = pytest.importorskip("joblib.externals.loky.backend.context")
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", backend.LokyContext())
+    with pytest.raises(AttributeError, match="has no attribute 'env'"):
+        multiprocessing.Process(target=print).start()
+
+
+@pytest.mark.usefixtures("in_a_job_of_joblib")
+def test_a_job_of_joblib_starts_processes():
+    loader = ClipLoader(Numbers(), BatchNumbers(lambda: 0, 4), 1, lambda batch: batch)
+    assert [int(number) for number in loader] == [0, 1, 2, 3]
+    done = in_processes(abs, [-1, -2], "Counting", at_once=2, few=1)
+    assert list(done) == [(-1, 1), (-2, 2)]
+
+
+def test_the_way_that_was_chosen_is_kept(monkeypatch):
+    for way in ("spawn", "fork"):
+        context = multiprocessing.get_context(way)
+        monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", context)
+        assert process_context().get_start_method() == way

@@ -72,7 +72,10 @@ def run(app: Path, *arguments: str, **environment: str) -> subprocess.CompletedP
         (["trainer.max_stepz=1"], "trainer.max_stepz: no such key. Did you mean 'max_steps'?"),
         (["max_steps=1"], "max_steps: no such key. Did you mean trainer.max_steps?"),
         (["modle=full3d"], "modle: no such key. Did you mean 'model'?"),
-        (["model=ful3d"], "model=ful3d: no such choice. Did you mean 'full3d'? Choices: 2p1d, full3d."),
+        (
+            ["model=ful3d"],
+            "model=ful3d: no such choice. Did you mean 'full3d'? Choices: 2p1d, full3d. Your own need hydra.",
+        ),
         (["trainer.max_steps=="], "'trainer.max_steps==' is not of the form key=value"),
         ([], "data.path is required: add data.path=... to the command line."),
         (["data.path=a", "+data.siz=4"], "data.siz=4: Data has no setting 'siz'. Did you mean 'size'?"),

@@ -39,6 +39,14 @@ def test_an_image_is_the_first_frame_scaled_and_cropped_to_its_centre(pictures):
     assert not found.pixels[:, 1:].any()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+@pytest.mark.filterwarnings("error")
+def test_a_picture_is_taken_without_a_warning(tmp_path, mode):
+    """Pillow's arrays are read-only, and torch warns of such."""
+    Image.new(mode, (8, 8)).save(tmp_path / "picture.png")
+    assert given(image=str(tmp_path / "picture.png")).known[0]
+
+
 def test_two_images_are_both_ends(pictures):
     found = given(image=str(pictures / "wide.png"), last_image=str(pictures / "green.png"))
     assert found.known.tolist() == [True, False, False, False, False, True]

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from vidlab.assets import cache_folder
+from vidlab.command_line import setting, shell_word
 from vidlab.data.clip_row import ClipRow
 from vidlab.data.entry import Entry, ReadEntry, row_or_reason
 from vidlab.data.names import FolderPaths, file_below, is_file, shown
@@ -101,6 +102,9 @@ class Catalogue(ABC):
         if not self.path:
             raise UserError(f"data.path is not set: give the folder of {self.name}, data.path=... {self.advice()}")
         folder = Path(self.path).expanduser().resolve()
+        if folder.is_file():
+            place = shell_word(setting("data.path", folder.parent))
+            raise UserError(f"data.path={self.path}: this is a file; give its folder: {place}. {self.advice()}")
         if not folder.is_dir():
             raise UserError(f"data.path={self.path}: no such folder ({folder}). {self.advice()}")
         return folder

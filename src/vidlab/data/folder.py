@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.assets import cache_folder
+from vidlab.command_line import setting, shell_word
 from vidlab.data.clip_row import ClipRow
 from vidlab.data.entry import Entry, row_or_reason
 from vidlab.data.folder_captions import gather_captions, text_beside
@@ -87,7 +88,7 @@ class FolderSource:
         if not folder.exists():
             raise UserError(f"data.path={self.path}: no such folder ({folder})")
         if not folder.is_dir():
-            raise UserError(f"data.path={self.path}: this is a file; give the folder that holds the videos")
+            raise UserError(f"data.path={self.path}: this is a {_instead_of(folder)}")
         return folder
 
     def _table(self, folder: Path) -> Path | None:
@@ -95,7 +96,9 @@ class FolderSource:
             tables = tables_of(folder)
             if len(tables) > 1:
                 names = ", ".join(shown(table.name) for table in tables)
-                raise UserError(f"data.path={folder} holds several tables ({names}): name one, captions=...")
+                raise UserError(
+                    f"data.path={folder} holds several tables ({names}): name one, data.source.captions=..."
+                )
             return tables[0] if tables else None
         table = folder / self.captions
         if not table.is_file() or table.suffix.lower() not in TABLE_SUFFIXES:
@@ -131,6 +134,18 @@ class FolderSource:
             metadata = {"videos": len(videos), "without_caption": without, "rejected": rejected}
             metadata |= remarks.metadata()
             rows.write_index(metadata, root=folder)
+
+
+def _instead_of(file: Path) -> str:
+    """What a file is, and what to give in its place."""
+    place = setting("data.path", file.parent)
+    if file.suffix.lower() not in TABLE_SUFFIXES:
+        return f"file; give the folder that holds the videos: {shell_word(place)}"
+    typed = " ".join(map(shell_word, ("data=folder", place, setting("data.source.captions", file.name))))
+    return (
+        f"table; give the folder of its videos and the table in it: {typed} (with videos in another folder, that as "
+        f"data.path, and {shell_word(setting('data.source.captions', file))})"
+    )
 
 
 def find_videos(folder: Path) -> list[Path]:

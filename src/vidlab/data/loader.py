@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from vidlab.clip import ClipBatch
 from vidlab.data.dataset import ClipDataset, LoadFailure
-from vidlab.data.workers import death_of_a_worker, outlive_signals
+from vidlab.data.workers import death_of_a_worker, outlive_signals, process_context
 from vidlab.errors import DataError
 
 
@@ -39,7 +39,9 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
         num_workers: int,
         inspect: Callable[[ClipBatch | LoadFailure], ClipBatch],
     ) -> None:
-        workers: dict[str, Any] = {"persistent_workers": True, "prefetch_factor": 2} if num_workers else {}
+        workers: dict[str, Any] = {}
+        if num_workers:
+            workers = {"persistent_workers": True, "prefetch_factor": 2, "multiprocessing_context": process_context()}
         super().__init__(
             dataset,
             batch_size=None,

@@ -7,6 +7,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import TypeVar
 
+from vidlab.data.workers import process_context
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -54,7 +56,7 @@ def _in_groups(
     chunk = max(1, min(32, size // (4 * workers)))
     group: list[Job] = []
     while True:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, process_context()) as pool:
             while group := group or list(islice(jobs, size)):
                 results = pool.map(work, group, chunksize=chunk)
                 try:

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from vidlab.assets import cache_folder
+from vidlab.command_line import setting, shell_word
 from vidlab.data.names import shown, walk_files
 from vidlab.data.pool import in_processes
 from vidlab.data.remarks import Remarks, sentences
@@ -104,6 +105,9 @@ class TarShards:
         if not self.path:
             raise UserError("data.path is not set: give the folder of WebDataset shards (.tar), data.path=/my/shards")
         folder = Path(self.path).expanduser().resolve()
+        if folder.is_file():
+            place = shell_word(setting("data.path", folder.parent))
+            raise UserError(f"data.path={self.path}: this is a file; give the folder that holds the shards: {place}")
         if not folder.is_dir():
             raise UserError(f"data.path={self.path}: no such folder ({folder}); give the folder that holds the shards")
         return folder

@@ -1,7 +1,9 @@
 """Processes that load data: how they take signals, and what is said when one has gone."""
 
+import multiprocessing
 import re
 import signal
+from multiprocessing.context import BaseContext
 from typing import Any
 
 # Seconds that training has to end, which ends its loading processes, before they end themselves.
@@ -22,6 +24,16 @@ def outlive_signals(worker: int) -> None:
 
     signal.signal(signal.SIGTERM, first)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def process_context() -> BaseContext:
+    """How this process starts others: the platform's way, or what was set by ``multiprocessing.set_start_method``.
+
+    A process of loky, in which ``hydra/launcher=joblib`` runs jobs, has loky's way for its default, and that starts
+    no processes but loky's own: those of torch and of ``concurrent.futures`` end in an AttributeError.
+    """
+    usual, chosen = multiprocessing.get_all_start_methods(), multiprocessing.get_start_method()
+    return multiprocessing.get_context(chosen if chosen in usual else usual[0])
 
 
 def death_of_a_worker(error: BaseException) -> str | None:

@@ -37,6 +37,7 @@ STORAGE_PROBLEMS = {
     errno.ENOTDIR: "a part of this path is a file, not a folder; choose another folder",
     errno.EFBIG: "the file is larger than this machine allows (ulimit -f); raise the limit",
 }
+OWN_CHOICES = "Your own need hydra.searchpath=[pkg://<package>.conf], or [file://<folder>]."
 REFUSALS = (ValueError, TypeError, OSError, ImportError)  # what targets raise for settings they do not like
 
 
@@ -105,12 +106,12 @@ def _explain_composition(error: Exception) -> str:
 def _unknown_choice(error: MissingConfigException) -> str:
     group, _, choice = (error.missing_cfg_file or "").rpartition("/")
     if group and not error.options:  # hydra does not list the choices of list groups, such as callbacks=[...]
-        return f"{group}={choice}: no such choice; --help lists the choices of {group}."
+        return f"{group}={choice}: no such choice; --help lists the choices of {group}. {OWN_CHOICES}"
     if not group:
         return str(error).split("Config search path")[0].strip()
     asked = re.match(r"In '([^']+)'", str(error))
     by = f" (asked for by {asked[1]!r})" if asked and "/" in asked[1] else ""
-    return f"{group}={choice}: no such choice{by}.{did_you_mean(choice, list(error.options), 'Choices')}"
+    return f"{group}={choice}: no such choice{by}.{did_you_mean(choice, list(error.options), 'Choices')} {OWN_CHOICES}"
 
 
 def _explain_config(error: OmegaConfBaseException) -> str:
@@ -133,6 +134,12 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
     known = [str(key) for key in parent if not (key == "hydra" and not above)]
     elsewhere = [path for path in _paths(parent._get_root()) if path.split(".")[-1] == name]
     place = f"Keys of {'.'.join(above)}" if above else "Top-level keys"
+    if full_key == "data.path":
+        chosen = f"data={parent.name}" if parent.get("name") else "the chosen data"
+        return (
+            f"data.path: {chosen} reads no folder. Videos with captions are data=folder data.path=<their folder>, with "
+            "data.source.captions=<table> where one names them; shards are data=shards, and --help lists the rest."
+        )
     if elsewhere and name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         return f"{full_key}: no such key. Did you mean {' or '.join([*close, *elsewhere[:3]])}?"
