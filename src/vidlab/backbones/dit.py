@@ -20,6 +20,7 @@ from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.positions import plane_waves
 from vidlab.layers.rope import axis_split, rope_scales, rotation
+from vidlab.layers.tables import Tables
 
 # Over the noise of the patches, which a new embedding passes on at about unit variance.
 LOUDNESS_OF_POSITIONS = 2.0
@@ -86,6 +87,7 @@ class DiT(PatchedDenoiser):
         self.absolute_positions = absolute_positions
         self.activation_checkpointing = activation_checkpointing
         self.control_channels = tuple(control_channels)
+        self.tables = Tables()
         kernel = attention_kernel(attention)
         patch_channels = latent.channels * math.prod(patch)
         self.embed = nn.Linear(patch_channels, width)
@@ -119,7 +121,7 @@ class DiT(PatchedDenoiser):
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)
         if self.absolute_positions:
-            waves = plane_waves(grid, self.width, self.rope_scale, tokens.device)
+            waves = self.tables.get(plane_waves, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + LOUDNESS_OF_POSITIONS * waves
         context, condition = self._context(input, grid)
         for block in self.blocks:
@@ -136,7 +138,9 @@ class DiT(PatchedDenoiser):
         condition = per_token(condition, self.patch[0], grid)
         context = BlockContext(
             grid=grid,
-            rotation=rotation(grid, self.head_dim, self.rope_base, self.rope_scale, device=input.latents.device),
+            rotation=self.tables.get(
+                rotation, grid, self.head_dim, self.rope_base, self.rope_scale, device=input.latents.device
+            ),
             modulation=self.modulation(F.silu(condition)),
             text=None if input.text is None else self.text_tokens(input.text.tokens),
             text_mask=None if input.text is None else input.text.mask,

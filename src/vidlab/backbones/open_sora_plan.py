@@ -21,6 +21,7 @@ from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
+from vidlab.layers.tables import Tables
 
 FREQUENCIES = 256
 # What the release calls the embeddings of its two controls; further ones are numbered.
@@ -168,6 +169,7 @@ class OpenSoraPlan(VideoDenoiser):
         self.latent_channels, self.text_width, self.width, self.heads = latent.channels, text_width, width, heads
         frames, rows, columns = patch
         self.patch = (frames, rows, columns)
+        self.tables = Tables()
         self.rope_base = rope_base
         self.rope_scale = rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
@@ -237,7 +239,9 @@ class OpenSoraPlan(VideoDenoiser):
         text, head_dim = input.text, self.width // self.heads
         return BlockContext(
             grid=grid,
-            rotation=rotation(grid, head_dim, self.rope_base, self.rope_scale, device=input.latents.device),
+            rotation=self.tables.get(
+                rotation, grid, head_dim, self.rope_base, self.rope_scale, device=input.latents.device
+            ),
             modulation=self.adaln_single(embedded),
             text=None if text is None else self.caption_projection(text.tokens),
             text_mask=None if text is None else text.mask,

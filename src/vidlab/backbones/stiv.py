@@ -22,6 +22,7 @@ from vidlab.layers.layouts import Grid
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
+from vidlab.layers.tables import Tables
 
 
 class STIV(PatchedDenoiser):
@@ -108,6 +109,7 @@ class STIV(PatchedDenoiser):
         self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
         self.control_channels = tuple(control_channels)
+        self.tables = Tables()
         kernel = attention_kernel(attention)
         patch_channels = latent.channels * math.prod(patch)
         self.embed = nn.Linear(patch_channels, width)
@@ -196,7 +198,7 @@ class STIV(PatchedDenoiser):
         planes, text = self.head_dim // 2, input.text
         space, time = (0, planes // 2, planes // 2), (planes, 0, 0)
         spatial, temporal = (
-            rotation_along(grid, split, self.rope_base, self.rope_scale, input.latents.device)
+            self.tables.get(rotation_along, grid, split, self.rope_base, self.rope_scale, device=input.latents.device)
             for split in (space, time)
         )
         activated = F.silu(condition)
