@@ -66,8 +66,8 @@ def test_any_error_of_a_video_is_its_own(tmp_path, monkeypatch, caplog):
             raise MemoryError("too\x1b large")
         return real(file, name, *more)
 
-    real = entry.probe
-    monkeypatch.setattr(entry, "probe", probe)
+    real = entry.probe_closely
+    monkeypatch.setattr(entry, "probe_closely", probe)
     folder = put(tmp_path / "in", "video/a.mp4", "video/b.mp4", "video/c.mp4")
     (folder / "OpenVid-1M.csv").write_text("video,caption\na.mp4,x\nb.mp4,y\nc.mp4,z\n")
     captions, rejected = read(OpenVid(str(folder), cache_dir=str(tmp_path / "cache")))
@@ -184,3 +184,12 @@ def test_evaluation_takes_captions_from_the_table_that_has_some(tmp_path):
     (folder / "scores.csv").write_text("video,score\na.mp4,1\n")
     (folder / "captions.csv").write_text("video,caption\na.mp4,one\na.mp4,another\nb.mp4,two\n")
     assert [clip.caption for clip in clips_of_folder(folder, "videos")] == ["one", "two"]
+
+
+def test_text_files_whose_video_is_gone_are_counted(tmp_path):
+    folder = put(tmp_path / "in", "a.mp4", "b.mp4", "c.mp4")
+    for name in ("a", "b", "c", "d"):
+        (folder / f"{name}.txt").write_text("x")
+    with pytest.warns(UserWarning, match=r"in: 1 text files have no video of their name beside them, first d\.txt"):
+        found = read(folder_of(folder))
+    assert len(found[0]) == 3

@@ -1,6 +1,6 @@
 """The captions of a folder of videos: of text files beside them and of one table."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_warn
 
 from vidlab.data.captions import captions_beside, captions_of, unique
-from vidlab.data.names import FolderPaths, composed, file_below, is_file, is_possible, shown
+from vidlab.data.names import FolderPaths, composed, file_below, is_file, is_possible, shown, walk_files
 from vidlab.data.table_rows import BadItem, make_each
 from vidlab.data.tables import open_table
 from vidlab.errors import CorruptClipError, DataError
@@ -64,16 +64,28 @@ def gather_captions(
             raise DataError(f"{table} {bad[0].reason} ({bad[0].name}; none of {len(bad)} rows can be used)")
         captions = _by_video(folder, VideoNames(folder, videos, given), table, rows)
     unread: dict[Path, str] = {}
+    texts = set[Path]()
     for video in videos:
         beside = text_beside(video)
         if beside is None:
             continue
+        texts.add(beside)
         try:
             captions.setdefault(video, []).extend(captions_beside(beside))
         except CorruptClipError as error:
             unread[video] = str(error)
             captions.pop(video)
+    if texts:
+        _name_texts_alone(folder, texts)
     return FoundCaptions({video: unique(texts) for video, texts in captions.items()}, unread, bad, folder)
+
+
+def _name_texts_alone(folder: Path, read: Set[Path]) -> None:
+    """Say how many text files are of no video, which may have been lost."""
+    alone = [text for text in walk_files(folder) if text.suffix.lower() == ".txt" and text not in read]
+    if alone:
+        first = shown(alone[0].relative_to(folder).as_posix())
+        rank_zero_warn(f"{folder}: {len(alone)} text files have no video of their name beside them, first {first}")
 
 
 def text_beside(video: Path) -> Path | None:
