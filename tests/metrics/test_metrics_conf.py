@@ -1,5 +1,6 @@
 """Every file of conf/metrics composes into metrics of the common protocol."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_laptop_metrics_run_in_one_loop():
         metric.update(clips, reference=None, captions=captions, keys=["a", "b", "c"])
     results = {key: metric.result() for key, metric in chosen.metrics.items()}
     assert all(result.clips == 3 and result.interval is not None for result in results.values())
+
+
+def test_the_page_names_what_is_registered():
+    """Every name of the table in docs/metrics.md is one of conf/metrics, and the other way round."""
+    page = (CONF.parent / "docs" / "metrics.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    first = page[page.index("## What there is") : page.index("## What damage")]
+    listed = {name for row in rows if f"|{row}|" in first for name in re.findall(r"`(\w+)`", row)}
+    registered = {key for choice in CHOICES for key in composed(choice)}
+    assert listed == registered
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} <= registered

@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vidlab.errors import UserError
 from vidlab.lab.arguments import quote_text
 from vidlab.lab.credentials import clean_log, clean_records, withhold
+from vidlab.lab.help_text import asks_for_help, help_text
 from vidlab.lab.host import prepare_host
 from vidlab.lab.lean_imports import prepare_imports
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
@@ -90,6 +91,11 @@ def main(
             with friendly():
                 sweep = arguments[:1] in (["-m"], ["--multirun"])
                 sys.argv[1:] = [quote_text(argument, text_keys, sweep) for argument in withhold(arguments)]
+                if asks_for_help(arguments):
+                    conf = Path(inspect.getfile(task)).resolve().parent / config_path
+                    typed = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+                    print(help_text(conf, config_name, typed))
+                    return None
                 return composed()
 
         return run
