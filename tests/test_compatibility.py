@@ -1,10 +1,13 @@
-"""One table: every model x objective x conditioning is trained here, and sampled with every sampler and guidance.
+"""One table: model x objective x conditioning x sampler x precision x shapes, trained and sampled or refused.
 
+Every pair of two choices is in a row of ``ROWS``, which the names of the tests spell out; all of model x objective x
+conditioning, each with all samplers, are marked ``slow``, and so are models in two processes (``cli/test_ddp.py``).
 What cannot work is refused when the parts are put together, with its reason; ``REFUSED`` lists all of that. A new file
 in conf/ takes part without touching this one, so no combination is in neither.
 """
 
 import itertools
+import random
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module
 from vidlab.randomness import Draw
+from vidlab.training.precision_plugins import precision_plugin
 from vidlab.training.video_diffusion import VideoDiffusion
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -45,8 +49,8 @@ def composed(*overrides: str) -> VideoDiffusion:
         return build_module(compose("train", [*overrides, *SMALL]))
 
 
-def batch() -> ClipBatch:
-    pixels = Draw(0, ("a", "b"), (0, 0)).uniform("pixels", (3, 8, 8, 8)) * 2 - 1
+def batch(size: tuple[int, int, int]) -> ClipBatch:
+    pixels = Draw(0, ("a", "b"), (0, 0)).uniform("pixels", (3, *size)) * 2 - 1
     return ClipBatch(pixels, ("a red square", "a dog"), ("a", "b"), (0, 0), 0, (8.0, 8.0))
 
 
@@ -54,23 +58,78 @@ def refusal(*overrides: str) -> str | None:
     return next((reason for pair, reason in REFUSED.items() if pair <= set(overrides)), None)
 
 
-@pytest.mark.parametrize(("model", "objective", "conditioning"), itertools.product(MODELS, OBJECTIVES, CONDITIONINGS))
-def test_every_combination_trains_and_samples(model, objective, conditioning, monkeypatch):
-    overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
+PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true"]  # 16-mixed needs a GPU
+SHAPES = {"one": [(8, 8, 8)], "buckets": [(8, 8, 8), (8, 8, 16)], "joint_images": [(8, 8, 8), (1, 16, 8)]}
+PER_FRAME = ["autoencoder=haar_frames", "model.token=[1,4,4]"]  # images are clips of one frame
+
+
+def rows_of_all_pairs(*factors: list[str]) -> list[tuple[str, ...]]:
+    """Few rows in which every two choices of different factors meet: each the best of 60 drawn."""
+    draw, rows = random.Random(0), []
+    missing = {
+        ((a, x), (b, y)) for a, b in itertools.combinations(range(len(factors)), 2) for x in factors[a]
+        for y in factors[b]
+    }  # fmt: skip
+    while missing:
+        (a, x), (b, y) = min(missing)
+        drawn = [[draw.choice(factor) for factor in factors] for _ in range(60)]
+        for row in drawn:
+            row[a], row[b] = x, y
+        best = max(drawn, key=lambda row: len(missing & set(pairs(row))))
+        rows.append(tuple(best))
+        missing -= set(pairs(best))
+    return rows
+
+
+def pairs(row) -> list[tuple[tuple[int, str], tuple[int, str]]]:
+    return list(itertools.combinations(enumerate(row), 2))
+
+
+ROWS = rows_of_all_pairs(MODELS, OBJECTIVES, CONDITIONINGS, SAMPLERS, PRECISIONS, list(SHAPES))
+
+
+def trained(monkeypatch, overrides: tuple[str, ...], precision: str, shapes: str) -> VideoDiffusion:
+    """A module after a backward pass of every shape; each reaches every parameter, as DDP demands."""
     assert refusal(*overrides) is None
     torch.manual_seed(0)
-    module = composed(*overrides)
+    module = composed.__wrapped__(*overrides, *(PER_FRAME if shapes == "joint_images" else []))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(module, "count", lambda _: None)
     module.configure_model()
-    loss = module.train().training_step(batch(), 0)["loss"]
-    loss.backward()
-    assert loss.isfinite() and any(p.grad is not None and p.grad.any() for p in module.denoiser.parameters())
-    module.eval()
-    for name in SAMPLERS:
-        module.sampler = composed("model=full3d", f"sampler={name}").sampler
+    plugin = precision_plugin(precision, "cpu")
+    plugin.convert_module(module)
+    for size in SHAPES[shapes]:
+        module.zero_grad()
+        with plugin.forward_context():
+            loss = module.train().training_step(batch(size), 0)["loss"]
+        loss.backward()
+        assert loss.isfinite()
+        assert [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None] == []
+        assert any(p.grad.any() for p in module.denoiser.parameters())
+    return module.eval()
+
+
+def sampled(module: VideoDiffusion, sampler: str, precision: str = "32-true") -> None:
+    module.sampler = composed("model=full3d", f"sampler={sampler}").sampler
+    with precision_plugin(precision, "cpu").forward_context():
         video = module.generate(["a red square"], Draw(0, ("x",), (0,)))
-        assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
+    assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
+
+
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
+def test_every_pair_trains_and_samples(row, monkeypatch):
+    model, objective, conditioning, sampler, precision, shapes = row
+    overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
+    sampled(trained(monkeypatch, overrides, precision, shapes), sampler, precision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "objective", "conditioning"), itertools.product(MODELS, OBJECTIVES, CONDITIONINGS))
+def test_every_combination_trains_and_samples(model, objective, conditioning, monkeypatch):
+    overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
+    module = trained(monkeypatch, overrides, "32-true", "one")
+    for name in SAMPLERS:
+        sampled(module, name)
 
 
 @pytest.mark.parametrize(("conditioning", "guidance"), itertools.product(CONDITIONINGS, GUIDANCES))

@@ -26,7 +26,7 @@ class MicroEmbedder(nn.Module):
 
     def forward(self, values: Float[Tensor, "B numbers"]) -> Float[Tensor, "B D"]:
         """One vector per clip."""
-        return self.mlp(sinusoidal(values, FREQUENCIES).flatten(1))
+        return self.mlp(sinusoidal(values, FREQUENCIES).flatten(1).to(self.mlp.get_parameter("0.weight").dtype))
 
 
 class SingletonCondition(nn.Module):

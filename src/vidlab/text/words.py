@@ -134,7 +134,7 @@ class WordsEncoder(TextEncoder):
         for layer in self.layers:
             tokens = layer(tokens, mask)
         tokens = self.norm(tokens)
-        pooled = self.pool(masked_mean(tokens, mask))
+        pooled = self.pool(masked_mean(tokens, mask).to(self.pool.weight.dtype))  # left as it is where untrained
         return TextEmbedding(tokens.masked_fill(~mask[..., None], 0.0), mask, pooled)
 
     def _ids(self, words: Sequence[Sequence[str]]) -> Int[Tensor, "B W K"]:
