@@ -33,6 +33,11 @@ def setting(key: str, value: Value) -> str:
     return f"{key}=[{','.join(map(as_text, value))}]"
 
 
+def prompt(text: str) -> str:
+    """``prompt=text``, which programs take as typed unless it looks like quoted text or a list."""
+    return setting("prompt", text) if not text or text[0] in "\"'[" else f"prompt={text}"
+
+
 def command(program: str, *arguments: str) -> str:
     """A line to paste into a shell.
 

@@ -82,6 +82,7 @@ def test_a_finished_run_can_be_made_longer(lab):
         done = lab.train(*STEPS, f"trainer.max_steps={steps}", f"ckpt_path={reference}")
         assert done.code == 0, done.err
         assert weights(lab.runs[0] / "checkpoints" / "last.ckpt")["global_step"] == steps
+    assert done.out.count("Trained 4 steps in ") == 1 and "s, 12 in all." in done.out
     run = only(lab)
     assert run.run_id == run_id and run.status == "FINISHED" and len(lab.runs) == 1
     assert {step for name, step in run.curve if name == "train/loss"} == set(range(12))
@@ -124,7 +125,8 @@ def test_a_resumed_run_takes_the_rate_and_the_schedule_that_are_asked_for(lab):
     assert lab.train(*rate, "trainer.max_steps=3", "optimizer.lr=0.1").code == 0
     assert lab.train(*rate, "trainer.max_steps=5", "optimizer.lr=0.01", "ckpt_path=last").code == 0
     curve = only(lab).curve
-    logged = [curve["lr-MuonWithAdamW/pg1", step] for step in range(5)]
+    logged = [curve["train/learning_rate", step] for step in range(5)]
+    assert [name for name, step in curve if "lr" in name or "rate" in name] == ["train/learning_rate"] * 5
     assert logged == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3, 0.01 * 2 / 5, 0.01 / 5])
 
 

@@ -93,7 +93,8 @@ def test_a_run_stopped_before_its_first_step_is_marked(lab):
         done = lab.train(*STEPS, *early, f"+callbacks.early.number={int(number)}", env=env)
         assert done.code == code and "Traceback" not in done.err, done.err
     assert done.message == "Stopped by SIGTERM before the first step. There is no checkpoint yet."
-    assert [run.status for run in tracked(lab)] == ["KILLED", "KILLED"]
+    assert [run.status for run in tracked(lab)] == ["KILLED"], "the first came before the first batch of validation"
+    assert len(list(lab.folder.glob("runs/vidlab/*"))) == 1
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_at_one_step(lab):

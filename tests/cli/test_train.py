@@ -55,7 +55,20 @@ def test_failing_jobs_do_not_stop_a_sweep(lab):
     assert "Job 0 failed: data.frames=400, data.frame_stride=1: 400 frames needed per clip" in done.err
     assert done.message.startswith("The sweep ended with failed jobs; the first: job 0: data.frames=400")
     assert "Traceback" not in done.err
-    assert [run.status for run in tracked(lab)] == ["FAILED", "FINISHED"]
+    assert [run.status for run in tracked(lab)] == ["FINISHED"]
+    (sweep,) = lab.folder.glob("runs/vidlab/*")
+    assert sorted(path.name for path in sweep.iterdir()) == ["1", "multirun.yaml"]
+    (row,) = [line.split() for line in done.out[done.out.index("1 jobs:") :].splitlines() if line.startswith("  1 ")]
+    last = json.loads((sweep / "1" / "summary.json").read_text())["last"]
+    assert row == [
+        "1",
+        f"{last['val/loss']:.4f}",
+        f"{last['val/x0_mse']:.4f}",
+        str((sweep / "1").relative_to(lab.folder)),
+    ]
+    done = lab.train("-m", "seed=0,1", f"ckpt_path={sweep / '1'}")
+    assert done.code == 2 and "a run is continued by one command, not by the jobs of a sweep" in done.message
+    assert list(lab.folder.glob("runs/vidlab/*")) == [sweep] and len(tracked(lab)) == 1
 
 
 def test_interrupt_saves_and_says_how_to_go_on(lab):

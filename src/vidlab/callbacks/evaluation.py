@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,9 +18,19 @@ from vidlab.data.video import to_frames, to_pixels
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, gathered, select
-from vidlab.metrics.results import MetricResult
+from vidlab.metrics.series import Series
 from vidlab.randomness import Draw
 from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@runtime_checkable
+class Tagged(Protocol):
+    """A logger that keeps what a name of a series stands for."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set or replace tags of the run."""
+        ...
+
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +49,8 @@ class Evaluation(Callback):
         seed: of the noise.
 
     Logs:
-        eval/<metric> and, where there is an interval, eval/<metric>/low and /high.
+        eval/<series>/<metric> and, where there is an interval, its ends under eval-low and eval-high. The series names
+        the number of videos, the sampler and the guidance, as ``evaluate.py`` does.
 
     Raises:
         UserError: a number below 1, or no metric that can be measured.
@@ -64,14 +75,16 @@ class Evaluation(Callback):
         self._usable: dict[str, VideoMetric] | None = None
         self._last_step = -1
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the metrics that can be measured.
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the metrics that can be measured; before the first validation, which comes before training.
 
         Raises:
             UserError: there is none, or what is trained generates nothing.
         """
         from lightning.pytorch.utilities import rank_zero_info
 
+        if self._usable is not None:
+            return
         if not isinstance(pl_module, VideoDiffusion):
             raise UserError(
                 "callbacks=[default,evaluation] scores generated videos, and an autoencoder generates none. Use "
@@ -118,8 +131,19 @@ class Evaluation(Callback):
         found = gathered(self._usable)
         for name, why in found.not_measured.items():
             log.warning("callbacks.evaluation: no %s at step %d: %s", name, step, why)
+        series = self._series(trainer, pl_module, weights="raw" if ema is None else "ema")
         for logger in trainer.loggers:
-            logger.log_metrics(scalars(found.results), step=step)
+            logger.log_metrics(series.scalars(found.results), step=step)
+            if isinstance(logger, Tagged):
+                logger.set_tags({f"vidlab.eval.{series.name}": series.text})
+
+    def _series(self, trainer: Trainer, module: VideoDiffusion, weights: str) -> Series:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        others = {
+            "seed": self.seed, "weights": weights, "clip_shape": module.clip_shape, "data": data.data.hash,
+            "precision": trainer.precision,
+        }  # fmt: skip
+        return Series(len(self._clips(trainer)), module.sampler, module.guidance, others)
 
     def _clips(self, trainer: Trainer) -> list[ClipRow]:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
@@ -147,13 +171,3 @@ class Evaluation(Callback):
 
 def _parts(clips: Sequence[ClipRow], size: int) -> Iterator[Sequence[ClipRow]]:
     return (clips[start : start + size] for start in range(0, len(clips), size))
-
-
-def scalars(results: Mapping[str, MetricResult]) -> dict[str, float]:
-    """Values and ends of intervals by the name they are logged under."""
-    found: dict[str, float] = {}
-    for name, result in results.items():
-        found[f"eval/{name}"] = result.value
-        if result.interval is not None:
-            found |= {f"eval/{name}/low": result.interval.low, f"eval/{name}/high": result.interval.high}
-    return found

@@ -83,7 +83,7 @@ class LastCheckpoint(Checkpoint):
         if number == signal.SIGINT:
             if self._asked == signal.SIGINT:
                 raise KeyboardInterrupt
-            if rank_zero_only.rank == 0:
+            if getattr(rank_zero_only, "rank", 0) == 0:
                 os.write(2, ASKED)  # print may be what the signal has come into
         self._asked = number
 

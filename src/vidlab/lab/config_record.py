@@ -1,5 +1,7 @@
 """What is recorded with each checkpoint: the configuration inside of it, and beside it that the run was written now."""
 
+import tempfile
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,21 @@ def resolved_yaml(cfg: DictConfig) -> str:
     clean = redact_tree(tree)
     # without passwords, which is the rule, exactly what is composed
     return OmegaConf.to_yaml(cfg, resolve=True) if clean == tree else OmegaConf.to_yaml(OmegaConf.create(clean))
+
+
+def store_config(client: Any, run_id: str, text: str) -> None:
+    """Keep a configuration among the files of an MLflow run, as ``MLflowLogger.log_config`` says."""
+    names = [Path(file.path).name for file in client.list_artifacts(run_id, "config")]
+    if "config.yaml" not in names:
+        client.log_text(run_id, text, "config/config.yaml")
+        return
+    stem = f"config/config-resume-{1 + sum(name.endswith('.yaml') for name in names)}"
+    client.log_text(run_id, text, f"{stem}.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        first = Path(client.download_artifacts(run_id, "config/config.yaml", folder)).read_text()
+    diff = "\n".join(unified_diff(first.splitlines(), text.splitlines(), "first", "resumed", lineterm=""))
+    if diff:
+        client.log_text(run_id, diff, f"{stem}.diff")
 
 
 class ConfigRecord(Callback):

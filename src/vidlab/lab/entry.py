@@ -39,6 +39,8 @@ from vidlab.lab.host import prepare_host
 from vidlab.lab.lean_imports import prepare_imports
 from vidlab.lab.messages import did_you_mean, explain, explain_instantiation, root_cause
 from vidlab.lab.safe_text import safe_records, terminal
+from vidlab.lab.sweep_table import print_table
+from vidlab.lab.unused_folder import no_trace_of_mistakes
 from vidlab.redaction import redact
 
 KINDS = {
@@ -52,7 +54,7 @@ RESERVED = frozenset({"_target_", "_partial_", "_recursive_", "_convert_", "_arg
 
 
 class JobFailedError(Exception):
-    """One job of a sweep failed; the message names the job. Survives being sent between processes."""
+    """One job of a sweep failed: a message that names it, the sweep's folder. Survives being sent between processes."""
 
 
 def main(
@@ -71,7 +73,7 @@ def main(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)  # hydra looks through it to find the config folder beside the entry point
         def guarded(cfg: DictConfig) -> Any:
-            with friendly():
+            with friendly(), no_trace_of_mistakes():
                 clean_records(Path(HydraConfig.get().runtime.output_dir))
                 return task(cfg)
 
@@ -122,7 +124,9 @@ def friendly() -> Iterator[None]:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     except JobFailedError as error:
-        print(f"The sweep ended with failed jobs; the first: {error}", file=sys.stderr)
+        message, folder = error.args
+        print_table(Path(folder))
+        print(f"The sweep ended with failed jobs; the first: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         told, job = explain(error), _sweep_job()
@@ -132,7 +136,7 @@ def friendly() -> Iterator[None]:
         if job is not None:
             text = redact(message or terminal(f"{type(error).__name__}: {error}"))
             print(f"Job {job} failed: {text}", file=sys.stderr)
-            raise JobFailedError(f"job {job}: {text}") from None
+            raise JobFailedError(f"job {job}: {text}", str(HydraConfig.get().sweep.dir)) from None
         if message is None:
             raise
         print(f"{redact(message)}\n(set VIDLAB_DEBUG=1 for the traceback)", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Names and values as MLflow takes them."""
+"""Names, values and parameters as MLflow takes them."""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from typing import Any
 from vidlab.redaction import redact
 
 MAX_KEY, MAX_PARAM = 250, 6000
+MAX_PARAMS = 100  # of one log_batch call, tags too
 
 
 def legal_name(key: str) -> str:
@@ -27,3 +28,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[legal_name(name)] = redact(str(value))[:MAX_PARAM]
     return flat
+
+
+def store_params(client: Any, run_id: str, flat: Mapping[str, str]) -> dict[str, str]:
+    """Store the parameters that an MLflow run does not have; returns tags for those that it has with another value."""
+    from mlflow.entities import Param
+
+    known = client.get_run(run_id).data.params
+    new = [Param(key, value) for key, value in flat.items() if key not in known]
+    for start in range(0, len(new), MAX_PARAMS):
+        client.log_batch(run_id, params=new[start : start + MAX_PARAMS])
+    return {f"resumed.{key}": value for key, value in flat.items() if known.get(key, value) != value}

@@ -52,6 +52,7 @@ class Provenance:
         """The few facts worth a column in a table of runs."""
         machine = ", ".join(self.hardware.gpus) or self.hardware.cpu
         tags = {"vidlab.machine": machine, "vidlab.version": self.packages["vidlab"] or "source tree"}
+        tags |= {f"vidlab.{name}": self.packages[name] or "not installed" for name in ("torch", "lightning")}
         if self.revision is not None:
             tags |= {"mlflow.source.git.commit": self.revision, "vidlab.dirty": str(self.dirty).lower()}
         return tags

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,13 @@ from lightning.pytorch import Trainer
 
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
 from vidlab.cost import matmul_rate
+from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
+from vidlab.lab.job import Job
 from vidlab.training.module import ClipModule, Named
 
 # The numbers of matrix products, by the beginning of a precision's name.
+LONGEST_PROMPT = 200
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
 
@@ -25,7 +28,9 @@ class Summary:
 
     ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
     GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``.
-    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there.
+    ``steps`` are those that the run has taken in all, ``own_steps`` those since it was started or resumed.
+    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there,
+    ``page`` where a browser shows the curves.
     """
 
     folder: Path
@@ -41,6 +46,8 @@ class Summary:
     shown: Sequence[str] = ("val/loss",)
     commands: Sequence[str] = ()
     checkpoints: Sequence[str] = ()
+    own_steps: int = 0
+    page: str | None = None
 
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
@@ -59,7 +66,8 @@ class Summary:
         return "\n".join(["", *self._results(), *self._speed(), *self._places(), *self._next(), ""])
 
     def _results(self) -> list[str]:
-        lines = [f"Trained {self.steps} steps in {self.wall_seconds:.0f} s."]
+        whole = f", {self.steps} in all" if self.own_steps != self.steps else ""
+        lines = [f"Trained {self.own_steps} steps in {self.wall_seconds:.0f} s{whole}."]
         for name in self.shown:
             if name in self.last:
                 before = f"{self.first[name]:.4f} -> " if name in self.first else ""
@@ -94,8 +102,23 @@ class Summary:
     def _next(self) -> list[str]:
         commands = list(self.commands)
         if self.tracking_uri:
-            commands.insert(1, f"mlflow ui --backend-store-uri {shlex.quote(self.tracking_uri)}")
+            commands.insert(1, self._browser(self.tracking_uri))
         return ["Next:", *(f"  {command}" for command in commands)] if commands else []
+
+    def _browser(self, uri: str) -> str:
+        """How to look at the curves; a server is there already."""
+        if uri.startswith(("http://", "https://")):
+            return f"open {self.page}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}\n    and open {self.page}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training went: the metrics before its first step, its seconds, and the step that it began or resumed at."""
+
+    first: Mapping[str, float]
+    seconds: float
+    first_step: int
 
 
 def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
@@ -107,38 +130,52 @@ def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
         return None
 
 
-def summarize(
-    folder: Path,
-    trainer: Trainer,
-    module: ClipModule,
-    first: Mapping[str, float],
-    wall_seconds: float,
-    tracking_uri: str | None,
-    named: Named,
-) -> Summary:
-    """Gather the summary of a finished run."""
+def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, course: Course) -> Summary:
+    """Gather the summary of a finished run; called on all ranks."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
     previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
     dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
     device = trainer.strategy.root_device  # the module itself has left it by now
-    checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (folder / "checkpoints" / name).is_file()]
+    folder = shortened(job.folder)
+    checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (job.folder / "checkpoints" / name).is_file()]
+    named = replace(job.named, prompt=_prompt(trainer))
     return Summary(
-        folder=shortened(folder),
+        folder=folder,
         steps=trainer.global_step,
-        wall_seconds=wall_seconds,
-        first=first,
+        wall_seconds=course.seconds,
+        first=course.first,
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
         throughput=throughput.report() if throughput else None,
         matmul_flops_per_second=matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1),
         previews=shortened(previews) if previews else None,
-        skipped=dict(getattr(datamodule, "corrupt", {})),
-        tracking_uri=tracking_uri,
+        skipped=skipped_clips(trainer),
+        tracking_uri=getattr(logger, "uri", None),
         shown=module.results,
-        commands=module.next_commands(shortened(folder), named) if checkpoints else (),
+        commands=module.next_commands(folder, named) if checkpoints else (),
         checkpoints=checkpoints,
+        own_steps=trainer.global_step - course.first_step,
+        page=getattr(logger, "page", None) if trainer.is_global_zero else None,
     )
+
+
+def skipped_clips(trainer: Trainer) -> dict[str, str]:
+    """The clips that any rank could not read, with reasons; called on all ranks."""
+    import torch.distributed as dist
+
+    own = dict(getattr(trainer.datamodule, "corrupt", {}))  # type: ignore[attr-defined]
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return own
+    found: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
+    dist.all_gather_object(found, own)
+    return {key: reason for skipped in found for key, reason in skipped.items()}
+
+
+def _prompt(trainer: Trainer) -> str:
+    """A caption of the kind that the model has learned, from the first held-out clip."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    captions = data.held_out_captions(1) if isinstance(data, ClipDataModule) else []
+    return " ".join(captions[0].split())[:LONGEST_PROMPT] if captions else Named.prompt
 
 
 def shortened(path: Path) -> Path:

@@ -1,13 +1,10 @@
 """MLflow tracking that never stops a training: clear errors at the start, nothing lost at the end."""
 
 import atexit
-import shutil
-import tempfile
 import time
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from difflib import unified_diff
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,14 @@ import numpy as np
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from vidlab.lab.config_record import store_config
 from vidlab.lab.metric_queue import MetricPoint, MetricQueue, read_points, send_batch, write_points
-from vidlab.lab.mlflow_names import flatten, legal_name
+from vidlab.lab.mlflow_names import MAX_PARAMS, flatten, legal_name, store_params
+from vidlab.lab.mlflow_page import log_dataset, page, store_video
 from vidlab.lab.signals import held
 from vidlab.lab.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
 from vidlab.redaction import redact
 
-MAX_PARAMS = 100  # of one log_batch call, tags too
 MAX_TAG = 8000
 STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
@@ -75,6 +73,7 @@ class MLflowLogger(Logger):
         self._tags = dict(tags or {}) | ({"vidlab.run_folder": self._folder} if self._folder else {})
         self._status = "interrupted"
         self._client: Any = None
+        self._experiment_id: str | None = None
         self._queue: MetricQueue | None = None
         self._monitor: Any = None
         self._warned: set[str] = set()
@@ -107,28 +106,42 @@ class MLflowLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The MLflow client, for what this logger does not offer; use it with ``run_id``."""
-        return self._open()
+        """The MLflow client, for what this logger does not offer; use it with ``run_id``, which opens a new run.
+
+        The client alone opens none: Lightning asks for it before it has looked at the data.
+        """
+        if self._client is None and self._experiment_id is None:
+            self.check()
+        return self._client or open_client(self._address)
+
+    @property
+    def page(self) -> str | None:
+        """The address at which a browser shows the runs of the experiment, once the store has been reached."""
+        return page(self.uri, self._experiment_id) if self._experiment_id else None
 
     @rank_zero_only
-    def start(self) -> None:
-        """Open the run now, so that a wrong address is found before the data is.
+    def check(self) -> None:
+        """Find a wrong address or run now, without opening a run; creates the store and the experiment.
 
         Raises:
             UserError: the store cannot be used, or ``run_id`` is unknown to it.
         """
+        self._experiment_id = with_experiment_ready(self._address, self._experiment, self._artifact_location)
+        if self._run_id is not None:
+            find_run(self._address, self._run_id, "logger.run_id")
+
+    @rank_zero_only
+    def start(self) -> None:
+        """Open the run now; see ``check`` for the errors."""
         self._open()
 
     def _open(self) -> Any:
         if self._client is not None:
             return self._client
-        experiment_id = with_experiment_ready(self._address, self._experiment, self._artifact_location)
-        client = open_client(self._address)
-        resumed = self._run_id is not None
-        if self._run_id is not None:
-            find_run(self._address, self._run_id, "logger.run_id")
+        self.check()
+        client, resumed = open_client(self._address), self._run_id is not None
         with held(), store_errors(self._address):  # a run that is begun is also ended
-            self._run_id = self._begin(client, experiment_id)
+            self._run_id = self._begin(client)
             self._client = client
             self._queue = MetricQueue(partial(send_batch, client, self._run_id), self._flush_seconds, self._flush_size)
             atexit.register(self.close)
@@ -141,9 +154,9 @@ class MLflowLogger(Logger):
             self._monitor.start()
         return client
 
-    def _begin(self, client: Any, experiment_id: str) -> str:
+    def _begin(self, client: Any) -> str:
         if self._run_id is None:
-            return str(client.create_run(experiment_id, run_name=self._run_name).info.run_id)
+            return str(client.create_run(self._experiment_id, run_name=self._run_name).info.run_id)
         client.update_run(self._run_id, status="RUNNING")
         return self._run_id
 
@@ -187,18 +200,7 @@ class MLflowLogger(Logger):
         ``resumed.<key>``.
         """
         flat = flatten(vars(params) if isinstance(params, Namespace) else params)
-        self._attempt("parameters", lambda: self._store_params(flat))
-
-    def _store_params(self, flat: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        client = self._open()
-        known = client.get_run(self._run_id).data.params
-        new = [Param(key, value) for key, value in flat.items() if key not in known]
-        for start in range(0, len(new), MAX_PARAMS):
-            client.log_batch(self._run_id, params=new[start : start + MAX_PARAMS])
-        changed = {f"resumed.{key}": value for key, value in flat.items() if known.get(key, value) != value}
-        self.set_tags(changed)
+        self._attempt("parameters", lambda: self.set_tags(store_params(self._open(), str(self._run_id), flat)))
 
     @rank_zero_only
     def log_config(self, resolved_yaml: str) -> None:
@@ -207,21 +209,13 @@ class MLflowLogger(Logger):
         A continued run keeps the first one and adds ``config/config-resume-<n>.yaml`` and, when they differ,
         a ``.diff`` against the first.
         """
-        self._attempt("config", lambda: self._store_config(resolved_yaml))
+        text = redact(resolved_yaml)
+        self._attempt("config", lambda: store_config(self._open(), str(self._run_id), text))
 
-    def _store_config(self, text: str) -> None:
-        client, run_id, text = self._open(), self._run_id, redact(text)
-        names = [Path(file.path).name for file in client.list_artifacts(run_id, "config")]
-        if "config.yaml" not in names:
-            client.log_text(run_id, text, "config/config.yaml")
-            return
-        stem = f"config/config-resume-{1 + sum(name.endswith('.yaml') for name in names)}"
-        client.log_text(run_id, text, f"{stem}.yaml")
-        with tempfile.TemporaryDirectory() as folder:
-            first = Path(client.download_artifacts(run_id, "config/config.yaml", folder)).read_text()
-        diff = "\n".join(unified_diff(first.splitlines(), text.splitlines(), "first", "resumed", lineterm=""))
-        if diff:
-            client.log_text(run_id, diff, f"{stem}.diff")
+    @rank_zero_only
+    def log_dataset(self, facts: Mapping[str, str]) -> None:
+        """Add a data set to the inputs of the run: ``name``, ``digest``, ``source_type``, ``source``, ``profile``."""
+        self._attempt("the data set", lambda: log_dataset(self._open(), str(self._run_id), facts))
 
     @rank_zero_only
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -242,12 +236,8 @@ class MLflowLogger(Logger):
     @rank_zero_only
     def log_video(self, key: str, path: Path, step: int) -> None:
         """Store a video file as ``videos/<key>/step-000100.mp4``."""
-        self._attempt(f"video {key}", lambda: self._store_video(key, path, step))
-
-    def _store_video(self, key: str, path: Path, step: int) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            named = shutil.copy(path, Path(folder) / f"step-{step:06d}{Path(path).suffix}")
-            self._open().log_artifact(self._run_id, named, f"videos/{legal_name(key)}")
+        place = f"videos/{legal_name(key)}"
+        self._attempt(f"video {key}", lambda: store_video(self._open(), str(self._run_id), place, path, step))
 
     @rank_zero_only
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
@@ -304,7 +294,7 @@ class NoLogger(Logger):
 
     name = "none"
     version = None
-    run_id = None
+    run_id = uri = page = None
 
     def __init__(self, folder: str | Path | None = None) -> None:
         super().__init__()
@@ -314,6 +304,9 @@ class NoLogger(Logger):
     def save_dir(self) -> str | None:
         """The run's folder."""
         return str(self._folder) if self._folder else None
+
+    def check(self) -> None:
+        """Nothing to find."""
 
     def start(self) -> None:
         """Nothing to open."""
@@ -331,6 +324,9 @@ class NoLogger(Logger):
         """Not kept."""
 
     def log_config(self, resolved_yaml: str) -> None:
+        """Not kept."""
+
+    def log_dataset(self, facts: Mapping[str, str]) -> None:
         """Not kept."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:

@@ -1,60 +1,45 @@
 """The main job: compose, train, summarise."""
 
 import logging
-import re
 import signal
 import sys
 import time
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
-from vidlab.files import remove_leftovers, write_text
-from vidlab.lab import provenance
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.entry import instantiate
-from vidlab.lab.flops import flops_per_step
 from vidlab.lab.init import Initializer, Surroundings
+from vidlab.lab.job import Job, find_job
 from vidlab.lab.metric_record import MetricRecord
 from vidlab.lab.opening import opening
 from vidlab.lab.published_sizes import take_published_sizes
-from vidlab.lab.run_folder import RUNS
 from vidlab.lab.run_lock import locked
-from vidlab.lab.runs import Run, newest_record, resolve_run, write_run_record
+from vidlab.lab.run_start import RunRecorder, RunStart, run_tags
+from vidlab.lab.runs import Run
 from vidlab.lab.safe_text import terminal
 from vidlab.lab.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.stopping import leave_process_group, stopped
 from vidlab.lab.store import run_to_continue
-from vidlab.lab.summary import Summary, shortened, summarize, summary_of
+from vidlab.lab.summary import Course, Summary, shortened, summarize, summary_of
 from vidlab.lab.tracking import MLflowLogger
-from vidlab.lab.trusted_config import own_classes
-from vidlab.redaction import redact
 from vidlab.training.checkpoint_io import load_checkpoint
-from vidlab.training.module import ClipModule, Named
+from vidlab.training.inheritance import InheritanceReport
+from vidlab.training.module import ClipModule
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where a run writes and what it continues."""
-
-    folder: Path
-    overrides: tuple[str, ...]
-    resumed: Run | None
-    named: Named
 
 
 def run_training(cfg: DictConfig) -> float | None:
@@ -87,17 +72,20 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         if isinstance(data, ClipDataModule):
             data.accept_changes = cfg.accept_changes
         check_cache(cfg, module, data)
-        logger = open_logger(cfg, job)
+        logger = make_logger(cfg, job)
         trainer = build_trainer(cfg, logger)
+        tags = run_tags(cfg, job, trainer, module, data)
+        clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        size = opening(module.cost(), module.clip_shape, clips)
+        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module)))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
-        trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
-        record_run(cfg, job, trainer, module, data, logger)
-        inherit_weights(cfg, job, module)
+        trainer.callbacks[:] = [start, *trainer.callbacks, *callbacks]  # type: ignore[attr-defined]
+        logger.check()
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
-        seconds, uri = time.monotonic() - started, getattr(logger, "uri", None)
-        summary = summarize(job.folder, trainer, module, first, seconds, uri, job.named)
+        seconds = time.monotonic() - started
+        summary = summarize(job, trainer, module, logger, Course(first, seconds, start.first_step))
         report(summary, logger)
         status = "success"
     except StopRequestedError as error:
@@ -157,93 +145,26 @@ def check_seed(seed: object) -> None:
         raise UserError(f"seed={seed}: it must be a whole number from 0 to {2**32 - 1}.")
 
 
-def find_job(cfg: DictConfig) -> Job:
-    """The run folder Hydra has made, and the run to continue."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    hydra = HydraConfig.get()
-    uri = cfg.logger.get("uri")
-    resumed = resolve_run(cfg.ckpt_path, RUNS, cfg.name, uri) if cfg.ckpt_path else None
-    if hydra.mode == RunMode.MULTIRUN and _launches_processes(cfg):
-        raise UserError(
-            "trainer=ddp with more than one device cannot be launched by --multirun: each process would start the "
-            "whole sweep again. Launch each job on its own, or start the sweep's jobs with torchrun or submitit."
-        )
-    overrides = tuple(map(redact, hydra.overrides.task))
-    return Job(Path(hydra.runtime.output_dir), overrides, resumed, _as_typed(cfg, hydra.runtime.choices, overrides))
-
-
-def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) -> Named:
-    """How a later command asks for this run's data and for an autoencoder of its sizes."""
-    path = [setting("data.path", str(cfg.data.path))] if cfg.data.get("path") else []
-    sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
-    own = own_classes(cfg)
-    allow = (setting("allow", own),) if own else ()
-    return Named((f"data={choices.data}", *path), (f"autoencoder={choices.autoencoder}", *sizes), allow)
-
-
-def _launches_processes(cfg: DictConfig) -> bool:
-    import os
-
-    several = str(cfg.trainer.get("devices", 1)) not in ("1", "[0]")
-    return several and "ddp" in str(cfg.trainer.get("strategy", "")) and "LOCAL_RANK" not in os.environ
-
-
-def open_logger(cfg: DictConfig, job: Job) -> Any:
-    """The logger of the run; a resumed run continues its MLflow run."""
+def make_logger(cfg: DictConfig, job: Job) -> Any:
+    """The logger of the run, not yet opened; a resumed run continues its MLflow run."""
     extra: dict[str, str | None] = {"folder": str(job.folder)}
     if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
         extra["run_id"] = run_to_continue(cfg.logger.get("uri"), job.resumed.mlflow_run_id)
     if "run_name" in cfg.logger and cfg.logger.run_name is None:
         extra["run_name"] = (" ".join(job.overrides) or "defaults")[:80]
-    logger = instantiate(cfg.logger, "logger", **extra)
-    logger.start()
-    return logger
+    return instantiate(cfg.logger, "logger", **extra)
 
 
-@rank_zero_only
-def record_run(
-    cfg: DictConfig, job: Job, trainer: Trainer, module: ClipModule, data: LightningDataModule, logger: Any
-) -> None:
-    """Write the resolved configuration, revision, versions and hardware, to the folder and to the tracker."""
-    text = resolved_yaml(cfg)
-    for folder in (job.folder, job.folder / "previews"):
-        remove_leftovers(folder)
-    write_text(job.folder / "config.yaml", text)
-    found = provenance.collect(job.overrides)
-    found.write(job.folder)
-    write_run_record(job.folder, logger.run_id, cfg.name, newest_record(RUNS / cfg.name))
-    # paths below the run folder would differ between any two runs and hide what was changed
-    logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(job.folder), "<run folder>"))))
-    logger.log_config(text)
-    logger.set_tags(
-        found.tags()
-        | {
-            "vidlab.backbone": cfg.model.name if cfg.get("model") else type(module.autoencoder).__name__,
-            **{f"vidlab.{name}": value for name, value in module.tags().items()},
-            "vidlab.data": cfg.data.name,
-            "vidlab.precision": trainer.precision,
-            "vidlab.parameters": module.cost().parameters,
-            "vidlab.flops_per_step": f"{flops_per_step(module, data, cfg.data.batch_size, trainer.world_size):.0f}",
-            "vidlab.checkpoints": str(job.folder / "checkpoints"),
-        }
-    )
-    log.info("run folder %s", job.folder)
-    clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-    log.info("%s", opening(module.cost(), module.clip_shape, clips))
-
-
-def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> None:
+def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> InheritanceReport | None:
     """Start from trained weights where ``init`` names some; a resumed run has its own."""
     if job.resumed is not None:
-        return
+        return None
     initializer: Initializer = instantiate(cfg.init, "init")
     module.configure_model()
     report = initializer.apply(module, Surroundings(cfg.name, cfg.logger.get("uri")))
     if report is not None:
-        report.write(job.folder / "inherited.json")
         log.info("%s\n  every name is in %s", report.text(), job.folder / "inherited.json")
+    return report
 
 
 def fit(trainer: Trainer, module: ClipModule, data: LightningDataModule, resumed: Run | None) -> dict[str, float]:

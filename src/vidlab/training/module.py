@@ -41,11 +41,13 @@ class Named:
         autoencoder: the choice and what was changed in it, such as ``autoencoder=wfvae_nano``,
             ``autoencoder.width=32``; no weights.
         allow: what admits the classes of the user's own, where there are some.
+        prompt: a text of the kind that was trained on.
     """
 
     data: tuple[str, ...]
     autoencoder: tuple[str, ...]
     allow: tuple[str, ...] = ()
+    prompt: str = "a red square moving right"
 
 
 class ClipModule(LightningModule, ABC):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext, TextEmbedding
-from vidlab.command_line import command, setting
+from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.cost import DenoiserCounter, ModelCost
@@ -230,7 +230,7 @@ class VideoDiffusion(ClipModule):
     def next_commands(self, folder: Path, named: Named) -> list[str]:
         """Make a video; compare runs."""
         return [
-            command("generate.py", setting("checkpoint", folder), "prompt=a red square moving right", *named.allow),
+            command("generate.py", setting("checkpoint", folder), prompt(named.prompt), *named.allow),
             command("evaluate.py", setting("run", folder), *named.allow),
             command("train.py", "-m", "seed=0,1,2") + "      # a sweep: comma-separated values of any setting",
         ]

@@ -14,6 +14,7 @@ from vidlab.lab.evaluation.scoring import Scores
 from vidlab.lab.safe_text import cells, markdown, named_cells
 from vidlab.metrics.base import key_number
 from vidlab.metrics.results import MetricResult
+from vidlab.metrics.series import Series
 
 COLUMNS = (
     *("subject", "metric", "value", "low", "high", "interval", "better", "N", "reference_N", "frames", "stride"),
@@ -32,6 +33,7 @@ class Evaluated:
         scores: what was measured.
         mlflow_run_id: where the scores belong; None for folders.
         step: optimiser steps of the checkpoint.
+        series: what the videos depend on besides the weights; None where nothing was generated.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Evaluated:
     scores: Scores
     mlflow_run_id: str | None = None
     step: int = 0
+    series: Series | None = None
 
 
 def distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:

@@ -25,6 +25,8 @@ from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import Run, read_run_record, resolve_run
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
+from vidlab.metrics.series import Series
+from vidlab.training.precision import resolve_precision
 
 # Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
 VIDEOS = Path("evaluations/videos")
@@ -128,7 +130,13 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
         told = identity(learned=learned)
         errors = errors_by_noise_level(module, data.val_dataloader(), cfg.noise_levels, cfg.precision, told)
         scores = replace(scores, results={**scores.results, **errors})
-    return Evaluated(name, str(run.checkpoint), clips, scores, run.mlflow_run_id, step)
+    others = {
+        "seed": cfg.seed, "weights": cfg.weights, "clip_shape": module.clip_shape, "data": data.data.hash,
+        "precision": resolve_precision(cfg.precision, device), "given_frames": cfg.given_frames or None,
+        "reference": cfg.reference, "num_reference": cfg.num_reference,
+    }  # fmt: skip
+    series = Series(len(clips), module.sampler, module.guidance, others)
+    return Evaluated(name, str(run.checkpoint), clips, scores, run.mlflow_run_id, step, series)
 
 
 def held_out_data(trained: DictConfig, cfg: DictConfig) -> ClipDataModule:
