@@ -146,6 +146,9 @@ def test_what_cannot_be_resumed_is_said(lab):
         assert all(message in done.err for message in messages), done.err
         assert done.message == "Set them back, or go on with them on purpose: accept_changes=true"
         assert only(lab).status == "FINISHED"  # nothing was touched
+        (line,) = [line for line in done.err.splitlines() if line.startswith("With the run's own settings: ")]
+        assert line.endswith(" trainer.max_steps=6 ckpt_path=last") and not any(word in line for word in changes)
+        assert all(word in line for word in STEPS) and "trainer.max_steps=3" not in line
     done = lab.train(*STEPS, "trainer.max_steps=6", "ckpt_path=last", "model.backbone.width=24", "accept_changes=true")
     assert done.code == 2 and "backbone.embed.weight, (48, 192) in the checkpoint and (24, 192) here" in done.message
     assert checkpoint.read_bytes() == before

@@ -1,19 +1,22 @@
 """What a resumed run changes: settings that decide the data order or the numbers are compared with the checkpoint's."""
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.command_line import command, setting
 from vidlab.errors import UserError
 from vidlab.lab.trusted_config import stored_settings
 
 log = logging.getLogger(__name__)
 
 ABSENT = "absent"
+RESUMING = ("ckpt_path", "accept_changes")
 SHOWN, LONGEST = 20, 80
 
 # Settings that may change freely, with all below them: how long, how often, where to, and what is only shown. The
@@ -48,16 +51,17 @@ class Change:
         return f"{self.key}: {str(self.there)[:LONGEST]} in the checkpoint, {str(self.here)[:LONGEST]} here"
 
 
-def check_changes(cfg: DictConfig, state: Mapping[str, Any], checkpoint: Path) -> None:
+def check_changes(cfg: DictConfig, state: Mapping[str, Any], checkpoint: Path, typed: Sequence[str] = ()) -> None:
     """Refuse to resume with settings that would change the data order or the numbers, unless ``accept_changes``.
 
     Args:
         cfg: the settings of this command.
         state: what the checkpoint holds.
         checkpoint: its file.
+        typed: the settings of this command, as they were typed.
 
     Raises:
-        UserError: names every such setting with both values.
+        UserError: names every such setting with both values, and the whole command that keeps those of the run.
     """
     if "config" not in state:  # not written by train.py; the model and the data still check their own state
         return
@@ -71,8 +75,26 @@ def check_changes(cfg: DictConfig, state: Mapping[str, Any], checkpoint: Path) -
         return
     raise UserError(
         f"ckpt_path={cfg.ckpt_path}: {len(changes)} settings differ from the checkpoint's in what decides the data "
-        f"order or the numbers:\n{listed}{more}\nSet them back, or go on with them on purpose: accept_changes=true"
+        f"order or the numbers:\n{listed}{more}\n{_as_before(cfg, checkpoint, typed)}"
+        "Set them back, or go on with them on purpose: accept_changes=true"
     )
+
+
+def _as_before(cfg: DictConfig, checkpoint: Path, typed: Sequence[str]) -> str:
+    """The whole command that continues a run with its own settings, and with those of this command that are free."""
+    try:
+        record = json.loads((checkpoint.parents[1] / "provenance.json").read_text())
+        recorded = [str(word) for word in record["overrides"]]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # a checkpoint that was copied out of its folder
+        return ""
+    free = [word for word in typed if _is_free(_key(word))]
+    words = [word for word in recorded if _key(word) not in {*map(_key, free), *RESUMING}]
+    words += [word for word in free if _key(word) not in RESUMING]
+    return f"With the run's own settings: {command('train.py', *words, setting('ckpt_path', cfg.ckpt_path))}\n"
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def changes_between(there: Mapping[str, Any], here: DictConfig) -> list[Change]:

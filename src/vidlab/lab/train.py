@@ -121,7 +121,7 @@ def already_trained(cfg: DictConfig, job: Job) -> Trained | None:
     if job.resumed is None:
         return None
     state = load_checkpoint(job.resumed.checkpoint, on_disk=True)
-    check_changes(cfg, state, job.resumed.checkpoint)
+    check_changes(cfg, state, job.resumed.checkpoint, job.overrides)
     steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
     found = summary_of(job.folder, steps)
     if found is None or not isinstance(asked, int) or not 0 <= asked <= steps:
