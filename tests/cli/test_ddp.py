@@ -26,14 +26,11 @@ class Spy(Callback):
 '''
 
 
-EVERY_MODEL = [
-    (model, conditioning, precision)
+PRECISIONS = ("32-true", "bf16-true", "64-true")
+EVERY_MODEL = [  # with every conditioning, and with every precision
+    (model, conditioning, PRECISIONS[(number + place) % 3])
     for number, model in enumerate(("2p1d", "full3d", "open_sora_plan", "skip_window", "skiparse", "stiv"))
-    for conditioning, precision in zip(
-        ("none", "frame_replacement", "masked_video"),
-        ("32-true", "bf16-true", "64-true")[number % 3 :] * 2,
-        strict=False,
-    )
+    for place, conditioning in enumerate(("none", "frame_replacement", "masked_video"))
 ]
 
 
