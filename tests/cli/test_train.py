@@ -1,8 +1,11 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
+from importlib import metadata
 
 from .command import REPOSITORY, new_lab
 from .tracked import equal, only, tracked, weights
@@ -38,6 +41,18 @@ def test_what_a_run_leaves_behind(lab):
     last = max(step for name, step in run.curve if name == "val/loss")
     assert summary["steps"] == 4 and summary["last"]["val/loss"] == run.curve["val/loss", last]
     assert f"checkpoint={folder.relative_to(lab.folder)}" in done.out
+    assert "and open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning" in done.out
+    assert "prompt='against a brown background, a large red box spins on the spot'" in done.out, "a held-out caption"
+    with closing(sqlite3.connect(lab.folder / "mlflow.db")) as database:
+        tags = dict(database.execute("select key, value from tags"))
+        (dataset,) = database.execute("select name, dataset_profile from datasets").fetchall()
+    assert tags["mlflow.source.name"] == "train.py" and tags["vidlab.torch"] == metadata.version("torch")
+    assert tags["vidlab.lightning"] == metadata.version("lightning")
+    assert tags["vidlab.command"].startswith("python train.py trainer=cpu precision=32-true")
+    assert tags["vidlab.command"] in tags["mlflow.note.content"]
+    assert dataset == ("moving_shapes", '{"training clips": 64, "held-out clips": 8}')
+    assert list(lab.folder.glob(f"mlruns/**/{run.run_id}/artifacts/provenance.json"))
+    assert {name for name, _ in run.curve if "rate" in name or "lr" in name} == {"train/learning_rate"}
 
 
 def test_sweep_gives_one_tracked_run_per_job(lab):
