@@ -14,7 +14,11 @@ TRUSTED = "lab/trusted_config.py"
 MAKERS = {
     "hydra.utils.instantiate": {"lab/entry.py"},  # of what the command line composed, or trusted_config let through
     "get_class": {"lab/compose.py"},
-    "importlib.import_module": {"lab/entry.py", "data/plan.py"},  # plan.py: two modules of vidlab
+    "importlib.import_module": {
+        "lab/entry.py",
+        "data/plan.py",
+        "lab/lean_imports.py",
+    },  # the last two: names in the code
     "eval": set(),
     "exec": set(),
     "__import__": set(),
@@ -33,12 +37,13 @@ MAKERS = {
     "yaml.load": set(),
     "yaml.unsafe_load": set(),
     "yaml.full_load": set(),
-    "OmegaConf.load": {"assets.py"},  # manifests that are shipped
+    "OmegaConf.load": {"assets.py", "lab/sweep_table.py"},  # shipped manifests; words of jobs, as plain data
     "OmegaConf.resolve": set(),
 }
 # The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.
-OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/train.py", "record_run"),
-            ("lab/curate.py", "build_bench"), ("lab/config_record.py", "resolved_yaml")}  # fmt: skip
+OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/run_start.py", "__call__"),
+            ("lab/curate.py", "build_bench"), ("lab/config_record.py", "resolved_yaml"),
+            ("lab/published_sizes.py", "_as_config")}  # fmt: skip
 FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}
 
 
