@@ -317,7 +317,8 @@ def test_the_classes_are_those_of_the_shipped_files():
         "vidlab.training.clipping.AdaptiveClipper",
     }
     assert shipped_targets("model") == built | offered
-    assert shipped_targets("callbacks") == {name for name, _ in parsed} | offered
+    elsewhere = {"lightning.pytorch.callbacks.LearningRateMonitor"}  # in place of a callback, and in older runs
+    assert shipped_targets("callbacks") == {name for name, _ in parsed} | offered | elsewhere
     assert not shipped_targets("model") & set(HOSTILE) and len(built) > 60
 
 
