@@ -26,9 +26,10 @@ SWALLOWED = re.compile(r"Exception ignored in: .*\nTraceback[^\n]*\n(?:  .*\n)+\
 FIRST_SECONDS = 20.0
 SWEEP = {"first run": 80, "checkpoints": 60, "cache": 30, "evaluation": 30}
 
+LAST = 24
 STEPS = (
-    *("callbacks.previews=null", "trainer.val_check_interval=6", "lr_schedule.warmup_steps=2", "trainer.max_steps=24"),
-    "callbacks.checkpoint.every_n_steps=4",
+    *("callbacks.previews=null", "trainer.val_check_interval=6", "lr_schedule.warmup_steps=2"),
+    *(f"trainer.max_steps={LAST}", "callbacks.checkpoint.every_n_steps=4"),
 )
 ENCODE = (
     *("data.source.train_clips=64", "data.source.val_clips=8", "trainer=cpu", "precision=32-true"),
@@ -110,7 +111,10 @@ def goes_on(lab: Lab, whole: Whole) -> None:
     """The next command, from the checkpoint where there is one, reaches the losses of the run that nobody stopped."""
     saved = list(lab.folder.glob("runs/*/*/checkpoints/last.ckpt"))
     went_well(lab.train(*STEPS, *(["ckpt_path=last"] if saved else []), env=own_cache(lab)))
-    assert losses(lab) == losses(whole.lab)
+    expected, found = losses(whole.lab), losses(lab)
+    # stopped behind its last step, a run is validated once more, under the number of the step after it
+    again = {(name, step): expected.get((name, step - 1)) for name, step in found if (name, step) not in expected}
+    assert found == expected | again and {step for _, step in again} <= {LAST}
     assert tracked(lab)[-1].status == "FINISHED"
     newest = lab.runs[-1] / "checkpoints"
     assert equal(weights(newest / "last.ckpt"), weights(whole.lab.runs[0] / "checkpoints" / "last.ckpt"))
