@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from vidlab.lab.summary import summarize
+from vidlab.lab.job import Job
+from vidlab.lab.summary import Course, summarize
 from vidlab.training.module import Named
 
 
@@ -32,7 +33,8 @@ def test_checkpoints_and_commands_are_of_files_that_are_there(files, said, make_
         callbacks=[], precision="32-true", datamodule=None, strategy=SimpleNamespace(root_device=torch.device("cpu")),
         world_size=1, global_step=2, callback_metrics={},
     )  # fmt: skip
-    summary = summarize(folder, trainer, make_module(), {}, 1.0, None, Named(("data=moving_shapes",), ()))
+    job = Job(folder, (), None, Named(("data=moving_shapes",), ()))
+    summary = summarize(job, trainer, make_module(), None, Course({}, 1.0, 0))
     (line,) = (line for line in summary.text().splitlines() if "checkpoints  " in line)
     assert line.split("  ")[-1] == said and summary.folder == Path("runs/a")
     assert ("generate.py" in summary.text()) == bool(files)
