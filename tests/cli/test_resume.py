@@ -33,7 +33,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, 
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, id="2"), pytest.param(20, id="20", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_kills_at_random_moments_lose_nothing(commands, empty_store, tmp_path, kills):
     """Saving every other step with workers decoding, so that kills fall into steps, writes, starts and resumes."""
     whole, killed = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "killed"))
