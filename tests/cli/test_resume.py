@@ -135,6 +135,7 @@ def test_what_cannot_be_resumed_is_said(lab):
     assert lab.train(*STEPS, "trainer.max_steps=3").code == 0
     checkpoint = lab.runs[0] / "checkpoints" / "last.ckpt"
     before = checkpoint.read_bytes()
+    recorded = {path: path.read_bytes() for path in (lab.runs[0] / ".hydra").iterdir()}
     for changes, messages in (
         (("model.backbone.width=24", "seed=5"),
          ("2 settings differ", "seed: 0 in the checkpoint, 5 here", "width: 48 in the checkpoint, 24 here")),
@@ -147,6 +148,7 @@ def test_what_cannot_be_resumed_is_said(lab):
         assert all(message in done.err for message in messages), done.err
         assert done.message == "Set them back, or go on with them on purpose: accept_changes=true"
         assert only(lab).status == "FINISHED"  # nothing was touched
+        assert len(recorded) == 3 and all(path.read_bytes() == content for path, content in recorded.items())
         (line,) = [line for line in done.err.splitlines() if line.startswith("With the run's own settings: ")]
         assert line.endswith(" trainer.max_steps=6 ckpt_path=last") and not any(word in line for word in changes)
         assert all(word in line for word in STEPS) and "trainer.max_steps=3" not in line

@@ -67,6 +67,11 @@ def choices(group: str) -> list[str]:
 
 
 MODELS, OBJECTIVES, CONDITIONINGS = choices("model"), choices("objective"), choices("conditioning")
+# of which every combination is run; others differ from one of these in a small part, and are run once
+CROSSED_OBJECTIVES = ("epsilon", "flow_matching", "flow_matching_x0", "v_prediction")
+CROSSED_CONDITIONINGS = (
+    "frame_interpolation", "frame_replacement", "masked_video", "masked_video_curriculum", "none",
+)  # fmt: skip
 
 
 def composed(program: str, *words: str, clips: Path | None = None) -> DictConfig:
@@ -96,8 +101,10 @@ def batches() -> list[ClipBatch]:
 
 
 def combinations() -> Iterator[tuple[str, str, str]]:
-    """Every model, objective and conditioning."""
-    return itertools.product(MODELS, OBJECTIVES, CONDITIONINGS)
+    """Every model, objective and conditioning; variants of the last two with one model."""
+    yield from itertools.product(MODELS, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS)
+    yield from (("full3d", name, "none") for name in OBJECTIVES if name not in CROSSED_OBJECTIVES)
+    yield from (("full3d", "flow_matching_x0", name) for name in CONDITIONINGS if name not in CROSSED_CONDITIONINGS)
 
 
 def train_combination(model: str, objective: str, conditioning: str, optimizer: str) -> list[float]:

@@ -1,12 +1,15 @@
+import importlib.machinery
 import importlib.util
 import math
+import sys
+import types
 
 import pytest
 import torch
 
 from vidlab.errors import UserError
 from vidlab.layers import kernels as module
-from vidlab.layers.kernels import AttentionKernel, attention_kernel, auto, sdpa, written_out
+from vidlab.layers.kernels import AttentionKernel, attention_kernel, auto, check_trainable, sdpa, written_out
 
 
 def rows(mask):
@@ -71,6 +74,42 @@ def test_names():
     assert isinstance(auto, AttentionKernel)
     with pytest.raises(UserError, match="attention=flash: choose one of auto, sdpa, xformers, flex"):
         attention_kernel("flash")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_xformers_is_called_as_it_must_be(by_definition, masked, monkeypatch):
+    """Its documented call, on tensors that report a GPU: contiguous, bias rows at multiples of eight."""
+
+    def documented(q, k, v, attn_bias=None):
+        assert q.is_contiguous() and k.is_contiguous() and v.is_contiguous()
+        if attn_bias is not None:
+            assert attn_bias.shape == (2, 3, 7, 5) and attn_bias.stride(-1) == 1 and attn_bias.dtype == q.dtype
+            assert all(stride % 8 == 0 for stride in attn_bias.stride()[:-1])
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_bias).transpose(1, 2)
+
+    ops = types.ModuleType("xformers.ops")
+    ops.memory_efficient_attention = documented
+    package = types.ModuleType("xformers")
+    package.__spec__ = importlib.machinery.ModuleSpec("xformers", None)
+    monkeypatch.setitem(sys.modules, "xformers", package)
+    monkeypatch.setitem(sys.modules, "xformers.ops", ops)
+    kernel = attention_kernel("xformers")
+    q, k, v, mask = heads()
+    with pytest.raises(UserError, match="attention=xformers: its kernels run on CUDA GPUs only"):
+        kernel(q, k, v)
+    monkeypatch.setattr(module, "_on_cpu", lambda _: False)
+    mask = mask if masked else None
+    out = kernel(q.transpose(1, 2).contiguous().transpose(1, 2), k, v, rows(mask))
+    torch.testing.assert_close(out.double(), by_definition(q, k, v, mask), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["flex", "xformers"])
+def test_what_cannot_train_on_a_cpu_is_refused_before_anything_is_computed(name):
+    with pytest.raises(UserError, match=f"attention={name}: .* CPU|GPU"):
+        check_trainable(name, "cpu")
+    check_trainable(name, "cuda")
+    check_trainable("sdpa", "cpu")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("xformers") is not None, reason="xformers is installed")

@@ -1,5 +1,6 @@
 """VideoAutoencoder: whose turn it is, what counts as a step, what the losses are, and that resuming changes nothing."""
 
+import re
 from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from vidlab.autoencoders.haar import Haar
 from vidlab.autoencoders.identity import Identity
 from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.callbacks.ema import EMA, warmed_up_decay
+from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
 from vidlab.callbacks.reconstructions import Reconstructions
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
@@ -217,13 +219,24 @@ def test_the_adversary_gets_its_share_of_the_last_layers_gradient(batches):
     logged: dict[str, torch.Tensor] = {}
     module._log = lambda values, step: logged.update(values)
     module._trainer = SimpleNamespace(global_step=0)
-    module._generate(batches[0], against=True)
+    module._generate(batches[0])
     last = module.autoencoder.last_layer()
     of_rest, of_adversary = (
         torch.autograd.grad(logged[name], last, retain_graph=True)[0].norm()
         for name in ("reconstruction", "adversarial")
     )
     torch.testing.assert_close(logged["adaptive_weight"] * of_adversary, 0.5 * of_rest, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("turn", ["generator", "discriminator"])
+def test_a_clip_that_breaks_the_loss_is_named(turn, batches, make_trainer):
+    module = tiny_module(discriminator_start=0)
+    broken = 2 if turn == "generator" else 3
+    assert "GD"[module.turn(broken)] == turn[0].upper()
+    batches[broken].pixels[1].fill_(3e38)  # overflows in the network
+    named = re.escape(batches[broken].keys[1])
+    with pytest.raises(UserError, match=rf"First without a finite loss: 1 of the 2 clips of a batch, {named}\.$"):
+        make_trainer(max_steps=6, callbacks=[FiniteLoss(every_n_steps=1)]).fit(module, batches)
 
 
 def test_latents_of_held_out_clips_have_unit_variance(batches, make_trainer):

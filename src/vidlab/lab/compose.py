@@ -19,6 +19,7 @@ from vidlab.lab.entry import instantiate, locate_target
 from vidlab.lab.messages import root_cause
 from vidlab.lab.run_folder import RUNS
 from vidlab.lab.runs import resolve_run
+from vidlab.layers.kernels import check_trainable
 from vidlab.training.module import ClipModule
 from vidlab.training.precision import resolve_precision
 from vidlab.training.precision_plugins import precision_plugin
@@ -134,7 +135,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     """The Trainer, with callbacks by name (null removes one) and checkpoints written atomically.
 
     Raises:
-        UserError: absent hardware, or a precision that cannot train on it.
+        UserError: absent hardware, or a precision or an attention kernel that cannot train on it.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -143,6 +144,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     accelerator = resolve_accelerator(cfg.trainer.accelerator)
     _check_processes(cfg.trainer.get("devices", 1), accelerator)
     _refuse_overfitting(cfg.trainer)
+    check_trainable(cfg.attention, accelerator)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     try:
         return instantiate(

@@ -35,4 +35,13 @@ def run_folder(ckpt_path: str | None, name: str, time: str, tracking_uri: str | 
     return str(found.folder)
 
 
+def record_subfolder(ckpt_path: str | None) -> str | None:
+    """Where Hydra records a command in the run's folder: nowhere when it resumes, before it is known to be accepted.
+
+    The settings of a run that is resumed are in its ``config.yaml``.
+    """
+    return None if ckpt_path else ".hydra"
+
+
 OmegaConf.register_new_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_new_resolver("record_subfolder", record_subfolder, replace=True)

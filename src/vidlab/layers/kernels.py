@@ -36,6 +36,16 @@ def attention_kernel(name: str) -> AttentionKernel:
     return KERNELS[name]()
 
 
+def check_trainable(name: str, accelerator: str) -> None:
+    """Refuse a kernel that has no backward pass on an accelerator, before anything is computed.
+
+    Raises:
+        UserError: which kernel, and what to use.
+    """
+    if accelerator == "cpu" and name in NOT_TRAINED_ON_CPU:
+        raise UserError(f"attention={name}: {NOT_TRAINED_ON_CPU[name]}. Use attention=auto to train.")
+
+
 # Measured on a Zen 5 CPU (one thread, bf16, B16 N3 L256 d64): products and softmax written out take 13 ms forward
 # and backward, torch's flash kernel 33 ms, since its inner products run in float32. The probabilities are kept for the
 # backward pass, so this is only for sequences where they are small.
@@ -89,10 +99,16 @@ def _xformers() -> AttentionKernel:
     from xformers.ops import memory_efficient_attention
 
     def kernel(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+        if _on_cpu(q):
+            raise UserError(f"attention=xformers: {NOT_TRAINED_ON_CPU['xformers']}. Use attention=auto.")
         bias = None if mask is None else _aligned_bias(mask, q, k)
         return memory_efficient_attention(q.contiguous(), k.contiguous(), v.contiguous(), attn_bias=bias)
 
     return kernel
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _aligned_bias(mask: Mask, q: Heads, k: Keys) -> Float[Tensor, "B N L S"]:
@@ -108,8 +124,8 @@ def _flex() -> AttentionKernel:
 
     def kernel(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if q.device.type == "cpu" and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-            raise UserError("attention=flex: torch has no backward pass of it on a CPU. Use attention=auto to train.")
+        if _on_cpu(q) and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+            check_trainable("flex", "cpu")
         if mask is None:
             return flex_attention(q, k, v).transpose(1, 2)
         full = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
@@ -127,4 +143,9 @@ KERNELS: dict[str, Callable[[], AttentionKernel]] = {
     "sdpa": lambda: sdpa,
     "xformers": _xformers,
     "flex": _flex,
+}
+
+NOT_TRAINED_ON_CPU = {
+    "flex": "torch has no backward pass of it on a CPU",
+    "xformers": "its kernels run on CUDA GPUs only",
 }

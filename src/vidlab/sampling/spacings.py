@@ -12,6 +12,9 @@ import torch
 from vidlab.diffusion.schedules import Schedule
 from vidlab.errors import UserError
 
+# Karras et al. 2022, table 1: where sampling starts.
+EDM_SIGMA_MAX = 80.0
+
 
 @runtime_checkable
 class Spacing(Protocol):
@@ -103,7 +106,7 @@ class Karras:
     Args:
         rho: 1 is equal steps in sigma / alpha; larger takes more steps at low noise.
         sigma_min: last sigma / alpha that is evaluated; None takes the schedule's at t = 1/1000.
-        sigma_max: first sigma / alpha; None takes the schedule's at t = 1.
+        sigma_max: first sigma / alpha; None takes the schedule's at t = 1, or 80 where there is no signal.
 
     Raises:
         UserError: an argument out of range; in ``times``, levels that the schedule does not have.
@@ -128,13 +131,9 @@ class Karras:
     def _ends(self, schedule: Schedule) -> tuple[float, float]:
         path = schedule.coefficients(torch.tensor([1e-3, 1.0], dtype=torch.float64))
         first, last = (path.sigma / path.alpha).tolist()
-        if self.sigma_max is None and last == math.inf:
-            raise UserError(
-                f"sampler.spacing.sigma_max is not set, and {type(schedule).__name__} has no signal at t = 1, where "
-                "sigma / alpha is infinite. Set it, 80 for example, or use spacing Trailing."
-            )
         low = first if self.sigma_min is None else self.sigma_min
-        high = last if self.sigma_max is None else self.sigma_max
+        largest = EDM_SIGMA_MAX if last == math.inf else last
+        high = largest if self.sigma_max is None else self.sigma_max
         if high > last:
             raise UserError(
                 f"sampler.spacing.sigma_max={high} is above the schedule's largest sigma / alpha, {last:g}."

@@ -203,7 +203,7 @@ class VideoAutoencoder(ClipModule):
         """One batch, for the network whose turn it is.
 
         Returns:
-            ``loss``, detached: the optimiser step has been taken.
+            ``loss``, detached: the optimiser step has been taken; ``per_clip``, (B,), the absolute error of each clip.
         """
         assert batch.pixels is not None
         step = self.trainer.global_step
@@ -211,7 +211,8 @@ class VideoAutoencoder(ClipModule):
         if self.mirror:
             batch = replace(batch, pixels=mirrored(batch.pixels, self._draw(batch)))
         with self._random_numbers_of(batch):
-            loss = self._discriminate(batch) if turn else self._generate(batch, self.adversary_present(step))
+            turns = self._discriminate if turn else self._generate
+            loss, shown = turns(batch)
         self.manual_backward(loss / self.accumulate)
         self._keys += batch.keys
         if (step + 1) % self.accumulate == 0:
@@ -220,7 +221,7 @@ class VideoAutoencoder(ClipModule):
             scheduler.step()
         self._advance()
         self.count(batch)
-        return {"loss": loss.detach()}
+        return {"loss": loss.detach(), "per_clip": (shown - batch.pixels).abs().mean(dim=(1, 2, 3, 4))}
 
     def adversary_present(self, step: int) -> bool:
         """Whether there is an adversary at a step."""
@@ -236,11 +237,12 @@ class VideoAutoencoder(ClipModule):
         assert batch.pixels is not None
         return reconstruct(self.autoencoder, batch.pixels, self.weights, self.perceptual, draw)
 
-    def _generate(self, batch: ClipBatch, against: bool) -> Float[Tensor, ""]:
+    def _generate(self, batch: ClipBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "B 3 T H W"]]:
+        """The loss, and the reconstruction without its graph."""
         made = self.reconstruct(batch, self._draw(batch))
         found = {**made.terms, "reconstruction": made.reconstruction}
         loss = made.total
-        if against:
+        if self.adversary_present(self.trainer.global_step):
             assert self.discriminator is not None
             with _frozen(self.discriminator):
                 adversarial = generator_loss(self.discriminator(made.decoded.pixels))
@@ -250,9 +252,10 @@ class VideoAutoencoder(ClipModule):
             loss = loss + weight * adversarial
             found |= {"adversarial": adversarial, "adaptive_weight": weight}
         self._log({**found, "loss": loss}, self.trainer.global_step)
-        return loss
+        return loss, made.decoded.pixels.detach()
 
-    def _discriminate(self, batch: ClipBatch) -> Float[Tensor, ""]:
+    def _discriminate(self, batch: ClipBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "B 3 T H W"]]:
+        """As ``_generate``."""
         assert self.discriminator is not None and batch.pixels is not None
         with torch.no_grad():
             posterior = self.autoencoder.analyse(batch.pixels).posterior
@@ -263,7 +266,7 @@ class VideoAutoencoder(ClipModule):
         self._log(
             {"discriminator": loss, "logits_real": real.mean(), "logits_fake": fake.mean()}, self.trainer.global_step
         )
-        return loss
+        return loss, fake_pixels
 
     def _play(self, turn: int, step: int) -> None:
         """The optimiser step; past Lightning's wrapper, which would count it, because batches are counted."""
