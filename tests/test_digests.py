@@ -24,8 +24,10 @@ def test_a_sealed_object_comes_back_and_a_changed_one_does_not():
     assert unsealed(whole) == content and unsealed(dict(reversed(whole.items()))) == content
     assert sealed({"width": 8})[SEAL] == f"{zlib.crc32(PLAIN):08x}"
     assert unsealed(content) == content  # of another program
-    with pytest.raises(DamagedError, match="delete the entry _crc32"):
+    with pytest.raises(DamagedError, match="delete the entries _checked and _crc32"):
         unsealed(whole | {"width": 9})
+    with pytest.raises(DamagedError):  # neither does one whose checksum goes by another name
+        unsealed({name.replace(SEAL, "_crc33"): value for name, value in whole.items()} | {"width": 9})
 
 
 @pytest.fixture

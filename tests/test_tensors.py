@@ -64,6 +64,14 @@ def test_damaged_files_are_refused_or_equal(tmp_path):
             assert "it is damaged or no safetensors file" in str(error)
 
 
+def test_a_damaged_name_of_the_checksums_does_not_turn_them_off(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_tensors(TENSORS, file)
+    file.write_bytes(file.read_bytes().replace(b'"checksums"', b'"checkrums"'))
+    with pytest.raises(UserError, match="its checksums are not there"):
+        read_tensors(file, "")
+
+
 def test_swapped_words_and_pages_are_found():
     value = torch.arange(4 * 4096, dtype=torch.float64)
     swapped = value.clone()

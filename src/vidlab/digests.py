@@ -19,6 +19,8 @@ from zlib import crc32
 
 SEAL = "_crc32"
 """Where a sealed JSON object keeps its checksum; readers of published configurations skip such private keys."""
+MARK = "_checked"
+"""That it has one: a damaged name of the checksum makes it none that was never sealed."""
 
 ARCHIVE = b"PK\x03\x04"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # a record's: magic, lengths of its name and its extra field
@@ -40,7 +42,7 @@ def checksum(parts: Iterable[bytes | memoryview]) -> int:
 
 def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON object with its checksum, which does not depend on layout or order."""
-    return {**content, SEAL: _of_json(content)}
+    return {**content, MARK: True, SEAL: _of_json(content)}
 
 
 def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,10 +51,11 @@ def unsealed(content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DamagedError: it is not the object that was sealed.
     """
-    rest = {name: value for name, value in content.items() if name != SEAL}
-    if SEAL in content and content[SEAL] != _of_json(rest):
+    rest = {name: value for name, value in content.items() if name not in (SEAL, MARK)}
+    if (SEAL in content or MARK in content) and content.get(SEAL) != _of_json(rest):
         raise DamagedError(
-            f"its {SEAL} is not that of its content; where it was edited on purpose, delete the entry {SEAL}"
+            f"its {SEAL} is not that of its content; where it was edited on purpose, delete the entries {MARK} and "
+            f"{SEAL}"
         )
     return rest
 

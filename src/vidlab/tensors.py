@@ -16,6 +16,8 @@ from vidlab.files import written_aside
 
 SUMS = "checksums"
 """The entry of a safetensors header that holds the checksum of each tensor."""
+MARK = {"checked": "crc32"}
+"""Beside them, so that a damaged name of theirs does not make a file one without checksums."""
 COLUMNS = 509  # their sums stay in the fastest cache; times 8 bytes, no divisor or multiple of a page
 
 
@@ -28,7 +30,7 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
     with written_aside(file) as unfinished:
         unfinished.touch()
         mode = unfinished.stat().st_mode  # of any file of this user; save_file makes one that others cannot read
-        save_file(whole, unfinished, {"format": "pt", SUMS: sums})
+        save_file(whole, unfinished, {"format": "pt", **MARK, SUMS: sums})
         unfinished.chmod(mode)
 
 
@@ -59,7 +61,10 @@ def _verified(file: Path) -> Iterator[tuple[str, Tensor]]:
 
     with safe_open(file, "pt") as stored:
         names = set(stored.keys())
-        sums: Any = json.loads((stored.metadata() or {}).get(SUMS, "null"))
+        metadata = stored.metadata() or {}
+        sums: Any = json.loads(metadata.get(SUMS, "null"))
+        if sums is None and MARK.items() & metadata.items():
+            raise DamagedError("its checksums are not there")
         if sums is not None and (not isinstance(sums, dict) or set(sums) != names):
             raise DamagedError("its tensors are not those that were written")
         for name in stored.keys():  # noqa: SIM118  not a dict

@@ -75,6 +75,10 @@ def test_weights_that_cannot_be_used(tmp_path, folder):
         ("kind", "_class_name", "AutoencoderKLCogVideoX", "holds a AutoencoderKLCogVideoX"),
         ("size", "block_out_channels", [16, 16], "cannot be read"),
         ("depth", "layers_per_block", 2, r"weights do not fit the configuration \(missing_keys"),
+        ("list", "shift_factor", [[1]], r"shift_factor=\[\[1\]\] in config.json must be a finite number"),
+        ("huge", "scaling_factor", 10**400, r"scaling_factor=1000+ in config.json must be a finite number"),
+        ("nan", "scaling_factor", float("nan"), "scaling_factor=nan in config.json must be a finite number"),
+        ("zero", "scaling_factor", 0, "scaling_factor=0.0 in config.json must be positive"),
     ):
         write_image_vae(tmp_path / name)
         config = json.loads((tmp_path / name / "config.json").read_text())

@@ -17,7 +17,7 @@ from vidlab.backbones.open_sora_plan_release import (
     write_release,
 )
 from vidlab.clip import Controls, DenoiserInput, LatentShape
-from vidlab.digests import SEAL
+from vidlab.digests import MARK, SEAL
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
@@ -90,7 +90,7 @@ def test_layers_that_attend_otherwise_are_refused(tmp_path):
     plans = {last: LayerPlan([SingleSkip(2), GroupSkip(2)], 2, last) for last in (0, 2)}
     export_release(make(depth=6, layouts=plans[0]), tmp_path)
     config = json.loads((tmp_path / CONFIG).read_text())
-    published = {name: value for name, value in config.items() if name not in (FULL_LAYERS, SEAL)}
+    published = {name: value for name, value in config.items() if name not in (FULL_LAYERS, SEAL, MARK)}
     (tmp_path / CONFIG).write_text(json.dumps(published))
     load_release(make(depth=6, layouts=plans[0]), tmp_path)
     with pytest.raises(UserError, match=r"2 of 6 layers attend otherwise .*layer 4 is Full3D\(\) here and SingleSkip"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidlab.data.cache import HEADER_NAME
-from vidlab.digests import SEAL
+from vidlab.digests import MARK, SEAL
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import settings, weights_digest
 
@@ -92,7 +92,7 @@ def test_other_formats_and_folders(lab, cache, bert, tmp_path):
     (tmp_path / HEADER_NAME).write_text(json.dumps(header))
     with pytest.raises(UserError, match=r"cache.json is damaged: .*make the cache again, in another folder"):
         lab.check(f"data.cache={tmp_path}")
-    del header[SEAL]
+    del header[SEAL], header[MARK]
     (tmp_path / HEADER_NAME).write_text(json.dumps(header))
     with pytest.raises(UserError, match="has format 99, this vidlab reads 1"):
         lab.check(f"data.cache={tmp_path}")

@@ -110,7 +110,7 @@ def test_webvid(tmp_path, caplog):
     assert "1 of the 3 videos named are not in" in caplog.text and "videos/000051/3.mp4" in caplog.text
 
 
-def test_openvid(tmp_path):
+def test_openvid(tmp_path, caplog):
     put(tmp_path, "video/a.mp4", "video/b.mp4", "video/c.mp4")
     (tmp_path / "OpenVid-1M.csv").write_text(
         "video,caption,aesthetic score,motion score,temporal consistency score,camera motion,frame,fps,seconds\n"
@@ -119,6 +119,7 @@ def test_openvid(tmp_path):
     cache = str(tmp_path / "cache")
     assert len(opened(OpenVid(str(tmp_path), cache_dir=cache))) == 3
     rows = opened(OpenVid(str(tmp_path), cache_dir=cache, min_aesthetic=4.5))
+    assert "1 rows" in caplog.text and "are left out: with a score below those asked for" in caplog.text
     assert set(rows) == {"video/a.mp4", "video/c.mp4"}
     assert rows["video/a.mp4"].scores == {"aesthetic": 5.0, "motion": 3.5, "temporal_consistency": 0.99}
 

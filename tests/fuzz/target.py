@@ -186,8 +186,11 @@ def compare(target: Target, original: Found, subject: Subject, found: Found) -> 
     """What is there against what was there."""
     missing = [key for key in original.items if key not in found.items]
     differing = [key for key, value in original.items.items() if found.items.get(key, value) != value]
-    others = [] if subject.items is None else [key for key in (*missing, *differing) if key not in subject.items]
-    said = "; ".join(found.said)[:300]
+    # an item of another row that this one now names too is said by its name
+    whole = "; ".join(found.said)
+    free = () if subject.items is None else [key for key in (*missing, *differing) if key not in subject.items]
+    others = [key for key in free if key in missing or key not in whole]
+    said = whole[:300]
     if others:
         return Verdict("spread", f"{others[0]} is not what it was; said: {said or 'nothing'}")
     if len(found.items) < len(original.items):

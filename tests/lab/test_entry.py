@@ -11,6 +11,7 @@ from vidlab.errors import DataError, UserError
 from vidlab.lab import entry, messages
 
 APP = """
+import atexit, os, signal
 from vidlab.lab import entry
 
 @entry.main(config_path="conf", config_name="train")
@@ -19,6 +20,8 @@ def main(cfg):
         raise KeyboardInterrupt
     if cfg.data.size == 8:
         raise RuntimeError("a bug")
+    if cfg.data.size == 9:
+        atexit.register(os.kill, os.getpid(), signal.SIGINT)
     print("trained with", entry.instantiate(cfg.data, "data").size)
 
 if __name__ == "__main__":
@@ -100,6 +103,11 @@ def test_exit_codes(app):
     assert bug.returncode == 1 and "Traceback" in bug.stderr and "RuntimeError: a bug" in bug.stderr
     debug = run(app, "data.path=a", "data.size=5", VIDLAB_DEBUG="1")
     assert debug.returncode == 2 and "Traceback" in debug.stderr
+
+
+def test_an_interrupt_after_the_work_prints_no_traceback(app):
+    done = run(app, "data.path=a", "data.size=9")
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (-2, "trained with 9", "")
 
 
 def test_other_jobs_of_a_sweep_still_run(app):

@@ -1,5 +1,6 @@
 """Frame by frame through a pretrained image autoencoder of diffusers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vidlab.hub import model_folder, refuse_code
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SUBFOLDER = "vae"  # where a whole pipeline keeps it
 KIND = "AutoencoderKL"
+# Of a scale or a shift: far above any, and within float32.
+LARGEST_NUMBER = 1e30
 
 
 class ImageVAE(Autoencoder):
@@ -48,7 +51,9 @@ class ImageVAE(Autoencoder):
         config = self.network.config
         side = 2 ** (len(config.block_out_channels) - 1)
         self.channels, self.stride = int(config.latent_channels), Stride(1, side, side)
-        self.scale, self.shift = float(config.scaling_factor), float(config.shift_factor or 0.0)
+        self.scale, self.shift = _number(path, config, "scaling_factor"), _number(path, config, "shift_factor", 0.0)
+        if self.scale <= 0:
+            raise UserError(f"autoencoder.path={path}: scaling_factor={self.scale} in config.json must be positive.")
 
     def train(self, mode: bool = True) -> "ImageVAE":
         """Stays in evaluation mode."""
@@ -91,6 +96,14 @@ class ImageVAE(Autoencoder):
 def _clips(frames: Tensor, count: int) -> Tensor:
     """(B T, ..., H, W) as (B, ..., T, H, W)."""
     return frames.unflatten(0, (count, -1)).movedim(1, -3)
+
+
+def _number(path: str, config: Mapping[str, Any], name: str, absent: float | None = None) -> float:
+    """A finite number of a published configuration; ``absent`` stands for null."""
+    value = absent if config.get(name) is None else config[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST_NUMBER:
+        raise UserError(f"autoencoder.path={path}: {name}={str(value)[:40]} in config.json must be a finite number.")
+    return float(value)
 
 
 def _load(path: str) -> Any:

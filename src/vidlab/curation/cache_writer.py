@@ -20,7 +20,7 @@ from vidlab.data.index import INDEX_NAME
 from vidlab.data.names import shown
 from vidlab.data.parquet import PAGES, seal
 from vidlab.data.tar_headers import Damage, read_headers
-from vidlab.digests import SEAL, checksum, sealed, unsealed
+from vidlab.digests import MARK, SEAL, checksum, sealed, unsealed
 from vidlab.errors import DataError, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -126,7 +126,7 @@ def open_folder(folder: Path, header: CacheHeader) -> None:
 
 
 def _flat(header: Mapping[str, Any]) -> dict[str, Any]:
-    return {**header["key"], **{name: value for name, value in header.items() if name not in ("key", SEAL)}}
+    return {**header["key"], **{name: value for name, value in header.items() if name not in ("key", SEAL, MARK)}}
 
 
 def write_shard(folder: Path, number: int, clips: Iterable[tuple[int, EncodedClip]]) -> None:

@@ -1,5 +1,6 @@
 """WebVid-10M, OpenVid-1M and UCF-101 as they are distributed; Open-Sora Plan's lists are in ``open_sora_plan``."""
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from vidlab.data.entry import Entry, scores_of
 from vidlab.data.open_sora_plan import OpenSoraPlanList
 from vidlab.data.table_rows import BadItem, make_each, read_lines
 from vidlab.errors import CorruptClipError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["UCF101", "OpenSoraPlanList", "OpenVid", "WebVid"]
 
@@ -72,7 +75,19 @@ class OpenVid(Catalogue):
     def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
         """Rows with the scores asked for."""
         (table,) = self.annotated_by(folder)
-        yield from make_each(read_table(table, ("video", "caption")), self._entry)
+        low = 0
+
+        def made(row: Mapping[str, str]) -> Entry | None:
+            nonlocal low
+            entry = self._entry(row)
+            low += entry is None
+            return entry
+
+        yield from make_each(read_table(table, ("video", "caption")), made)
+        if low:
+            log.warning(
+                "data=%s: %d rows of %s are left out: with a score below those asked for", self.name, low, table
+            )
 
     def _entry(self, row: Mapping[str, str]) -> Entry | None:
         scores = scores_of(row, OPENVID_SCORES)

@@ -16,7 +16,9 @@ import importlib
 import inspect
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import typing
 import warnings
@@ -90,7 +92,7 @@ def main(
             logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-            with friendly():
+            with interruptible_exit(), friendly():
                 sweep = arguments[:1] in (["-m"], ["--multirun"])
                 sys.argv[1:] = [quote_text(argument, text_keys, sweep) for argument in withhold(arguments)]
                 if asks_for_help(arguments):
@@ -107,6 +109,16 @@ def main(
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
     return terminal(redact(f"Warning: {message}\n"))
+
+
+@contextmanager
+def interruptible_exit() -> Iterator[None]:
+    """After the block Ctrl-C ends the process at once: what Python does at its exit would print a traceback."""
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

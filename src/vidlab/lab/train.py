@@ -16,6 +16,7 @@ from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.changes import check_changes
 from vidlab.lab.compose import build_data, build_module, build_trainer
@@ -54,6 +55,7 @@ def run_training(cfg: DictConfig) -> float | None:
         job = find_job(cfg)
         take_published_sizes(cfg, job.overrides)
         with locked(job.folder):
+            remove_leftovers(job.folder / "checkpoints", quiet=0)
             done = already_trained(cfg, job)
             if done is None:
                 return train(cfg, job)

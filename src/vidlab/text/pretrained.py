@@ -202,6 +202,10 @@ def _check_sentencepiece(folder: Path) -> None:
         )
 
 
+# What a library written in Rust raises where it gives up; no Exception, and of a class that cannot be imported.
+RUST_PANIC = "PanicException"
+
+
 def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the encoder of a folder."""
     if not is_complete(folder):
@@ -223,7 +227,9 @@ def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any
         model = loader.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
         tokenizer = AutoTokenizer.from_pretrained(words, **local)
         tokenizer(["a caption"], add_special_tokens=True, verbose=False)  # odd settings fail where they are used
-    except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
+    except BaseException as error:  # a strange configuration raises wherever the library first stumbles over it
+        if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
+            raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: {reason}"

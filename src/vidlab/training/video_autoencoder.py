@@ -211,8 +211,7 @@ class VideoAutoencoder(ClipModule):
         if self.mirror:
             batch = replace(batch, pixels=mirrored(batch.pixels, self._draw(batch)))
         with self._random_numbers_of(batch):
-            turns = self._discriminate if turn else self._generate
-            loss, shown = turns(batch)
+            loss, shown = (self._discriminate if turn else self._generate)(batch)
         self.manual_backward(loss / self.accumulate)
         self._keys += batch.keys
         if (step + 1) % self.accumulate == 0:
@@ -221,6 +220,7 @@ class VideoAutoencoder(ClipModule):
             scheduler.step()
         self._advance()
         self.count(batch)
+        assert batch.pixels is not None  # mirrored
         return {"loss": loss.detach(), "per_clip": (shown - batch.pixels).abs().mean(dim=(1, 2, 3, 4))}
 
     def adversary_present(self, step: int) -> bool:

@@ -138,16 +138,21 @@ def test_an_unknown_codec_is_named():
             call(video, name="clip_2")
 
 
-@pytest.mark.parametrize(("moved", "misplaced"), [(0, False), (16, False), (17, True)])
-def test_packets_far_from_their_turn_are_noticed(moved, misplaced):
-    """H.264 shows at most 16 frames before one that is decoded before them."""
+@pytest.mark.parametrize(
+    ("source", "place", "depth", "misplaced"),
+    [
+        (10, 10, 0, False), (26, 10, 1, False), (27, 10, 1, True),  # too early: H.264 reorders within 16 frames
+        (11, 10, 0, True), (10, 12, 2, False), (10, 13, 2, True),  # too late: a decoder that holds 2 back has shown on
+    ],
+)  # fmt: skip
+def test_packets_far_from_their_turn_are_noticed(source, place, depth, misplaced):
     from types import SimpleNamespace
 
     from vidlab.data.video.seek import PacketCounter
 
     times = list(range(40))
-    times.insert(10, times.pop(10 + moved))
-    counter = PacketCounter(SimpleNamespace(codec_context=SimpleNamespace(name="h264")))
+    times.insert(place, times.pop(source))
+    counter = PacketCounter(SimpleNamespace(codec_context=SimpleNamespace(name="h264", reorder_depth=depth)))
     for time in times:
         counter.add(SimpleNamespace(size=1, pts=time, is_keyframe=time == 0, is_corrupt=False, is_discard=False))
     packets = counter.packets()

@@ -31,7 +31,7 @@ class Packets:
         intact: packets that are not marked as damaged.
         shown: packets of shown frames.
         total: all of them.
-        misplaced: True when one lies farther from its turn than any codec puts it: a decoder may drop its frame.
+        misplaced: True when one lies farther from its turn than its codec puts it: a decoder may drop its frame.
     """
 
     cut: bool
@@ -53,6 +53,7 @@ class PacketCounter:
 
     def __init__(self, stream: Any) -> None:
         self._hides_frames = stream.codec_context.name in ("vp8", "libvpx")
+        self._reorder_depth = int(stream.codec_context.reorder_depth)
         self._key, self._first = False, None
         self._times: list[int] = []
         self._intact = self._shown = self._total = 0
@@ -76,9 +77,25 @@ class PacketCounter:
         """What was counted."""
         times = np.sort(np.asarray(self._times, dtype=np.int64))
         cut = not self._key or (self._first is not None and len(times) > 0 and times[0] < self._first)
-        places = np.argsort(np.asarray(self._times, dtype=np.int64), kind="stable")
-        far = int(np.abs(places - np.arange(len(places))).max(initial=0)) > MOST_REORDERED
-        return Packets(bool(cut), self._first, times, self._intact, self._shown, self._total, far)
+        misplaced = _is_misplaced(np.asarray(self._times, dtype=np.int64), self._reorder_depth)
+        return Packets(bool(cut), self._first, times, self._intact, self._shown, self._total, misplaced)
+
+
+def _is_misplaced(times: np.ndarray, depth: int) -> bool:
+    """Whether a packet lies where no encoder puts it.
+
+    A decoder holds at most ``depth`` frames back: as many may precede one in the file and be shown after it.
+
+    Args:
+        times: presentation times in the order of the file.
+        depth: of the codec's reordering.
+    """
+    places = np.argsort(times, kind="stable")
+    far = np.abs(places - np.arange(len(places))).max(initial=0)
+    overtaken = np.zeros(len(times), dtype=np.int64)
+    for distance in range(1, min(MOST_REORDERED, len(times) - 1) + 1):
+        overtaken[distance:] += times[:-distance] > times[distance:]
+    return bool(far > MOST_REORDERED or overtaken.max(initial=0) > depth)
 
 
 def list_packets(container: Any, stream: Any, most: int | None = None) -> Packets:
