@@ -129,7 +129,7 @@ def test_every_choice(choice, tmp_path, monkeypatch):
                 autoencoder = build_module(cfg).autoencoder if training else instantiate(cfg.autoencoder, "autoencoder")
             assert autoencoder.latent_shape(cfg.data.frames, cfg.data.height, cfg.data.width)
         else:
-            assert build_module(cfg).cost().parameters > 0  # built on the meta device: no memory is touched
+            assert build_module(cfg)  # models are counted below
         return
     absent, message = ABSENT.get(choice, (False, ""))
     if not absent:

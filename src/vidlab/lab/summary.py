@@ -19,6 +19,7 @@ from vidlab.training.module import ClipModule, Named
 
 # The numbers of matrix products, by the beginning of a precision's name.
 LONGEST_PROMPT = 200
+FEWEST_TIMED = 20
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 
 
@@ -27,7 +28,8 @@ class Summary:
     """The end of a run, in numbers.
 
     ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
-    GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``.
+    GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``, and None
+    for runs of fewer than ``FEWEST_TIMED`` steps, whose speed says nothing.
     ``steps`` are those that the run has taken in all, ``own_steps`` those since it was started or resumed.
     ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there,
     ``page`` where a browser shows the curves.
@@ -39,7 +41,7 @@ class Summary:
     first: Mapping[str, float]
     last: Mapping[str, float]
     throughput: ThroughputReport | None
-    matmul_flops_per_second: float
+    matmul_flops_per_second: float | None
     previews: Path | None
     skipped: Mapping[str, str]
     tracking_uri: str | None
@@ -83,11 +85,14 @@ class Summary:
             return []
         total = max(sum(report.seconds.values()), 1e-9)
         split = ", ".join(f"{phase} {report.seconds[phase] / total:.0%}" for phase in PHASES)
-        share = report.flops_per_second / self.matmul_flops_per_second
+        share = ""
+        if self.matmul_flops_per_second is not None:
+            part = report.flops_per_second / self.matmul_flops_per_second
+            share = f" = {part:.0%} of the matrix product rate here"
         return [
             f"  time         {split} (validation, previews and files are other)",
             f"  speed        {report.steps_per_second:.2f} steps/s, {report.tokens_per_second:,.0f} tokens/s, "
-            f"{report.flops_per_second / 1e9:.0f} GFLOP/s = {share:.0%} of the matrix product rate here",
+            f"{report.flops_per_second / 1e9:.0f} GFLOP/s{share}",
         ]
 
     def _places(self) -> list[str]:
@@ -135,19 +140,24 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
     previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
+    report = throughput.report() if throughput else None
     dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
     device = trainer.strategy.root_device  # the module itself has left it by now
     folder = shortened(job.folder)
     checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (job.folder / "checkpoints" / name).is_file()]
     named = replace(job.named, prompt=_prompt(trainer))
+
+    def rate() -> float:
+        return matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1)
+
     return Summary(
         folder=folder,
         steps=trainer.global_step,
         wall_seconds=course.seconds,
         first=course.first,
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
-        throughput=throughput.report() if throughput else None,
-        matmul_flops_per_second=matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1),
+        throughput=report,
+        matmul_flops_per_second=None if report is None or report.steps < FEWEST_TIMED else rate(),
         previews=shortened(previews) if previews else None,
         skipped=skipped_clips(trainer),
         tracking_uri=getattr(logger, "uri", None),
