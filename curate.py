@@ -2,8 +2,8 @@
 
 from omegaconf import DictConfig
 
-from vidlab.lab import run_folder  # noqa: F401  registers the resolver of run folders
-from vidlab.lab.entry import main
+from vidlab.lab.cli.hydra_main import main
+from vidlab.lab.runs import run_folder  # noqa: F401  registers the resolver of run folders
 
 
 @main(config_path="conf", config_name="curate")

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from vidlab.lab.entry import main
+from vidlab.lab.cli.hydra_main import main
 
 
 @main(config_path="conf", config_name="generate", text_keys=("prompt",))

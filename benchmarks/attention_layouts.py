@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from record import record
-from vidlab.lab.host import prepare_host
+from vidlab.lab.cli.process_env import prepare_host
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.kernels import auto
 from vidlab.layers.layouts import Full3D, Grid, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window

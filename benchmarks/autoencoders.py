@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from record import record
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.lab.footprint import measured
+from vidlab.lab.evaluation.resource_usage import measured
 
 SIZES_L = {"latent_channels": 16, "width": 192, "encoder_energy": 128}
 IMAGE = {

@@ -45,11 +45,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from record import record
 from vidlab.data.dataset import BatchNumbers, ClipLoader, scale_to_cover
-from vidlab.data.index import ClipIndex, ClipRow
 from vidlab.data.module import ClipDataModule
-from vidlab.data.shards import ShardWriter
+from vidlab.data.storage.index import ClipIndex, ClipRow
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, to_pixels
-from vidlab.lab.host import prepare_host
+from vidlab.lab.cli.process_env import prepare_host
 
 HEIGHT, WIDTH, FPS, SIDE, BATCH = 240, 320, 24, 128, 4
 SHORT, LONG, SAMPLE = 3 * FPS, 10 * FPS, 16

@@ -20,9 +20,10 @@ import torch
 from safetensors.torch import load_file
 
 from record import record
-from vidlab.data import cache, row_store
-from vidlab.data.index import ClipIndex, ClipRow, write_index
-from vidlab.data.shards import read_member
+from vidlab.data.storage import latent_cache as cache
+from vidlab.data.storage import row_store
+from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
+from vidlab.data.storage.shards import read_member
 from vidlab.data.video import encode, read_frames
 from vidlab.digests import checksum
 from vidlab.tensors import read_tensors, save_tensors

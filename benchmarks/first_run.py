@@ -30,7 +30,9 @@ MODES: Mapping[str, tuple[Mapping[str, str], tuple[str, ...]]] = {
 }
 IMPORTS = {
     "import_torch": "import torch",
-    "import_train": ("from vidlab.lab.lean_imports import prepare_imports; prepare_imports(); import vidlab.lab.train"),
+    "import_train": (
+        "from vidlab.lab.cli.lean_imports import prepare_imports; prepare_imports(); import vidlab.lab.train"
+    ),
     "import_train_whole_torchmetrics": "import vidlab.lab.train",
 }
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from record import record
-from vidlab.data.index import INDEX_NAME, ClipIndex, ClipRow, IndexWriter
+from vidlab.data.storage.index import INDEX_NAME, ClipIndex, ClipRow, IndexWriter
 
 SHAPES = ((720, 1280), (1280, 720), (480, 640))
 WORDS = "a person walks a dog along the beach at sunset while waves roll in and gulls circle over the water"
@@ -93,8 +93,8 @@ def open_and_plan(folder: Path, bucketed: bool, batches: int) -> dict[str, str]:
     import pyarrow.parquet  # noqa: F401  imports are not counted
     from torch.utils.data import DataLoader
 
-    from vidlab.data.buckets import Bucketing
     from vidlab.data.module import ClipDataModule
+    from vidlab.data.samplers.buckets import Bucketing
 
     rule = Bucketing(65536, temporal_stride=4, first_frame_alone=True, max_frames=93) if bucketed else None
     before = resident()

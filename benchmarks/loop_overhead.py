@@ -26,10 +26,10 @@ from omegaconf import DictConfig, open_dict
 
 from record import record
 from vidlab.callbacks.ema import warmed_up_decay
-from vidlab.lab import run_folder  # noqa: F401  registers a resolver
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.entry import instantiate
-from vidlab.lab.host import prepare_host
+from vidlab.lab.runs import run_folder  # noqa: F401  registers a resolver
 from vidlab.training.precision import resolve_precision
 
 CONF = Path(__file__).parents[1] / "conf"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vidlab.lab.provenance import collect
+from vidlab.lab.runs.provenance import collect
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -162,7 +162,7 @@ def make_module() -> "Callable[..., VideoDiffusion]":
     from vidlab.sampling.sampler import Sampler
     from vidlab.sampling.solvers import Euler
     from vidlab.text.words import WordsEncoder
-    from vidlab.training.optimization import Constant, OptimizerFactory
+    from vidlab.training.optimization.optimizers import Constant, OptimizerFactory
     from vidlab.training.video_diffusion import VideoDiffusion
 
     def make(built: bool = True, **parts: Any) -> VideoDiffusion:

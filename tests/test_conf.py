@@ -13,9 +13,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vidlab.errors import UserError
-from vidlab.lab import run_folder  # noqa: F401  registers its resolver
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_module
-from vidlab.lab.entry import instantiate
+from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.train import run_training
 from vidlab.lab.trusted_config import own_classes
 

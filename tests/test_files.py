@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vidlab.files import folder_made_aside, open_table, remove_leftovers, write_json, write_text, written_aside
-from vidlab.lab.messages import explain
+from vidlab.lab.cli.error_messages import explain
 
 
 def names(folder: Path) -> list[str]:

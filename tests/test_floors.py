@@ -3,7 +3,8 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "vidlab"
 ENTRY_POINTS = sorted(
-    path for path in ROOT.glob("*.py") if "vidlab.lab.entry" in path.read_text()
+    path for path in ROOT.glob("*.py") if "vidlab.lab.cli.hydra_main" in path.read_text()
 )  # train.py, generate.py, ...
 FLOORS = (
     (
@@ -22,9 +23,9 @@ FLOORS = (
         "errors",
         "files",
         "hub",
+        "package_index",
         "randomness",
         "redaction",
-        "registries",
         "tensors",
     ),
     ("layers", "diffusion", "perceptual"),
@@ -35,6 +36,7 @@ FLOORS = (
     ("training",),
     ("callbacks",),
     ("lab",),
+    ("__main__",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 HEAVY = ("torch", "lightning", "mlflow", "transformers", "av", "cv2", "pyarrow", "matplotlib", "diffusers")
@@ -92,6 +94,80 @@ def test_the_test_of_floors_sees_violations():
     assert violations("layers", "import vidlab.diffusion.schedules")  # sideways
     assert violations("data", "def f():\n    from vidlab import training")  # inside a function
     assert violations("layers", "from vidlab.layers.rope import rotate\nfrom vidlab.errors import UserError") == []
+
+
+def imports_by_name(source: str) -> list[str]:
+    """Calls that import a module by a name that the test of floors cannot see."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [f"line {c.lineno}: {ast.unparse(c)}" for c in calls if ast.unparse(c.func) in BY_NAME]
+
+
+BY_NAME = ("importlib.import_module", "import_module", "__import__", "exec", "eval")
+# which import what a configuration or the command line names, or other packages
+MAY = ("lab/cli/hydra_main.py", "lab/cli/programs.py", "lab/cli/lean_imports.py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_is_imported_around_the_floors(path):
+    assert imports_by_name(path.read_text()) == [] or str(path.relative_to(SOURCE)) in MAY
+
+
+def test_the_test_of_imports_by_name_sees_them():
+    assert imports_by_name("import importlib\nimportlib.import_module('vidlab.lab')")
+    assert imports_by_name("import re\nre.compile('x')") == []
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected groups of more than one file (Tarjan 1972)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        number[name] = low[name] = len(number)
+        stack.append(name)
+        for other in imports[name]:
+            if other not in number:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == number[name]:
+            group = [stack.pop()]
+            while group[-1] != name:
+                group.append(stack.pop())
+            found.extend([sorted(group)] if len(group) > 1 else [])
+
+    for name in imports:
+        if name not in number:
+            visit(name)
+    return found
+
+
+def of_files(names: Iterable[tuple[int, str]], files: Container[str]) -> set[str]:
+    """The files that are imported; a room's own description is not, where one of its files is."""
+    found = {other for _, other in names if other in files}
+    return {other for other in found if not any(one.startswith(f"{other}.") for one in found)}
+
+
+def test_no_circle_of_files():
+    files = {dotted(path): path for path in modules()}
+    imports = {
+        name: {other for other in of_files(imported(ast.parse(path.read_text())), files) if other != name}
+        for name, path in files.items()
+    }
+    assert circles(imports) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
+
+
+def test_no_room_is_crowded():
+    counts = Counter(path.parent for path in SOURCE.rglob("*.py"))
+    assert {str(room.relative_to(SOURCE)): count for room, count in counts.items() if count > 15} == {}
 
 
 def names_a_model(node: ast.AST) -> bool:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.data.cache import CacheHeader
+from vidlab.data.storage.latent_cache import CacheHeader
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.lab.evaluation.entries import _from_published
-from vidlab.lab.metric_queue import read_points
-from vidlab.lab.runs import read_run_record
-from vidlab.metrics.vbench import read_results
+from vidlab.lab.runs.resolve import read_run_record
+from vidlab.lab.tracking.metric_queue import read_points
+from vidlab.metrics.vbench.scores import read_results
 
 BRACKETS = "[" * 200_000
 READERS: dict[str, Callable[[Path], object]] = {

@@ -48,7 +48,7 @@ def test_the_wheel_has_every_module_and_manifest(wheel: zipfile.ZipFile) -> None
         for path in (source / "vidlab").rglob("*")
         if path.suffix in (".py", ".yaml", ".typed")
     }
-    assert "vidlab/py.typed" in files and "vidlab/data/clips_manifest.yaml" in files
+    assert "vidlab/py.typed" in files and "vidlab/data/datasets/sample_clips.yaml" in files
     assert files <= set(wheel.namelist())
 
 

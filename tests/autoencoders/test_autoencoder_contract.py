@@ -11,7 +11,7 @@ from tiny_image_vae import write_image_vae
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.errors import UserError
-from vidlab.lab.entry import instantiate
+from vidlab.lab.cli.hydra_main import instantiate
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.relative_to(CONF / "autoencoder").with_suffix("").as_posix()

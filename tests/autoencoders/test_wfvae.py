@@ -5,7 +5,7 @@ from torch.nn.functional import interpolate
 
 from vidlab.autoencoders.tiling import Tiling, tiled
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_streaming import DecodingStream, EncodingStream
+from vidlab.autoencoders.wfvae.streaming import DecodingStream, EncodingStream
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.layers.causal import whole

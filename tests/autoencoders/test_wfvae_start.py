@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_start import BANDS, band_taps
+from vidlab.autoencoders.wfvae.init import BANDS, band_taps
 from vidlab.errors import UserError
 
 

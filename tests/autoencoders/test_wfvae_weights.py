@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_weights import (
+from vidlab.autoencoders.wfvae.release import published
+from vidlab.autoencoders.wfvae.weights import (
     SAFETENSORS,
     config_of,
     export_weights,
     load_weights,
-    published,
     settings_of,
     wavelet_kernels,
 )

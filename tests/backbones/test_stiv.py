@@ -22,7 +22,7 @@ from vidlab.lab.compose import make_backbone
 from vidlab.layers.layouts import Full3D, Grid
 from vidlab.layers.patches import per_token
 from vidlab.layers.rope import rotation_along
-from vidlab.training.inheritance import Source, inherit
+from vidlab.training.warm_start import Source, inherit
 
 CONF = Path(__file__).parents[2] / "conf"
 SHAPE = (3, 4, 4, 6)

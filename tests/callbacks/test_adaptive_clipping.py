@@ -22,9 +22,9 @@ from vidlab.callbacks.ema import EMA
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.errors import UserError
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from vidlab.training.clipping import global_norm
-from vidlab.training.muon import MuonWithAdamW
-from vidlab.training.optimization import LinearDecay, OptimizerFactory
+from vidlab.training.optimization.clipping import global_norm
+from vidlab.training.optimization.muon import MuonWithAdamW
+from vidlab.training.optimization.optimizers import LinearDecay, OptimizerFactory
 
 ADAMW = partial(torch.optim.AdamW, betas=(0.9, 0.99))
 ALGORITHMS = {

@@ -1,6 +1,6 @@
 import pytest
 
-from vidlab.callbacks.interval import StepInterval
+from vidlab.training.step_interval import StepInterval
 
 
 def dues(interval: StepInterval, steps: list[int], start: int | None = None) -> list[int]:

@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from vidlab.callbacks import throughput
 from vidlab.callbacks.finite_loss import FiniteLoss
-from vidlab.callbacks.finiteness import all_finite
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
 from vidlab.callbacks.throughput import Throughput
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
 from vidlab.errors import UserError
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+from vidlab.training.finiteness import all_finite
 
 
 class Saves(Callback):

@@ -10,11 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from vidlab.autoencoders.haar import Haar
 from vidlab.backbones.dit import DiT
 from vidlab.callbacks.token_bucketing import TokenBucketing, check_buckets, statistics
-from vidlab.data.bucket_plan import BucketPlan
-from vidlab.data.bucketed import Planned
-from vidlab.data.buckets import Assignment, Bucket, Bucketing
 from vidlab.data.module import ClipDataModule
-from vidlab.data.shards import ShardWriter
+from vidlab.data.samplers.bucket_plan import BucketPlan
+from vidlab.data.samplers.bucketed import Planned
+from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Full3D, LayerPlan

@@ -16,7 +16,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs."""
-    from vidlab.lab.store import open_client
+    from vidlab.lab.tracking.store import open_client
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     open_client(f"sqlite:///{database}").search_experiments()

@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 
-from vidlab.autoencoders.wfvae_weights import published
+from vidlab.autoencoders.wfvae.release import published
 from vidlab.lab.evaluation.entries import trained_autoencoder
 from vidlab.lab.export import main as export
 from vidlab.lab.trusted_config import Allowed, trained_config

@@ -9,9 +9,9 @@ import torch
 
 from vidlab.autoencoders.base import Posterior
 from vidlab.autoencoders.haar import Haar
-from vidlab.data.index import ClipIndex
-from vidlab.data.shards import ShardWriter
-from vidlab.data.source import prepare_once
+from vidlab.data.datasets.base import prepare_once
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
 from vidlab.errors import DataError
 

@@ -12,10 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, open_dict
 
-from vidlab.lab import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.curate import run_curation
+from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SMALL = (

@@ -14,7 +14,7 @@ import torch
 import webdataset as wds
 
 from vidlab.curation.cache_writer import LOCK_NAME, missing_shards
-from vidlab.data.cache import CacheHeader, ClipCache
+from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import CorruptClipError, DataError, UserError
 from vidlab.lab.compose import build_data
 

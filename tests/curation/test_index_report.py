@@ -5,7 +5,7 @@ import pytest
 from cached_parts import index_of
 
 from vidlab.curation.index_report import left_out, report_text
-from vidlab.data.index import ClipIndex
+from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.lab.curate import run_curation
 
@@ -26,7 +26,7 @@ def folder(tmp_path):
 def test_the_report_of_a_folder(lab, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
     cfg = lab.compose("curate", "stage=index", "data.batch_size=2", f"data.path={folder}", "batch_size=3")
-    cfg.data.source = {"_target_": "vidlab.data.folder.FolderSource", "path": str(folder), "val_fraction": 0.5}
+    cfg.data.source = {"_target_": "vidlab.data.datasets.folder.FolderSource", "path": str(folder), "val_fraction": 0.5}
     run_curation(cfg)
     lines = capsys.readouterr().out.strip().splitlines()
     index = ClipIndex.open(lines[0].removesuffix("/index.parquet"))

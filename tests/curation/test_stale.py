@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from vidlab.data.cache import HEADER_NAME
+from vidlab.data.storage.latent_cache import HEADER_NAME
 from vidlab.digests import MARK, SEAL
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import settings, weights_digest

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucket_plan import BucketPlan
-from vidlab.data.bucketed import column, plan_buckets
-from vidlab.data.buckets import Bucket, Bucketing
-from vidlab.data.clip_plan import JoinedPlan, JointPlan
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.index import ClipIndex, ClipRow, write_index
 from vidlab.data.module import ClipDataModule
-from vidlab.data.plan_report import bucketed, text_of, unbucketed
-from vidlab.data.shards import ShardWriter
+from vidlab.data.samplers.bucket_plan import BucketPlan
+from vidlab.data.samplers.bucketed import column, plan_buckets
+from vidlab.data.samplers.buckets import Bucket, Bucketing
+from vidlab.data.samplers.clip_plan import JoinedPlan, JointPlan
+from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
 from vidlab.errors import DataError, UserError
+from vidlab.lab.cli.data_plan import bucketed, text_of, unbucketed
 from vidlab.randomness import seed_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -275,7 +275,7 @@ def test_without_max_tokens_nothing_changes(source):
 
 
 def run_plan(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vidlab.data.plan", *arguments]
+    command = [sys.executable, "-m", "vidlab", "plan", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
@@ -327,9 +327,9 @@ def test_world_size_of_the_trainer_and_of_the_command_line():
 GLOO = """
 import json, sys
 import torch.distributed as dist
-from vidlab.data.bucketed import column, plan_buckets
-from vidlab.data.buckets import Bucketing
-from vidlab.data.index import ClipIndex
+from vidlab.data.samplers.bucketed import column, plan_buckets
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.storage.index import ClipIndex
 folder, rank, rule = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
 plan = plan_buckets(ClipIndex.open(folder), Bucketing(**rule), 3, 0, dist.get_world_size()).plan
@@ -367,8 +367,8 @@ def test_two_processes_share_the_steps(tmp_path):
 
 TEN_MILLION = """
 import numpy as np
-from vidlab.data.bucketed import column, plan_buckets
-from vidlab.data.buckets import Bucketing
+from vidlab.data.samplers.bucketed import column, plan_buckets
+from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.module import ClipDataModule
 def megabytes(name="VmRSS"):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024

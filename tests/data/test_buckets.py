@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vidlab.data.buckets import CHUNK, REASONS, Assignment, Bucket, Bucketing, Dropped
+from vidlab.data.samplers.buckets import CHUNK, REASONS, Assignment, Bucket, Bucketing, Dropped
 from vidlab.errors import UserError
 
 # Open-Sora Plan v1.3 as released: any ratio, rounded down to 32 pixels; 1 + 4 n frames, from 29.

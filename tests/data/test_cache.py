@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vidlab.data.cache import (
+from vidlab.data.storage.latent_cache import (
     COLUMNS,
     FORMAT,
     CachedClip,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vidlab.data.captions import caption_lines, captions_beside, captions_of
+from vidlab.data.tables.captions import caption_lines, captions_beside, captions_of
 from vidlab.errors import CorruptClipError
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from vidlab.assets import AssetError
-from vidlab.data import clips
-from vidlab.data.clips import (
+from vidlab.data.datasets import sample_clips as clips
+from vidlab.data.datasets.sample_clips import (
     Clips,
     Detector,
     Window,
@@ -16,8 +16,8 @@ from vidlab.data.clips import (
     read_windows,
     reduce_frame,
 )
-from vidlab.data.index import ClipIndex
-from vidlab.data.shards import read_member
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.shards import read_member
 from vidlab.data.video import encode, read_frames
 from vidlab.errors import DataError, UserError
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from vidlab.data.bucket_plan import BucketPlan
-from vidlab.data.buckets import Assignment, Bucket
-from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
-from vidlab.data.history import History, Segment
-from vidlab.data.plan import Plan, Start
-from vidlab.data.repeats import Repeats
+from vidlab.data.samplers.bucket_plan import BucketPlan
+from vidlab.data.samplers.buckets import Assignment, Bucket
+from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
+from vidlab.data.samplers.loader_history import History, Segment
+from vidlab.data.samplers.plan import Plan, Start
+from vidlab.data.samplers.source_weights import Repeats
 
 AnyPlan = Plan | ClipPlan
 

@@ -11,9 +11,9 @@ import torch
 
 from vidlab.clip import ClipBatch
 from vidlab.data import dataset
-from vidlab.data.index import ClipIndex, write_index
 from vidlab.data.module import ClipDataModule
-from vidlab.data.shards import ShardWriter, read_member
+from vidlab.data.storage.index import ClipIndex, write_index
+from vidlab.data.storage.shards import ShardWriter, read_member
 from vidlab.data.video import VideoInfo, encode
 from vidlab.errors import CorruptClipError, DataError
 

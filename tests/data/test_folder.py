@@ -11,9 +11,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from vidlab.data.folder import FolderSource, find_videos
-from vidlab.data.index import ClipIndex
+from vidlab.data.datasets.folder import FolderSource, find_videos
 from vidlab.data.module import ClipDataModule
+from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 

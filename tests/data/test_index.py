@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidlab.clip import Factors, ObjectFactors
-from vidlab.data import index_writer, row_store
-from vidlab.data.index import COLUMNS, ClipIndex, ClipRow, factors_from_json, factors_to_json, write_index
-from vidlab.data.index_writer import IndexWriter
-from vidlab.data.row_store import BLOCK_ROWS
-from vidlab.data.splits import GatheredRows
+from vidlab.data.datasets.splits import GatheredRows
+from vidlab.data.storage import index_writer, row_store
+from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, factors_from_json, factors_to_json, write_index
+from vidlab.data.storage.index_writer import IndexWriter
+from vidlab.data.storage.row_store import BLOCK_ROWS
 from vidlab.errors import DataError
 
 # Values by field name, so that the test holds for whatever factors a rendered clip has.
@@ -336,8 +336,8 @@ def test_rows_are_written_as_they_come(tmp_path, monkeypatch):
 FLAT = """
 import sys, psutil
 from torch.utils.data import DataLoader, Dataset
-from vidlab.data.index import ClipIndex
-from vidlab.data.plan import Plan
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.samplers.plan import Plan
 class Rows(Dataset):
     def __init__(self, index):
         self.index, self.plan, self.own = index, Plan(len(index), 16, 0), psutil.Process

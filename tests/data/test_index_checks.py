@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vidlab.curation.index_report import report_text
-from vidlab.data import index_checks
-from vidlab.data.clip_row import ClipRow, schema, to_columns
-from vidlab.data.index import ClipIndex, write_index
-from vidlab.data.index_checks import check_size
-from vidlab.data.row_store import RowStore, RowStoreWriter
+from vidlab.data.storage import index_checks
+from vidlab.data.storage.clip_row import ClipRow, schema, to_columns
+from vidlab.data.storage.index import ClipIndex, write_index
+from vidlab.data.storage.index_checks import check_size
+from vidlab.data.storage.row_store import RowStore, RowStoreWriter
 from vidlab.errors import CorruptClipError, DataError, UserError
 
 CLIPS = 6

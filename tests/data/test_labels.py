@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from vidlab.data import labels
-from vidlab.data.labels import Label
+from vidlab.data.video import text_labels as labels
+from vidlab.data.video.text_labels import Label
 
 needs_dejavu = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="DejaVu comes with matplotlib")
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from vidlab.data import media
+from vidlab.data.video import contact_sheets as media
 from vidlab.data.video import probe, read_frames
 
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from vidlab.clip import ClipBatch
-from vidlab.data.buckets import Bucketing
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.index import ClipIndex
+from vidlab.data.datasets.base import prepare_once
 from vidlab.data.module import ClipDataModule
-from vidlab.data.plan import Plan
-from vidlab.data.shards import ShardWriter
-from vidlab.data.source import prepare_once
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.plan import Plan
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
 from vidlab.errors import DataError, UserError
 from vidlab.randomness import seed_of

@@ -270,8 +270,8 @@ def test_bad_settings_are_refused_by_name(settings: dict, said: str) -> None:
 
 
 def test_prepare_writes_what_render_shows(tmp_path) -> None:
-    from vidlab.data.index import ClipIndex
-    from vidlab.data.shards import read_member
+    from vidlab.data.storage.index import ClipIndex
+    from vidlab.data.storage.shards import read_member
     from vidlab.data.video import read_frames
 
     shapes = MovingShapes(difficulty="rich", train_clips=6, val_clips=3, cache_dir=tmp_path)

@@ -6,9 +6,9 @@ import re
 import numpy as np
 import pytest
 
-from vidlab.data.index import ClipIndex
+from vidlab.data.datasets.open_sora_plan import OpenSoraPlanList
 from vidlab.data.module import ClipDataModule
-from vidlab.data.open_sora_plan import OpenSoraPlanList
+from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.lab.evaluation.clips import RealClip
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidlab.data.pictures import read_picture
+from vidlab.data.video.pictures import read_picture
 from vidlab.errors import DataError
 
 SCENE = np.zeros((12, 20, 3), np.uint8)

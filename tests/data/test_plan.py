@@ -3,12 +3,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vidlab.data.bucket_plan import BucketPlan, blocks_of
-from vidlab.data.bucketed import Balance
-from vidlab.data.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan
-from vidlab.data.plan import Plan, Visit
-from vidlab.data.repeats import Repeats
+from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
+from vidlab.data.samplers.bucketed import Balance
+from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
+from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan
+from vidlab.data.samplers.plan import Plan, Visit
+from vidlab.data.samplers.source_weights import Repeats
 
 
 def stream(plan: Plan, batches: int) -> list[Visit]:

@@ -2,7 +2,7 @@
 
 import os
 
-from vidlab.data.pool import in_processes
+from vidlab.data.parallel import in_processes
 
 
 def halve(number: int) -> str:

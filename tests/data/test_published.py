@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vidlab.data.index import ClipIndex, ClipRow
-from vidlab.data.panda import Panda, PandaClip, read_panda_csv
-from vidlab.data.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
-from vidlab.data.splits import split_by_key
-from vidlab.data.table_rows import BadItem
+from vidlab.data.datasets.panda70m import Panda, PandaClip, read_panda_csv
+from vidlab.data.datasets.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
+from vidlab.data.datasets.splits import split_by_key
+from vidlab.data.storage.index import ClipIndex, ClipRow
+from vidlab.data.tables.table_rows import BadItem
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 

@@ -10,12 +10,12 @@ import pytest
 from test_tar_source import write_tar
 
 from vidlab.curation.index_report import report_text
-from vidlab.data.folder import FolderSource
-from vidlab.data.index import ClipIndex, ClipRow, write_index
+from vidlab.data.datasets.folder import FolderSource
+from vidlab.data.datasets.open_sora_plan import OpenSoraPlanList
+from vidlab.data.datasets.webdataset import TarShards
 from vidlab.data.module import ClipDataModule
-from vidlab.data.open_sora_plan import OpenSoraPlanList
 from vidlab.data.remarks import sentences
-from vidlab.data.tar_source import TarShards
+from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
 
 sys.path.append(str(Path(__file__).parent / "video"))
 from video_files import encoded

@@ -9,14 +9,14 @@ import pytest
 import webdataset
 
 from vidlab.assets import cache_folder
-from vidlab.data import shards
+from vidlab.data.clip_transform import ClipView
 from vidlab.data.dataset import ClipDataset
-from vidlab.data.index import ClipIndex
-from vidlab.data.plan import Visit
-from vidlab.data.shards import ShardWriter, open_member, read_member
-from vidlab.data.source import prepare_once
+from vidlab.data.datasets.base import prepare_once
+from vidlab.data.samplers.plan import Visit
+from vidlab.data.storage import shards
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.shards import ShardWriter, open_member, read_member
 from vidlab.data.video import VideoInfo, encode, read_frames
-from vidlab.data.view import ClipView
 from vidlab.errors import CorruptClipError, DataError
 
 INFO = VideoInfo(2, 8, 8, 8.0, 0.25)

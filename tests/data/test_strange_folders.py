@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidlab.data.folder import FolderSource, find_videos
-from vidlab.data.index import ClipIndex
-from vidlab.data.panda import Panda
-from vidlab.data.published import UCF101, OpenVid, WebVid
+from vidlab.data.datasets.folder import FolderSource, find_videos
+from vidlab.data.datasets.panda70m import Panda
+from vidlab.data.datasets.published import UCF101, OpenVid, WebVid
+from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.lab.evaluation.clips import clips_of_folder, readable
 
@@ -59,7 +59,7 @@ def test_names_of_videos_that_are_no_files_are_counted(tmp_path):
 
 
 def test_any_error_of_a_video_is_its_own(tmp_path, monkeypatch, caplog):
-    import vidlab.data.entry as entry
+    import vidlab.data.datasets.annotation as entry
 
     def probe(file, name, *more):
         if name.endswith("b.mp4"):

@@ -6,10 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidlab.data.csv_table import CsvTable, read_table
-from vidlab.data.json_list import read_json_list
-from vidlab.data.table_rows import BadItem, make_each, read_lines
-from vidlab.data.tables import ParquetTable
+from vidlab.data.tables.csv_table import CsvTable, read_table
+from vidlab.data.tables.files import ParquetTable
+from vidlab.data.tables.json_list import read_json_list
+from vidlab.data.tables.table_rows import BadItem, make_each, read_lines
 from vidlab.errors import DataError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.data.tar_headers import BLOCK, CUT_OFF, NOT_CLOSED, Damage, Member, read_headers
+from vidlab.data.storage.tar_headers import BLOCK, CUT_OFF, NOT_CLOSED, Damage, Member, read_headers
 
 GNU, PAX = tarfile.GNU_FORMAT, tarfile.PAX_FORMAT
 

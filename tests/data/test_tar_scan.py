@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vidlab.data.shards import read_member
-from vidlab.data.tar_headers import Member, read_headers
-from vidlab.data.tar_scan import ShardContent, scan_shard
+from vidlab.data.storage.shards import read_member
+from vidlab.data.storage.tar_headers import Member, read_headers
+from vidlab.data.storage.tar_scan import ShardContent, scan_shard
 from vidlab.data.video import encode
 
 CLIPS = [encode(np.full((9, 16, 24, 3), 20 * level, np.uint8), fps=8) for level in range(6)]

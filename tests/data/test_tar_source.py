@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import webdataset
 
-from vidlab.data import tar_source
-from vidlab.data.index import ClipIndex, ClipRow
+from vidlab.data.datasets import webdataset as tar_source
+from vidlab.data.datasets.webdataset import TarShards, find_shards
 from vidlab.data.module import ClipDataModule
-from vidlab.data.shards import ShardWriter, read_member
-from vidlab.data.tar_headers import BLOCK, Damage, Member, read_headers
-from vidlab.data.tar_scan import ShardContent, scan_shard
-from vidlab.data.tar_shards import split_name
-from vidlab.data.tar_source import TarShards, find_shards
+from vidlab.data.storage.index import ClipIndex, ClipRow
+from vidlab.data.storage.shards import ShardWriter, read_member
+from vidlab.data.storage.tar_headers import BLOCK, Damage, Member, read_headers
+from vidlab.data.storage.tar_scan import ShardContent, scan_shard
+from vidlab.data.storage.tar_shards import split_name
 from vidlab.data.video import DecodeLimits, VideoInfo, encode
 from vidlab.errors import DataError, UserError
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data import cut
-from vidlab.data.bucket_plan import BucketPlan
-from vidlab.data.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
+from vidlab.data.clip_transform import ClipView
+from vidlab.data.datasets.base import prepare_once
 from vidlab.data.module import ClipDataModule
-from vidlab.data.plan import Plan, Start, Visit
-from vidlab.data.repeats import Repeats
-from vidlab.data.shards import ShardWriter
-from vidlab.data.source import prepare_once
+from vidlab.data.samplers import steps as cut
+from vidlab.data.samplers.bucket_plan import BucketPlan
+from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
+from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
+from vidlab.data.samplers.plan import Plan, Start, Visit
+from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
-from vidlab.data.view import ClipView
 from vidlab.randomness import Draw
 
 AnyPlan = Plan | ClipPlan

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vidlab.data.dataset import ClipDataset
 from vidlab.data.loader import BatchNumbers, ClipLoader
-from vidlab.data.pool import in_processes
+from vidlab.data.parallel import in_processes
 from vidlab.data.workers import death_of_a_worker, outlive_signals, process_context
 
 

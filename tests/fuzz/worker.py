@@ -20,8 +20,10 @@ from .target import Found, Target, Verdict, damage, judge
 # Address space, and memory in use, that reading a small file may add.
 SPACE, MEMORY = 3 << 30, 700 << 20
 # Imported once, not in every child.
-PRELOADED = ("av", "pyarrow.parquet", "PIL.Image", "vidlab.lab.generate", "vidlab.data.folder", "vidlab.data.panda",
-             "vidlab.lab.evaluation.clips", "vidlab.curation.cache_writer", "fuzz.targets")  # fmt: skip
+PRELOADED = (
+    "av", "pyarrow.parquet", "PIL.Image", "vidlab.lab.generate", "vidlab.data.datasets.folder",
+    "vidlab.data.datasets.panda70m", "vidlab.lab.evaluation.clips", "vidlab.curation.cache_writer", "fuzz.targets",
+)  # fmt: skip
 
 
 def space_used() -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vidlab.data.shards import ShardWriter
-from vidlab.data.source import prepare_once
+from vidlab.data.datasets.base import prepare_once
+from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
 
 SIZES = ((16, 28), (28, 16), (20, 20))

@@ -21,11 +21,11 @@ from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig, open_dict
 
 from vidlab.clip import ClipBatch
-from vidlab.lab import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.curate import run_curation
+from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.randomness import Draw
-from vidlab.training.optimization import trainable_parameters
+from vidlab.training.optimization.optimizers import trainable_parameters
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # hydra finds golden_clips there

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.lab import store
+from vidlab.lab.tracking import store
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab.arguments import as_typed, quote_text
+from vidlab.lab.cli.arguments import as_typed, quote_text
 
 
 def value(argument: str, sweep: bool = False) -> object:

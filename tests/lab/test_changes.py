@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab.changes import check_changes
+from vidlab.lab.runs.resume_check import check_changes
 
 
 def test_the_refusal_gives_the_whole_command_of_the_run(tmp_path):

@@ -5,11 +5,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab import credentials, provenance
-from vidlab.lab.config_record import resolved_yaml
-from vidlab.lab.credentials import clean_log, clean_records, complete, withhold
-from vidlab.lab.mlflow_names import flatten
-from vidlab.lab.tracking import MLflowLogger
+from vidlab.lab.cli import credentials
+from vidlab.lab.cli.credentials import clean_log, clean_records, complete, withhold
+from vidlab.lab.runs import provenance
+from vidlab.lab.runs.config_record import resolved_yaml
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
+from vidlab.lab.tracking.mlflow_names import flatten
 
 WHOLE = "postgresql://me:secret@127.0.0.1:9/db"
 SHOWN = "postgresql://me:***@127.0.0.1:9/db"

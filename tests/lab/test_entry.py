@@ -8,11 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from vidlab.errors import DataError, UserError
-from vidlab.lab import entry, messages
+from vidlab.lab.cli import error_messages as messages
+from vidlab.lab.cli import hydra_main as entry
 
 APP = """
 import atexit, os, signal
-from vidlab.lab import entry
+from vidlab.lab.cli import hydra_main as entry
 
 @entry.main(config_path="conf", config_name="train")
 def main(cfg):

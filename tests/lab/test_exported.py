@@ -11,20 +11,21 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from vidlab.autoencoders.wfvae_weights import export_weights, published
+from vidlab.autoencoders.wfvae.release import published
+from vidlab.autoencoders.wfvae.weights import export_weights
 from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.hub import read_json
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_module
-from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.entries import build_entry
 from vidlab.lab.evaluation.run import evaluate_run
 from vidlab.lab.export import main as export
 from vidlab.lab.generate import from_checkpoint
 from vidlab.lab.init import Surroundings, Trained
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import resolve_run
-from vidlab.metrics.temporal_flickering import TemporalFlickering
+from vidlab.lab.runs.resolve import resolve_run
+from vidlab.lab.runs.run_folder import RUNS
+from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 from vidlab.tensors import save_tensors
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from lightning.pytorch import LightningDataModule
 
-from vidlab.data.buckets import Assignment, Bucket
-from vidlab.data.clip_plan import JoinedPlan, JointPlan, Share
+from vidlab.data.samplers.buckets import Assignment, Bucket
+from vidlab.data.samplers.clip_plan import JoinedPlan, JointPlan, Share
 from vidlab.lab.flops import flops_per_step, mean_flops, plan_flops
 
 

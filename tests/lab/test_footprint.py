@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from vidlab.lab.footprint import measured, timed
+from vidlab.lab.evaluation.resource_usage import measured, timed
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak")
 

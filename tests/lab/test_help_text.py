@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.lab.help_text import asks_for_help, help_text
+from vidlab.lab.cli.help_text import asks_for_help, help_text
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -5,7 +5,7 @@ import pytest
 
 CODE = """
 import os, resource
-from vidlab.lab.host import prepare_host
+from vidlab.lab.cli.process_env import prepare_host
 prepare_host()
 assert os.environ["GOMP_SPINCOUNT"] == "2000"
 import torch

@@ -4,11 +4,11 @@ from types import ModuleType
 
 import pytest
 
-from vidlab.lab.lean_imports import PackageByPart, import_by_part
+from vidlab.lab.cli.lean_imports import PackageByPart, import_by_part
 
 WHOLE = """
 import sys
-from vidlab.lab.lean_imports import prepare_imports
+from vidlab.lab.cli.lean_imports import prepare_imports
 prepare_imports()
 import vidlab.lab.train
 import vidlab.metrics.base

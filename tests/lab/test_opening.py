@@ -1,7 +1,7 @@
 import pytest
 
 from vidlab.cost import ModelCost
-from vidlab.lab.opening import in_words, opening
+from vidlab.lab.runs.opening import in_words, opening
 
 
 def test_size_of_the_job_and_least_memory():

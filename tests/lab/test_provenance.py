@@ -3,7 +3,7 @@ import subprocess
 
 import torch
 
-from vidlab.lab import provenance
+from vidlab.lab.runs import provenance
 
 
 def repository(folder):

@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_dir
 
 from tiny_release import make_release
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_module
-from vidlab.lab.entry import instantiate
 from vidlab.lab.init import Surroundings
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.layers.layouts import Full3D, GroupSkip, SingleSkip

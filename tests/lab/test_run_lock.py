@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.errors import UserError
-from vidlab.lab.run_lock import locked, refuse_locked
+from vidlab.lab.runs.run_lock import locked, refuse_locked
 
 fork = multiprocessing.get_context("fork")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidlab.errors import UserError
-from vidlab.lab import runs
+from vidlab.lab.runs import resolve as runs
 
 
 def make_run(folder: Path, age: int = 0, names: tuple[str, ...] = ("last.ckpt", "best.ckpt")) -> Path:
@@ -105,7 +105,7 @@ def test_missing_best_names_what_is_there(tmp_path):
 
 
 def test_mlflow_run_id_leads_to_the_folder(tmp_path, monkeypatch):
-    from vidlab.lab.store import open_client, with_experiment_ready
+    from vidlab.lab.tracking.store import open_client, with_experiment_ready
 
     folder = make_run(tmp_path / "runs" / "a" / "2026-01-01")
     uri = f"sqlite:///{tmp_path}/mlflow.db"

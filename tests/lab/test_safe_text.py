@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from vidlab.lab.safe_text import cells, markdown, named_cells, safe_records, terminal
+from vidlab.lab.cli.safe_text import cells, markdown, named_cells, safe_records, terminal
 
 
 def test_a_terminal_obeys_nothing_of_a_text():

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from vidlab.lab.signals import Terminated, held, terminable
+from vidlab.lab.cli.signals import Terminated, held, terminable
 
 
 @pytest.fixture

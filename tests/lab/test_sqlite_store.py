@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from vidlab.errors import UserError
-from vidlab.lab import store
-from vidlab.lab.sqlite_store import inspect, make_ready
-from vidlab.lab.tracking import MLflowLogger
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger, store
+from vidlab.lab.tracking.sqlite_store import inspect, make_ready
 
 
 def database(path: Path, *statements: str) -> Path:
@@ -71,7 +70,7 @@ def test_what_holds_something_is_never_moved(tmp_path, statements):
 
 
 def test_an_unfinished_one_beside_another(tmp_path, monkeypatch):
-    from vidlab.lab import sqlite_store
+    from vidlab.lab.tracking import sqlite_store
 
     monkeypatch.setattr(sqlite_store, "_make", lambda path: path.write_bytes(b""))
     for expected in ("mlflow.db.unfinished", "mlflow.db.unfinished-1"):
@@ -88,7 +87,7 @@ def test_a_damaged_database_is_named_at_once(tmp_path, migrated):
 
 
 def test_a_full_disk_at_the_start_is_one_sentence(tmp_path, monkeypatch):
-    from vidlab.lab import sqlite_store
+    from vidlab.lab.tracking import sqlite_store
 
     def full(path):
         raise sqlite3.OperationalError("database or disk is full")
@@ -154,7 +153,7 @@ def test_a_run_whose_store_was_deleted_begins_a_new_one(tmp_path, migrated, stor
 
 def test_two_processes_that_make_one_database_at_once(tmp_path, monkeypatch):
     """One waits for the other, and makes nothing."""
-    from vidlab.lab import sqlite_store
+    from vidlab.lab.tracking import sqlite_store
 
     made = tmp_path / "made"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from vidlab.lab.job import Job
-from vidlab.lab.summary import Course, summarize
+from vidlab.lab.runs.job import Job
+from vidlab.lab.runs.summary import Course, summarize
 from vidlab.training.module import Named
 
 
@@ -22,7 +22,7 @@ from vidlab.training.module import Named
     ],
 )
 def test_checkpoints_and_commands_are_of_files_that_are_there(files, said, make_module, tmp_path, monkeypatch):
-    monkeypatch.setattr("vidlab.lab.summary.matmul_rate", lambda *_: 1.0)
+    monkeypatch.setattr("vidlab.lab.runs.summary.matmul_rate", lambda *_: 1.0)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "a"
     (folder / "checkpoints").mkdir(parents=True)

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from vidlab.lab.sweep_table import print_table, rows_of, table
+from vidlab.lab.runs.sweep_table import print_table, rows_of, table
 
 
 def job(folder: Path, overrides: list[str], loss: float | None) -> None:

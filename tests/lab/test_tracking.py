@@ -16,9 +16,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.errors import UserError
-from vidlab.lab import store, tracking
-from vidlab.lab.metric_queue import MetricPoint, MetricQueue
-from vidlab.lab.tracking import MLflowLogger, NoLogger
+from vidlab.lab.tracking import mlflow_logger as tracking
+from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger, NoLogger, store
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_queue_sends_on_time_and_on_size(seconds, size):
 def test_a_crash_loses_nothing(migrated, tmp_path):
     shutil.copy(migrated, tmp_path / "mlflow.db")
     code = """
-from vidlab.lab.tracking import MLflowLogger
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 logger = MLflowLogger(experiment="crash", system_metrics=False, flush_seconds=1000)
 for step in range(50):
     logger.log_metrics({"loss": step}, step)
@@ -258,7 +258,7 @@ raise RuntimeError("crash")
 
 @pytest.mark.slow
 def test_two_processes_create_one_database(tmp_path):
-    code = "from vidlab.lab.store import with_experiment_ready as ready; print(ready('sqlite:///m.db', 'a'))"
+    code = "from vidlab.lab.tracking.store import with_experiment_ready as ready; print(ready('sqlite:///m.db', 'a'))"
     environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
     command = [sys.executable, "-c", code]
     both = [

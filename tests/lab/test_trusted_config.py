@@ -13,16 +13,16 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from vidlab.data.plan_report import CONFIGURATIONS
 from vidlab.errors import UserError
-from vidlab.lab.changes import check_changes
-from vidlab.lab.entry import locate_target
+from vidlab.lab.cli.hydra_main import locate_target
+from vidlab.lab.cli.programs import CONFIGURATIONS
 from vidlab.lab.evaluation.autoencoders import evaluate_autoencoders
 from vidlab.lab.evaluation.run import evaluate_run
 from vidlab.lab.export import main as export
 from vidlab.lab.generate import from_checkpoint, module_of
 from vidlab.lab.init import Surroundings, Trained
-from vidlab.lab.runs import Run
+from vidlab.lab.runs.resolve import Run
+from vidlab.lab.runs.resume_check import check_changes
 from vidlab.lab.trusted_config import (
     REBUILT,
     Allowed,
@@ -150,7 +150,7 @@ def test_several_are_named_at_once_with_those_admitted_already(settings):
 
 def test_classes_that_open_any_place_stand_only_where_nothing_is_built(settings):
     """Lightning's ModelCheckpoint opens the file system that its ``dirpath`` names; the logger, any store."""
-    for target in ("lightning.pytorch.callbacks.ModelCheckpoint", "vidlab.lab.tracking.MLflowLogger"):
+    for target in ("lightning.pytorch.callbacks.ModelCheckpoint", "vidlab.lab.tracking.mlflow_logger.MLflowLogger"):
         trusted_config(with_node(settings, "callbacks.checkpoint", {"_target_": target}), "it.ckpt", Allowed())
         assert target in refusal(with_node(settings, "autoencoder", {"_target_": target}))
 
@@ -314,7 +314,7 @@ def test_the_classes_are_those_of_the_shipped_files():
         "vidlab.sampling.spacings.Karras",
         "vidlab.sampling.spacings.Leading",
         "vidlab.sampling.spacings.Linspace",
-        "vidlab.training.clipping.AdaptiveClipper",
+        "vidlab.training.optimization.clipping.AdaptiveClipper",
     }
     assert shipped_targets("model") == built | offered
     elsewhere = {"lightning.pytorch.callbacks.LearningRateMonitor"}  # in place of a callback, and in older runs

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vidlab.metrics.features import Extractor, FrameExtractor
+from vidlab.metrics.sets.features import Extractor, FrameExtractor
 
 
 def moving_clips(count: int, frames: int = 12, size: int = 32, seed: int = 1, speed: float = 0.5) -> torch.Tensor:

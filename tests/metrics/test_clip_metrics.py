@@ -8,10 +8,13 @@ import torch
 from metric_clips import moving_clips, noise, tiny_frames
 
 from vidlab.errors import DataError, UserError
-from vidlab.metrics.consistency import Consistency, frame_consistency
-from vidlab.metrics.flow import flows, grey_frames, warp
-from vidlab.metrics.lpips import VideoLPIPS
-from vidlab.metrics.motion import (
+from vidlab.metrics.reconstruction.lpips import VideoLPIPS
+from vidlab.metrics.reconstruction.psnr import PSNR
+from vidlab.metrics.reconstruction.ssim import SSIM
+from vidlab.metrics.results import difference
+from vidlab.metrics.vbench.consistency import Consistency, frame_consistency
+from vidlab.metrics.vbench.flow import flows, grey_frames, warp
+from vidlab.metrics.vbench.motion import (
     DynamicDegree,
     MotionMagnitude,
     MotionSmoothness,
@@ -19,10 +22,7 @@ from vidlab.metrics.motion import (
     moves,
     visible,
 )
-from vidlab.metrics.psnr import PSNR
-from vidlab.metrics.results import difference
-from vidlab.metrics.ssim import SSIM
-from vidlab.metrics.temporal_flickering import TemporalFlickering
+from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 from vidlab.perceptual.lpips import LPIPS
 
 WEIGHT_FREE = (TemporalFlickering, MotionMagnitude, MotionSmoothness, DynamicDegree, WarpingError)

@@ -4,16 +4,16 @@ import pytest
 import torch
 from metric_clips import DAMAGES, moving_clips, tiny_frames, tiny_videos
 
-from vidlab.metrics.consistency import Consistency
-from vidlab.metrics.fid import FrameFID
-from vidlab.metrics.fvd import FVD
-from vidlab.metrics.kvd import KVD
-from vidlab.metrics.lpips import VideoLPIPS
-from vidlab.metrics.motion import DynamicDegree, MotionMagnitude, MotionSmoothness, WarpingError
-from vidlab.metrics.psnr import PSNR
-from vidlab.metrics.rfvd import ReconstructionFVD
-from vidlab.metrics.ssim import SSIM
-from vidlab.metrics.temporal_flickering import TemporalFlickering
+from vidlab.metrics.reconstruction.lpips import VideoLPIPS
+from vidlab.metrics.reconstruction.psnr import PSNR
+from vidlab.metrics.reconstruction.ssim import SSIM
+from vidlab.metrics.sets.fid import FrameFID
+from vidlab.metrics.sets.fvd import FVD
+from vidlab.metrics.sets.kvd import KVD
+from vidlab.metrics.sets.rfvd import ReconstructionFVD
+from vidlab.metrics.vbench.consistency import Consistency
+from vidlab.metrics.vbench.motion import DynamicDegree, MotionMagnitude, MotionSmoothness, WarpingError
+from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 from vidlab.perceptual.lpips import LPIPS
 
 STEPS = (0.0, 0.25, 0.5, 1.0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vidlab.metrics.distances import frechet_distance, kernel_distance
 from vidlab.metrics.intervals import bootstrap_mean, subsampled
-from vidlab.metrics.is_i3d_k400 import inception_score
+from vidlab.metrics.sets.distances import frechet_distance, kernel_distance
+from vidlab.metrics.sets.is_i3d_k400 import inception_score
 
 
 def test_frechet_distance_by_hand():

@@ -9,11 +9,11 @@ from hydra.utils import instantiate
 from metric_clips import moving_clips
 from omegaconf import OmegaConf
 
-from vidlab import registries
+from vidlab import package_index as registries
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, select
-from vidlab.registries import FetchFailed
+from vidlab.package_index import FetchFailed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 CHOICES = sorted(path.stem for path in (CONF / "metrics").glob("*.yaml"))

@@ -11,15 +11,15 @@ from metric_clips import moving_clips, noise, tiny_frames, tiny_videos
 
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.collection import AtHand, select
-from vidlab.metrics.distances import frechet_distance
-from vidlab.metrics.fid import FrameFID
-from vidlab.metrics.fvd import FVD
-from vidlab.metrics.is_i3d_k400 import InceptionScoreI3D
-from vidlab.metrics.kvd import KVD
-from vidlab.metrics.psnr import PSNR
+from vidlab.metrics.reconstruction.psnr import PSNR
 from vidlab.metrics.results import difference
-from vidlab.metrics.rfvd import ReconstructionFVD
-from vidlab.metrics.temporal_flickering import TemporalFlickering
+from vidlab.metrics.sets.distances import frechet_distance
+from vidlab.metrics.sets.fid import FrameFID
+from vidlab.metrics.sets.fvd import FVD
+from vidlab.metrics.sets.is_i3d_k400 import InceptionScoreI3D
+from vidlab.metrics.sets.kvd import KVD
+from vidlab.metrics.sets.rfvd import ReconstructionFVD
+from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 
 fvd = partial(FVD, frames=9, draws=6)
 

@@ -13,9 +13,9 @@ from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import MOTIONS, Background, Body, Canvas, Scene
 from vidlab.metrics.shapes.grade import DIMENSIONS, background_colour_score, color_score, grade, match
-from vidlab.metrics.shapes.look import look
 from vidlab.metrics.shapes.motion import motion_score, speed_score
-from vidlab.metrics.shapes.seen import Seen, SeenObject, ramp
+from vidlab.metrics.shapes.parse import look
+from vidlab.metrics.shapes.parsed_scene import Seen, SeenObject, ramp
 
 CLIPS = 24
 ALWAYS = ("object_count", "subject_consistency", "background_consistency", "temporal_flickering")

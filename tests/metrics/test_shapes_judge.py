@@ -11,7 +11,7 @@ from vidlab.data.moving_shapes import MovingShapes
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.results import difference
 from vidlab.metrics.shapes.grade import DIMENSIONS
-from vidlab.metrics.shapes_judge import ShapesJudge, grey_levels, see
+from vidlab.metrics.shapes.judge import ShapesJudge, grey_levels, see
 
 
 def clips(count: int, difficulty: str = "rich", **size: int) -> tuple[Tensor, list[Factors], list[str]]:

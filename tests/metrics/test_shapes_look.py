@@ -25,11 +25,11 @@ from vidlab.data.moving_shapes.scene import (
     Scene,
 )
 from vidlab.metrics.shapes.grade import match
-from vidlab.metrics.shapes.look import look
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
+from vidlab.metrics.shapes.parse import look
+from vidlab.metrics.shapes.parsed_scene import Seen
 from vidlab.metrics.shapes.patterns import Measured, fit_patterns
 from vidlab.metrics.shapes.reading import ObjectReading, draw_seen, read, read_object
-from vidlab.metrics.shapes.seen import Seen
 
 CLIPS = {"plain": 80, "rich": 90}
 

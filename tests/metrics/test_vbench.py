@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from vidlab.errors import DataError, UserError
-from vidlab.metrics.vbench import aggregate, read_results, report
-from vidlab.metrics.vbench_presets import I2V, PRESETS, T2V_QUALITY, T2V_SEMANTIC
+from vidlab.metrics.vbench.presets import I2V, PRESETS, T2V_QUALITY, T2V_SEMANTIC
+from vidlab.metrics.vbench.scores import aggregate, read_results, report
 
 
 def rows(text: str) -> dict[str, tuple[float, ...]]:
@@ -177,7 +177,7 @@ def test_nothing_is_filled_in() -> None:
 def test_the_command_prints_scores_and_formula(tmp_path) -> None:
     file = tmp_path / "r.json"
     file.write_text(json.dumps(t2v_results()))
-    command = [sys.executable, "-m", "vidlab.metrics.vbench", str(file), "--preset"]
+    command = [sys.executable, "-m", "vidlab", "vbench", str(file), "--preset"]
     done = subprocess.run([*command, "vbench_t2v"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "total        79.08  = (4 x quality + semantic) / 5" in done.stdout

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vidlab.errors import UserError
-from vidlab.training.clipping import AdaptiveClipper, NormStatistics, global_norm
+from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics, global_norm
 
 OLD = NormStatistics(ema=0.30, variance=4e-4, updates=50)
 NAN, INF = math.nan, math.inf

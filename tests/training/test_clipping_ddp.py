@@ -13,8 +13,8 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vidlab.training.clipping import AdaptiveClipper, ClipDecision, NormStatistics
-from vidlab.training.clipping_ddp import ClippingReducer
+from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics
+from vidlab.training.optimization.clipping_ddp import ClippingReducer
 
 STEPS, RANKS = 300, 2
 

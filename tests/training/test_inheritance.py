@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
-from vidlab.training.inheritance import Source, inherit
+from vidlab.training.warm_start import Source, inherit
 
 
 class Net(nn.Module):

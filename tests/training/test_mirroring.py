@@ -3,7 +3,7 @@
 import torch
 
 from vidlab.randomness import Draw
-from vidlab.training.mirroring import mirrored
+from vidlab.training.autoencoder.augmentation import mirrored
 
 
 def forms(clip: torch.Tensor, count: int) -> list[torch.Tensor]:

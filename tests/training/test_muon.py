@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
-from vidlab.training.muon import BatchedMuon, MuonWithAdamW
-from vidlab.training.newton_schulz import orthogonalize
-from vidlab.training.optimization import OptimizerFactory
+from vidlab.training.optimization.muon import BatchedMuon, MuonWithAdamW
+from vidlab.training.optimization.newton_schulz import orthogonalize
+from vidlab.training.optimization.optimizers import OptimizerFactory
 
 
 class Net(nn.Module):

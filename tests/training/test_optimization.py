@@ -10,7 +10,13 @@ from vidlab.clip import LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Full3D, LayerPlan
 from vidlab.text.words import WordsEncoder
-from vidlab.training.optimization import Constant, Cosine, LinearDecay, OptimizerFactory, trainable_parameters
+from vidlab.training.optimization.optimizers import (
+    Constant,
+    Cosine,
+    LinearDecay,
+    OptimizerFactory,
+    trainable_parameters,
+)
 
 
 class Small(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
-from vidlab.training.clipping import AdaptiveClipper
-from vidlab.training.player import PATIENCE, Player
+from vidlab.training.autoencoder.gan_step import PATIENCE, Player
+from vidlab.training.optimization.clipping import AdaptiveClipper
 
 
 class Point(nn.Module):

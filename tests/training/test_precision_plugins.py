@@ -16,7 +16,7 @@ from vidlab.errors import UserError
 from vidlab.losses.adversarial import PatchDiscriminator3D
 from vidlab.randomness import Draw
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from vidlab.training.optimization import LinearDecay, OptimizerFactory
+from vidlab.training.optimization.optimizers import LinearDecay, OptimizerFactory
 from vidlab.training.precision_plugins import ScaledPrecision, precision_plugin
 
 WEIGHTS = {"bf16-true": torch.bfloat16, "64-true": torch.float64}

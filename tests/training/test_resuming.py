@@ -12,7 +12,7 @@ from vidlab.callbacks.ema import EMA
 from vidlab.errors import UserError
 from vidlab.text.words import WordsEncoder
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from vidlab.training.optimization import LinearDecay, OptimizerFactory
+from vidlab.training.optimization.optimizers import LinearDecay, OptimizerFactory
 
 
 class FrozenGain(Identity):

@@ -8,7 +8,7 @@ import torch
 from vidlab.clip import ClipBatch
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import First
-from vidlab.training.optimization import OptimizerFactory
+from vidlab.training.optimization.optimizers import OptimizerFactory
 from vidlab.training.step_means import StepMeans, scale_gradients
 
 KEYS = "abcdefgh"

@@ -22,10 +22,10 @@ from vidlab.callbacks.validate_at_end import ValidateAtEnd
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import PatchDiscriminator3D
 from vidlab.perceptual.lpips import LPIPS
+from vidlab.training.autoencoder.reconstruction import LossWeights
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from vidlab.training.clipping import AdaptiveClipper
-from vidlab.training.optimization import Constant, LinearDecay, OptimizerFactory
-from vidlab.training.reconstruction import LossWeights
+from vidlab.training.optimization.clipping import AdaptiveClipper
+from vidlab.training.optimization.optimizers import Constant, LinearDecay, OptimizerFactory
 from vidlab.training.video_autoencoder import VideoAutoencoder
 
 SIZE = (5, 16, 16)

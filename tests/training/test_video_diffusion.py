@@ -19,7 +19,7 @@ from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
 from vidlab.training.checkpoint_io import load_checkpoint
-from vidlab.training.optimization import OptimizerFactory
+from vidlab.training.optimization.optimizers import OptimizerFactory
 from vidlab.training.video_diffusion import VALIDATION_SEED
 
 BINS = (-4.0, 0.0, 4.0)

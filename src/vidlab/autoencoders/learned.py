@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.autoencoders.wfvae import Analysis
-from vidlab.autoencoders.wfvae_coders import Decoded
+from vidlab.autoencoders.wfvae.coders import Decoded
+from vidlab.autoencoders.wfvae.model import Analysis
 
 
 @runtime_checkable

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
-from vidlab.training.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
-from vidlab.training.clipping_ddp import ClippingReducer
+from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
+from vidlab.training.optimization.clipping_ddp import ClippingReducer
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class AdaptiveClipping(Callback):
         if not pl_module.automatic_optimization:
             raise UserError(
                 f"{NAME}: {type(pl_module).__name__} takes its optimiser steps itself; it can call "
-                f"vidlab.training.clipping.AdaptiveClipper. Set {NAME}=null."
+                f"vidlab.training.optimization.clipping.AdaptiveClipper. Set {NAME}=null."
             )
         if any(isinstance(callback, FiniteLoss) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise UserError(

@@ -11,15 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.callbacks.ema import EMA
-from vidlab.callbacks.interval import StepInterval
-from vidlab.data.index import ClipRow
 from vidlab.data.module import ClipDataModule
+from vidlab.data.storage.index import ClipRow
 from vidlab.data.video import to_frames, to_pixels
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, gathered, select
 from vidlab.metrics.series import Series
 from vidlab.randomness import Draw
+from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from vidlab.callbacks.finiteness import all_finite, diverged, refuse_if_diverged
 from vidlab.clip import ClipBatch
 from vidlab.data.names import shown
 from vidlab.errors import UserError
+from vidlab.training.finiteness import all_finite, diverged, refuse_if_diverged
 
 # The last two are those of an autoencoder's adversary.
 WATCHED = ("train/loss", "train/grad_norm", "train/discriminator", "train/discriminator_grad_norm")

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from vidlab.callbacks.ema import EMA
-from vidlab.callbacks.finiteness import all_finite, refuse_if_diverged
 from vidlab.errors import UserError
+from vidlab.training.finiteness import all_finite, refuse_if_diverged
 
 ASKED = b"\nInterrupted: training ends after this step, with a checkpoint. Ctrl-C again ends it at once, without.\n"
 

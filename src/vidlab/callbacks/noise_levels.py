@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from vidlab.callbacks.interval import StepInterval
 from vidlab.errors import UserError
+from vidlab.training.step_interval import StepInterval
 
 
 class LossByNoiseLevel(Callback):

@@ -10,12 +10,12 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.ema import EMA
-from vidlab.callbacks.interval import StepInterval
-from vidlab.data.media import contact_sheet, grid_mp4, write_png
 from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
+from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.errors import UserError
 from vidlab.randomness import Draw
+from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vidlab.callbacks.previews import MediaLogger
 from vidlab.clip import ClipBatch
-from vidlab.data.media import contact_sheet, grid_mp4, write_png
 from vidlab.data.video import to_frames
+from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.errors import UserError
 
 NAMES = ("original", "reconstruction")

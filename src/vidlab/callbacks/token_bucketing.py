@@ -8,9 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.clip import LatentShape
-from vidlab.data.bucketed import Planned
-from vidlab.data.buckets import Bucket, Bucketing
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.bucketed import Planned
+from vidlab.data.samplers.buckets import Bucket, Bucketing
 from vidlab.errors import UserError
 from vidlab.training.module import ClipModule
 
@@ -134,7 +134,7 @@ def _announce(planned: Planned) -> None:
     balance, plan = planned.balance, planned.plan
     log.info(
         "%d buckets, %d steps an epoch; tokens of two steps differ by %.1f %% at most; %d clips dropped "
-        "(python -m vidlab.data.plan shows them)",
+        "(python -m vidlab plan shows them)",
         len(planned.assignment.buckets),
         plan.steps_per_epoch,
         100 * balance.bound,

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vidlab.data.cache import COLUMNS, HEADER_NAME, CacheHeader, array_bytes, differences
-from vidlab.data.index import INDEX_NAME
 from vidlab.data.names import shown
-from vidlab.data.parquet import PAGES, seal
-from vidlab.data.tar_headers import Damage, read_headers
+from vidlab.data.storage.index import INDEX_NAME
+from vidlab.data.storage.latent_cache import COLUMNS, HEADER_NAME, CacheHeader, array_bytes, differences
+from vidlab.data.storage.parquet import PAGES, seal
+from vidlab.data.storage.tar_headers import Damage, read_headers
 from vidlab.digests import MARK, SEAL, checksum, sealed, unsealed
 from vidlab.errors import DataError, UserError
 

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.curation.cache_writer import CacheRecord, EncodedClip, write_shard
-from vidlab.data.bucketed import TrainingShapes
-from vidlab.data.cache import CacheHeader
+from vidlab.data.clip_transform import ClipView
 from vidlab.data.dataset import ClipDataset, LoadedClip
-from vidlab.data.index import ClipIndex
 from vidlab.data.names import reason_of
-from vidlab.data.plan import Visit
+from vidlab.data.samplers.bucketed import TrainingShapes
+from vidlab.data.samplers.plan import Visit
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.latent_cache import CacheHeader
 from vidlab.data.video import to_pixels
-from vidlab.data.view import ClipView
 from vidlab.errors import CorruptClipError
 from vidlab.tensors import is_finite
 from vidlab.text.base import TextEncoder

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vidlab.data.bucketed import column
-from vidlab.data.clip_row import NO_SPLIT, SPLITS
-from vidlab.data.index import INDEX_NAME, ClipIndex
 from vidlab.data.names import shown
 from vidlab.data.remarks import sentences
+from vidlab.data.samplers.bucketed import column
+from vidlab.data.storage.clip_row import NO_SPLIT, SPLITS
+from vidlab.data.storage.index import INDEX_NAME, ClipIndex
 
 SHOWN = 5  # reasons, each with an example
 # What is counted of the samples of tar shards.

@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from vidlab.curation.cache_writer import LOCK_NAME, missing_shards, nothing_lost, open_folder, write_cache_index
 from vidlab.curation.encode import Bench
-from vidlab.data.cache import CacheHeader
-from vidlab.data.index import INDEX_NAME
+from vidlab.data.storage.index import INDEX_NAME
+from vidlab.data.storage.latent_cache import CacheHeader
 from vidlab.errors import UserError
 
 POLL = 0.25  # seconds between two looks at the progress of the workers

@@ -15,15 +15,15 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, default_collate
 
 from vidlab.clip import ClipBatch
-from vidlab.data.buckets import Bucketing
-from vidlab.data.cache import CachedClip, ClipCache, stack_encoded
-from vidlab.data.clip_plan import ClipPlan
-from vidlab.data.index import ClipIndex, ClipRow
+from vidlab.data.clip_transform import BucketView, ClipView
 from vidlab.data.names import reason_of, shown
-from vidlab.data.plan import Plan, Visit
-from vidlab.data.shards import open_member, read_member
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.clip_plan import ClipPlan
+from vidlab.data.samplers.plan import Plan, Visit
+from vidlab.data.storage.index import ClipIndex, ClipRow
+from vidlab.data.storage.latent_cache import CachedClip, ClipCache, stack_encoded
+from vidlab.data.storage.shards import open_member, read_member
 from vidlab.data.video import DecodeLimits, read_frames
-from vidlab.data.view import BucketView, ClipView
 from vidlab.errors import CorruptClipError, UserError
 from vidlab.randomness import moment, seed_of
 

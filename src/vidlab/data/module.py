@@ -10,20 +10,20 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vidlab.clip import ClipBatch
-from vidlab.data.bucketed import Planned, TrainingShapes, column, plan_buckets
-from vidlab.data.buckets import Bucketing
-from vidlab.data.cache import CacheHeader, ClipCache, refuse_stale
-from vidlab.data.clip_plan import ClipPlan, JointStart
+from vidlab.data.clip_transform import ClipView
 from vidlab.data.dataset import FILTER, BucketShapes, ClipDataset, FixedBatches, LoadFailure, PlannedBatches
-from vidlab.data.history import History, Segment, order_changes
-from vidlab.data.index import ClipIndex
-from vidlab.data.index_checks import enlarged, odd_splits
+from vidlab.data.datasets.base import ClipSource
 from vidlab.data.loader import BatchNumbers, ClipLoader
 from vidlab.data.names import shown
-from vidlab.data.plan import Plan, Start
-from vidlab.data.source import ClipSource
+from vidlab.data.samplers.bucketed import Planned, TrainingShapes, column, plan_buckets
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.clip_plan import ClipPlan, JointStart
+from vidlab.data.samplers.loader_history import History, Segment, order_changes
+from vidlab.data.samplers.plan import Plan, Start
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.index_checks import enlarged, odd_splits
+from vidlab.data.storage.latent_cache import CacheHeader, ClipCache, refuse_stale
 from vidlab.data.video import DecodeLimits
-from vidlab.data.view import ClipView
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vidlab.autoencoders.base import Autoencoder
-from vidlab.data.cache import FORMAT, CacheHeader, refuse_stale
 from vidlab.data.module import ClipDataModule
+from vidlab.data.storage.latent_cache import FORMAT, CacheHeader, refuse_stale
 from vidlab.errors import UserError
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.text.base import TextEncoder

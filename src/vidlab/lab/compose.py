@@ -15,10 +15,10 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Stride
 from vidlab.errors import UserError
-from vidlab.lab.entry import instantiate, locate_target
-from vidlab.lab.messages import root_cause
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import resolve_run
+from vidlab.lab.cli.error_messages import root_cause
+from vidlab.lab.cli.hydra_main import instantiate, locate_target
+from vidlab.lab.runs.resolve import resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.layers.kernels import check_trainable
 from vidlab.training.module import ClipModule
 from vidlab.training.precision import resolve_precision

@@ -13,17 +13,17 @@ from vidlab.command_line import command, setting
 from vidlab.curation.encode import Bench, ClipsToEncode, Encoders
 from vidlab.curation.index_report import report_text
 from vidlab.curation.workers import encode_all
-from vidlab.data.bucketed import TrainingShapes
-from vidlab.data.cache import CacheHeader, ClipCache
-from vidlab.data.index import ClipIndex
 from vidlab.data.module import ClipDataModule
 from vidlab.data.names import shown
+from vidlab.data.samplers.bucketed import TrainingShapes
+from vidlab.data.storage.index import ClipIndex
+from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import cache_key, key_digest
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
-from vidlab.lab.entry import instantiate
 from vidlab.lab.published_sizes import take_published_sizes
-from vidlab.lab.safe_text import terminal
 from vidlab.training.precision import resolve_precision
 
 STAGES = ("index", "encode")
@@ -64,7 +64,7 @@ def run_index(cfg: DictConfig) -> str:
     return "\n".join(
         [
             report_text(index, str(data.name), data.source.prepare()),
-            f"  see the order and the buckets   {command('-m vidlab.data.plan', *words())}",
+            f"  see the order and the buckets   {command('-m vidlab plan', *words())}",
             f"  encode it once                  {command('curate.py', 'stage=encode', *words())}",
             f"  train on it                     {command('train.py', *words())}",
         ]

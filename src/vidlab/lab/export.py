@@ -20,7 +20,7 @@ from vidlab import __version__
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.image_vae import CONFIG, WEIGHTS, ImageVAE, weights_folder
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_weights import export_weights
+from vidlab.autoencoders.wfvae.weights import export_weights
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_release import STEM, export_release, write_release
 from vidlab.command_line import command, setting
@@ -28,8 +28,8 @@ from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.files import folder_made_aside, write_json
 from vidlab.lab.exported import AUTOENCODER, FOLDERS, FORMAT, TEXT, TRAINED
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import EXPORT, resolve_run
+from vidlab.lab.runs.resolve import EXPORT, resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import Allowed, stored_settings, trained_config
 from vidlab.tensors import save_tensors
 from vidlab.text.pretrained import FILES

@@ -11,7 +11,7 @@ from typing import Any
 from vidlab.backbones.open_sora_plan_release import AGAIN, read_release
 from vidlab.errors import UserError
 from vidlab.hub import read_json
-from vidlab.lab.runs import EXPORT
+from vidlab.lab.runs.resolve import EXPORT
 from vidlab.tensors import read_tensors
 from vidlab.training.checkpoint_io import load_checkpoint
 

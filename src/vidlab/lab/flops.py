@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from lightning.pytorch import LightningDataModule
 
 from vidlab.callbacks.token_bucketing import check_buckets
-from vidlab.data.clip_plan import ClipPlan, JointPlan, Share
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.clip_plan import ClipPlan, JointPlan, Share
 from vidlab.training.module import ClipModule
 
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from vidlab.command_line import command, setting
-from vidlab.data.media import (
+from vidlab.data.video import to_frames
+from vidlab.data.video.contact_sheets import (
     contact_sheet,
     grid_mp4,
     tile,
@@ -22,18 +23,17 @@ from vidlab.data.media import (
     write_playable_mp4,
     write_png,
 )
-from vidlab.data.video import to_frames
 from vidlab.errors import UserError
 from vidlab.files import write_text
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.progress import bar
+from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import build_module, resolve_accelerator
-from vidlab.lab.entry import instantiate
 from vidlab.lab.exported import load_stored
 from vidlab.lab.given_frames import GivenFrames, given_frames
-from vidlab.lab.progress import bar
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import resolve_run
-from vidlab.lab.safe_text import terminal
+from vidlab.lab.runs.resolve import resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in

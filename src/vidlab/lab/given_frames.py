@@ -59,7 +59,7 @@ def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) 
 
 
 def _image(path: Path, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
-    from vidlab.data.pictures import read_picture
+    from vidlab.data.video.pictures import read_picture
 
     try:
         return read_picture(path, max_megapixels)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from vidlab.errors import UserError
 from vidlab.lab.exported import load_stored
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import resolve_run
+from vidlab.lab.runs.resolve import resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import stored_settings
 from vidlab.tensors import refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
-from vidlab.training.inheritance import InheritanceReport, Source, inherit
 from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
+from vidlab.training.warm_start import InheritanceReport, Source, inherit
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def _autoencoder(cfg: DictConfig, typed: Sequence[str]) -> None:
     autoencoder = cfg.get("autoencoder")
     if not autoencoder or not autoencoder.get("path") or not _is(autoencoder, "vidlab.autoencoders.wfvae.WFVAE"):
         return
-    from vidlab.autoencoders.wfvae_weights import CONFIG, SETTINGS, settings_of, stored_compat
+    from vidlab.autoencoders.wfvae.weights import CONFIG, SETTINGS, settings_of, stored_compat
     from vidlab.hub import read_json
 
     file = Path(str(autoencoder.path)).expanduser() / CONFIG

@@ -18,27 +18,27 @@ from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
 from vidlab.lab.cache_key import check_cache
-from vidlab.lab.changes import check_changes
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.safe_text import terminal
+from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.config_record import ConfigRecord, resolved_yaml
-from vidlab.lab.entry import instantiate
 from vidlab.lab.init import Initializer, Surroundings
-from vidlab.lab.job import Job, find_job
-from vidlab.lab.metric_record import MetricRecord
-from vidlab.lab.opening import opening
 from vidlab.lab.published_sizes import take_published_sizes
-from vidlab.lab.run_lock import locked
-from vidlab.lab.run_start import RunRecorder, RunStart, run_tags
-from vidlab.lab.runs import Run
-from vidlab.lab.safe_text import terminal
-from vidlab.lab.signals import EndOnSigterm, Terminated, held, terminable
-from vidlab.lab.stopping import leave_process_group, stopped
-from vidlab.lab.store import run_to_continue
-from vidlab.lab.summary import Course, Summary, shortened, summarize, summary_of
-from vidlab.lab.tracking import MLflowLogger
+from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
+from vidlab.lab.runs.job import Job, find_job
+from vidlab.lab.runs.opening import opening
+from vidlab.lab.runs.resolve import Run
+from vidlab.lab.runs.resume_check import check_changes
+from vidlab.lab.runs.run_lock import locked
+from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
+from vidlab.lab.runs.stopping import leave_process_group, stopped
+from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
+from vidlab.lab.tracking.metric_record import MetricRecord
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
+from vidlab.lab.tracking.store import run_to_continue
 from vidlab.training.checkpoint_io import load_checkpoint
-from vidlab.training.inheritance import InheritanceReport
 from vidlab.training.module import ClipModule
+from vidlab.training.warm_start import InheritanceReport
 
 log = logging.getLogger(__name__)
 

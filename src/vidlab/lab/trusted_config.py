@@ -4,7 +4,7 @@ A configuration decides which classes are imported and called, so that whoever w
 the command line is its user's own. One out of a checkpoint is read here, and here only: as bounded plain data; naming
 only classes that the shipped ``conf/`` names after ``_target_``, and those the user admits by exact dotted name with
 ``allow=[...]`` or ``VIDLAB_ALLOW``; and with nothing in it that resolves to something else, such as the environment.
-That such a class gets no argument it does not declare is checked where it is built (``vidlab.lab.entry``).
+That such a class gets no argument it does not declare is checked where it is built (``vidlab.lab.cli.hydra_main``).
 """
 
 import os
@@ -19,9 +19,10 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
 from vidlab.command_line import shell_word
-from vidlab.data.plan_report import CONFIGURATIONS
 from vidlab.errors import UserError
+from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.compose import MODULE_PARTS
+from vidlab.lab.earlier_names import with_names_of_today
 
 ENVIRONMENT = "VIDLAB_ALLOW"
 # What is rebuilt of a stored configuration. Its callbacks, logger, trainer and the like are not, so that a file cannot
@@ -74,6 +75,8 @@ class Allowed:
 def stored_settings(text: Any, source: object) -> dict[str, Any]:
     """A configuration out of a file as plain data: nothing is imported and nothing resolved, ``${...}`` is text.
 
+    Classes that have moved since are named where they are now.
+
     Args:
         text: YAML, as a checkpoint holds it under ``config``.
         source: the file, for messages.
@@ -93,7 +96,8 @@ def stored_settings(text: Any, source: object) -> dict[str, Any]:
         raise UserError(f"{source}: its configuration cannot be read ({type(error).__name__}: {reason}).") from None
     if not isinstance(settings, dict):
         raise UserError(f"{source}: its configuration is damaged: it is no mapping.")
-    return settings  # type: ignore[return-value]
+    found: dict[str, Any] = with_names_of_today(settings)
+    return found
 
 
 def trusted_config(text: Any, source: object, allowed: Allowed) -> DictConfig:
@@ -159,9 +163,9 @@ def _shipped() -> frozenset[tuple[str, str]]:
 
     Read as text, so that a class which a comment offers counts, and because composing them all would take seconds.
     """
-    conf = next((path for path in CONFIGURATIONS if path.is_dir()), None)
-    if conf is None:
-        raise UserError(f"vidlab's configurations are missing ({CONFIGURATIONS[0]}). Install vidlab again.")
+    conf = config_folder()
+    if not conf.is_dir():
+        raise UserError(f"vidlab's configurations are missing ({conf}). Install vidlab again.")
     found = set()
     for file in conf.rglob("*.yaml"):
         text, group = file.read_text(), file.relative_to(conf).parts[0]

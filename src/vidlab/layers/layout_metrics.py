@@ -1,6 +1,5 @@
 """What a set of token layouts reaches and costs: average attention distance and FLOPs."""
 
-import argparse
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,18 +114,3 @@ def comparison() -> tuple[LayoutRow, ...]:
     rows += [LayoutRow(f"skip+window k={k}", (SingleSkip(k), Window(k))) for k in (2, 4, 8)]
     rows += [LayoutRow(f"Skiparse k={k}", (SingleSkip(k), GroupSkip(k))) for k in (2, 4, 8)]
     return tuple(rows)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the comparison for one grid of tokens."""
-    parser = argparse.ArgumentParser(prog="python -m vidlab.layers.layouts", description=main.__doc__)
-    parser.add_argument("--shape", nargs=3, type=int, default=(24, 32, 32), metavar=("T", "H", "W"))
-    shape = parser.parse_args(arguments).shape
-    if min(shape) < 1:
-        parser.error(f"--shape {' '.join(map(str, shape))}: every size must be at least 1")
-    grid = Grid(*shape)
-    print(f"{grid.frames} x {grid.height} x {grid.width} = {grid.tokens} tokens\n")
-    print(f"{'':<18}{'average attention distance':>24}{'tokens':>14}{'attention':>12}")
-    print(f"{'layout':<18}{'closed form':>12}{'measured':>12}{'per call':>16}{'FLOPs':>12}")
-    for row in comparison():
-        print(row.line(grid))

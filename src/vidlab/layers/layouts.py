@@ -275,6 +275,4 @@ def _pad(x: Tokens, length: int) -> Shaped[Tensor, "B P N d"]:
 
 
 if __name__ == "__main__":
-    from vidlab.layers.layout_metrics import main
-
-    main()
+    raise SystemExit("This report is now: python -m vidlab layouts [--shape T H W]")

@@ -12,7 +12,7 @@ from torch import Tensor
 from vidlab.errors import UserError
 from vidlab.hub import refuse_code
 from vidlab.metrics.base import ClipMetric
-from vidlab.metrics.features import fingerprint
+from vidlab.metrics.sets.features import fingerprint
 from vidlab.perceptual.resize import resize_frames
 
 _FILES = ("*.json", "*.safetensors", "*.txt", "*.model")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.base import ReferenceKind, VideoMetric
-from vidlab.metrics.features import share_extractors
 from vidlab.metrics.results import MetricResult
+from vidlab.metrics.sets.features import share_extractors
 
 _SERVES: dict[str, tuple[str, ...]] = {"none": ("none",), "set": ("none", "set"), "paired": ("none", "set", "paired")}
 

@@ -16,7 +16,7 @@ from vidlab.cost import ModelCost
 from vidlab.errors import UserError
 from vidlab.tensors import is_finite, refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
-from vidlab.training.optimizer_state import refuse_other_state
+from vidlab.training.optimization.optimizer_state import refuse_other_state
 
 
 @runtime_checkable

@@ -18,18 +18,18 @@ from vidlab.command_line import command, setting
 from vidlab.cost import ModelCost, autoencoder_cost
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import adaptive_weight, generator_loss, hinge_loss
-from vidlab.metrics.psnr import PSNR
-from vidlab.metrics.ssim import SSIM
+from vidlab.metrics.reconstruction.psnr import PSNR
+from vidlab.metrics.reconstruction.ssim import SSIM
 from vidlab.perceptual.lpips import LPIPS
 from vidlab.randomness import Draw, seed_of
-from vidlab.training.clipping import AdaptiveClipper
-from vidlab.training.latent_moments import LatentMoments
-from vidlab.training.mirroring import mirrored
+from vidlab.training.autoencoder.augmentation import mirrored
+from vidlab.training.autoencoder.gan_step import Player
+from vidlab.training.autoencoder.latent_stats import LatentMoments
+from vidlab.training.autoencoder.perceptual import check_size
+from vidlab.training.autoencoder.reconstruction import LossWeights, Reconstruction, reconstruct
 from vidlab.training.module import ClipModule, Named
-from vidlab.training.optimization import LrFactor, OptimizerFactory
-from vidlab.training.perceptual import check_size
-from vidlab.training.player import Player
-from vidlab.training.reconstruction import LossWeights, Reconstruction, reconstruct
+from vidlab.training.optimization.clipping import AdaptiveClipper
+from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory
 
 SCALES = ("all", "channel", "keep")
 SSIM_SMALLEST = 11

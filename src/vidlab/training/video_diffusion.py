@@ -29,7 +29,7 @@ from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
 from vidlab.training.module import ClipModule, Named
-from vidlab.training.optimization import LrFactor, OptimizerFactory, trainable_parameters
+from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
 from vidlab.training.step_means import StepMeans, scale_gradients
 
 log = logging.getLogger(__name__)

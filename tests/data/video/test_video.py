@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidlab.data.shards import MemberFile
+from vidlab.data.storage.shards import MemberFile
 from vidlab.data.video import DecodeLimits, VideoInfo, encode, probe, read_frames, to_frames, to_pixels
 from vidlab.data.video.container import opened, video_stream
 from vidlab.data.video.frames import FrameStore

@@ -108,14 +108,15 @@ def table_target(
 
 
 def _folder(folder: Path) -> Any:
-    from vidlab.data.folder import FolderSource
+    from vidlab.data.datasets.folder import FolderSource
 
     return FolderSource(str(folder))
 
 
 def _published(name: str, **settings: Any) -> Callable[[Path], Any]:
     def make(folder: Path) -> Any:
-        from vidlab.data import panda, published
+        from vidlab.data.datasets import panda70m as panda
+        from vidlab.data.datasets import published
 
         kind = getattr(published, name, None) or getattr(panda, name)
         return kind(str(folder), **settings)

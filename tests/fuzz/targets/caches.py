@@ -12,7 +12,7 @@ CLIPS, SHARD = 6, 4
 
 def make_cache(folder: Path, edits: str = "tar.unforged") -> Sequence[Subject]:
     from vidlab.curation import cache_writer as cw
-    from vidlab.data.cache import FORMAT, CacheHeader
+    from vidlab.data.storage.latent_cache import FORMAT, CacheHeader
 
     torch.manual_seed(0)
     header = CacheHeader({"format": FORMAT, "seed": 0}, 0, CLIPS, SHARD)
@@ -32,7 +32,7 @@ def make_cache(folder: Path, edits: str = "tar.unforged") -> Sequence[Subject]:
 
 def read_cache(folder: Path) -> Found:
     """Every clip, as training reads them."""
-    from vidlab.data.cache import ClipCache
+    from vidlab.data.storage.latent_cache import ClipCache
     from vidlab.errors import CorruptClipError
 
     cache, items, said = ClipCache(folder), {}, []

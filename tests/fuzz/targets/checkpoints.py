@@ -33,7 +33,7 @@ def module() -> Any:
     """A tiny denoiser, and the configuration it was made of as YAML."""
     from hydra import compose, initialize_config_dir
 
-    import vidlab.lab.run_folder  # noqa: F401  registers its resolver
+    import vidlab.lab.runs.run_folder  # noqa: F401  registers its resolver
     from vidlab.lab.compose import build_module
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -61,7 +61,7 @@ def read_image_vae(folder: Path) -> Found:
 
 def make_store(folder: Path) -> Sequence[Subject]:
     """A database with one run of three values; made once, since MLflow takes seconds for it."""
-    from vidlab.lab.store import open_client, with_experiment_ready
+    from vidlab.lab.tracking.store import open_client, with_experiment_ready
 
     kept = folder.parent.parent / "store" / "mlflow.db"
     if not kept.exists():
@@ -78,7 +78,7 @@ def make_store(folder: Path) -> Sequence[Subject]:
 
 
 def read_store(folder: Path) -> Found:
-    from vidlab.lab.store import find_run, with_experiment_ready
+    from vidlab.lab.tracking.store import find_run, with_experiment_ready
 
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     with_experiment_ready(uri, "vidlab")

@@ -10,14 +10,14 @@ from ..target import Found, Subject, Target, digest
 
 
 def make_run(folder: Path) -> Sequence[Subject]:
-    from vidlab.lab.runs import write_run_record
+    from vidlab.lab.runs.resolve import write_run_record
 
     write_run_record(folder, "0123456789abcdef0123456789abcdef", "vidlab")
     return [Subject("run.json", "json", countable=False)]
 
 
 def read_run(folder: Path) -> Found:
-    from vidlab.lab.runs import read_run_record
+    from vidlab.lab.runs.resolve import read_run_record
 
     record = read_run_record(folder)
     assert record is None or isinstance(record.experiment, str), record
@@ -26,7 +26,7 @@ def read_run(folder: Path) -> Found:
 
 
 def make_vbench(folder: Path) -> Sequence[Subject]:
-    from vidlab.metrics.vbench_presets import PRESETS
+    from vidlab.metrics.vbench.presets import PRESETS
 
     videos = [{"video_path": f"a/{n}.mp4", "video_results": 0.5} for n in range(2)]
     content = {name: [0.5 + 0.01 * n, videos] for n, name in enumerate(PRESETS["vbench_t2v"].dimensions)}
@@ -35,7 +35,7 @@ def make_vbench(folder: Path) -> Sequence[Subject]:
 
 
 def read_vbench(folder: Path) -> Found:
-    from vidlab.metrics.vbench import aggregate, read_results, report
+    from vidlab.metrics.vbench.scores import aggregate, read_results, report
 
     found = read_results([folder / "results.json"])
     result = aggregate({name: item.score for name, item in found.items()}, "vbench_t2v")
@@ -44,7 +44,7 @@ def read_vbench(folder: Path) -> Found:
 
 
 def make_unsent(folder: Path) -> Sequence[Subject]:
-    from vidlab.lab.metric_queue import MetricPoint, write_points
+    from vidlab.lab.tracking.metric_queue import MetricPoint, write_points
 
     write_points(folder / "unsent.jsonl", [MetricPoint("loss", n / 2, n, 1_700_000_000_000 + n) for n in range(4)])
     lines = [Subject("unsent.jsonl", (in_line(n),), frozenset([str(n)])) for n in range(4)]
@@ -64,7 +64,7 @@ def in_line(number: int) -> Edit:
 
 
 def read_unsent(folder: Path) -> Found:
-    from vidlab.lab.metric_queue import read_points
+    from vidlab.lab.tracking.metric_queue import read_points
 
     points = read_points(folder / "unsent.jsonl")
     assert all(isinstance(point.value, float | int) and isinstance(point.step, int) for point in points), points

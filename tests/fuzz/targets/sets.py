@@ -18,14 +18,14 @@ CLIPS = 4
 
 def indexed(source: Any) -> Found:
     """Clips of a ``ClipSource``, with what its index says of those it left out."""
-    from vidlab.data.index import ClipIndex
+    from vidlab.data.storage.index import ClipIndex
 
     return clips_of(ClipIndex.open(source.prepare()))
 
 
 def clips_of(index: Any) -> Found:
     """Every clip of an index, its bytes with it, and counts of what was left out."""
-    from vidlab.data.shards import read_member
+    from vidlab.data.storage.shards import read_member
     from vidlab.errors import CorruptClipError
 
     items, said = {}, _left_out(index.metadata)
@@ -72,7 +72,7 @@ def make_folder(folder: Path) -> Sequence[Subject]:
 
 
 def read_folder(folder: Path) -> Found:
-    from vidlab.data.folder import FolderSource
+    from vidlab.data.datasets.folder import FolderSource
 
     return indexed(FolderSource(str(folder)))
 
@@ -161,7 +161,7 @@ def tar_target(name: str, kind: int, prefix: str = "", **pax: str) -> Target:
 
 
 def read_shards(folder: Path) -> Found:
-    from vidlab.data.tar_source import TarShards
+    from vidlab.data.datasets.webdataset import TarShards
 
     return indexed(TarShards(str(folder)))
 
@@ -171,7 +171,7 @@ def read_shards(folder: Path) -> Found:
 
 def make_index(file: str, edits: str) -> Callable[[Path], Sequence[Subject]]:
     def make(folder: Path) -> Sequence[Subject]:
-        from vidlab.data.shards import ShardWriter
+        from vidlab.data.storage.shards import ShardWriter
         from vidlab.data.video import VideoInfo
 
         with ShardWriter(folder, clips_per_shard=3) as writer:
@@ -185,7 +185,7 @@ def make_index(file: str, edits: str) -> Callable[[Path], Sequence[Subject]]:
 
 
 def read_index(folder: Path) -> Found:
-    from vidlab.data.index import ClipIndex
+    from vidlab.data.storage.index import ClipIndex
 
     return clips_of(ClipIndex.open(folder))
 

@@ -79,7 +79,7 @@ def read_safe(folder: Path) -> Found:
 def make_wfvae(folder: Path) -> Sequence[Subject]:
     """A WF-VAE as this project exports it."""
     from vidlab.autoencoders.wfvae import WFVAE
-    from vidlab.autoencoders.wfvae_weights import export_weights
+    from vidlab.autoencoders.wfvae.weights import export_weights
 
     torch.manual_seed(0)
     settings = {"encoder_blocks": 1, "decoder_blocks": 1, "connect_blocks": 1, "compat": True}
@@ -97,7 +97,7 @@ def parts_of(folder: Path) -> Sequence[Subject]:
 
 
 def read_wfvae(folder: Path) -> Found:
-    from vidlab.autoencoders.wfvae_weights import published
+    from vidlab.autoencoders.wfvae.release import published
 
     return tensors(published(folder).state_dict())
 

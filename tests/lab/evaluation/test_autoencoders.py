@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from vidlab.autoencoders.haar import Haar
 from vidlab.autoencoders.identity import Identity
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_weights import export_weights
+from vidlab.autoencoders.wfvae.weights import export_weights
 from vidlab.clip import ClipBatch
 from vidlab.errors import DataError, UserError
 from vidlab.lab.evaluation.autoencoders import usable_metrics
@@ -18,10 +18,10 @@ from vidlab.lab.evaluation.reconstruction import Cost, Setup, reconstruct_held_o
 from vidlab.lab.evaluation.reconstruction_report import Subject, notes, side_by_side_table, write_channels
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.scoring import Scores, score
-from vidlab.metrics.lpips import VideoLPIPS
-from vidlab.metrics.psnr import PSNR
+from vidlab.metrics.reconstruction.lpips import VideoLPIPS
+from vidlab.metrics.reconstruction.psnr import PSNR
 from vidlab.perceptual.lpips import LPIPS
-from vidlab.training.latent_moments import LatentMoments
+from vidlab.training.autoencoder.latent_stats import LatentMoments
 
 CONF = Path(__file__).parents[3] / "conf"
 SETUP = Setup("cpu", "32-true", 8.0)
@@ -31,10 +31,10 @@ TINY = {"latent_channels": 2, "width": 4, "encoder_energy": 4, "decoder_energy":
 def test_metrics_that_need_longer_clips_are_not_built():
     nodes = OmegaConf.create(
         {
-            "psnr": {"_target_": "vidlab.metrics.psnr.PSNR"},
+            "psnr": {"_target_": "vidlab.metrics.reconstruction.psnr.PSNR"},
             "gone": None,
             "long": {
-                "_target_": "vidlab.metrics.fvd.FVD",
+                "_target_": "vidlab.metrics.sets.fvd.FVD",
                 "extractor": "would have to be fetched",
                 "frames": 4,
                 "stride": 3,

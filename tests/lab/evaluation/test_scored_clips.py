@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vidlab.data.media import write_lossless_mp4
+from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import DataError, UserError
 from vidlab.lab.evaluation.clips import (
     RECORD,

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from vidlab.data.media import write_lossless_mp4
+from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import DataError, UserError
 from vidlab.lab.evaluation.clips import clips_of_folder
 from vidlab.lab.evaluation.scoring import score
-from vidlab.metrics.temporal_flickering import TemporalFlickering
+from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 
 
 class NeverEnough(TemporalFlickering):

@@ -11,12 +11,12 @@ from hydra import compose, initialize_config_dir
 
 from tiny_release import make_release, write_text_encoder, write_vae
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae_weights import published
+from vidlab.autoencoders.wfvae.release import published
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_release import released
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.lab.entry import instantiate
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.given_frames import GivenFrames
 from vidlab.lab.systems.base import Request, System, all_jobs
 from vidlab.randomness import generator

@@ -108,7 +108,7 @@ class MovingShapes:
 
         Safe when several processes ask at once: one works, the others wait for it.
         """
-        from vidlab.data.source import prepare_once
+        from vidlab.data.datasets.base import prepare_once
 
         return prepare_once(self.folder, self._write)
 
@@ -130,7 +130,7 @@ class MovingShapes:
     def _write(self, folder: Path) -> None:
         from rich.progress import track
 
-        from vidlab.data.shards import ShardWriter
+        from vidlab.data.storage.shards import ShardWriter
         from vidlab.data.video import VideoInfo, encode
 
         info = VideoInfo(self.frames, self.height, self.width, float(self.fps), self.frames / self.fps)

@@ -9,8 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from vidlab.clip import ClipBatch
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import build_data, resolve_accelerator
-from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.entries import Entry, build_entry
 from vidlab.lab.evaluation.reconstruction import Reconstructed, Setup, reconstruct_held_out, write_originals
 from vidlab.lab.evaluation.reconstruction_report import Subject, write_reconstruction_report
@@ -18,7 +19,6 @@ from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.scoring import Scores, score
 from vidlab.lab.evaluation.store import store_evaluation, store_scores
 from vidlab.lab.generate import SIZES
-from vidlab.lab.progress import bar
 from vidlab.metrics.base import VideoMetric
 
 METRICS = "reconstruction"  # conf/metrics, unless another choice is named

@@ -13,16 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import Factors
-from vidlab.data.clip_row import ClipRow
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.entry import Entry, read_entry
-from vidlab.data.folder import VIDEO_SUFFIXES, find_videos, tables_of
-from vidlab.data.folder_captions import caption_columns, gather_captions
-from vidlab.data.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
+from vidlab.data.datasets.annotation import Entry, read_entry
+from vidlab.data.datasets.folder import VIDEO_SUFFIXES, find_videos, tables_of
+from vidlab.data.datasets.folder_captions import caption_columns, gather_captions
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
 from vidlab.data.remarks import Remarks, sentences
-from vidlab.data.shards import open_member, read_member
-from vidlab.data.tables import open_table
+from vidlab.data.storage.clip_row import ClipRow
+from vidlab.data.storage.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
+from vidlab.data.storage.shards import open_member, read_member
+from vidlab.data.tables.files import open_table
 from vidlab.data.video import read_frames, to_pixels
 from vidlab.errors import DataError, UserError
 from vidlab.files import write_json

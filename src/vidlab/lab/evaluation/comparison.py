@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vidlab.errors import UserError
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.evaluation.report import Evaluated
-from vidlab.lab.safe_text import markdown
 from vidlab.metrics.results import Difference, MetricResult, difference
 
 LEVEL = 0.05

@@ -10,14 +10,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.image_vae import ImageVAE
-from vidlab.autoencoders.wfvae_weights import published
+from vidlab.autoencoders.wfvae.release import published
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import locate_autoencoder
-from vidlab.lab.entry import instantiate
 from vidlab.lab.exported import load_stored
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import EXPORT, read_run_record, resolve_run
+from vidlab.lab.runs.resolve import EXPORT, read_run_record, resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.tensors import refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vidlab.clip import ClipBatch
-from vidlab.data.media import write_lossless_mp4
 from vidlab.data.video import to_frames
+from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record

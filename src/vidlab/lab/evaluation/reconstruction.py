@@ -15,15 +15,15 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.autoencoders.padding import decode_cut, encode_padded
 from vidlab.clip import ClipBatch
-from vidlab.data.media import write_lossless_mp4
 from vidlab.data.video import to_frames
+from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import DataError
 from vidlab.files import write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.evaluation.entries import Entry
-from vidlab.lab.footprint import Footprint, measured, timed
+from vidlab.lab.evaluation.resource_usage import Footprint, measured, timed
 from vidlab.lab.generate import autocast
-from vidlab.training.latent_moments import LatentMoments
+from vidlab.training.autoencoder.latent_stats import LatentMoments
 
 TIMINGS = 3  # at least; a batch is repeated where there are fewer
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vidlab.data.media import contact_sheet, grid_mp4, write_png
+from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.files import open_table
+from vidlab.lab.cli.safe_text import cell, markdown, named_cells
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.reconstruction import Cost, Setup
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.report_files import write_report
-from vidlab.lab.provenance import collect
-from vidlab.lab.safe_text import cell, markdown, named_cells
+from vidlab.lab.runs.provenance import collect
 from vidlab.metrics.base import key_number
-from vidlab.training.latent_moments import LatentMoments
+from vidlab.training.autoencoder.latent_stats import LatentMoments
 from vidlab.training.precision import resolve_precision
 
 SHOWN = 4  # clips in the pictures

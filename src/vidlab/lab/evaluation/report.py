@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vidlab.data.media import contact_sheet, write_png
+from vidlab.data.video.contact_sheets import contact_sheet, write_png
 from vidlab.files import open_table
+from vidlab.lab.cli.safe_text import cells, markdown, named_cells
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.scoring import Scores
-from vidlab.lab.safe_text import cells, markdown, named_cells
 from vidlab.metrics.base import key_number
 from vidlab.metrics.results import MetricResult
 from vidlab.metrics.series import Series

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from vidlab.command_line import command, setting
 from vidlab.files import write_text
+from vidlab.lab.cli.safe_text import markdown, terminal
 from vidlab.lab.evaluation.comparison import compare, comparison_table
 from vidlab.lab.evaluation.report import Evaluated, table, write_clip_csv, write_csv, write_sheets
-from vidlab.lab.safe_text import markdown, terminal
 
 
 def write_report(folder: Path, subjects: Sequence[Evaluated], head: Sequence[str] = ()) -> None:

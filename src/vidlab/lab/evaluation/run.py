@@ -9,8 +9,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import build_data, resolve_accelerator
-from vidlab.lab.entry import instantiate
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, readable, real_clips
 from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
@@ -20,9 +21,8 @@ from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
 from vidlab.lab.exported import load_stored
 from vidlab.lab.generate import module_of
-from vidlab.lab.progress import bar
-from vidlab.lab.run_folder import RUNS
-from vidlab.lab.runs import Run, read_run_record, resolve_run
+from vidlab.lab.runs.resolve import Run, read_run_record, resolve_run
+from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.series import Series

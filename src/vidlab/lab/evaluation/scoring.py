@@ -6,7 +6,7 @@ from vidlab.errors import UserError
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, pixels_of, real_batches
 from vidlab.metrics.base import ReferenceKind, VideoMetric
 from vidlab.metrics.collection import AtHand, Scores, gathered, select
-from vidlab.metrics.features import SetDistance
+from vidlab.metrics.sets.features import SetDistance
 
 BATCH = 8
 

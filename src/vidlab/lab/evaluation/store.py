@@ -7,9 +7,9 @@ from pathlib import Path
 
 from vidlab.errors import UserError
 from vidlab.lab.evaluation.report import Evaluated
-from vidlab.lab.mlflow_names import legal_name
-from vidlab.lab.store import absolute_uri, find_run, open_client, short
-from vidlab.lab.tracking import MLflowLogger
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
+from vidlab.lab.tracking.mlflow_names import legal_name
+from vidlab.lab.tracking.store import absolute_uri, find_run, open_client, short
 from vidlab.redaction import redact
 
 MAX_BATCH = 1000

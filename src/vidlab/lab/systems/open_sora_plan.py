@@ -147,7 +147,7 @@ class OpenSoraPlanSystem:
 
     def encode_frames(self, parts: Parts, request: Request) -> Mapping[str, Controls]:
         """What the denoiser is told of the given frames (``given``) and of none (``nothing``); on the CPU."""
-        from vidlab.autoencoders.wfvae_weights import published
+        from vidlab.autoencoders.wfvae.release import published
 
         vae = published(parts.vae, chunk=self.chunk).eval().to(request.device)
         conditioning = MaskedVideo([Stage({"i2v": 1.0})])
@@ -183,7 +183,7 @@ class OpenSoraPlanSystem:
 
     def decode(self, parts: Parts, request: Request, latents: Sequence[Latent]) -> list[np.ndarray]:
         """Frames of each video, uint8."""
-        from vidlab.autoencoders.wfvae_weights import published
+        from vidlab.autoencoders.wfvae.release import published
 
         vae = published(parts.vae, chunk=self.chunk).eval().to(request.device)
         return [to_frames(vae.decode(z[None].to(request.device))[0]) for z in latents]

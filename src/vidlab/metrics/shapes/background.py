@@ -7,8 +7,8 @@ import numpy as np
 
 from vidlab.data.moving_shapes.scene import BACKGROUND_COLOURS, CAMERAS, PATTERNS, Canvas
 from vidlab.metrics.shapes.masks import widened
+from vidlab.metrics.shapes.parsed_scene import Floats, Mask, SeenBackground, ramp
 from vidlab.metrics.shapes.patterns import Fits, Measured, PatternFit, fit_patterns
-from vidlab.metrics.shapes.seen import Floats, Mask, SeenBackground, ramp
 
 # Distances in RGB. Objects differ from every background, and from every mix of two, by at least 90.
 REACH = 60.0  # the farthest that a pixel speaks for or against a colour

@@ -11,7 +11,7 @@ from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS, RELATION_DISTANCE
 from vidlab.data.moving_shapes.scene import BACKGROUND_COLOURS, COLOURS, SIZES, Canvas
 from vidlab.metrics.shapes.motion import motion_score, speed_score
-from vidlab.metrics.shapes.seen import Floats, Seen, SeenObject, ramp
+from vidlab.metrics.shapes.parsed_scene import Floats, Seen, SeenObject, ramp
 
 # Named after the VBench dimensions they stand for, where there is one: name -> (that dimension, what is graded).
 DIMENSIONS: Mapping[str, tuple[str, str]] = {

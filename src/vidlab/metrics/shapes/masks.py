@@ -3,7 +3,7 @@
 import numpy as np
 
 from vidlab.data.moving_shapes.scene import Track
-from vidlab.metrics.shapes.seen import Floats, Mask, Whole
+from vidlab.metrics.shapes.parsed_scene import Floats, Mask, Whole
 
 
 def widened(mask: Mask) -> Mask:

@@ -27,7 +27,7 @@ from vidlab.data.moving_shapes.scene import (
     extent_of,
 )
 from vidlab.metrics.shapes.outlines import SYMMETRY
-from vidlab.metrics.shapes.seen import SeenObject, ramp
+from vidlab.metrics.shapes.parsed_scene import SeenObject, ramp
 
 STEADY, UNSTEADY = math.log(1.12), math.log(GROWTH_LIMIT)
 RESTS_AT = 1.5 * IN_PLACE_LIMIT  # how far a measured centre at rest may stray

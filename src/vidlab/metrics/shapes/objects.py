@@ -8,7 +8,7 @@ import numpy as np
 from vidlab.data.moving_shapes.scene import COLOURS, SIZES, Canvas, Track
 from vidlab.metrics.shapes.background import OWN, Background
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
-from vidlab.metrics.shapes.seen import Floats, Mask, Whole
+from vidlab.metrics.shapes.parsed_scene import Floats, Mask, Whole
 
 SAME = 50.0  # two clusters of nearer colours are one object
 SPECK = 0.25  # parts of less than this share of a small object's area are no objects

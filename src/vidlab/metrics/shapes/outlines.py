@@ -8,7 +8,7 @@ import numpy as np
 
 from vidlab.data.moving_shapes.render import coverage
 from vidlab.data.moving_shapes.scene import SHAPES, Body, Canvas, Track
-from vidlab.metrics.shapes.seen import Complexes, Floats, Mask, ramp
+from vidlab.metrics.shapes.parsed_scene import Complexes, Floats, Mask, ramp
 
 SYMMETRY = {"triangle": 3, "square": 4, "cross": 4}
 # The direction of what the moment of that order sees first, from upright: a triangle's corners point up, a square's

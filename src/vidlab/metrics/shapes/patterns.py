@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vidlab.data.moving_shapes.scene import Canvas
-from vidlab.metrics.shapes.seen import Floats
-from vidlab.metrics.shapes.waves import CAMERA_MOVES, PHASES, Bank, Camera, Move, bank, waves
+from vidlab.metrics.shapes.gratings import CAMERA_MOVES, PHASES, Bank, Camera, Move, bank, waves
+from vidlab.metrics.shapes.parsed_scene import Floats
 
 # Steps of tile (short sides) and phase (tiles) of the successive refinements of the best fit.
 REFINEMENTS = ((0.003, 0.03), (0.0012, 0.012), (0.0005, 0.005))

@@ -18,7 +18,7 @@ from vidlab.data.moving_shapes.scene import (
 )
 from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
 from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
-from vidlab.metrics.shapes.seen import Floats, Seen, SeenObject
+from vidlab.metrics.shapes.parsed_scene import Floats, Seen, SeenObject
 
 if TYPE_CHECKING:
     from PIL.Image import Image

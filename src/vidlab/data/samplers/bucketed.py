@@ -1,0 +1,241 @@
+"""From an index and a bucketing rule to a plan, and what it is worth: balance, padding, clips that are left out."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from vidlab.data.clip_transform import ClipView
+from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
+from vidlab.data.samplers.buckets import Assignment, Bucketing
+from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart, Share
+from vidlab.data.samplers.plan import Start
+from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.storage.index import ClipIndex
+from vidlab.errors import DataError, UserError
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, with what it was made of.
+
+    Args:
+        plan: the order.
+        assignment: the bucket of every clip.
+        bucketing: the rule, completed by the view.
+        unvisited: clips whose source has weight 0, by source.
+    """
+
+    plan: ClipPlan
+    assignment: Assignment
+    bucketing: Bucketing
+    unvisited: Mapping[str, int]
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Clips that are never visited, by reason; empty when there are none."""
+        never = sum(share.clips for share in self.plan.shares if not share.steps and share.visits)
+        return {
+            **self.assignment.dropped,
+            **{f"weight 0 of source {name!r}": clips for name, clips in self.unvisited.items() if clips},
+            **({f"in a bucket that fills no step (tail={self.bucketing.tail})": never} if never else {}),
+        }
+
+    def shapes(self, index: ClipIndex) -> "TrainingShapes":
+        """The shape that each clip of ``index``, which the plan was made of, is cut to."""
+        codes, buckets = self.assignment.codes, self.assignment.buckets
+        table = np.array([(bucket.frames, bucket.height, bucket.width) for bucket in buckets], np.int32)
+        frames, height, width = table[np.maximum(codes, 0)].T
+        stride = np.broadcast_to(self.bucketing.step_at(column(index, "fps")), codes.shape).astype(np.int32)
+        return TrainingShapes(frames, height, width, stride, codes >= 0)
+
+    @property
+    def balance(self) -> "Balance":
+        """Tokens of the steps of an epoch."""
+        return Balance.of(self.plan.shares, self.bucketing)
+
+
+@dataclass(frozen=True)
+class TrainingShapes:
+    """The shape each clip is cut to, int32 (clips,): frames, pixels, and source frames from one frame to the next.
+
+    Args:
+        kept: bool (clips,), False for clips that are in no bucket.
+    """
+
+    frames: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    stride: np.ndarray
+    kept: np.ndarray
+
+    @classmethod
+    def same(cls, view: ClipView, clips: int) -> "TrainingShapes":
+        """One shape for all."""
+        sizes = (view.frames, view.height, view.width, view.frame_stride)
+        frames, height, width, stride = (np.full(clips, size, np.int32) for size in sizes)
+        return cls(frames, height, width, stride, np.ones(clips, bool))
+
+    @property
+    def sizes(self) -> dict[str, np.ndarray]:
+        """The four columns by name."""
+        return {name: getattr(self, name) for name in ("frames", "height", "width", "stride")}
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Tokens of one rank's batch, over the steps of an epoch. Between ranks they are equal in every step.
+
+    Args:
+        steps: steps by their tokens.
+        repeated: tokens of clips that fill up the end of a bucket, as a share of all.
+    """
+
+    steps: Mapping[int, int]
+    repeated: float
+
+    @classmethod
+    def of(cls, shares: tuple[Share, ...], bucketing: Bucketing) -> "Balance":
+        """The balance of an epoch of these buckets."""
+        steps: Counter[int] = Counter()
+        repeated = trained = 0
+        for share in shares:
+            tokens = bucketing.tokens(share.bucket)
+            full = share.steps - 1 if share.tail_size else share.steps
+            sizes = {share.batch_size: full, share.tail_size: share.steps - full}
+            if share.tail_size == share.batch_size:
+                sizes = {share.batch_size: share.steps}
+            steps.update({tokens * size: count for size, count in sizes.items() if count > 0})
+            repeated += tokens * share.repeated
+            trained += tokens * (share.visits - share.left_out + share.repeated)
+        return cls(dict(steps), repeated / max(trained, 1))
+
+    @property
+    def bound(self) -> float:
+        """The most by which the tokens of two steps differ, as a share of the larger."""
+        return 1 - min(self.steps) / max(self.steps)
+
+
+def plan_buckets(
+    index: ClipIndex,
+    bucketing: Bucketing,
+    batch_size: int,
+    seed: int,
+    world_size: int,
+    start: Start | JointStart | None = None,
+) -> Planned:
+    """The plan of an index. ``bucketing`` must be completed by the view; ``start`` is what an earlier plan has left.
+
+    Raises:
+        DataError: no clip is in any bucket.
+        UserError: the settings leave no step, or name a source that no clip has.
+    """
+    columns = (column(index, name) for name in ("frames", "height", "width", "fps"))
+    assignment = bucketing.assign(*columns)
+    if not assignment.buckets:
+        reasons = ", ".join(f"{clips} {reason}" for reason, clips in assignment.dropped.items())
+        raise DataError(
+            f"data.bucketing: no clip of {len(index)} is in any bucket ({reasons}). Lower data.bucketing.stride, "
+            "temporal_stride, min_frames or min_tokens, or raise max_aspect"
+        )
+    assignment = merge_rare(assignment, bucketing, batch_size, world_size)
+    repeats, unvisited = None, {}
+    if bucketing.weights:
+        groups, weights = weight_groups(index, bucketing.weights)
+        unvisited = {name: int(np.sum((groups == place) & (assignment.codes >= 0)))
+                     for place, (name, weight) in enumerate(weights.items()) if not weight}  # fmt: skip
+        repeats = Repeats(assignment.codes, groups, list(weights.values()))
+    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index, start or Start())
+    return Planned(make.joint(), assignment, bucketing, unvisited)
+
+
+def merge_rare(assignment: Assignment, bucketing: Bucketing, batch_size: int, world_size: int) -> Assignment:
+    """Move clips out of buckets with fewer than ``min_clips``, or than one step takes."""
+    sizes = bucketing.batch_sizes(assignment.buckets, batch_size)
+    given = bucketing.min_clips
+    return assignment.merge_rare([size * world_size if given is None else given for size in sizes])
+
+
+@dataclass(frozen=True)
+class _Maker:
+    bucketing: Bucketing
+    batch_size: int
+    seed: int
+    world_size: int
+    repeats: Repeats | None
+    assignment: Assignment
+    index: ClipIndex
+    start: Start | JointStart
+
+    def joint(self) -> ClipPlan:
+        """One plan of everything, or images and videos in turn where that is asked for and there are both."""
+        images = [place for place, bucket in enumerate(self.assignment.buckets) if bucket.frames == 1]
+        videos = [place for place, bucket in enumerate(self.assignment.buckets) if bucket.frames > 1]
+        sizes = dict(enumerate(self.bucketing.batch_sizes(self.assignment.buckets, self.batch_size)))
+        every = self.bucketing.image_every
+        if every is None or not images or not videos:
+            assert isinstance(self.start, Start)
+            return self.one([*images, *videos], sizes, self.start)
+        start = JointStart.at(self.start, every) if isinstance(self.start, Start) else self.start
+        return JointPlan(self.one(videos, sizes, start.videos), self.one(images, sizes, start.images), every)
+
+    def one(self, places: list[int], sizes: dict[int, int], start: Start) -> ClipPlan:
+        """The plan of some of the buckets."""
+        chosen = sorted(places)
+        part = self.assignment
+        if len(chosen) < len(part.buckets):
+            table = np.full(len(part.buckets), -1, np.int16)
+            table[chosen] = np.arange(len(chosen))
+            codes = np.where(part.codes >= 0, table[np.maximum(part.codes, 0)], np.int16(-1))
+            part = Assignment(tuple(part.buckets[place] for place in chosen), codes)
+        if len(chosen) == 1 and self.repeats is None:
+            return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size, start)
+        repeats = self.repeats and Repeats(part.codes, self.repeats.groups, self.repeats.weights)
+        batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
+        blocks = blocks_of(shard_numbers(self.index))
+        try:
+            return BucketPlan(
+                part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats, start
+            )
+        except ValueError as error:
+            raise UserError(
+                f"data.bucketing.tail={bucketing.tail}: {error}. Use data.bucketing.tail=pad, or lower "
+                "data.bucketing.tokens_per_batch or data.batch_size"
+            ) from error
+
+
+def column(index: ClipIndex, name: str) -> np.ndarray:
+    """A column of numbers."""
+    return index.numbers(name)
+
+
+def shard_numbers(index: ClipIndex) -> np.ndarray:
+    """A number per run of clips in one shard file, for each clip."""
+    return index.shard_numbers()
+
+
+def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.ndarray, dict[str, float]]:
+    """The place of each clip's weight, uint8 (clips,), and the weights by name; the last is 1, of the other clips.
+
+    A clip belongs to the longest name that its source is, or begins with before a "/".
+
+    Raises:
+        UserError: no clip has such a source, or there are more than 255.
+    """
+    given = dict(sorted(weights.items(), key=lambda item: len(item[0])))
+    groups = np.full(len(index), len(given), np.uint8)
+    if len(given) > 255:
+        raise UserError(f"data.bucketing.weights: {len(given)} sources, and 255 are possible")
+    found: set[str] = set()
+    some: list[str] = []
+    for start, codes, names in index.texts("source"):
+        some = some or names[:5]
+        for place, name in enumerate(given):
+            belongs = np.array([source == name or source.startswith(f"{name}/") for source in names], bool)[codes]
+            groups[start : start + len(codes)][belongs] = place
+            found |= {name} if belongs.any() else set()
+    for name in given:
+        if name not in found:
+            raise UserError(f"data.bucketing.weights.{name}: no clip has this source; some sources are {some}")
+    return groups, {**{name: float(weight) for name, weight in given.items()}, "": 1.0}

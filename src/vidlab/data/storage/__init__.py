@@ -1,0 +1,1 @@
+"""Clips on disk: the index, tar shards and encoded clips."""

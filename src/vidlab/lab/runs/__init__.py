@@ -1,0 +1,1 @@
+"""Runs on disk: finding, locking, starting, resuming, recording and summarising them."""

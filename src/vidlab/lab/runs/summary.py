@@ -1,0 +1,196 @@
+"""What a run says at its end: what was reached, where the time went, where things lie, what to type next."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
+from vidlab.cost import matmul_rate
+from vidlab.data.module import ClipDataModule
+from vidlab.files import write_json
+from vidlab.lab.runs.job import Job
+from vidlab.training.module import ClipModule, Named
+
+# The numbers of matrix products, by the beginning of a precision's name.
+LONGEST_PROMPT = 200
+FEWEST_TIMED = 20
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The end of a run, in numbers.
+
+    ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
+    GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``, and None
+    for runs of fewer than ``FEWEST_TIMED`` steps, whose speed says nothing.
+    ``steps`` are those that the run has taken in all, ``own_steps`` those since it was started or resumed.
+    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there,
+    ``page`` where a browser shows the curves.
+    """
+
+    folder: Path
+    steps: int
+    wall_seconds: float
+    first: Mapping[str, float]
+    last: Mapping[str, float]
+    throughput: ThroughputReport | None
+    matmul_flops_per_second: float | None
+    previews: Path | None
+    skipped: Mapping[str, str]
+    tracking_uri: str | None
+    shown: Sequence[str] = ("val/loss",)
+    commands: Sequence[str] = ()
+    checkpoints: Sequence[str] = ()
+    own_steps: int = 0
+    page: str | None = None
+
+    def write(self) -> None:
+        """Write ``summary.json`` into the run folder."""
+        record = asdict(self) | {"folder": str(self.folder), "previews": self.previews and str(self.previews)}
+        write_json(self.folder / "summary.json", record)
+
+    def tags(self) -> dict[str, str]:
+        """Facts worth a column in a table of runs."""
+        found = {"vidlab.skipped_clips": str(len(self.skipped))}
+        if self.throughput is not None and self.throughput.steps:  # as computed, in place of what was planned
+            found["vidlab.flops_per_step"] = f"{self.throughput.flops_per_step:.0f}"
+        return found
+
+    def text(self) -> str:
+        """A screenful for the terminal."""
+        return "\n".join(["", *self._results(), *self._speed(), *self._places(), *self._next(), ""])
+
+    def _results(self) -> list[str]:
+        whole = f", {self.steps} in all" if self.own_steps != self.steps else ""
+        lines = [f"Trained {self.own_steps} steps in {self.wall_seconds:.0f} s{whole}."]
+        for name in self.shown:
+            if name in self.last:
+                before = f"{self.first[name]:.4f} -> " if name in self.first else ""
+                lines.append(f"  {name:<12} {before}{self.last[name]:.4f}")
+        if self.skipped:
+            shown = "; ".join(f"{key}: {reason}" for key, reason in list(self.skipped.items())[:3])
+            lines.append(f"  {len(self.skipped)} unreadable clips were skipped ({shown})")
+        return lines
+
+    def _speed(self) -> list[str]:
+        report = self.throughput
+        if report is None or report.steps == 0:
+            return []
+        total = max(sum(report.seconds.values()), 1e-9)
+        split = ", ".join(f"{phase} {report.seconds[phase] / total:.0%}" for phase in PHASES)
+        share = ""
+        if self.matmul_flops_per_second is not None:
+            part = report.flops_per_second / self.matmul_flops_per_second
+            share = f" = {part:.0%} of the matrix product rate here"
+        return [
+            f"  time         {split} (validation, previews and files are other)",
+            f"  speed        {report.steps_per_second:.2f} steps/s, {report.tokens_per_second:,.0f} tokens/s, "
+            f"{report.flops_per_second / 1e9:.0f} GFLOP/s{share}",
+        ]
+
+    def _places(self) -> list[str]:
+        names = ", ".join(self.checkpoints)
+        lines = [
+            f"  checkpoints  {self.folder / 'checkpoints'}/{names}" if names else "  checkpoints  none was written"
+        ]
+        if self.previews:
+            lines.append(f"  previews     {self.previews} and .mp4")
+        return lines
+
+    def _next(self) -> list[str]:
+        commands = list(self.commands)
+        if self.tracking_uri:
+            commands.insert(1, self._browser(self.tracking_uri))
+        return ["Next:", *(f"  {command}" for command in commands)] if commands else []
+
+    def _browser(self, uri: str) -> str:
+        """How to look at the curves; a server is there already."""
+        if uri.startswith(("http://", "https://")):
+            return f"open {self.page}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(uri)}\n    and open {self.page}"
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a training went: the metrics before its first step, its seconds, and the step that it began or resumed at."""
+
+    first: Mapping[str, float]
+    seconds: float
+    first_step: int
+
+
+def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
+    """The summary that a run has left of so many steps; None without one, or of others, or a damaged one."""
+    try:
+        found = json.loads((folder / "summary.json").read_text())
+        return found if found["steps"] == steps and found["last"] else None
+    except (OSError, ValueError, KeyError, TypeError):  # it is written anew
+        return None
+
+
+def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, course: Course) -> Summary:
+    """Gather the summary of a finished run; called on all ranks."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
+    previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
+    report = throughput.report() if throughput else None
+    dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
+    device = trainer.strategy.root_device  # the module itself has left it by now
+    folder = shortened(job.folder)
+    checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (job.folder / "checkpoints" / name).is_file()]
+    named = replace(job.named, prompt=_prompt(trainer))
+
+    def rate() -> float:
+        return matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1)
+
+    return Summary(
+        folder=folder,
+        steps=trainer.global_step,
+        wall_seconds=course.seconds,
+        first=course.first,
+        last={name: float(value) for name, value in trainer.callback_metrics.items()},
+        throughput=report,
+        matmul_flops_per_second=None if report is None or report.steps < FEWEST_TIMED else rate(),
+        previews=shortened(previews) if previews else None,
+        skipped=skipped_clips(trainer),
+        tracking_uri=getattr(logger, "uri", None),
+        shown=module.results,
+        commands=module.next_commands(folder, named) if checkpoints else (),
+        checkpoints=checkpoints,
+        own_steps=trainer.global_step - course.first_step,
+        page=getattr(logger, "page", None) if trainer.is_global_zero else None,
+    )
+
+
+def skipped_clips(trainer: Trainer) -> dict[str, str]:
+    """The clips that any rank could not read, with reasons; called on all ranks."""
+    import torch.distributed as dist
+
+    own = dict(getattr(trainer.datamodule, "corrupt", {}))  # type: ignore[attr-defined]
+    if trainer.world_size == 1 or not dist.is_initialized():
+        return own
+    found: list[dict[str, str]] = [{} for _ in range(trainer.world_size)]
+    dist.all_gather_object(found, own)
+    return {key: reason for skipped in found for key, reason in skipped.items()}
+
+
+def _prompt(trainer: Trainer) -> str:
+    """A caption of the kind that the model has learned, from the first held-out clip."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    captions = data.held_out_captions(1) if isinstance(data, ClipDataModule) else []
+    return " ".join(captions[0].split())[:LONGEST_PROMPT] if captions else Named.prompt
+
+
+def shortened(path: Path) -> Path:
+    """Relative to the current folder where that is shorter to type."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path

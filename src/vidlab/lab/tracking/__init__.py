@@ -1,0 +1,1 @@
+"""MLflow: the logger, its queue, its store and its pages."""

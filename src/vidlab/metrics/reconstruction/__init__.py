@@ -1,0 +1,1 @@
+"""Metrics of a clip against the original."""

@@ -1,0 +1,1 @@
+"""Metrics between sets of clips, by features of a frozen network."""

@@ -1,0 +1,1 @@
+"""VBench: dimensions that need no weights, and its published arithmetic."""

@@ -1,0 +1,84 @@
+"""A clip through an autoencoder, and the terms of its loss that need no adversary."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vidlab.autoencoders.learned import LearnedAutoencoder
+from vidlab.autoencoders.wfvae import Analysis
+from vidlab.autoencoders.wfvae.coders import Decoded
+from vidlab.errors import UserError
+from vidlab.losses.autoencoding import kl_loss, reconstruction_loss, wavelet_loss
+from vidlab.perceptual.lpips import LPIPS
+from vidlab.randomness import Draw
+from vidlab.training.autoencoder.perceptual import frame_distances
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each term counts; the defaults are WF-VAE's.
+
+    Args:
+        perceptual: of LPIPS beside the absolute error, lambda_lpips: 1, in the authors' third stage 0.1.
+        kl: lambda_KL.
+        wavelet: lambda_WL; 0 leaves the term out of the loss, and it is logged all the same.
+        adversarial: share of the reconstruction's gradient at the last layer that the adversary's gets (equation 4).
+
+    Raises:
+        UserError: a negative weight.
+    """
+
+    perceptual: float = 1.0
+    kl: float = 1e-6
+    wavelet: float = 0.1
+    adversarial: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise UserError(f"task.weights.{name}={value} must not be negative.")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A batch, encoded and decoded, and the terms of its loss without the adversary."""
+
+    analysis: Analysis
+    decoded: Decoded
+    terms: dict[str, Tensor]
+    reconstruction: Float[Tensor, ""]
+    total: Float[Tensor, ""]
+
+
+def reconstruct(
+    autoencoder: LearnedAutoencoder,
+    pixels: Float[Tensor, "B 3 T H W"],
+    weights: LossWeights,
+    perceptual: LPIPS | None = None,
+    draw: Draw | None = None,
+) -> Reconstruction:
+    """Encode and decode; with ``draw`` a sample of the posterior, otherwise its mean.
+
+    Args:
+        autoencoder: in training.
+        pixels: clips in [-1, 1].
+        weights: of the terms.
+        perceptual: the LPIPS network; None leaves the term out.
+        draw: random numbers of the clips.
+    """
+    analysis = autoencoder.analyse(pixels)
+    posterior = analysis.posterior
+    assert posterior.log_variance is not None
+    z = posterior.mode
+    if draw is not None:
+        z = posterior.sample(draw.normal("posterior", tuple(z.shape[1:])).to(z))
+    decoded = autoencoder.synthesise(z)
+    distances = None if perceptual is None else frame_distances(perceptual, pixels, decoded.pixels)
+    reconstruction = reconstruction_loss(pixels, decoded.pixels, distances, weights.perceptual)
+    kl = kl_loss(posterior.mean, posterior.log_variance)
+    wavelet = wavelet_loss(analysis.flow.bands, decoded.flow.bands)
+    total = reconstruction + weights.kl * kl + weights.wavelet * wavelet
+    terms = {"l1": (pixels - decoded.pixels).abs().mean(), "kl": kl, "wavelet": wavelet}
+    terms |= {} if distances is None else {"lpips": distances.mean()}
+    return Reconstruction(analysis, decoded, terms, reconstruction, total)
