@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vidlab.errors import UserError
-from vidlab.lab.tracking.mlflow_logger import MLflowLogger, store
+from vidlab.lab.tracking import store
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.sqlite_store import inspect, make_ready
 
 

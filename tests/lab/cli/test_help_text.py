@@ -7,7 +7,7 @@ import pytest
 
 from vidlab.lab.cli.help_text import asks_for_help, help_text
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def groups(text: str) -> list[str]:
@@ -48,7 +48,7 @@ def test_choices_of_ones_own_are_listed(tmp_path):
     (tmp_path / "sampler").mkdir()
     (tmp_path / "sampler" / "mine.yaml").write_text("steps: 3  # few\n")
     text = help_text(CONF, "generate", [f"hydra.searchpath=[file://{tmp_path}]", "sampler=mine"])
-    assert re.search(r"sampler: .*heun, mine", text) and "steps: 3" in text
+    assert re.search(r"sampler: .*heun_karras, mine", text) and "steps: 3" in text
 
 
 def test_hydras_own_flags_are_hydras():

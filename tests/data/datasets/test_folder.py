@@ -17,7 +17,7 @@ from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.errors import DataError, UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def video(frames: int = 8, level: int = 90) -> bytes:

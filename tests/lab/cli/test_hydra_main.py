@@ -64,7 +64,7 @@ def app(tmp_path_factory) -> Path:
 
 
 def run(app: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    source = str(Path(entry.__file__).parents[2])
+    source = str(Path(entry.__file__).parents[3])
     environment = {**os.environ, "PYTHONPATH": source, **environment}
     command = [sys.executable, "app.py", *arguments]
     return subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True, timeout=120)

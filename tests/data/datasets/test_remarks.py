@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_tar_source import write_tar
+from test_webdataset import write_tar
 
 from vidlab.curation.index_report import report_text
 from vidlab.data.datasets.folder import FolderSource
@@ -17,7 +17,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.remarks import sentences
 from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
 
-sys.path.append(str(Path(__file__).parent / "video"))
+sys.path.append(str(Path(__file__).parents[1] / "video"))
 from video_files import encoded
 
 HDR = "HDR (PQ), read without tone mapping: pale on SDR screens"

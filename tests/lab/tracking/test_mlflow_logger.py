@@ -17,8 +17,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.errors import UserError
 from vidlab.lab.tracking import mlflow_logger as tracking
+from vidlab.lab.tracking import store
 from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue
-from vidlab.lab.tracking.mlflow_logger import MLflowLogger, NoLogger, store
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger, NoLogger
 
 
 @pytest.fixture
@@ -240,7 +241,7 @@ for step in range(50):
 print(logger.run_id, flush=True)
 raise RuntimeError("crash")
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[3])}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -259,7 +260,7 @@ raise RuntimeError("crash")
 @pytest.mark.slow
 def test_two_processes_create_one_database(tmp_path):
     code = "from vidlab.lab.tracking.store import with_experiment_ready as ready; print(ready('sqlite:///m.db', 'a'))"
-    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[3])}
     command = [sys.executable, "-c", code]
     both = [
         subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)

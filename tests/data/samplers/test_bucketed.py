@@ -26,7 +26,7 @@ from vidlab.errors import DataError, UserError
 from vidlab.lab.cli.data_plan import bucketed, text_of, unbucketed
 from vidlab.randomness import seed_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def index_of(folder: Path, clips: list[tuple[int, int, int]], sources: list[str] | None = None) -> ClipIndex:
@@ -307,14 +307,15 @@ def test_every_fact_of_a_plan_is_printed(tmp_path):
     assert "padding waste: 8.93 % of tokens are of clips repeated" in text
 
 
-def test_world_size_of_the_trainer_and_of_the_command_line():
+def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch):
     def text(**settings) -> str:
         data = SimpleNamespace(name="x", seed=0, bucketing=None, view=Bucket(8, 32, 32), batch_size=4, corrupt={},
                                data=SimpleNamespace(train=range(40), val=range(4), total=44))  # fmt: skip
         from omegaconf import OmegaConf
 
         cfg = OmegaConf.create({"data": {}, "trainer": {"devices": 2, "num_nodes": 3}, **settings})
-        return text_of(cfg, lambda node, key: data)
+        monkeypatch.setattr("vidlab.lab.cli.hydra_main.instantiate", lambda node, key: data)
+        return text_of(cfg)
 
     assert "world_size=6" in text() and "world_size=5" in text(world_size=5)
     assert "world_size=1" in text(trainer={"devices": "auto"})
