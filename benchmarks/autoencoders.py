@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from record import record
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.lab.evaluation.resource_usage import measured
+from vidlab.lab.evaluation.resource_usage import profile
 
 SIZES_L = {"latent_channels": 16, "width": 192, "encoder_energy": 128}
 IMAGE = {
@@ -107,9 +107,9 @@ def work(connection: Connection, name: str, case: Case, threads: int) -> None:
     clip = clip.to(case.device, getattr(torch, case.dtype))
     connection.send(sum(parameter.numel() for parameter in coder.network.parameters()))
     while connection.recv():
-        latents, down = measured(lambda: coder.encode(clip), case.device)
+        latents, down = profile(lambda: coder.encode(clip), case.device)
         latents = latents.to(clip.dtype)
-        pixels, up = measured(lambda z=latents: coder.decode(z), case.device)  # type: ignore[misc]
+        pixels, up = profile(lambda z=latents: coder.decode(z), case.device)  # type: ignore[misc]
         connection.send({
             "encode_s": down.seconds, "decode_s": up.seconds, "encode_mib": down.peak_mib, "decode_mib": up.peak_mib,
             "latent": tuple(latents.shape[1:]), "frames_out": pixels.shape[2],

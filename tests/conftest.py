@@ -28,7 +28,7 @@ import torch
 from vidlab.backbones.dit import DiT
 from vidlab.clip import ClipBatch, LatentShape, TextEmbedding
 from vidlab.layers.layouts import Full3D, LayerPlan, TokenLayout
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -121,11 +121,11 @@ def make_text() -> Callable[..., TextEmbedding]:
 
 
 @pytest.fixture
-def make_draw() -> Callable[..., Draw]:
+def make_draw() -> Callable[..., KeyedRNG]:
     """Random numbers of clips "a", "b", ... in epoch 0."""
 
-    def make(clips: int = 2, seed: int = 0) -> Draw:
-        return Draw(seed, tuple("abcdefghij"[:clips]), (0,) * clips)
+    def make(clips: int = 2, seed: int = 0) -> KeyedRNG:
+        return KeyedRNG(seed, tuple("abcdefghij"[:clips]), (0,) * clips)
 
     return make
 
@@ -136,7 +136,7 @@ def make_batch() -> Callable[..., ClipBatch]:
 
     def make(keys: str = "ab", size: tuple[int, int, int] = (4, 8, 8), number: int = 0) -> ClipBatch:
         count = len(keys)
-        pixels = Draw(7, tuple(keys), (0,) * count).uniform("pixels", (3, *size)) * 2 - 1
+        pixels = KeyedRNG(7, tuple(keys), (0,) * count).uniform("pixels", (3, *size)) * 2 - 1
         captions = tuple(f"a {key} moves" for key in keys)
         return ClipBatch(pixels, captions, tuple(keys), (0,) * count, number, (8.0,) * count)
 

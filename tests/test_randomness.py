@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vidlab.randomness import Draw, generator, moment, seed_of
+from vidlab.randomness import KeyedRNG, generator, moment, seed_of
 
 
 def test_seeds_are_the_published_blake2b():
@@ -26,9 +26,9 @@ def test_every_part_of_the_key_counts():
 
 @pytest.mark.parametrize("kind", ["normal", "uniform"])
 def test_a_clip_has_its_numbers_whatever_its_batch_and_place(kind):
-    together = getattr(Draw(3, ("a", "b", "c"), (0, 1, 0)), kind)("noise", (2, 5))
-    alone = getattr(Draw(3, ("b",), (1,)), kind)("noise", (2, 5))
-    turned = getattr(Draw(3, ("c", "b"), (0, 1)), kind)("noise", (2, 5))
+    together = getattr(KeyedRNG(3, ("a", "b", "c"), (0, 1, 0)), kind)("noise", (2, 5))
+    alone = getattr(KeyedRNG(3, ("b",), (1,)), kind)("noise", (2, 5))
+    turned = getattr(KeyedRNG(3, ("c", "b"), (0, 1)), kind)("noise", (2, 5))
     assert torch.equal(together[1:2], alone)
     assert torch.equal(together[[2, 1]], turned)
     expected = torch.empty(2, 5)
@@ -37,34 +37,34 @@ def test_a_clip_has_its_numbers_whatever_its_batch_and_place(kind):
 
 
 def test_numbers_change_with_seed_epoch_purpose_and_clip_but_not_with_the_call():
-    draw = Draw(0, ("a",), (0,))
+    draw = KeyedRNG(0, ("a",), (0,))
     first = draw.normal("noise", (4,))
     torch.manual_seed(99)
     torch.randn(7)
     assert torch.equal(first, draw.normal("noise", (4,)))
     others = [
-        Draw(1, ("a",), (0,)).normal("noise", (4,)),
-        Draw(0, ("a",), (1,)).normal("noise", (4,)),
-        Draw(0, ("b",), (0,)).normal("noise", (4,)),
+        KeyedRNG(1, ("a",), (0,)).normal("noise", (4,)),
+        KeyedRNG(0, ("a",), (1,)).normal("noise", (4,)),
+        KeyedRNG(0, ("b",), (0,)).normal("noise", (4,)),
         draw.normal("other", (4,)),
-        Draw(0, ("a",), (0,), visits=(1,)).normal("noise", (4,)),
-        Draw(0, ("a",), (0,), visits=(2,)).normal("noise", (4,)),
+        KeyedRNG(0, ("a",), (0,), visits=(1,)).normal("noise", (4,)),
+        KeyedRNG(0, ("a",), (0,), visits=(2,)).normal("noise", (4,)),
     ]
-    assert torch.equal(first, Draw(0, ("a",), (0,), visits=(0,)).normal("noise", (4,)))
+    assert torch.equal(first, KeyedRNG(0, ("a",), (0,), visits=(0,)).normal("noise", (4,)))
     assert all(not torch.isclose(first, other).any() for other in others)
 
 
 def test_one_number_per_clip():
-    u = Draw(0, tuple("abc"), (0, 0, 0)).uniform("t")
+    u = KeyedRNG(0, tuple("abc"), (0, 0, 0)).uniform("t")
     assert u.shape == (3,) and u.dtype == torch.float32
     assert len(set(u.tolist())) == 3
-    assert Draw(0, tuple("abc"), (0, 0, 0)).normal("t", ()).shape == (3,)
+    assert KeyedRNG(0, tuple("abc"), (0, 0, 0)).normal("t", ()).shape == (3,)
 
 
 def test_the_distributions_over_many_clips_are_those_named():
     # 4096 clips of one number each: independent streams, so this looks across seeds, not along one stream
     count = 4096
-    draw = Draw(0, tuple(map(str, range(count))), (0,) * count)
+    draw = KeyedRNG(0, tuple(map(str, range(count))), (0,) * count)
     normal, uniform = draw.normal("noise", ()), draw.uniform("t")
     tolerance = 5 / math.sqrt(count)  # five standard errors
     assert abs(normal.mean()) < tolerance and abs(normal.std() - 1) < tolerance
@@ -79,6 +79,6 @@ def test_the_distributions_over_many_clips_are_those_named():
 
 def test_keys_and_epochs_go_together():
     with pytest.raises(ValueError, match="2 keys but 1 epochs"):
-        Draw(0, ("a", "b"), (0,))
+        KeyedRNG(0, ("a", "b"), (0,))
     with pytest.raises(ValueError, match="2 keys but 1 visits"):
-        Draw(0, ("a", "b"), (0, 0), visits=(0,))
+        KeyedRNG(0, ("a", "b"), (0, 0), visits=(0,))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
 TOKEN_DROP = "token_drop"
@@ -181,9 +181,9 @@ class ClipBatch:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def draw(self, seed: int) -> Draw:
+    def draw(self, seed: int) -> KeyedRNG:
         """The random numbers of these visits of these clips, made where the batch is."""
-        return Draw(seed, self.keys, self.epochs, self.device, self.visits)
+        return KeyedRNG(seed, self.keys, self.epochs, self.device, self.visits)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
         """The same batch with its pixels, or what they were encoded to, on another device.
@@ -242,7 +242,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownLatents:
     """Latents that are given and take the place of noisy ones.
 
     Args:
@@ -266,7 +266,7 @@ class Conditions:
     """Everything that conditions a denoiser besides the noisy latents and the noise level."""
 
     text: TextEmbedding | None = None
-    known: Known | None = None
+    known: KnownLatents | None = None
     history: tuple[History, ...] = ()
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)
@@ -314,4 +314,4 @@ class LossContext:
     output: DenoiserOutput
     target: Float[Tensor, "B C T H W"]
     step: int
-    draw: Draw
+    draw: KeyedRNG

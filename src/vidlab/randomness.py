@@ -40,7 +40,7 @@ def moment(epoch: int, visit: int) -> KeyPart:
 
 
 @dataclass(frozen=True)
-class Draw:
+class KeyedRNG:
     """The random numbers of one batch: one independent stream per clip and purpose.
 
     Args:

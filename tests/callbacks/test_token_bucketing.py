@@ -12,7 +12,7 @@ from vidlab.backbones.dit import DiT
 from vidlab.callbacks.token_bucketing import TokenBucketing, check_buckets, statistics
 from vidlab.data.module import ClipDataModule
 from vidlab.data.samplers.bucket_plan import BucketPlan
-from vidlab.data.samplers.bucketed import Planned
+from vidlab.data.samplers.bucketed import BucketedPlan
 from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
@@ -90,7 +90,7 @@ def test_buckets_the_model_cannot_take_are_refused(make_module, bucket, rule, pa
     module = make_module(False, autoencoder=Haar(4, 4, 4, 1.0), backbone=backbone, clip_shape=(8, 16, 16))
     assignment = Assignment((Bucket(8, 16, 16), Bucket(*bucket)), np.array([0, 1], np.int16))
     settings = {"max_tokens": 256, "temporal_stride": 4, "ratios": None, **rule}
-    planned = Planned(BucketPlan(assignment, [1, 1], 0), assignment, Bucketing(**settings), {})
+    planned = BucketedPlan(BucketPlan(assignment, [1, 1], 0), assignment, Bucketing(**settings), {})
     with pytest.raises(UserError, match=named):
         check_buckets(planned, module)
 

@@ -131,7 +131,7 @@ def test_a_folder_of_videos_is_scored(trained, report):
         (("videos=nowhere",), "videos=nowhere: there is no such folder"),
         (("videos=.hydra-empty",), "there is no such folder"),
         (("run=last", "num_videos=1"), "num_videos=1: it must be a whole number of 2 or more"),
-        (("run=last", "given_frames=2"), "trained without conditioning on frames"),
+        (("run=last", "conditioning_frames=2"), "trained without conditioning on frames"),
         (("run=last", "metrics=fvd"), "none of the metrics can be measured: fvd: it needs 16 frames"),
         (("run=nobody",), "run=nobody: no such run folder or checkpoint file"),
     ],

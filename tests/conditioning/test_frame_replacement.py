@@ -39,7 +39,7 @@ def test_patterns(pattern, known):
 
 
 def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=0.0).observe(x0, x0, same, make_draw(), 0)
+    evidence = FrameReplacement(image_dropout=0.0).for_training(x0, x0, same, make_draw(), 0)
     assert evidence.controls is None and evidence.known.mask.flatten(1).tolist() == [[1, 0, 0, 0]] * 2
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
@@ -53,7 +53,7 @@ def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw
 
 
 def test_a_dropped_image_is_noise_like_the_rest_and_supervised(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=1.0).observe(x0, x0, same, make_draw(), 0)
+    evidence = FrameReplacement(image_dropout=1.0).for_training(x0, x0, same, make_draw(), 0)
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
     assert torch.equal(corrupted.input.latents, plain.input.latents)
@@ -61,29 +61,29 @@ def test_a_dropped_image_is_noise_like_the_rest_and_supervised(x0, make_draw):
 
 
 def test_dropout_is_a_keyed_share(make_draw):
-    from vidlab.randomness import Draw
+    from vidlab.randomness import KeyedRNG
 
     keys = tuple(str(i) for i in range(4000))
     x0 = torch.zeros(4000, 3, 2, 1, 1)
-    known = FrameReplacement().observe(x0, x0, same, Draw(0, keys, (0,) * 4000), 0).known
+    known = FrameReplacement().for_training(x0, x0, same, KeyedRNG(0, keys, (0,) * 4000), 0).known
     share = 1 - known.mask[:, 0, 0].mean().item()
     assert abs(share - 0.08) < 3 * (0.08 * 0.92 / 4000) ** 0.5
-    part = FrameReplacement().observe(x0[:10], x0[:10], same, Draw(0, keys[:10], (0,) * 10), 5).known
+    part = FrameReplacement().for_training(x0[:10], x0[:10], same, KeyedRNG(0, keys[:10], (0,) * 10), 5).known
     assert torch.equal(part.mask, known.mask[:10])
 
 
 def test_given_frames_are_whole_latent_frames():
     haar, pixels = Haar(frames=4, height=4, width=4), torch.rand(1, 3, 8, 8, 8) * 2 - 1
     frames = torch.arange(8)[None] < 4
-    known = FrameReplacement().given(pixels, frames, haar).known
+    known = FrameReplacement().for_inference(pixels, frames, haar).known
     assert known.mask.flatten().tolist() == [1, 0]
     torch.testing.assert_close(known.latents[:, :, 0], haar.encode(pixels)[:, :, 0])
     with pytest.raises(UserError, match=r"1 of 8 frames are given.*holds 4 frames.*autoencoder=haar_frames"):
-        FrameReplacement().given(pixels, torch.arange(8)[None] < 1, haar)
+        FrameReplacement().for_inference(pixels, torch.arange(8)[None] < 1, haar)
 
 
 def test_nothing_given_changes_nothing(x0):
-    known = FrameReplacement().given(x0, torch.zeros(2, 4, dtype=torch.bool), same).known
+    known = FrameReplacement().for_inference(x0, torch.zeros(2, 4, dtype=torch.bool), same).known
     latents = torch.randn_like(x0)
     assert torch.equal(known.put_into(latents), latents)
 
@@ -103,7 +103,7 @@ def test_arguments():
 
 
 def test_frames_usually_given_are_those_of_training():
-    counts = {str(p): FrameReplacement(p).usual_frames(8) for p in (First(1), First(3), Ends(), EveryNth(2))}
+    counts = {str(p): FrameReplacement(p).default_num_frames(8) for p in (First(1), First(3), Ends(), EveryNth(2))}
     assert list(counts.values()) == [1, 3, 1, 1]
 
 
@@ -113,7 +113,7 @@ def test_frames_usually_given_are_those_of_training():
 def test_a_clip_that_would_be_given_away_is_trained_without(pattern, length, make_draw):
     conditioning, x0 = FrameReplacement(pattern, image_dropout=0.0), torch.randn(2, 3, length, 2, 2)
     assert conditioning.gives_all(length) and not conditioning.gives_all(length + 2)
-    known = conditioning.observe(x0, x0, same, make_draw(), 0).known
+    known = conditioning.for_training(x0, x0, same, make_draw(), 0).known
     assert not known.mask.any()
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())

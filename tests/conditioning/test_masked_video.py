@@ -5,10 +5,10 @@ from vidlab.clip import LatentShape, Stride
 from vidlab.conditioning.base import Conditioning
 from vidlab.conditioning.masked_video import TASKS, MaskedVideo, Stage, folded_mask
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 KEYS = tuple(str(i) for i in range(3000))
-MANY = Draw(0, KEYS, (0,) * len(KEYS))
+MANY = KeyedRNG(0, KEYS, (0,) * len(KEYS))
 
 
 def always(task: str, kept=(0.0, 1.0)) -> MaskedVideo:
@@ -79,7 +79,7 @@ def test_the_mask_of_a_single_frame_has_as_many_channels():
 
 def test_masked_pixels_are_black_before_encoding():
     pixels = torch.full((1, 3, 4, 2, 2), 0.5)
-    controls = always("t2v").given(pixels, torch.arange(4)[None] == 0, halved).controls
+    controls = always("t2v").for_inference(pixels, torch.arange(4)[None] == 0, halved).controls
     masked, mask = controls.channels.split([3, 2], dim=1)
     assert masked[0, 0, :, 0, 0].tolist() == [-0.25, -1.0]  # mean of 0.5 and -1, and black
     assert mask[0, :, :, 0, 0].tolist() == [[0, 1], [1, 1]]
@@ -89,15 +89,17 @@ def test_masked_pixels_are_black_before_encoding():
 
 def test_noise_on_kept_frames_has_the_published_law():
     video = MaskedVideo([Stage({"clear": 1})])
-    controls = video.observe(torch.zeros(3000, 3, 2, 4, 4), torch.zeros(3000, 3, 1, 4, 4), halved, MANY, 0).controls
+    controls = video.for_training(
+        torch.zeros(3000, 3, 2, 4, 4), torch.zeros(3000, 3, 1, 4, 4), halved, MANY, 0
+    ).controls
     levels = controls.channels[:, :3].flatten(1).std(1) * 2**0.5  # the mean of two frames has half the variance
     clean = levels < 1e-6
     assert abs(clean.float().mean() - 0.05) < 4 * (0.05 * 0.95 / 3000) ** 0.5
     logarithms = levels[~clean].log()
     assert abs(logarithms.mean() + 3) < 0.04 and abs(logarithms.std() - 0.5) < 0.04
     # what is discarded stays black
-    pixels, x0, two = torch.zeros(2, 3, 2, 4, 4), torch.zeros(2, 3, 1, 4, 4), Draw(0, ("a", "b"), (0, 0))
-    hidden = always("t2v").observe(pixels, x0, halved, two, 0).controls
+    pixels, x0, two = torch.zeros(2, 3, 2, 4, 4), torch.zeros(2, 3, 1, 4, 4), KeyedRNG(0, ("a", "b"), (0, 0))
+    hidden = always("t2v").for_training(pixels, x0, halved, two, 0).controls
     assert torch.equal(hidden.channels[:, :3], -torch.ones(2, 3, 1, 4, 4))
 
 

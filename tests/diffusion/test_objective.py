@@ -4,12 +4,12 @@ import torch
 from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
 from vidlab.diffusion.betas import LinearBetas, ZeroTerminalSNR
 from vidlab.diffusion.objective import Corrupted, GaussianObjective, Objective
-from vidlab.diffusion.parameterizations import Epsilon, Sample, Velocity, VPrediction
+from vidlab.diffusion.parameterizations import Epsilon, Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import DiscreteUniform, LogitNormal, RankStratified, Uniform
 from vidlab.diffusion.weightings import Constant, MinSNR, VelocityError
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 SHAPE = (3, 4, 2, 2)
 
@@ -51,8 +51,8 @@ def test_the_time_sampler_shapes_t(make_draw):
 
 def test_an_example_does_not_depend_on_its_batch():
     x0 = torch.randn(3, *SHAPE)
-    together = objective().prepare(x0, Conditions(), Draw(5, ("a", "b", "c"), (0, 2, 1)))
-    turned = objective().prepare(x0[[2, 1]], Conditions(), Draw(5, ("c", "b"), (1, 2)))
+    together = objective().prepare(x0, Conditions(), KeyedRNG(5, ("a", "b", "c"), (0, 2, 1)))
+    turned = objective().prepare(x0[[2, 1]], Conditions(), KeyedRNG(5, ("c", "b"), (1, 2)))
     for part in ("latents", "t", "embedded_t"):
         assert torch.equal(getattr(together.input, part)[[2, 1]], getattr(turned.input, part))
     assert torch.equal(together.target[[2, 1]], turned.target)
@@ -77,7 +77,7 @@ def test_a_level_for_every_frame(make_draw):
     torch.testing.assert_close(back.x0, x0, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, Sample])
+@pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, X0Prediction])
 def test_a_perfect_answer_gives_the_clean_latents(kind, make_draw):
     x0, draw = torch.randn(2, *SHAPE), make_draw()
     chosen = objective(kind(), schedule=DDPM)
@@ -139,7 +139,7 @@ def test_it_is_an_objective():
 def test_noise_prediction_needs_signal_at_the_noisiest_level(schedule):
     with pytest.raises(UserError, match=r"objective\.parameterization=Epsilon.*objective\.schedule=.*Use VPrediction"):
         objective(Epsilon(), schedule=schedule)
-    for kind in (Velocity, VPrediction, Sample):
+    for kind in (Velocity, VPrediction, X0Prediction):
         objective(kind(), schedule=schedule)
     objective(Epsilon(), schedule=DDPM)
 
@@ -160,6 +160,6 @@ def test_v_prediction_at_the_dead_timestep(make_draw):
 
 
 def test_the_weight_is_that_of_the_parameterization(make_draw):
-    chosen = GaussianObjective(LinearPath(), Sample(), VelocityError(0.25), Uniform())
+    chosen = GaussianObjective(LinearPath(), X0Prediction(), VelocityError(0.25), Uniform())
     example = chosen.prepare_at(torch.zeros(2, *SHAPE), torch.tensor([0.1, 0.5]), Conditions(), make_draw())
     assert example.weight.tolist() == [16, 4]

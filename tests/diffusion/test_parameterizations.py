@@ -7,15 +7,15 @@ from vidlab.diffusion.betas import CosineBetas, LinearBetas, ScaledLinearBetas, 
 from vidlab.diffusion.parameterizations import (
     Epsilon,
     Parameterization,
-    Sample,
     Velocity,
     VPrediction,
+    X0Prediction,
     determinant_of,
     noised,
 )
 from vidlab.diffusion.schedules import LinearPath, PathCoefficients, VariancePreserving
 
-ALL = [Velocity(), VPrediction(), Epsilon(), Sample()]
+ALL = [Velocity(), VPrediction(), Epsilon(), X0Prediction()]
 names = pytest.mark.parametrize("parameterization", ALL, ids=lambda p: p.name)
 
 
@@ -31,7 +31,7 @@ def wide(value: float | torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("parameterization", "target"),
     # x0 = 2, eps = -1 at t = 1/4: z = 3/4 * 2 - 1/4, u = eps - x0, v = 3/4 * (-1) - 1/4 * 2
-    [(Velocity(), -3.0), (VPrediction(), -1.25), (Epsilon(), -1.0), (Sample(), 2.0)],
+    [(Velocity(), -3.0), (VPrediction(), -1.25), (Epsilon(), -1.0), (X0Prediction(), 2.0)],
     ids=lambda x: getattr(x, "name", x),
 )
 def test_targets_by_hand(parameterization, target):
@@ -105,7 +105,10 @@ def test_gains_are_the_errors_of_what_is_recovered(parameterization):
 def test_where_nothing_can_be_recovered_the_gain_is_infinite():
     ends = PATHS["zero_snr"].coefficients(torch.tensor([0.0, 1.0]))
     assert Epsilon().x0_gain(ends).tolist() == [0, math.inf] and Epsilon().epsilon_gain(ends).tolist() == [1, 1]
-    assert Sample().x0_gain(ends).tolist() == [1, 1] and Sample().epsilon_gain(ends).tolist() == [math.inf, 0]
+    assert X0Prediction().x0_gain(ends).tolist() == [1, 1] and X0Prediction().epsilon_gain(ends).tolist() == [
+        math.inf,
+        0,
+    ]
     for parameterization in (Velocity(), VPrediction()):
         assert parameterization.x0_gain(ends).isfinite().all() and parameterization.epsilon_gain(ends).isfinite().all()
 

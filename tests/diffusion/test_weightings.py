@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from vidlab.diffusion.betas import CosineBetas, LinearBetas, ZeroTerminalSNR
-from vidlab.diffusion.parameterizations import Epsilon, Sample, Velocity, VPrediction, noised
+from vidlab.diffusion.parameterizations import Epsilon, Velocity, VPrediction, X0Prediction, noised
 from vidlab.diffusion.schedules import LinearPath, PathCoefficients, VariancePreserving
 from vidlab.diffusion.weightings import P2, Constant, MinSNR, VelocityError, Weighting
 from vidlab.errors import UserError
 
-ALL = [Velocity(), VPrediction(), Epsilon(), Sample()]
+ALL = [Velocity(), VPrediction(), Epsilon(), X0Prediction()]
 names = pytest.mark.parametrize("parameterization", ALL, ids=lambda p: p.name)
 ZERO_SNR = VariancePreserving(ZeroTerminalSNR(LinearBetas()))
 PATHS = [LinearPath(), ZERO_SNR, VariancePreserving(CosineBetas())]
@@ -30,7 +30,7 @@ def test_constant_weight_is_one():
 def test_velocity_error_is_one_over_t_squared_on_the_linear_path():
     path = LinearPath().coefficients(torch.tensor([0.1, 0.25, 0.5, 1.0]))
     # 1 / max(t, 0.25)^2
-    torch.testing.assert_close(VelocityError(0.25).weight(path, Sample()), torch.tensor([16.0, 16.0, 4.0, 1.0]))
+    torch.testing.assert_close(VelocityError(0.25).weight(path, X0Prediction()), torch.tensor([16.0, 16.0, 4.0, 1.0]))
 
 
 @names
@@ -49,7 +49,7 @@ def test_a_weighted_error_is_the_error_of_the_implied_velocity(parameterization,
 
 def test_the_bound_holds_at_the_end_where_the_error_grows():
     path = LinearPath().coefficients(torch.tensor([0.0, 0.1, 0.9, 1.0]))
-    assert VelocityError(0.5).weight(path, Sample()).tolist() == pytest.approx([4, 4, 1 / 0.81, 1])
+    assert VelocityError(0.5).weight(path, X0Prediction()).tolist() == pytest.approx([4, 4, 1 / 0.81, 1])
     assert VelocityError(0.5).weight(path, Epsilon()).tolist() == pytest.approx([1, 1 / 0.81, 4, 4])
     for schedule in PATHS:
         path = schedule.coefficients(torch.linspace(0, 1, 101))
@@ -60,7 +60,7 @@ def test_the_weight_of_x0_is_bit_for_bit_that_of_the_clamped_sigma():
     path = LinearPath().coefficients(torch.rand(1000))
     slope = path.d_sigma * path.alpha - path.d_alpha * path.sigma
     expected = (slope / path.sigma.clamp(min=0.2)).square()
-    assert torch.equal(VelocityError(0.2).weight(path, Sample()), expected)
+    assert torch.equal(VelocityError(0.2).weight(path, X0Prediction()), expected)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_weight_of_x0_is_bit_for_bit_that_of_the_clamped_sigma():
         (VPrediction(), [0.1 / 1.1, 0.5, 0.8, 5 / 6, 5 / 11, 5 / 101]),
         (Velocity(), [0.1 / 1.1, 0.5, 0.8, 5 / 6, 5 / 11, 5 / 101]),
         (Epsilon(), [1, 1, 1, 1, 0.5, 0.05]),
-        (Sample(), [0.1, 1, 4, 5, 5, 5]),
+        (X0Prediction(), [0.1, 1, 4, 5, 5, 5]),
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
@@ -97,7 +97,7 @@ def test_min_snr_of_v_on_the_zero_terminal_snr_table():
         (Epsilon(), [1 / 1.25, 0.5, 0.2]),
         (VPrediction(), [0.2 / 1.25, 0.25, 0.8 / 5]),
         (Velocity(), [0.2 / 1.25, 0.25, 0.8 / 5]),
-        (Sample(), [0.25 / 1.25, 0.5, 4 / 5]),
+        (X0Prediction(), [0.25 / 1.25, 0.5, 4 / 5]),
     ],
     ids=lambda x: getattr(x, "name", ""),
 )

@@ -24,7 +24,7 @@ from vidlab.clip import ClipBatch
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.curate import run_curation
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.optimization.optimizers import trainable_parameters
 
 HERE = Path(__file__).resolve().parent
@@ -95,7 +95,7 @@ def batches() -> list[ClipBatch]:
     made = []
     for number in range(STEPS):
         keys, epochs = ("a", "b"), (number, number)
-        pixels = Draw(1, keys, epochs).uniform("pixels", (3, 8, 16, 16)) * 2 - 1
+        pixels = KeyedRNG(1, keys, epochs).uniform("pixels", (3, 8, 16, 16)) * 2 - 1
         made.append(ClipBatch(pixels, ("a red square", "a dog"), keys, epochs, number, (8.0, 8.0)))
     return made
 
@@ -172,7 +172,7 @@ def generated(model: str, sampler: str) -> str:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     module.eval()
-    video = module.generate(["a red square", "a dog"], Draw(0, ("x", "y"), (0, 0)))
+    video = module.generate(["a red square", "a dog"], KeyedRNG(0, ("x", "y"), (0, 0)))
     return blake2b(video.numpy().tobytes(), digest_size=8).hexdigest()
 
 

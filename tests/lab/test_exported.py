@@ -22,7 +22,7 @@ from vidlab.lab.evaluation.entries import build_entry
 from vidlab.lab.evaluation.run import evaluate_run
 from vidlab.lab.export import main as export
 from vidlab.lab.generate import from_checkpoint
-from vidlab.lab.init import Surroundings, Trained
+from vidlab.lab.init import CheckpointSource, RunContext
 from vidlab.lab.runs.resolve import resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
@@ -135,7 +135,7 @@ def test_it_is_evaluated_and_gives_weights_to_a_new_run(tmp_path, monkeypatch):
         found.append([clip.frames() for clip in done.clips])
         assert done.step == 7
     assert all((one == other).all() for one, other in zip(*found, strict=True))
-    sources = [Trained(str(path)).load(Surroundings("vidlab", None), "init.run")[0].weights
+    sources = [CheckpointSource(str(path)).load(RunContext("vidlab", None), "init.run")[0].weights
                for path in (checkpoint, folder)]  # fmt: skip
     assert all(torch.equal(value, sources[0][name]) for name, value in sources[1].items())
     assert {name.partition(".")[0] for name in sources[1]} == {"backbone", "text_encoder"}

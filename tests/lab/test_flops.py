@@ -3,7 +3,7 @@ import pytest
 from lightning.pytorch import LightningDataModule
 
 from vidlab.data.samplers.buckets import Assignment, Bucket
-from vidlab.data.samplers.clip_plan import JoinedPlan, JointPlan, Share
+from vidlab.data.samplers.clip_plan import BucketStats, InterleavedPlan, SingleBucketPlan
 from vidlab.lab.flops import flops_per_step, mean_flops, plan_flops
 
 
@@ -16,12 +16,12 @@ def test_the_mean_over_an_epoch_of_buckets(make_module):
     """Two ranks: 3 steps of 4 and one of 1, and 5 steps of 2 whose epochs are joined, by hand."""
     module = make_module()
     large, small = module.cost((4, 8, 8)).training_flops, module.cost((2, 8, 8)).training_flops
-    shares = (Share(Bucket(2, 8, 8), 26, 26, 4, 4, tail_size=1), Share(Bucket(4, 8, 8), 19, 19, 2, 5))
+    shares = (BucketStats(Bucket(2, 8, 8), 26, 26, 4, 4, tail_size=1), BucketStats(Bucket(4, 8, 8), 19, 19, 2, 5))
     assert mean_flops(shares, module, 2) == pytest.approx((26 * small + 20 * large) / 9)
 
 
 def test_images_count_by_their_share_of_steps(make_module):
     module, codes = make_module(), np.zeros(8, np.int16)
-    video, image = (JoinedPlan(Assignment((Bucket(frames, 8, 8),), codes), 2, 0) for frames in (4, 2))
+    video, image = (SingleBucketPlan(Assignment((Bucket(frames, 8, 8),), codes), 2, 0) for frames in (4, 2))
     expected = 2 * (8 * module.cost().training_flops + module.cost((2, 8, 8)).training_flops) / 9
-    assert plan_flops(JointPlan(video, image, 9), module) == pytest.approx(expected)
+    assert plan_flops(InterleavedPlan(video, image, 9), module) == pytest.approx(expected)

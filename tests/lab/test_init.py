@@ -15,18 +15,18 @@ from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.lab.export import Origin, export
 from vidlab.lab.init import (
+    CheckpointSource,
     FreshWeights,
     FromRuns,
     Initializer,
     OpenSoraPlanRelease,
-    Surroundings,
-    Trained,
+    RunContext,
     from_run,
     merged,
 )
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
-HERE = Surroundings("lab", None)
+HERE = RunContext("lab", None)
 SIZES = {"width": 24, "depth": 2, "heads": 2}
 
 
@@ -123,7 +123,7 @@ def test_what_is_refused(make_module, save):
     with pytest.raises(UserError, match=r"has shape \(36, 96\) here and \(24, 96\)"):
         from_run(path, weights="raw").apply(wide, HERE)
     with pytest.raises(UserError, match="choose ema or raw"):
-        Trained(path, "best")
+        CheckpointSource(path, "best")
     with pytest.raises(UserError, match=r"init.run=nowhere: no such run"):
         from_run("nowhere").apply(module, HERE)
 

@@ -9,7 +9,7 @@ from tiny_release import make_release
 from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_module
-from vidlab.lab.init import Surroundings
+from vidlab.lab.init import RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.layers.layouts import Full3D, GroupSkip, SingleSkip
 
@@ -32,7 +32,7 @@ def built(release, *words: str):
     take_published_sizes(cfg, typed)
     module = build_module(cfg)
     module.configure_model()
-    report = instantiate(cfg.init, "init").apply(module, Surroundings("lab", None))
+    report = instantiate(cfg.init, "init").apply(module, RunContext("lab", None))
     return cfg, module, report
 
 

@@ -20,7 +20,7 @@ from vidlab.lab.evaluation.autoencoders import evaluate_autoencoders
 from vidlab.lab.evaluation.run import evaluate_run
 from vidlab.lab.export import main as export
 from vidlab.lab.generate import from_checkpoint, module_of
-from vidlab.lab.init import Surroundings, Trained
+from vidlab.lab.init import CheckpointSource, RunContext
 from vidlab.lab.runs.resolve import Run
 from vidlab.lab.runs.resume_check import check_changes
 from vidlab.lab.trusted_config import (
@@ -278,7 +278,10 @@ def test_no_reader_of_checkpoints_runs_what_one_names(settings, hostile_module, 
     cfg = composed("train", *TINY, "logger=none", "callbacks=[]", f"ckpt_path={path}")
     with pytest.raises(UserError, match=r"autoencoder\._target_: hostile_module\.run in the checkpoint"):
         check_changes(cfg, load_checkpoint(path), path)
-    assert Trained(str(path), weights="raw").load(Surroundings("vidlab", None), "init.run")[1]["data"]["frames"] == 4
+    assert (
+        CheckpointSource(str(path), weights="raw").load(RunContext("vidlab", None), "init.run")[1]["data"]["frames"]
+        == 4
+    )
 
 
 def test_a_checkpoint_without_a_configuration_is_named():

@@ -6,7 +6,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vidlab.layers.layouts import Grid
-from vidlab.layers.positions import plane_waves
+from vidlab.layers.positions import fourier_positions
 from vidlab.layers.tables import KEPT, Tables
 
 CPU = torch.device("cpu")
@@ -61,8 +61,8 @@ def test_the_oldest_table_goes_and_a_copy_has_none(build):
 
 def test_the_same_numbers_as_without():
     grid = Grid(2, 3, 4)
-    found = Tables().get(plane_waves, grid, 8, (1.0, 2.0, 1.0), device=CPU)
-    assert torch.equal(found, plane_waves(grid, 8, (1.0, 2.0, 1.0), CPU))
+    found = Tables().get(fourier_positions, grid, 8, (1.0, 2.0, 1.0), device=CPU)
+    assert torch.equal(found, fourier_positions(grid, 8, (1.0, 2.0, 1.0), CPU))
 
 
 class Operations(TorchDispatchMode):

@@ -14,8 +14,8 @@ from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import MOTIONS, Background, Body, Canvas, Scene
 from vidlab.metrics.shapes.grade import DIMENSIONS, background_colour_score, color_score, grade, match
 from vidlab.metrics.shapes.motion import motion_score, speed_score
-from vidlab.metrics.shapes.parse import look
-from vidlab.metrics.shapes.parsed_scene import Seen, SeenObject, ramp
+from vidlab.metrics.shapes.parse import parse_scene
+from vidlab.metrics.shapes.parsed_scene import ParsedScene, SeenObject, ramp
 
 CLIPS = 24
 ALWAYS = ("object_count", "subject_consistency", "background_consistency", "temporal_flickering")
@@ -29,7 +29,7 @@ def clips() -> tuple[RenderedClip, ...]:
 def mean_scores(damage: Callable[[Pixels], Pixels], captions: int = 0) -> dict[str, float]:
     """Mean of each dimension over all clips; each clip graded against the caption of the one so many further."""
     graded = [
-        grade(look(damage(clip.frames.astype(np.float32)).astype(np.float32)), other.factors).scores
+        grade(parse_scene(damage(clip.frames.astype(np.float32)).astype(np.float32)), other.factors).scores
         for clip, other in zip(clips(), clips()[captions:] + clips()[:captions], strict=True)
     ]
     return {name: float(np.mean([one[name] for one in graded if name in one])) for name in DIMENSIONS}
@@ -127,11 +127,11 @@ ONES = np.ones(9)
 
 def seen_of(
     shape: str = "square", colour: str = "red", pattern: Background | None = None, **tracks: np.ndarray
-) -> Seen:
+) -> ParsedScene:
     """What the judge sees of one object with these tracks, on 48 x 48."""
     given = {"x": 0.5 * ONES, "y": 0.5 * ONES, "diameter": 0.3 * ONES, "angle": 0 * ONES} | tracks
     scene = Scene(Canvas(9, 48, 48), (Body(shape, colour, **given),), pattern or Background("plain", ("black",)))
-    return look(render_scene(scene).astype(np.float32))
+    return parse_scene(render_scene(scene).astype(np.float32))
 
 
 def motions_of(shape: str = "square", **tracks: np.ndarray) -> dict[str, float]:
@@ -188,13 +188,13 @@ def test_a_shapeless_blob_of_the_right_colour_has_colour_but_no_class() -> None:
     grid = (np.arange(48) + 0.5) / 48 - 0.5
     ragged = np.hypot(grid, grid[:, None]) < 0.2 + 0.09 * np.sin(5 * np.arctan2(grid[:, None], grid) + 1)
     frames = np.where(ragged[None, :, :, None], (225, 25, 35), (10, 10, 12)) * np.ones((9, 1, 1, 1))
-    scores = grade(look(frames.astype(np.float32)), factors()).scores
+    scores = grade(parse_scene(frames.astype(np.float32)), factors()).scores
     assert scores["color"] == 1
     assert scores["object_class"] < 0.5
 
 
 def test_nothing_on_the_screen_scores_nothing() -> None:
-    empty = look(np.full((8, 32, 32, 3), 10, np.float32))
+    empty = parse_scene(np.full((8, 32, 32, 3), 10, np.float32))
     scores = grade(empty, factors()).scores
     lost = ("object_class", "color", "motion_direction", "object_count", "subject_consistency")
     assert all(scores[name] == 0 for name in lost)
@@ -203,7 +203,7 @@ def test_nothing_on_the_screen_scores_nothing() -> None:
 def test_an_object_that_comes_late_counts_for_its_part() -> None:
     seen = render_scene(Scene(Canvas(8, 48, 48), (still_square(),), Background("plain", ("black",))))
     frames = np.concatenate([np.full((4, 48, 48, 3), (10, 10, 12)), seen[4:]]).astype(np.float32)
-    scores = grade(look(frames), factors()).scores
+    scores = grade(parse_scene(frames), factors()).scores
     for name in ("color", "object_class", "object_count", "subject_consistency"):
         assert scores[name] == pytest.approx(0.5, abs=0.02), name
 
@@ -215,7 +215,7 @@ def still_square() -> Body:
 
 def test_objects_are_matched_by_looks_not_by_order() -> None:
     clip = next(clip for clip in clips() if len(clip.factors.objects) == 2)
-    seen = look(clip.frames.astype(np.float32)).objects
+    seen = parse_scene(clip.frames.astype(np.float32)).objects
     first, second = clip.factors.objects
     there: tuple[SeenObject | None, ...] = match(seen, (first, second))
     assert match(seen[::-1], (first, second)) == there

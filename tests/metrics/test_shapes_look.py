@@ -26,8 +26,8 @@ from vidlab.data.moving_shapes.scene import (
 )
 from vidlab.metrics.shapes.grade import match
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
-from vidlab.metrics.shapes.parse import look
-from vidlab.metrics.shapes.parsed_scene import Seen
+from vidlab.metrics.shapes.parse import parse_scene
+from vidlab.metrics.shapes.parsed_scene import ParsedScene
 from vidlab.metrics.shapes.patterns import Measured, fit_patterns
 from vidlab.metrics.shapes.reading import ObjectReading, draw_seen, read, read_object
 
@@ -35,10 +35,10 @@ CLIPS = {"plain": 80, "rich": 90}
 
 
 @lru_cache
-def seen_clips(difficulty: str) -> list[tuple[RenderedClip, Seen]]:
+def seen_clips(difficulty: str) -> list[tuple[RenderedClip, ParsedScene]]:
     shapes = MovingShapes(difficulty=difficulty)
     clips = [shapes.render(index, "val") for index in range(CLIPS[difficulty])]
-    return [(clip, look(clip.frames.astype(np.float32))) for clip in clips]
+    return [(clip, parse_scene(clip.frames.astype(np.float32))) for clip in clips]
 
 
 def wrong_names(wanted: ObjectFactors, got: ObjectReading) -> list[str]:
@@ -87,7 +87,7 @@ def test_any_size_and_length(frames: int, height: int, width: int) -> None:
     right = []
     for index in range(12):
         clip = shapes.render(index, "val")
-        names = read(look(clip.frames.astype(np.float32)))
+        names = read(parse_scene(clip.frames.astype(np.float32)))
         wanted = clip.factors
         right.append({(o.shape, o.colour) for o in names.objects} == {(o.shape, o.colour) for o in wanted.objects})
         right.append((names.background, names.camera) == (wanted.background, wanted.camera))
@@ -99,12 +99,12 @@ def test_half_a_turn_of_a_square_is_measured() -> None:
     canvas = Canvas(9, 48, 48)
     still = np.ones(9)
     body = Body("square", "cyan", 0.5 * still, 0.4 * still, 0.4 * still, 0.25 * np.arange(9))
-    seen = look(render_scene(Scene(canvas, (body,), Background("plain", ("black",)))).astype(np.float32))
+    seen = parse_scene(render_scene(Scene(canvas, (body,), Background("plain", ("black",)))).astype(np.float32))
     assert seen.objects[0].turns[4][-1] == pytest.approx(2.0, abs=0.05)
     assert read(seen).objects[0].motion == "rotating"
     # Against the clock.
     body = Body("triangle", "cyan", 0.5 * still, 0.5 * still, 0.4 * still, -0.25 * np.arange(9))
-    seen = look(render_scene(Scene(canvas, (body,), Background("plain", ("black",)))).astype(np.float32))
+    seen = parse_scene(render_scene(Scene(canvas, (body,), Background("plain", ("black",)))).astype(np.float32))
     assert seen.objects[0].turns[3][-1] == pytest.approx(-2.0, abs=0.05)
 
 
@@ -118,17 +118,17 @@ def test_stripes_are_fitted_by_hand() -> None:
 
 
 def test_a_blank_clip_and_noise_show_nothing() -> None:
-    blank = look(np.full((8, 32, 32, 3), 10, np.float32))
+    blank = parse_scene(np.full((8, 32, 32, 3), 10, np.float32))
     assert blank.objects == () and blank.counts.sum() == 0 and blank.flicker == 0
     assert str(read(blank)) == "no object; plain black; camera fixed"
-    noise = look(np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32))
+    noise = parse_scene(np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32))
     assert all(max(found.shapes.values()) < 0.1 for found in noise.objects)
 
 
 def test_two_of_a_colour_are_two() -> None:
     canvas, still = Canvas(6, 32, 32), np.ones(6)
     bodies = tuple(Body("circle", "red", x * still, 0.5 * still, 0.25 * still, 0 * still) for x in (0.2, 0.8))
-    seen = look(render_scene(Scene(canvas, bodies, Background("plain", ("navy",)))).astype(np.float32))
+    seen = parse_scene(render_scene(Scene(canvas, bodies, Background("plain", ("navy",)))).astype(np.float32))
     assert seen.counts.tolist() == [2.0] * 6
 
 
@@ -161,7 +161,7 @@ def test_what_was_seen_can_be_drawn() -> None:
 def test_noise_moves_tracks_little() -> None:
     """20 grey levels of noise on each channel leave centres right to half a pixel."""
     for clip, seen in seen_clips("plain")[:12]:
-        again = look(noisy(clip.frames, 20).astype(np.float32))
+        again = parse_scene(noisy(clip.frames, 20).astype(np.float32))
         assert len(again.objects) == 1
         away = np.hypot(again.objects[0].x - seen.objects[0].x, again.objects[0].y - seen.objects[0].y)
         assert away.max() * 32 < 0.5

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, Known
+from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, KnownLatents
 from vidlab.diffusion.objective import GaussianObjective
 from vidlab.diffusion.parameterizations import Velocity
 from vidlab.diffusion.schedules import LinearPath
@@ -21,12 +21,12 @@ OBJECTIVE = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
 SHAPE = (1, 2, 3, 1, 1)
 
 
-def known(value: float = 5.0, follows_image: bool = False) -> Known:
+def known(value: float = 5.0, follows_image: bool = False) -> KnownLatents:
     mask = torch.tensor([1.0, 0.0, 0.0]).view(1, 1, 3, 1, 1)
-    return Known(torch.full(SHAPE, value), mask, follows_image)
+    return KnownLatents(torch.full(SHAPE, value), mask, follows_image)
 
 
-def conditions(given: Known) -> dict[str, Conditions]:
+def conditions(given: KnownLatents) -> dict[str, Conditions]:
     return {"full": Conditions(known=given), "image": Conditions(known=given), "null": Conditions()}
 
 

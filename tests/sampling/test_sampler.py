@@ -8,12 +8,12 @@ import torch
 from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
 from vidlab.diffusion.betas import LinearBetas
 from vidlab.diffusion.objective import GaussianObjective
-from vidlab.diffusion.parameterizations import Sample, Velocity, VPrediction
+from vidlab.diffusion.parameterizations import Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
 from vidlab.sampling.guided import GuidedDenoiser, concatenate, concatenate_texts
 from vidlab.sampling.sampler import Sampler
@@ -51,7 +51,7 @@ def error_at(steps: int, parameterization, mean=0.7, std=0.4) -> float:
     return (sampled - (mean + std * noise)).abs().max().item()
 
 
-@pytest.mark.parametrize("parameterization", [Velocity(), VPrediction(), Sample()], ids=lambda p: p.name)
+@pytest.mark.parametrize("parameterization", [Velocity(), VPrediction(), X0Prediction()], ids=lambda p: p.name)
 def test_euler_converges_at_first_order_to_the_gaussian_solution(parameterization):
     errors = [error_at(steps, parameterization) for steps in (50, 100, 200)]
     assert errors[0] < 0.05
@@ -89,7 +89,7 @@ def test_every_shift_starts_at_one(shift, solver):
     sampler = Sampler(solver, 4, shift=shift)
     assert sampler.times(LinearPath())[0] == 1.0
     zero = lambda input: DenoiserOutput(torch.zeros_like(input.latents))  # noqa: E731
-    noise, draw = torch.randn(1, *SHAPE), Draw(0, ("a",), (0,))
+    noise, draw = torch.randn(1, *SHAPE), KeyedRNG(0, ("a",), (0,))
     assert sampler.sample(zero, objective(), NoGuidance(), noise, {"full": Conditions()}, draw=draw).isfinite().all()
 
 
@@ -257,7 +257,7 @@ def test_the_first_level_need_not_be_pure_noise():
 
 def test_fresh_noise_is_keyed_by_clip_and_step(make_draw):
     noise, draw = torch.randn(2, *SHAPE), make_draw()
-    arguments = (silent, objective(Sample()), NoGuidance(), noise, {"full": Conditions()})
+    arguments = (silent, objective(X0Prediction()), NoGuidance(), noise, {"full": Conditions()})
     # x0 = 0 throughout and eta = 1: at t = 1/2 half of the fresh noise of the first step is left, then clean data
     seen = []
 

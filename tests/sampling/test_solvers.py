@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vidlab.diffusion.betas import LinearBetas, ZeroTerminalSNR
-from vidlab.diffusion.parameterizations import Denoised, Sample, Velocity, VPrediction, noised
+from vidlab.diffusion.parameterizations import Denoised, Velocity, VPrediction, X0Prediction, noised
 from vidlab.diffusion.schedules import LinearPath, Schedule, VariancePreserving
 from vidlab.errors import UserError
 from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun, Solver, level
@@ -106,7 +106,7 @@ def test_from_pure_noise_to_clean_data(solver, low, high, schedule):
 
 
 @pytest.mark.parametrize("solver", [Euler(), Heun(), DPMSolverPlusPlus2M()], ids=repr)
-@pytest.mark.parametrize("parameterization", [Velocity(), VPrediction(), Sample()], ids=lambda p: p.name)
+@pytest.mark.parametrize("parameterization", [Velocity(), VPrediction(), X0Prediction()], ids=lambda p: p.name)
 def test_what_the_network_predicts_makes_no_difference(solver, parameterization):
     for schedule in (LinearPath(), ZERO_SNR):
         found, expected = (error_at(solver, schedule, even(20), kind) for kind in (parameterization, None))

@@ -62,19 +62,22 @@ def test_a_step_and_a_sample(make_causal, make_batch, make_draw, conditioning, m
 def test_an_image_is_the_first_latent_frame(make_causal, make_batch):
     module, pixels = make_causal(), make_batch(size=SIZE).pixels
     known = torch.arange(9).expand(2, 9) == 0
-    evidence = FrameReplacement().given(pixels, known, module.autoencoder)
+    evidence = FrameReplacement().for_inference(pixels, known, module.autoencoder)
     assert evidence.known.mask.flatten(1).tolist() == [[1, 0, 0]] * 2
     # nothing but the image is looked at
     torch.testing.assert_close(evidence.known.latents[:, :, :1], module.encode(pixels)[:, :, :1])
     with pytest.raises(UserError, match="only whole ones can replace noise"):
-        FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 4, module.autoencoder)
-    assert FrameReplacement().given(pixels, torch.arange(9).expand(2, 9) < 5, module.autoencoder).known.mask.sum() == 4
+        FrameReplacement().for_inference(pixels, torch.arange(9).expand(2, 9) < 4, module.autoencoder)
+    assert (
+        FrameReplacement().for_inference(pixels, torch.arange(9).expand(2, 9) < 5, module.autoencoder).known.mask.sum()
+        == 4
+    )
 
 
 def test_masks_fold_as_open_sora_plan_folds_them(make_causal, make_batch):
     module = make_causal(conditioning=masked_video())
     known = torch.arange(9).expand(2, 9) < 3
-    channels = masked_video().given(make_batch(size=SIZE).pixels, known, module.autoencoder).controls.channels
+    channels = masked_video().for_inference(make_batch(size=SIZE).pixels, known, module.autoencoder).controls.channels
     assert channels.shape == (2, 4 + 4, 3, 2, 2)
     discarded = channels[0, 4:, :, 0, 0].T  # frame 0 four times, frames 1 to 4, frames 5 to 8
     assert discarded.tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]]

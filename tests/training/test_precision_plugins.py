@@ -14,7 +14,7 @@ from vidlab.callbacks.ema import EMA
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import PatchDiscriminator3D
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from vidlab.training.optimization.optimizers import LinearDecay, OptimizerFactory
 from vidlab.training.precision_plugins import ScaledPrecision, precision_plugin
@@ -62,7 +62,7 @@ def test_true_precisions_train_validate_resume_and_generate(precision, make_modu
     assert all(torch.equal(p, q) for p, q in zip(through.parameters(), resumed.parameters(), strict=True))
     assert all(torch.equal(average.average[name], value) for name, value in continued.average.items())
     with trainer.precision_plugin.forward_context():
-        assert module.eval().generate(["a dog"], Draw(0, ("x",), (0,))).isfinite().all()
+        assert module.eval().generate(["a dog"], KeyedRNG(0, ("x",), (0,))).isfinite().all()
 
 
 def test_float64_differs_from_float32_by_its_rounding_alone(make_module, make_batch, make_trainer):

@@ -12,12 +12,12 @@ from vidlab.callbacks.ema import EMA
 from vidlab.clip import ClipBatch, DenoiserInput, DenoiserOutput, LossContext
 from vidlab.diffusion.betas import LinearBetas
 from vidlab.diffusion.objective import GaussianObjective
-from vidlab.diffusion.parameterizations import Epsilon, Sample, Velocity, VPrediction
+from vidlab.diffusion.parameterizations import Epsilon, Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.optimization.optimizers import OptimizerFactory
 from vidlab.training.video_diffusion import VALIDATION_SEED
@@ -108,7 +108,7 @@ def test_a_share_is_a_share(make_module, share):
 def test_the_loss_of_a_step_by_hand(make_module, make_batch, make_trainer):
     module, batch = make_module(text_dropout=0.0, seed=3), make_batch("abc")
     trainer = make_trainer(max_steps=1)
-    draw = Draw(3, batch.keys, batch.epochs)
+    draw = KeyedRNG(3, batch.keys, batch.epochs)
     t, noise = draw.uniform("t"), draw.normal("noise", (3, 4, 8, 8))
     wide = t.view(3, 1, 1, 1, 1)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_training_learns_the_text_encoder_too(make_module, make_batch, make_trai
 
 def test_the_share_of_dropped_captions(make_module):
     count = 2000
-    draw = Draw(1, tuple(map(str, range(count))), (0,) * count)
+    draw = KeyedRNG(1, tuple(map(str, range(count))), (0,) * count)
     dropped = make_module(text_dropout=0.1).dropped_captions(["caption"] * count, draw)
     share = dropped.count("") / count
     assert set(dropped) == {"", "caption"}
@@ -141,11 +141,11 @@ def test_the_share_of_dropped_captions(make_module):
 def test_dropping_is_keyed_by_clip_and_has_its_ends(make_module):
     module, keys = make_module(text_dropout=0.5), tuple("abcdefghijklmnop")
     captions = list(keys)
-    together = module.dropped_captions(captions, Draw(0, keys, (0,) * 16))
-    apart = [module.dropped_captions([key], Draw(0, (key,), (0,)))[0] for key in keys]
+    together = module.dropped_captions(captions, KeyedRNG(0, keys, (0,) * 16))
+    apart = [module.dropped_captions([key], KeyedRNG(0, (key,), (0,)))[0] for key in keys]
     assert together == apart and 2 < together.count("") < 14
-    assert together != module.dropped_captions(captions, Draw(0, keys, (1,) * 16))  # another epoch, others
-    draw = Draw(0, keys, (0,) * 16)
+    assert together != module.dropped_captions(captions, KeyedRNG(0, keys, (1,) * 16))  # another epoch, others
+    draw = KeyedRNG(0, keys, (0,) * 16)
     assert make_module(text_dropout=0.0).dropped_captions(captions, draw) == captions
     assert make_module(text_dropout=1.0).dropped_captions(captions, draw) == [""] * 16
 
@@ -237,10 +237,10 @@ def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_
     make_trainer(max_steps=1).fit(make_module(regularizers={"pull": term}, seed=2), [batch])
     (context,) = term.seen
     assert context.batch.keys == ("a", "b") and context.step == 5
-    noise = Draw(2, ("a", "b"), (0, 0)).normal("noise", (3, 4, 8, 8))
+    noise = KeyedRNG(2, ("a", "b"), (0, 0)).normal("noise", (3, 4, 8, 8))
     torch.testing.assert_close(context.target, noise - batch.pixels)
     assert context.output.prediction.requires_grad
-    assert torch.equal(context.draw.normal("x", (2,)), Draw(2, ("a", "b"), (0, 0)).normal("x", (2,)))
+    assert torch.equal(context.draw.normal("x", (2,)), KeyedRNG(2, ("a", "b"), (0, 0)).normal("x", (2,)))
 
 
 def test_what_regularisers_ask_for_is_asked_of_the_denoiser(make_module, make_batch, make_trainer):
@@ -259,7 +259,7 @@ def fixed_clip(value: float, keys="ab") -> ClipBatch:
     return ClipBatch(pixels, ("",) * count, tuple(keys), (0,) * count, 0, (8.0,) * count)
 
 
-@pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, Sample])
+@pytest.mark.parametrize("kind", [Velocity, VPrediction, Epsilon, X0Prediction])
 def test_a_denoiser_that_knows_the_clip_has_no_error(make_module, make_trainer, kind):
     schedule = VariancePreserving(LinearBetas()) if kind is Epsilon else LinearPath()
     chosen, value = replace(objective(Velocity()), schedule=schedule, parameterization=kind()), 0.25
@@ -282,7 +282,7 @@ def test_a_denoiser_that_answers_zero_has_the_error_of_its_input(make_module, ma
     module.backbone = Answering(lambda input: torch.zeros_like(input.latents))
     batch = fixed_clip(0.5)
     metrics = validated(make_trainer(), module, [batch])
-    noise = Draw(VALIDATION_SEED, batch.keys, batch.epochs).normal("noise", (96, 2, 2, 2))
+    noise = KeyedRNG(VALIDATION_SEED, batch.keys, batch.epochs).normal("noise", (96, 2, 2, 2))
     velocity = noise - module.encode(batch.pixels)
     levels = {value: 1 / (1 + math.exp(value / 2)) for value in BINS}  # log SNR = 2 log((1 - t) / t)
     expected = {value: (t**2 * velocity.square().mean() / scale**2).item() for value, t in levels.items()}

@@ -18,12 +18,12 @@ from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
-from vidlab.layers.positions import plane_waves
+from vidlab.layers.positions import fourier_positions
 from vidlab.layers.rope import axis_split, rope_scales, rotation
 from vidlab.layers.tables import Tables
 
 # Over the noise of the patches, which a new embedding passes on at about unit variance.
-LOUDNESS_OF_POSITIONS = 2.0
+POSITION_SCALE = 2.0
 
 
 class DiT(PatchedDenoiser):
@@ -44,8 +44,9 @@ class DiT(PatchedDenoiser):
         qk_norm: RMS-normalise queries and keys.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: position interpolation to larger grids.
-        absolute_positions: add waves of a token's position to it (``plane_waves``). Rotary positions are relative:
-            where the latents are pure noise, all tokens look alike to them, and no prompt can say where anything is.
+        absolute_positions: add waves of a token's position to it (``fourier_positions``). Rotary positions are
+            relative: where the latents are pure noise, all tokens look alike to them, and no prompt can say where
+            anything is.
         activation_checkpointing: recompute each block in the backward pass to save memory.
         attention: attention kernel: auto, sdpa, xformers or flex.
         control_channels: channels of each part of the controls. Each is embedded like the latents, through a map that
@@ -121,8 +122,8 @@ class DiT(PatchedDenoiser):
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)
         if self.absolute_positions:
-            waves = self.tables.get(plane_waves, grid, self.width, self.rope_scale, device=tokens.device)
-            tokens = tokens + LOUDNESS_OF_POSITIONS * waves
+            waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
+            tokens = tokens + POSITION_SCALE * waves
         context, condition = self._context(input, grid)
         for block in self.blocks:
             tokens = self.run(block, tokens, context)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_sizes
-from vidlab.backbones.stiv_block import BlockOptions, Step, STIVBlock, adaln, reset_adaln
+from vidlab.backbones.stiv_block import BlockOptions, STIVBlock, STIVBlockContext, adaln, reset_adaln
 from vidlab.backbones.stiv_conditions import MICRO, SingletonCondition
 from vidlab.backbones.stiv_masking import Kept, checked_scores, fill, keep, keep_rotation, kept_places
 from vidlab.clip import TOKEN_DROP, DenoiserInput, DenoiserOutput, LatentShape
@@ -174,7 +174,7 @@ class STIV(PatchedDenoiser):
         places = latent.height * latent.width // math.prod(self.patch[1:])
         return shapes if self.mask_token is None else shapes | {TOKEN_DROP: (places,)}
 
-    def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: Step) -> Tensor:
+    def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext) -> Tensor:
         """The first blocks on the kept places, the last ``unmask_blocks`` on all."""
         cut = len(self.blocks) - self.unmask_blocks
         tokens, fewer = keep(tokens, kept, whole.grid)
@@ -189,12 +189,12 @@ class STIV(PatchedDenoiser):
         tokens = self._blocks(tokens, self.blocks[:cut], step)
         return self._blocks(fill(tokens, kept, whole.grid, mask_token), self.blocks[cut:], whole)
 
-    def _blocks(self, tokens: Tensor, blocks: nn.ModuleList, step: Step) -> Tensor:
+    def _blocks(self, tokens: Tensor, blocks: nn.ModuleList, step: STIVBlockContext) -> Tensor:
         for block in blocks:
             tokens = self.run(block, tokens, step)
         return tokens
 
-    def _step(self, input: DenoiserInput, grid: Grid, condition: Float[Tensor, "B #L D"]) -> Step:
+    def _step(self, input: DenoiserInput, grid: Grid, condition: Float[Tensor, "B #L D"]) -> STIVBlockContext:
         planes, text = self.head_dim // 2, input.text
         space, time = (0, planes // 2, planes // 2), (planes, 0, 0)
         spatial, temporal = (
@@ -202,7 +202,7 @@ class STIV(PatchedDenoiser):
             for split in (space, time)
         )
         activated = F.silu(condition)
-        return Step(
+        return STIVBlockContext(
             grid=grid,
             spatial=spatial,
             temporal=temporal,

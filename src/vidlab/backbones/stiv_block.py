@@ -46,7 +46,7 @@ class BlockOptions:
 
 
 @dataclass(frozen=True)
-class Step:
+class STIVBlockContext:
     """What every block of one forward pass shares.
 
     Args:
@@ -128,7 +128,7 @@ class STIVBlock(nn.Module):
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
-    def forward(self, x: Float[Tensor, "B L D"], step: Step) -> Float[Tensor, "B L D"]:
+    def forward(self, x: Float[Tensor, "B L D"], step: STIVBlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
         spatial, mlp, *temporal = self.modulation(step.condition)
         x = self._add(x, spatial, self.spatial(self._read(x, spatial), Spatial(), step.grid, step.spatial))

@@ -18,7 +18,7 @@ from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, gathered, select
 from vidlab.metrics.series import Series
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -154,7 +154,7 @@ class Evaluation(Callback):
     def _videos(self, module: VideoDiffusion, clips: Sequence[ClipRow]) -> Float[Tensor, "B 3 T H W"]:
         keys = tuple(clip.key for clip in clips)
         captions = [clip.captions[0] for clip in clips]
-        made = module.generate(captions, Draw(self.seed, keys, (0,) * len(keys))).float().cpu()
+        made = module.generate(captions, KeyedRNG(self.seed, keys, (0,) * len(keys))).float().cpu()
         # as a file keeps them, so that evaluate.py finds the same
         return torch.stack([to_pixels(to_frames(video)) for video in made])
 

@@ -14,7 +14,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -106,7 +106,7 @@ class Previews(Callback):
     def videos(self, module: VideoDiffusion, prompts: Sequence[str]) -> np.ndarray:
         """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt."""
         keys = tuple(f"{index}:{prompt}" for index, prompt in enumerate(prompts))
-        draw = Draw(self.seed, keys, (0,) * len(keys))
+        draw = KeyedRNG(self.seed, keys, (0,) * len(keys))
         pixels = module.generate(prompts, draw).float().cpu()
         return np.stack([to_frames(video) for video in pixels])
 

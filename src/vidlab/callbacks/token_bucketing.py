@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.clip import LatentShape
 from vidlab.data.module import ClipDataModule
-from vidlab.data.samplers.bucketed import Planned
+from vidlab.data.samplers.bucketed import BucketedPlan
 from vidlab.data.samplers.buckets import Bucket, Bucketing
 from vidlab.errors import UserError
 from vidlab.training.module import ClipModule
@@ -89,7 +89,7 @@ def tokens_of(bucket: Bucket, module: ClipModule) -> int:
     return module.token_count(LatentShape(*shape))
 
 
-def check_buckets(planned: Planned, module: ClipModule) -> None:
+def check_buckets(planned: BucketedPlan, module: ClipModule) -> None:
     """Refuse the first bucket in use that does not divide into the model's tokens.
 
     Raises:
@@ -130,7 +130,7 @@ def _check_time(bucket: Bucket, patch: int, module: ClipModule, bucketing: Bucke
 
 
 @rank_zero_only
-def _announce(planned: Planned) -> None:
+def _announce(planned: BucketedPlan) -> None:
     balance, plan = planned.balance, planned.plan
     log.info(
         "%d buckets, %d steps an epoch; tokens of two steps differ by %.1f %% at most; %d clips dropped "

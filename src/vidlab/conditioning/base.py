@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.clip import Controls, Known, LatentShape, Stride
+from vidlab.clip import Controls, KnownLatents, LatentShape, Stride
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
@@ -28,10 +28,10 @@ class FrameEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Evidence:
+class FrameConditions:
     """What a backbone is told of the clip besides its caption: latents that are given, or extra input channels."""
 
-    known: Known | None = None
+    known: KnownLatents | None = None
     controls: Controls | None = None
 
 
@@ -39,8 +39,8 @@ class Evidence:
 class Conditioning(Protocol):
     """Chooses what is known of a training clip, and puts what a user knows into the same form.
 
-    ``takes_frames`` tells whether any frame can be given at generation, ``reads_pixels`` whether ``observe`` looks at
-    the pixels of training clips; those that do not can be trained on cached latents.
+    ``takes_frames`` tells whether any frame can be given at generation, ``reads_pixels`` whether ``for_training`` looks
+    at the pixels of training clips; those that do not can be trained on cached latents.
     """
 
     takes_frames: bool
@@ -50,25 +50,27 @@ class Conditioning(Protocol):
         """Channels of each part of the controls; () without controls."""
         ...
 
-    def usual_frames(self, frames: int) -> int:
+    def default_num_frames(self, frames: int) -> int:
         """How many frames at the start of a clip of ``frames`` training makes known where a user does not say."""
         ...
 
     def gives_all(self, latent_frames: int) -> bool:
         """Whether training would make every frame of such clips known, with no error left that counts.
 
-        ``observe`` makes none known then.
+        ``for_training`` makes none known then.
         """
         ...
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
+    def for_training(
+        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+    ) -> FrameConditions:
         """What is known of training clips whose latents are ``x0``, at a training step.
 
         ``pixels`` is None where clips come encoded.
         """
         ...
 
-    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
+    def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Evidence of the frames marked True; the pixels of others are not looked at.
 
         Raises:
@@ -88,7 +90,7 @@ class NoConditioning:
         """None."""
         return ()
 
-    def usual_frames(self, frames: int) -> int:
+    def default_num_frames(self, frames: int) -> int:
         """None."""
         return 0
 
@@ -96,11 +98,13 @@ class NoConditioning:
         """Nothing is known."""
         return False
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
+    def for_training(
+        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+    ) -> FrameConditions:
         """Nothing."""
-        return Evidence()
+        return FrameConditions()
 
-    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
+    def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Nothing.
 
         Raises:
@@ -111,7 +115,7 @@ class NoConditioning:
                 "This model was trained without conditioning on frames, so no image or video can be given. "
                 "Train one with conditioning=frame_replacement or conditioning=masked_video."
             )
-        return Evidence()
+        return FrameConditions()
 
 
 def by_latent_frame(value: Tensor, latent_frames: int, stride: Stride) -> Tensor:

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from vidlab.clip import Known, LatentShape, Stride
-from vidlab.conditioning.base import Evidence, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
+from vidlab.clip import KnownLatents, LatentShape, Stride
+from vidlab.conditioning.base import FrameConditions, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 
 @dataclass(frozen=True)
@@ -49,23 +49,25 @@ class FrameReplacement:
         """None: known frames enter in place of noisy ones."""
         return ()
 
-    def usual_frames(self, frames: int) -> int:
+    def default_num_frames(self, frames: int) -> int:
         """The frames at the start that the pattern gives."""
         return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
+    def for_training(
+        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+    ) -> FrameConditions:
         """The pattern's frames of each clip that keeps its image; none where they are all there are."""
         kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
         frames = self.pattern.frames(x0.shape[2])
         if self.gives_all(x0.shape[2]):
             frames = torch.zeros_like(frames)
-        return Evidence(known=self._known(x0, kept[:, None] & frames.to(x0.device)))
+        return FrameConditions(known=self._known(x0, kept[:, None] & frames.to(x0.device)))
 
     def gives_all(self, latent_frames: int) -> bool:
         """Whether the pattern would leave no frame of so many to learn from; such clips are trained without it."""
         return bool(self.pattern.frames(latent_frames).all())
 
-    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
+    def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """The latent frames of the given pixel frames.
 
         Raises:
@@ -79,9 +81,9 @@ class FrameReplacement:
                 f"holds {folded.shape[2]} frames, and only whole ones can replace noise. Give more frames, or train "
                 "with an autoencoder of one frame per latent (autoencoder=haar_frames)."
             )
-        return Evidence(known=self._known(x0, folded.all(dim=2)))
+        return FrameConditions(known=self._known(x0, folded.all(dim=2)))
 
-    def _known(self, latents: Latents, frames: Frames) -> Known:
-        return Known(
+    def _known(self, latents: Latents, frames: Frames) -> KnownLatents:
+        return KnownLatents(
             latents, frames[:, None, :, None, None].to(latents.dtype), follows_image=self.unconditional == "noised"
         )

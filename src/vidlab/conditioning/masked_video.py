@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.clip import Controls, LatentShape, Stride
-from vidlab.conditioning.base import Evidence, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.base import FrameConditions, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 TASKS = ("t2v", "i2v", "transition", "continuation", "random", "clear")
 
@@ -93,7 +93,7 @@ class MaskedVideo:
         """Latents of the masked video, and one mask channel for each pixel frame of a latent frame."""
         return (latent.channels, stride.frames)
 
-    def usual_frames(self, frames: int) -> int:
+    def default_num_frames(self, frames: int) -> int:
         """Half: continuation keeps any number."""
         return max(frames // 2, 1)
 
@@ -105,7 +105,9 @@ class MaskedVideo:
         """The stage of a training step."""
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
 
-    def observe(self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: Draw, step: int) -> Evidence:
+    def for_training(
+        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+    ) -> FrameConditions:
         """A task for each clip, and noise on the frames it keeps.
 
         Raises:
@@ -117,21 +119,21 @@ class MaskedVideo:
         level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))
         level = torch.where(draw.uniform("condition_clean") < self.clean, 0, level).to(pixels)
         noise = draw.normal("condition_noise", tuple(pixels.shape[1:])).to(pixels)
-        return self.given(pixels + level[:, None, None, None, None] * noise, frames, encoder)
+        return self.for_inference(pixels + level[:, None, None, None, None] * noise, frames, encoder)
 
-    def kept_frames(self, count: int, draw: Draw, step: int) -> Frames:
+    def kept_frames(self, count: int, draw: KeyedRNG, step: int) -> Frames:
         """True at kept frames of each clip."""
         stage = self.stage(step)
         order = draw.uniform("condition_order", (count,)).argsort(dim=1).argsort(dim=1).cpu()
         rows = zip(draw.uniform("task").tolist(), draw.uniform("condition_share").tolist(), order, strict=True)
         return torch.stack([_kept(stage.task(u), stage, count, share, ranks) for u, share, ranks in rows])
 
-    def given(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> Evidence:
+    def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Latents of the video with all other frames black, and the folded mask."""
         masked = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, -1.0))
         mask = folded_mask(frames, tuple(masked.shape[2:]), encoder.stride).to(masked)
         known = 1 - mask.amax(dim=1, keepdim=True)
-        return Evidence(controls=Controls(channels=torch.cat([masked, mask], dim=1), mask=known))
+        return FrameConditions(controls=Controls(channels=torch.cat([masked, mask], dim=1), mask=known))
 
 
 def folded_mask(frames: Frames, shape: Sequence[int], stride: Stride) -> Float[Tensor, "B f t h w"]:

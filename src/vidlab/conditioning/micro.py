@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from vidlab.clip import TOKEN_DROP
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 
 def micro_conditions(
     shapes: Mapping[str, tuple[int, ...]],
     clip_shape: Sequence[int],
     count: int,
-    draw: Draw | None = None,
+    draw: KeyedRNG | None = None,
     given: Mapping[str, Tensor | Sequence[float]] | None = None,
 ) -> dict[str, Tensor]:
     """The micro-conditions a backbone asks for, those of an uncropped clip where nothing else is given.

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.curation.cache_writer import CacheRecord, EncodedClip, write_shard
-from vidlab.data.clip_transform import ClipView
+from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.dataset import ClipDataset, LoadedClip
 from vidlab.data.names import reason_of
 from vidlab.data.samplers.bucketed import TrainingShapes
-from vidlab.data.samplers.plan import Visit
+from vidlab.data.samplers.plan import ClipRef
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.latent_cache import CacheHeader
 from vidlab.data.video import to_pixels
@@ -90,7 +90,7 @@ class ClipsToEncode:
         views: per clip; 0 is the middle one alone, which counts as one.
     """
 
-    def __init__(self, index: ClipIndex, view: ClipView, shapes: TrainingShapes, seed: int, views: int) -> None:
+    def __init__(self, index: ClipIndex, view: ClipTransform, shapes: TrainingShapes, seed: int, views: int) -> None:
         self.index, self.view, self.shapes = index, view, shapes
         self.views = max(1, views)
         self._dataset = ClipDataset(index, lambda number: (), view, seed)
@@ -112,9 +112,9 @@ class ClipsToEncode:
         if not self.shapes.kept[position]:
             return CacheRecord(row.key, view, position, error="in no bucket")
         frames, height, width, stride = (int(size[position]) for size in self.shapes.sizes.values())
-        cut = ClipView(frames, height, width, stride, self.view.random, self.view.views)
+        cut = ClipTransform(frames, height, width, stride, self.view.random, self.view.views)
         try:
-            return self._dataset.load(row, Visit(position, view), cut)
+            return self._dataset.load(row, ClipRef(position, view), cut)
         except CorruptClipError as error:
             return CacheRecord(row.key, view, position, error=reason_of(error, row.key))
 

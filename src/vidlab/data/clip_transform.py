@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field, replace
 
 from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.plan import Visit
+from vidlab.data.samplers.plan import ClipRef
 from vidlab.randomness import KeyPart, moment
 
 
 @dataclass(frozen=True)
-class ClipView:
+class ClipTransform:
     """How a clip becomes pixels.
 
     A stretch of ``(frames - 1) * frame_stride + 1`` source frames is chosen, every ``frame_stride``-th frame
@@ -38,7 +38,7 @@ class ClipView:
         """Source frames a clip must have."""
         return (self.frames - 1) * self.frame_stride + 1
 
-    def number(self, visit: Visit) -> int:
+    def number(self, visit: ClipRef) -> int:
         """Which view of a clip a visit shows, where there are ``views`` of them: each equally often in so many epochs,
         and another one at the next visit, in this epoch as in the next."""
         if not self.random:
@@ -46,17 +46,17 @@ class ClipView:
         number = visit.epoch + visit.number
         return number if self.views is None else number % self.views
 
-    def key(self, visit: Visit) -> KeyPart:
+    def key(self, visit: ClipRef) -> KeyPart:
         """The part of a random choice's key that tells one view of a clip from another."""
         return moment(visit.epoch, visit.number) if self.random and self.views is None else self.number(visit)
 
-    def at(self, fps: float) -> "ClipView":
+    def at(self, fps: float) -> "ClipTransform":
         """The view of a clip of ``fps`` frames per second; here the same for all."""
         return self
 
 
 @dataclass(frozen=True)
-class BucketView(ClipView):
+class BucketView(ClipTransform):
     """A view of a bucket's shape, whose distance of frames is the one the bucketing rule counted with.
 
     Args:

@@ -15,11 +15,11 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Dataset, default_collate
 
 from vidlab.clip import ClipBatch
-from vidlab.data.clip_transform import BucketView, ClipView
+from vidlab.data.clip_transform import BucketView, ClipTransform
 from vidlab.data.names import reason_of, shown
 from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.samplers.clip_plan import ClipPlan
-from vidlab.data.samplers.plan import Plan, Visit
+from vidlab.data.samplers.plan import ClipRef, Plan
 from vidlab.data.storage.index import ClipIndex, ClipRow
 from vidlab.data.storage.latent_cache import CachedClip, ClipCache, stack_encoded
 from vidlab.data.storage.shards import open_member, read_member
@@ -66,7 +66,7 @@ class LoadedClip:
 
     content: np.ndarray | CachedClip
     row: ClipRow
-    visit: Visit
+    visit: ClipRef
     caption: int
     fps: float
     crop: tuple[int, int]
@@ -96,8 +96,8 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
     def __init__(
         self,
         index: ClipIndex,
-        batches: Callable[[int], Sequence[Visit]],
-        view: ClipView,
+        batches: Callable[[int], Sequence[ClipRef]],
+        view: ClipTransform,
         seed: int,
         cache_mb: float | int = 0,
         shapes: "BucketShapes | None" = None,
@@ -146,7 +146,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
             },
         )
 
-    def _load_or_replace(self, visit: Visit, number: int, skipped: list[tuple[str, str]]) -> LoadedClip | None:
+    def _load_or_replace(self, visit: ClipRef, number: int, skipped: list[tuple[str, str]]) -> LoadedClip | None:
         view = self.view if self.shapes is None else self.shapes.view(number)
         planned, when = visit, moment(visit.epoch, visit.number)
         for attempt in range(MAX_REPLACEMENTS):
@@ -163,10 +163,10 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
                 place = seed_of(self.seed, key, when, "replacement", attempt) % len(peers)
                 # far beyond its own visits in the epoch, none of which it repeats, nor what it stands in for elsewhere
                 extra = seed_of(planned.position, when, "replacement", attempt)
-                visit = Visit(int(peers[place]), planned.epoch, extra)
+                visit = ClipRef(int(peers[place]), planned.epoch, extra)
         return None
 
-    def load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
+    def load(self, row: ClipRow, visit: ClipRef, view: ClipTransform) -> LoadedClip:
         """One clip, decoded and cut, or read from the cache.
 
         Raises:
@@ -182,7 +182,7 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         except Exception as error:
             raise CorruptClipError(reason_of(error)) from error
 
-    def _load(self, row: ClipRow, visit: Visit, view: ClipView) -> LoadedClip:
+    def _load(self, row: ClipRow, visit: ClipRef, view: ClipTransform) -> LoadedClip:
         if self.cache is not None:
             clip = self.cache.read(visit.position, self.view.number(visit))
             if clip.caption >= len(row.captions):
@@ -200,13 +200,13 @@ class ClipDataset(Dataset[ClipBatch | LoadFailure]):
         fps = row.fps / view.frame_stride
         return LoadedClip(frames, row, visit, caption, fps, (top, left), view.frame_stride)
 
-    def _choose(self, row: ClipRow, visit: Visit, purpose: str, choices: int) -> int:
+    def _choose(self, row: ClipRow, visit: ClipRef, purpose: str, choices: int) -> int:
         """A keyed number in [0, choices), or the middle one."""
         if choices <= 1 or not self.view.random:
             return (choices - 1) // 2
         return seed_of(self.seed, row.key, self.view.key(visit), purpose) % choices
 
-    def _scaled(self, row: ClipRow, position: int, wanted: range, view: ClipView) -> np.ndarray:
+    def _scaled(self, row: ClipRow, position: int, wanted: range, view: ClipTransform) -> np.ndarray:
         """The wanted frames, scaled but not cropped, from memory when they are kept there."""
         whole = self._cache.get(position)
         if whole is not None:
@@ -269,7 +269,7 @@ class PlannedBatches:
     plan: Plan | ClipPlan
     rank: int
 
-    def __call__(self, number: int) -> Sequence[Visit]:
+    def __call__(self, number: int) -> Sequence[ClipRef]:
         """The visits of batch ``number``."""
         return self.plan.batch(number, self.rank)
 
@@ -281,7 +281,7 @@ class BucketShapes:
     Args:
         plan: knows the bucket of a batch.
         rule: knows the distance of kept frames.
-        random, views: as in ``ClipView``.
+        random, views: as in ``ClipTransform``.
     """
 
     plan: ClipPlan
@@ -289,7 +289,7 @@ class BucketShapes:
     random: bool = True
     views: int | None = None
 
-    def view(self, number: int) -> ClipView:
+    def view(self, number: int) -> ClipTransform:
         """The view of batch ``number``."""
         bucket = self.plan.bucket(number)
         return BucketView(
@@ -316,7 +316,7 @@ class FixedBatches:
     def __len__(self) -> int:
         return -(-self.clips // (self.world_size * self.batch_size))
 
-    def __call__(self, number: int) -> Sequence[Visit]:
+    def __call__(self, number: int) -> Sequence[ClipRef]:
         """The visits of batch ``number``."""
         mine = range(self.rank, self.clips, self.world_size)
-        return [Visit(place, 0) for place in mine[number * self.batch_size : (number + 1) * self.batch_size]]
+        return [ClipRef(place, 0) for place in mine[number * self.batch_size : (number + 1) * self.batch_size]]

@@ -10,16 +10,16 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 from vidlab.clip import ClipBatch
-from vidlab.data.clip_transform import ClipView
+from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.dataset import FILTER, BucketShapes, ClipDataset, FixedBatches, LoadFailure, PlannedBatches
 from vidlab.data.datasets.base import ClipSource
 from vidlab.data.loader import BatchNumbers, ClipLoader
 from vidlab.data.names import shown
-from vidlab.data.samplers.bucketed import Planned, TrainingShapes, column, plan_buckets
+from vidlab.data.samplers.bucketed import BucketedPlan, TrainingShapes, column, plan_buckets
 from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.samplers.clip_plan import ClipPlan, JointStart
-from vidlab.data.samplers.loader_history import History, Segment, order_changes
-from vidlab.data.samplers.plan import Plan, Start
+from vidlab.data.samplers.loader_history import LoaderHistory, LoaderSettings, order_changes
+from vidlab.data.samplers.plan import Plan, PlanState
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.index_checks import enlarged, odd_splits
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache, refuse_stale
@@ -106,7 +106,7 @@ class ClipDataModule(L.LightningDataModule):
         self.cache_folder = cache
         if cache is not None and views is None:
             views = CacheHeader.read(cache).views
-        self.view = ClipView(frames, height, width, frame_stride, random=views != 0, views=views or None)
+        self.view = ClipTransform(frames, height, width, frame_stride, random=views != 0, views=views or None)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_clips = val_clips
@@ -122,9 +122,9 @@ class ClipDataModule(L.LightningDataModule):
         if bucketing is not None and bucketing.max_tokens is not None:
             self.bucketing = bucketing.completed(frames, frame_stride)
         self._data: SplitIndex | None = None
-        self._history: History | None = None
-        self._plans: dict[History, Plan] = {}
-        self._planned: dict[History, Planned] = {}
+        self._history: LoaderHistory | None = None
+        self._plans: dict[LoaderHistory, Plan] = {}
+        self._planned: dict[LoaderHistory, BucketedPlan] = {}
         self._cache: ClipCache | None = None
 
     @property
@@ -147,7 +147,7 @@ class ClipDataModule(L.LightningDataModule):
             self._plans = {history: self._plain(history.current, history.start(self._plain))}
         return self._plans[history]
 
-    def planned(self, world_size: int) -> Planned:
+    def planned(self, world_size: int) -> BucketedPlan:
         """The bucketed order for a number of processes, and what it was made of.
 
         Raises:
@@ -161,17 +161,17 @@ class ClipDataModule(L.LightningDataModule):
             self._planned = {history: self._bucketed(history.current, start)}
         return self._planned[history]
 
-    def history(self, world_size: int) -> History:
+    def history(self, world_size: int) -> LoaderHistory:
         """The segments of batches up to now, the last of them with this run's settings."""
         tokens = None if self.bucketing is None else self.bucketing.tokens_per_batch
-        now = Segment(self.batches_consumed if self._history else 0, world_size, self.batch_size, tokens)
-        return History(0, (now,)) if self._history is None else self._history.continued(now)
+        now = LoaderSettings(self.batches_consumed if self._history else 0, world_size, self.batch_size, tokens)
+        return LoaderHistory(0, (now,)) if self._history is None else self._history.continued(now)
 
-    def _plain(self, segment: Segment, start: Start | JointStart) -> Plan:
-        assert isinstance(start, Start)
+    def _plain(self, segment: LoaderSettings, start: PlanState | JointStart) -> Plan:
+        assert isinstance(start, PlanState)
         return Plan(len(self.data.train), segment.batch_size, self.seed, segment.world_size, start)
 
-    def _bucketed(self, segment: Segment, start: Start | JointStart) -> Planned:
+    def _bucketed(self, segment: LoaderSettings, start: PlanState | JointStart) -> BucketedPlan:
         assert self.bucketing is not None
         rule = replace(self.bucketing, tokens_per_batch=segment.tokens_per_batch)
         return plan_buckets(self.data.train, rule, segment.batch_size, self.seed, segment.world_size, start)
@@ -308,11 +308,11 @@ class ClipDataModule(L.LightningDataModule):
                 f"ckpt_path: clips would come in another order than in the checkpoint: {'; '.join(changes)}. Set it "
                 "back to resume, or begin a new epoch in the new order with accept_changes=true"
             )
-        before = History.of(state_dict["history"])
+        before = LoaderHistory.of(state_dict["history"])
         if changes:
             rank_zero_only(log.warning)("another order of clips (%s): a new epoch begins", "; ".join(changes))
             first = replace(before.current, first=int(state_dict["batches_consumed"]))
-            before = History(int(state_dict["epoch"]) + 1, (first,))
+            before = LoaderHistory(int(state_dict["epoch"]) + 1, (first,))
         self.batches_consumed, self._history = int(state_dict["batches_consumed"]), before
         self._history = self.history(self.world_size)
         if not before.current.like(self._history.current):

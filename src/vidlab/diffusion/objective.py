@@ -13,7 +13,7 @@ from vidlab.diffusion.schedules import Schedule, over_latents
 from vidlab.diffusion.time_samplers import TimeSampler
 from vidlab.diffusion.weightings import Weighting
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 Latents = Float[Tensor, "B C T H W"]
 Levels = Float[Tensor, "B"] | Float[Tensor, "B T"]
@@ -53,11 +53,11 @@ class ObjectiveLoss:
 class Objective(Protocol):
     """A training problem: free to choose noise level, resolution, stage and history."""
 
-    def prepare(self, x0: Latents, conditions: Conditions, draw: Draw) -> Corrupted:
+    def prepare(self, x0: Latents, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
         """Corrupt clean latents with numbers from ``draw``."""
         ...
 
-    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: Draw) -> Corrupted:
+    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
         """Corrupt clean latents at given noise levels, one per clip or per latent frame."""
         ...
 
@@ -94,12 +94,12 @@ class GaussianObjective:
                 "starts. Use VPrediction, Velocity or Sample, or VariancePreserving without ZeroTerminalSNR."
             )
 
-    def prepare(self, x0: Latents, conditions: Conditions, draw: Draw) -> Corrupted:
+    def prepare(self, x0: Latents, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
         """Draw t (purpose "t") and noise (purpose "noise") for each clip and corrupt it."""
         t = self.time_sampler.from_uniform(draw.uniform("t"))
         return self.prepare_at(x0, t, conditions, draw)
 
-    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: Draw) -> Corrupted:
+    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
         """Corrupt at given t, one per clip or per latent frame; the noise does not depend on t.
 
         Known latents are put in after noising, and the error there does not count (STIV, frame replacement).

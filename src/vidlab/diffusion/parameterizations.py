@@ -131,7 +131,7 @@ class Epsilon(LinearTarget):
         return torch.ones_like(path.alpha)
 
 
-class Sample(LinearTarget):
+class X0Prediction(LinearTarget):
     """The clean latents x0. Eps is not finite where sigma = 0; no solver evaluates the network there."""
 
     name = "x0"

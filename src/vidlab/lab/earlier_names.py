@@ -34,6 +34,12 @@ MODULES: Mapping[str, str] = {
 }
 
 
+# Classes that have another name.
+CLASSES: Mapping[str, str] = {
+    "diffusion.parameterizations.Sample": "diffusion.parameterizations.X0Prediction",
+}
+
+
 def with_names_of_today(settings: Any) -> Any:
     """Settings, as nested dictionaries and lists, whose ``_target_`` stand where their classes are now."""
     if isinstance(settings, dict):
@@ -45,6 +51,8 @@ def with_names_of_today(settings: Any) -> Any:
 
 
 def _today(name: str) -> str:
-    module, _, own = name.rpartition(".")
-    moved = MODULES.get(module.removeprefix("vidlab.")) if module.startswith("vidlab.") else None
-    return name if moved is None else f"vidlab.{moved}.{own}"
+    known = name.removeprefix("vidlab.")
+    if known == name:
+        return name
+    module, _, own = known.rpartition(".")
+    return f"vidlab.{CLASSES.get(known, f'{MODULES.get(module, module)}.{own}')}"

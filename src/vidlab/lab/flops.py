@@ -6,7 +6,7 @@ from lightning.pytorch import LightningDataModule
 
 from vidlab.callbacks.token_bucketing import check_buckets
 from vidlab.data.module import ClipDataModule
-from vidlab.data.samplers.clip_plan import ClipPlan, JointPlan, Share
+from vidlab.data.samplers.clip_plan import BucketStats, ClipPlan, InterleavedPlan
 from vidlab.training.module import ClipModule
 
 
@@ -25,13 +25,13 @@ def flops_per_step(module: ClipModule, data: LightningDataModule, batch_size: in
 
 def plan_flops(plan: ClipPlan, module: ClipModule) -> float:
     """Mean over the steps of a plan, all ranks together."""
-    if isinstance(plan, JointPlan):
+    if isinstance(plan, InterleavedPlan):
         images, videos = (mean_flops(part.shares, module, plan.world_size) for part in (plan.images, plan.videos))
         return (images + (plan.every - 1) * videos) / plan.every
     return mean_flops(plan.shares, module, plan.world_size)
 
 
-def mean_flops(shares: Sequence[Share], module: ClipModule, world_size: int) -> float:
+def mean_flops(shares: Sequence[BucketStats], module: ClipModule, world_size: int) -> float:
     """Mean over the steps of an epoch of these buckets, all ranks together."""
     flops = 0
     for share in shares:

@@ -29,12 +29,12 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.progress import bar
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import build_module, resolve_accelerator
+from vidlab.lab.conditioning_frames import GivenFrames, conditioning_frames
 from vidlab.lab.exported import load_stored
-from vidlab.lab.given_frames import GivenFrames, given_frames
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.runs.resolve import resolve_run
 from vidlab.lab.runs.run_folder import RUNS
-from vidlab.lab.systems.base import Jobs, Request, System, all_jobs
+from vidlab.lab.systems.base import GenerationBatch, GenerationRequest, System, all_jobs
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.sampling.long_video import continued, filled_in
 from vidlab.training.precision import autocast
@@ -46,7 +46,7 @@ LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.from
 
 
 @dataclass(frozen=True)
-class Sample:
+class GeneratedVideo:
     """One generated video: uint8 (T, H, W, 3) and what it was made from."""
 
     prompt: str
@@ -75,7 +75,7 @@ def run_generation(cfg: DictConfig) -> Path:
     return folder
 
 
-def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Sample]]:
+def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
     """The checkpoint, and what the model trained here makes.
 
     Raises:
@@ -88,22 +88,22 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     check_conditioning(cfg, module)
     for prompt in prompts:
         module.text_encoder.check(prompt)
-    usual = module.conditioning.usual_frames(module.clip_shape[0])
+    usual = module.conditioning.default_num_frames(module.clip_shape[0])
     stride = trained.data.get("frame_stride", 1)
-    plan = Plan(
-        cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.fill_in, stride
+    plan = GenerationSettings(
+        cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, stride
     )  # fmt: skip
     module = module.to(_device(cfg))
-    return str(run.checkpoint), generate(module, prompts, plan, given_frames(cfg, module.clip_shape, usual))
+    return str(run.checkpoint), generate(module, prompts, plan, conditioning_frames(cfg, module.clip_shape, usual))
 
 
-def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Sample]]:
+def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
     """Where a published system comes from, and what it makes.
 
     Raises:
         UserError: settings or parts that do not fit, or a long video, which a system does not make.
     """
-    for name, plain in (("segments", 1), ("fill_in", False)):
+    for name, plain in (("segments", 1), ("interpolate", False)):
         if cfg[name] != plain:
             raise UserError(f"{name}={cfg[name]}: a system makes videos of one clip. Use {name}={str(plain).lower()}.")
     if cfg.steps is not None:
@@ -112,11 +112,11 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Samp
     sizes = {name: cfg[name] for name in SIZES if cfg[name] is not None}
     system: System = instantiate(cfg.system, "system")(**parts, **sizes)
     jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)
-    given = given_frames(cfg, system.clip_shape, system.usual_frames)
+    given = conditioning_frames(cfg, system.clip_shape, system.default_num_frames)
     with bar("generating", len(jobs)) as advance:
-        videos = system.generate(Request(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
+        videos = system.generate(GenerationRequest(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
     made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
-    return system.source, [Sample(prompt, number, frames) for prompt, number, frames in made]
+    return system.source, [GeneratedVideo(prompt, number, frames) for prompt, number, frames in made]
 
 
 def _device(cfg: DictConfig) -> str:
@@ -129,7 +129,7 @@ def check_conditioning(cfg: DictConfig, module: VideoDiffusion) -> None:
     Raises:
         UserError: naming the settings.
     """
-    asked = [name for name in ("image", "last_image", "video", "fill_in") if cfg[name]]
+    asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     asked += ["segments"] if cfg.segments > 1 else []
     if asked and not module.conditioning.takes_frames:
         raise UserError(
@@ -148,8 +148,8 @@ def check_settings(cfg: DictConfig) -> None:
         value = cfg[name]
         if (value is not None or name not in OPTIONAL) and (not isinstance(value, int) or value < least):
             raise UserError(f"{name}={value}: it must be a whole number of {least} or more.")
-    if cfg.segments > 1 and cfg.fill_in:
-        raise UserError("segments and fill_in both make long videos: take one of them.")
+    if cfg.segments > 1 and cfg.interpolate:
+        raise UserError("segments and interpolate both make long videos: take one of them.")
     if not isinstance(cfg.fps, int | float) or not 0 < cfg.fps <= 1000:
         raise UserError(f"fps={cfg.fps}: it must be a number above 0, at most 1000.")
     if cfg.accelerator not in ("auto", "cpu", "gpu"):
@@ -204,7 +204,7 @@ def _take_average(module: VideoDiffusion, state: dict[str, Any], checkpoint: Pat
 
 
 @dataclass(frozen=True)
-class Plan:
+class GenerationSettings:
     """What to make of each prompt.
 
     Args:
@@ -214,7 +214,7 @@ class Plan:
         precision: of the denoiser.
         segments: clips a video is continued to.
         overlap: frames a clip shares with the one before; None is half a clip.
-        fill_in: take the clip for key frames and fill the gaps between them.
+        interpolate: take the clip for key frames and fill the gaps between them.
         frame_stride: source frames from one frame to the next in training, told to models that read it.
     """
 
@@ -224,13 +224,13 @@ class Plan:
     precision: str
     segments: int = 1
     overlap: int | None = None
-    fill_in: bool = False
+    interpolate: bool = False
     frame_stride: int = 1
 
 
 def generate(
-    module: VideoDiffusion, prompts: Sequence[str], plan: Plan, given: GivenFrames | None = None
-) -> list[Sample]:
+    module: VideoDiffusion, prompts: Sequence[str], plan: GenerationSettings, given: GivenFrames | None = None
+) -> list[GeneratedVideo]:
     """``num_videos`` per prompt. A video depends on (seed, prompt, its number) and not on its batch."""
     jobs = all_jobs(prompts, plan.num_videos, plan.seed)
     samples = []
@@ -238,19 +238,19 @@ def generate(
         for batch in jobs.batches(plan.batch_size):
             pixels = _videos(module, batch, plan, given, advance)
             made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
-            samples += [Sample(prompt, number, to_frames(video.cpu())) for prompt, number, video in made]
+            samples += [GeneratedVideo(prompt, number, to_frames(video.cpu())) for prompt, number, video in made]
     return samples
 
 
 def _videos(
     module: VideoDiffusion,
-    jobs: Jobs,
-    plan: Plan,
+    jobs: GenerationBatch,
+    plan: GenerationSettings,
     given: GivenFrames | None,
     advance: Callable[[float], None],
 ) -> Tensor:
     frames, height, width = module.clip_shape
-    clips = plan.segments + (frames - 1 if plan.fill_in else 0)
+    clips = plan.segments + (frames - 1 if plan.interpolate else 0)
 
     def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
         progress, micro = _scaled(advance, len(jobs) / clips), {"sampling_stride": (stride * plan.frame_stride,)}
@@ -259,18 +259,18 @@ def _videos(
     pixels, known = torch.zeros(len(jobs), 3, frames, height, width), torch.zeros(len(jobs), frames, dtype=torch.bool)
     if given is not None:
         pixels, known = pixels + given.pixels, known | given.known
-    if plan.fill_in:
+    if plan.interpolate:
         # told to be as far apart as the clips between them are long (STIV switches this micro-condition)
         key_frames = make(pixels, known, 0, stride=frames - 1)
         return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
-    return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.usual_frames(frames))
+    return continued(make, pixels, known, plan.segments, plan.overlap or module.conditioning.default_num_frames(frames))
 
 
 def _scaled(advance: Callable[[float], None], videos: float) -> Callable[[int, int], None]:
     return lambda done, steps: advance(videos / steps)
 
 
-def write(samples: Sequence[Sample], folder: Path, fps: float) -> None:
+def write(samples: Sequence[GeneratedVideo], folder: Path, fps: float) -> None:
     """Write, for people, a contact sheet, a grid and every video as gif and mp4; for metrics, lossless originals.
 
     ``originals`` is a folder of videos with caption files, so it is also a data set (``data=folder``).

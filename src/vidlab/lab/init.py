@@ -16,11 +16,11 @@ from vidlab.tensors import refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
-from vidlab.training.warm_start import InheritanceReport, Source, inherit
+from vidlab.training.warm_start import Source, WarmStartReport, inherit
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What resolving a run needs: the experiment in which ``last`` looks, and the MLflow store."""
 
     experiment: str
@@ -31,7 +31,7 @@ class Surroundings:
 class Initializer(Protocol):
     """Fills a built module before training; returns None where nothing was inherited."""
 
-    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport | None:
+    def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport | None:
         """Set weights in place."""
         ...
 
@@ -40,13 +40,13 @@ class Initializer(Protocol):
 class FreshWeights:
     """Weights as they are drawn."""
 
-    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport | None:
+    def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport | None:
         """Nothing to do."""
         return None
 
 
 @dataclass(frozen=True)
-class Trained:
+class CheckpointSource:
     """Weights of one checkpoint.
 
     Args:
@@ -66,7 +66,7 @@ class Trained:
         if self.weights not in ("ema", "raw"):
             raise UserError(f"init.weights={self.weights}: choose ema or raw.")
 
-    def load(self, around: Surroundings, key: str) -> tuple[Source, Mapping[str, Any]]:
+    def load(self, around: RunContext, key: str) -> tuple[Source, Mapping[str, Any]]:
         """The weights, and the configuration they were trained with.
 
         Raises:
@@ -98,11 +98,11 @@ class FromRuns:
         copies: prefix of names that no source has, to the prefix of those they start as a copy of.
     """
 
-    sources: Mapping[str, Trained]
+    sources: Mapping[str, CheckpointSource]
     fresh: Sequence[str] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport:
+    def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport:
         """Take every weight or raise."""
         loaded = [trained.load(around, f"init.{name}") for name, trained in self.sources.items()]
         frozen = module.frozen_keys()
@@ -122,8 +122,8 @@ def from_run(
     fresh: Sequence[str] = (),
     copies: Mapping[str, str] | None = None,
 ) -> FromRuns:
-    """One run gives everything; arguments as in ``Trained`` and ``FromRuns``."""
-    return FromRuns({"run": Trained(run, weights, keys)}, fresh, copies or {})
+    """One run gives everything; arguments as in ``CheckpointSource`` and ``FromRuns``."""
+    return FromRuns({"run": CheckpointSource(run, weights, keys)}, fresh, copies or {})
 
 
 def merged(
@@ -134,7 +134,10 @@ def merged(
     fresh: Sequence[str] = (),
 ) -> FromRuns:
     """Temporal attention from one run, the rest from another: STIV's T2V-512 from T2V-256 and T2I-512."""
-    sources = {"temporal_run": Trained(temporal_run, weights, temporal_keys), "image_run": Trained(image_run, weights)}
+    sources = {
+        "temporal_run": CheckpointSource(temporal_run, weights, temporal_keys),
+        "image_run": CheckpointSource(image_run, weights),
+    }
     return FromRuns(sources, fresh)
 
 
@@ -182,7 +185,7 @@ class OpenSoraPlanRelease:
     fresh: Sequence[str] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
 
-    def apply(self, module: ClipModule, around: Surroundings) -> InheritanceReport:
+    def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport:
         """Take every weight of the backbone or raise."""
         from vidlab.backbones.open_sora_plan import OpenSoraPlan
         from vidlab.backbones.open_sora_plan_config import check_config, other_layouts

@@ -22,7 +22,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.init import Initializer, Surroundings
+from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.runs.job import Job, find_job
@@ -38,7 +38,7 @@ from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.store import run_to_continue
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule
-from vidlab.training.warm_start import InheritanceReport
+from vidlab.training.warm_start import WarmStartReport
 
 log = logging.getLogger(__name__)
 
@@ -107,14 +107,14 @@ def train(cfg: DictConfig, job: Job) -> float | None:
 
 
 @dataclass(frozen=True)
-class Trained:
+class AlreadyTrained:
     """A resumed run that has nothing left to do: what to say, and its last ``val/loss``."""
 
     text: str
     loss: float | None
 
 
-def already_trained(cfg: DictConfig, job: Job) -> Trained | None:
+def already_trained(cfg: DictConfig, job: Job) -> AlreadyTrained | None:
     """Whether the run to resume has taken all steps and left a summary; one without is validated and gets it.
 
     Raises:
@@ -134,7 +134,7 @@ def already_trained(cfg: DictConfig, job: Job) -> Trained | None:
         f"{shortened(job.folder)} has already taken {steps} steps, and trainer.max_steps={asked} asks for no more: "
         f"nothing was trained or changed. For a longer run: {again}"
     )
-    return Trained(text, found["last"].get("val/loss"))
+    return AlreadyTrained(text, found["last"].get("val/loss"))
 
 
 def check_seed(seed: object) -> None:
@@ -157,13 +157,13 @@ def make_logger(cfg: DictConfig, job: Job) -> Any:
     return instantiate(cfg.logger, "logger", **extra)
 
 
-def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> InheritanceReport | None:
+def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> WarmStartReport | None:
     """Start from trained weights where ``init`` names some; a resumed run has its own."""
     if job.resumed is not None:
         return None
     initializer: Initializer = instantiate(cfg.init, "init")
     module.configure_model()
-    report = initializer.apply(module, Surroundings(cfg.name, cfg.logger.get("uri")))
+    report = initializer.apply(module, RunContext(cfg.name, cfg.logger.get("uri")))
     if report is not None:
         log.info("%s\n  every name is in %s", report.text(), job.folder / "inherited.json")
     return report

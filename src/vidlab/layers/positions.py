@@ -14,7 +14,7 @@ _STEPS = (0.8191725133961645, 0.6710436067037893, 0.5497004779019703)
 _SIGNS = ((1, 1, 1), (1, 1, -1), (1, -1, 1), (1, -1, -1))  # a wave and its reverse are one
 
 
-def plane_waves(
+def fourier_positions(
     grid: Grid,
     width: int,
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),

@@ -85,9 +85,9 @@ class GuidedDenoiser:
         known = self.conditions["full"].known if "full" in predictions else None
         if known is None:
             return None
-        blind = [p for name, p in predictions.items() if self.conditions[name].known is None]
-        if blind and not known.follows_image:
-            return _StandIn(known.mask > 0, blind[0])
+        text_only = [p for name, p in predictions.items() if self.conditions[name].known is None]
+        if text_only and not known.follows_image:
+            return _StandIn(known.mask > 0, text_only[0])
         path = self.objective.schedule.coefficients(single.t).like(single.latents)
         x0 = known.latents.to(single.latents.dtype)
         epsilon = (single.latents - path.alpha * x0) / path.sigma

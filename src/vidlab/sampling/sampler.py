@@ -13,7 +13,7 @@ from vidlab.clip import Conditions
 from vidlab.diffusion.objective import GaussianObjective
 from vidlab.diffusion.schedules import BoundedAlpha, Schedule
 from vidlab.errors import UserError
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.guided import Backbone, GuidedDenoiser
 from vidlab.sampling.solvers import Solver, level
@@ -93,7 +93,7 @@ class Sampler:
         noise: Latents,
         conditions: Mapping[str, Conditions],
         progress: Callable[[int, int], None] | None = None,
-        draw: Draw | None = None,
+        draw: KeyedRNG | None = None,
     ) -> Latents:
         """Clean latents from standard normal noise.
 

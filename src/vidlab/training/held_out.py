@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import Conditions
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,12 @@ class HeldOut:
         pixels: the clips.
         x0: their latents.
         conditions: caption, known frames and micro-conditions.
-        blind: the same without known frames.
+        text_only: the same without known frames.
         draw: the random numbers.
     """
 
     pixels: Float[Tensor, "B 3 T H W"]
     x0: Float[Tensor, "B C t h w"]
     conditions: Conditions
-    blind: Conditions
-    draw: Draw
+    text_only: Conditions
+    draw: KeyedRNG

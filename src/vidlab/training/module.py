@@ -33,7 +33,7 @@ class SelfAveraged(Protocol):
 
 
 @dataclass(frozen=True)
-class Named:
+class CliSelection:
     """How parts of a run are asked for on a command line.
 
     Args:
@@ -85,7 +85,7 @@ class ClipModule(LightningModule, ABC):
         """What is trained, in words for a table of runs."""
 
     @abstractmethod
-    def next_commands(self, folder: Path, named: Named) -> list[str]:
+    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
         """What to type after a training whose run folder is ``folder``."""
 
     @abstractmethod

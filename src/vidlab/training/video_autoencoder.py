@@ -21,13 +21,13 @@ from vidlab.losses.adversarial import adaptive_weight, generator_loss, hinge_los
 from vidlab.metrics.reconstruction.psnr import PSNR
 from vidlab.metrics.reconstruction.ssim import SSIM
 from vidlab.perceptual.lpips import LPIPS
-from vidlab.randomness import Draw, seed_of
+from vidlab.randomness import KeyedRNG, seed_of
 from vidlab.training.autoencoder.augmentation import mirrored
-from vidlab.training.autoencoder.gan_step import Player
+from vidlab.training.autoencoder.gan_step import GANOptimizerStep
 from vidlab.training.autoencoder.latent_stats import LatentMoments
 from vidlab.training.autoencoder.perceptual import check_size
 from vidlab.training.autoencoder.reconstruction import LossWeights, Reconstruction, reconstruct
-from vidlab.training.module import ClipModule, Named
+from vidlab.training.module import ClipModule, CliSelection
 from vidlab.training.optimization.clipping import AdaptiveClipper
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory
 
@@ -127,10 +127,10 @@ class VideoAutoencoder(ClipModule):
         self.discriminator = discriminator
         self.discriminator_start, self.accumulate = discriminator_start, accumulate
         self.latent_scale, self.seed = latent_scale, seed
-        self.players = [Player("generator", autoencoder, optimizer.clip_norm, adaptive_clipping)]
+        self.players = [GANOptimizerStep("generator", autoencoder, optimizer.clip_norm, adaptive_clipping)]
         if discriminator is not None:
             clip_norm = self.discriminator_optimizer.clip_norm
-            self.players.append(Player("discriminator", discriminator, clip_norm, adaptive_clipping))
+            self.players.append(GANOptimizerStep("discriminator", discriminator, clip_norm, adaptive_clipping))
         self._base_lrs = []
         self._keys: list[str] = []
         self._moments: LatentMoments | None = None
@@ -232,7 +232,7 @@ class VideoAutoencoder(ClipModule):
         turns = step // self.accumulate
         return turns % 2 if self.adversary_present(turns * self.accumulate) else 0
 
-    def reconstruct(self, batch: ClipBatch, draw: Draw | None) -> Reconstruction:
+    def reconstruct(self, batch: ClipBatch, draw: KeyedRNG | None) -> Reconstruction:
         """Encode and decode; with ``draw`` a sample of the posterior, otherwise its mean."""
         assert batch.pixels is not None
         return reconstruct(self.autoencoder, batch.pixels, self.weights, self.perceptual, draw)
@@ -333,7 +333,7 @@ class VideoAutoencoder(ClipModule):
         """An autoencoder in training."""
         return "task=autoencoder"
 
-    def next_commands(self, folder: Path, named: Named) -> list[str]:
+    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
         """Score it; train on its latents."""
         return [
             command("evaluate.py", setting("autoencoders", [folder, "haar", "trilinear"]), *named.data, *named.allow),
@@ -376,7 +376,7 @@ class VideoAutoencoder(ClipModule):
             torch.manual_seed(seed_of(self.seed, batch.number, self.global_rank, "dropout"))
             yield
 
-    def _draw(self, batch: ClipBatch) -> Draw:
+    def _draw(self, batch: ClipBatch) -> KeyedRNG:
         return batch.draw(self.seed)
 
     def _log(self, values: Mapping[str, Tensor], step: int) -> None:

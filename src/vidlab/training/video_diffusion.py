@@ -17,18 +17,18 @@ from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.command_line import command, prompt, setting
-from vidlab.conditioning.base import Conditioning, Evidence, Frames, NoConditioning
+from vidlab.conditioning.base import Conditioning, FrameConditions, Frames, NoConditioning
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.cost import DenoiserCounter, ModelCost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
-from vidlab.training.module import ClipModule, Named
+from vidlab.training.module import ClipModule, CliSelection
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
 from vidlab.training.step_means import StepMeans, scale_gradients
 
@@ -227,7 +227,7 @@ class VideoDiffusion(ClipModule):
         """The way of predicting."""
         return {"objective": type(self.objective.parameterization).__name__}
 
-    def next_commands(self, folder: Path, named: Named) -> list[str]:
+    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
         """Make a video; compare runs."""
         return [
             command("generate.py", setting("checkpoint", folder), prompt(named.prompt), *named.allow),
@@ -246,7 +246,7 @@ class VideoDiffusion(ClipModule):
             raise RuntimeError("call configure_model() first")
         return self.backbone
 
-    def draw(self, batch: ClipBatch, seed: int) -> Draw:
+    def draw(self, batch: ClipBatch, seed: int) -> KeyedRNG:
         """The batch's random numbers."""
         return batch.draw(seed)
 
@@ -256,7 +256,7 @@ class VideoDiffusion(ClipModule):
         return self.autoencoder.encode(pixels)
 
     @torch.no_grad()
-    def latents_of(self, batch: ClipBatch, draw: Draw) -> Latents:
+    def latents_of(self, batch: ClipBatch, draw: KeyedRNG) -> Latents:
         """Latents of training clips, encoded now or read from a cache; a variance is drawn from by key."""
         if batch.encoded is None:
             assert batch.pixels is not None
@@ -268,7 +268,7 @@ class VideoDiffusion(ClipModule):
             return posterior.mode
         return posterior.sample(draw.normal("posterior", tuple(posterior.mean.shape[1:])).to(posterior.mean))
 
-    def text_of(self, batch: ClipBatch, draw: Draw) -> TextEmbedding:
+    def text_of(self, batch: ClipBatch, draw: KeyedRNG) -> TextEmbedding:
         """Features of training captions, a keyed share of them those of the null prompt ""."""
         if batch.encoded is None or batch.encoded.text is None:
             return self.text_encoder(self.dropped_captions(batch.captions, draw))
@@ -284,7 +284,7 @@ class VideoDiffusion(ClipModule):
         draw = self.draw(batch, self.seed)
         x0 = self.latents_of(batch, draw)
         self._say_what_would_be_given_away(x0.shape[2])
-        evidence = self.conditioning.observe(batch.pixels, x0, self.autoencoder, draw, batch.number)
+        evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, batch.number)
         text = self.text_of(batch, draw)
         self.text_tokens = text.tokens.shape[1]
         conditions = self._conditions(text, evidence, x0, batch.size, draw, batch.micro)
@@ -306,13 +306,13 @@ class VideoDiffusion(ClipModule):
         self.count(batch)
         return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
 
-    def dropped_captions(self, captions: Sequence[str], draw: Draw) -> list[str]:
+    def dropped_captions(self, captions: Sequence[str], draw: KeyedRNG) -> list[str]:
         """Captions with a keyed share replaced by the null prompt ""."""
         dropped = (draw.uniform("text_dropout") < self.text_dropout).tolist()
         return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
 
     def _regularizers(
-        self, batch: ClipBatch, corrupted: Corrupted, output: DenoiserOutput, draw: Draw
+        self, batch: ClipBatch, corrupted: Corrupted, output: DenoiserOutput, draw: KeyedRNG
     ) -> dict[str, Tensor]:
         """Each term of a batch, not yet weighted."""
         context = LossContext(batch, corrupted.input, output, corrupted.target, batch.number, draw)
@@ -349,11 +349,11 @@ class VideoDiffusion(ClipModule):
         assert batch.pixels is not None
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
-        evidence = self.conditioning.observe(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)
+        evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)
         text = self.text_encoder(batch.captions)
         conditions = self._conditions(text, evidence, x0, batch.size, micro=batch.micro)
-        blind = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
-        return HeldOut(batch.pixels, x0, conditions, blind, draw)
+        text_only = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
+        return HeldOut(batch.pixels, x0, conditions, text_only, draw)
 
     def objective_at(self, held_out: HeldOut, t: Float[Tensor, "B"]) -> ObjectiveLoss:
         """The objective of held-out clips at given noise levels."""
@@ -364,7 +364,7 @@ class VideoDiffusion(ClipModule):
         """Squared errors in pixels of the x0 that the prediction implies at one log SNR, from the text alone."""
         x0 = held_out.x0
         t = self.objective.schedule.t_at_log_snr(x0.new_full((len(x0),), log_snr))
-        corrupted = self.objective.prepare_at(x0, t, held_out.blind, held_out.draw)
+        corrupted = self.objective.prepare_at(x0, t, held_out.text_only, held_out.draw)
         denoised = self.objective.denoised(self.denoiser(corrupted.input), corrupted.input)
         return (self.autoencoder.decode(denoised.x0) - held_out.pixels).square()
 
@@ -372,7 +372,7 @@ class VideoDiffusion(ClipModule):
     def generate(
         self,
         prompts: Sequence[str],
-        draw: Draw,
+        draw: KeyedRNG,
         pixels: Pixels | None = None,
         known: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -397,7 +397,7 @@ class VideoDiffusion(ClipModule):
         nothing = self._nothing_known(blank)
         evidence = nothing
         if pixels is not None and known is not None:
-            evidence = self.conditioning.given(pixels.to(self.device), known.to(self.device), self.autoencoder)
+            evidence = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
         null = self.text_encoder([""] * count)
         conditions = {
             "full": self._conditions(self.text_encoder(prompts), evidence, noise, self.clip_shape, micro=micro),
@@ -410,10 +410,10 @@ class VideoDiffusion(ClipModule):
     def _conditions(
         self,
         text: TextEmbedding,
-        evidence: Evidence,
+        evidence: FrameConditions,
         latents: Latents,
         size: tuple[int, int, int],
-        draw: Draw | None = None,
+        draw: KeyedRNG | None = None,
         micro: Mapping[str, Tensor | Sequence[float]] | None = None,
     ) -> Conditions:
         """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
@@ -426,12 +426,12 @@ class VideoDiffusion(ClipModule):
             micro={name: value.to(self.device) for name, value in numbers.items()},
         )
 
-    def _nothing_known(self, pixels: Pixels) -> Evidence:
+    def _nothing_known(self, pixels: Pixels) -> FrameConditions:
         """Evidence of no frame for clips of this size, in the form the backbone reads."""
         if not self.controlled:
-            return Evidence()
+            return FrameConditions()
         unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
-        return self.conditioning.given(pixels, unknown, self.autoencoder)
+        return self.conditioning.for_inference(pixels, unknown, self.autoencoder)
 
     @property
     def controlled(self) -> bool:

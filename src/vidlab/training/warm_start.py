@@ -34,7 +34,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class InheritanceReport:
+class WarmStartReport:
     """What became of every weight.
 
     Args:
@@ -75,7 +75,7 @@ def inherit(
     fresh: Sequence[str] = (),
     copies: Mapping[str, str] | None = None,
     adapt: Adapt | None = None,
-) -> InheritanceReport:
+) -> WarmStartReport:
     """Fill the trainable parameters of a module from sources; nothing is changed unless all can be.
 
     Args:
@@ -132,11 +132,11 @@ def _find(
     return None
 
 
-def _report(plan: Mapping[str, _Found | None], sources: Sequence[Source]) -> InheritanceReport:
+def _report(plan: Mapping[str, _Found | None], sources: Sequence[Source]) -> WarmStartReport:
     found = {name: item for name, item in plan.items() if item is not None}
     straight = {name: item for name, item in found.items() if item.origin == name and not item.adapted}
     used = {(item.source, item.origin) for item in found.values()}
-    return InheritanceReport(
+    return WarmStartReport(
         taken={s.name: tuple(n for n, item in straight.items() if item.source == s.name) for s in sources},
         adapted=tuple(name for name, item in found.items() if item.adapted),
         copied=tuple(f"{name} <- {item.origin}" for name, item in found.items() if item.origin != name),

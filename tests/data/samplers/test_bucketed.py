@@ -18,7 +18,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.samplers.bucket_plan import BucketPlan
 from vidlab.data.samplers.bucketed import column, plan_buckets
 from vidlab.data.samplers.buckets import Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import JoinedPlan, JointPlan
+from vidlab.data.samplers.clip_plan import InterleavedPlan, SingleBucketPlan
 from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
@@ -59,13 +59,13 @@ def test_columns_and_plan_of_an_index(tmp_path):
 
 def test_one_bucket_keeps_the_plain_order(tmp_path):
     planned = plan_buckets(index_of(tmp_path, [(9, 64, 64)] * 30), Bucketing(**RULE), 4, 0, 2)
-    assert isinstance(planned.plan, JoinedPlan) and planned.plan.steps_per_epoch == 4
+    assert isinstance(planned.plan, SingleBucketPlan) and planned.plan.steps_per_epoch == 4
 
 
 def test_images_and_videos_of_an_index(tmp_path):
     index = index_of(tmp_path, [(1, 64, 64), (9, 64, 64), (5, 64, 64)] * 20)
     planned = plan_buckets(index, Bucketing(**RULE, image_every=9), 2, 0, 1)
-    assert isinstance(planned.plan, JointPlan)
+    assert isinstance(planned.plan, InterleavedPlan)
     assert [planned.plan.bucket(number).frames == 1 for number in range(18)] == ([False] * 8 + [True]) * 2
     assert {planned.plan.batch(number)[0].position % 3 for number in (8, 17, 26)} == {0}
     assert "one in 9 of images" in "\n".join(bucketed(planned))

@@ -9,10 +9,10 @@ import pytest
 
 from vidlab.data.samplers.bucket_plan import BucketPlan
 from vidlab.data.samplers.buckets import Assignment, Bucket
-from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
-from vidlab.data.samplers.loader_history import History, Segment
-from vidlab.data.samplers.plan import Plan, Start
-from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
+from vidlab.data.samplers.loader_history import LoaderHistory, LoaderSettings
+from vidlab.data.samplers.plan import Plan, PlanState
+from vidlab.data.samplers.source_weights import SourceWeights
 
 AnyPlan = Plan | ClipPlan
 
@@ -30,9 +30,9 @@ class Leg:
 LEGS = (Leg(5, 3, 2), Leg(1, 1, 1), Leg(2, 4, 3), Leg(17, 2, 1), Leg(30, 1, 2), Leg(40, 3, 2))
 
 
-def travel(make: Callable[[Leg, Start | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS):
+def travel(make: Callable[[Leg, PlanState | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS):
     """The plans of the legs and all their visits, by (plan, batch number, rank)."""
-    start: Start | JointStart = Start()
+    start: PlanState | JointStart = PlanState()
     number, plans, visits = 0, [], []
     for leg in legs:
         plan = make(leg, start)
@@ -67,8 +67,8 @@ def test_one_stream_goes_on_where_it_stopped(clips):
     stream = Plan(clips, 1, 5)
     assert [visit for _, _, visit in visits] == [stream.batch(place)[0] for place in range(len(visits))]
     some = assign([clips], dropped=4)
-    _, joined = travel(lambda leg, start: JoinedPlan(some, leg.batch_size, 5, leg.world, start))
-    expected = JoinedPlan(some, 1, 5)
+    _, joined = travel(lambda leg, start: SingleBucketPlan(some, leg.batch_size, 5, leg.world, start))
+    expected = SingleBucketPlan(some, 1, 5)
     assert [visit for _, _, visit in joined] == [expected.batch(place)[0] for place in range(len(joined))]
 
 
@@ -78,7 +78,7 @@ def test_buckets_go_on_without_repeating_or_skipping(tail, window):
     """Each clip once an epoch, and besides those only what fills up the end of a bucket, which is counted."""
     found = assign([61, 40, 11], dropped=9)
 
-    def make(leg: Leg, start: Start) -> BucketPlan:
+    def make(leg: Leg, start: PlanState) -> BucketPlan:
         sizes = [leg.batch_size, leg.batch_size + 1, 1]
         return BucketPlan(found, sizes, 1, leg.world, tail, window, np.arange(0, 121, 10), start=start)
 
@@ -99,7 +99,7 @@ def test_clips_that_fill_up_do_not_count_as_visited():
     """5 clips in steps of 4: the second step repeats 3 clips, whose own visit may be still to come."""
     found = assign([5, 40])
     for epoch in range(8):
-        plan = BucketPlan(found, [4, 4], 0, start=Start(0, epoch))
+        plan = BucketPlan(found, [4, 4], 0, start=PlanState(0, epoch))
         for number in range(plan.steps_per_epoch):
             left = plan.left(number)
             rest = BucketPlan(found, [1, 1], 0, start=left)
@@ -125,9 +125,9 @@ def test_weights_go_on_as_well():
     """Clips visited several times in an epoch, or not at all, have the visits they would have had."""
     found = assign([40, 25], dropped=5)
     groups = np.random.default_rng(9).integers(0, 3, 70).astype(np.uint8)
-    repeats = Repeats(found.codes, groups, [2.5, 0.5, 0.0])
+    repeats = SourceWeights(found.codes, groups, [2.5, 0.5, 0.0])
 
-    def make(leg: Leg, start: Start) -> BucketPlan:
+    def make(leg: Leg, start: PlanState) -> BucketPlan:
         return BucketPlan(found, [1, 1], 0, leg.world, repeats=repeats, start=start)
 
     _, visits = travel(make, [Leg(20, 1, 1), Leg(7, 1, 1), Leg(33, 1, 1), Leg(120, 1, 1)])
@@ -142,10 +142,10 @@ def test_buckets_that_merge_otherwise_go_on_as_well():
     two = assign([30, 20])
     one = Assignment((Bucket(1, 16, 16),), np.zeros(50, np.int16))
 
-    def make(leg: Leg, start: Start) -> ClipPlan:
+    def make(leg: Leg, start: PlanState) -> ClipPlan:
         if leg.batch_size == 2:
             return BucketPlan(two, [2, 2], 3, leg.world, "drop", start=start)
-        return JoinedPlan(one, leg.batch_size, 3, leg.world, start)
+        return SingleBucketPlan(one, leg.batch_size, 3, leg.world, start)
 
     _, visits = travel(make, [Leg(4, 5, 1), Leg(6, 2, 1), Leg(40, 1, 1)])
     assert set(whole_epochs(visits)[0].values()) == {1} and len(whole_epochs(visits)[0]) == 50
@@ -154,11 +154,11 @@ def test_buckets_that_merge_otherwise_go_on_as_well():
 def test_images_and_videos_go_on_each_for_itself():
     images, videos = assign([14]), assign([0, 30, 25])
 
-    def make(leg: Leg, start: Start | JointStart) -> JointPlan:
+    def make(leg: Leg, start: PlanState | JointStart) -> InterleavedPlan:
         start = start if isinstance(start, JointStart) else JointStart.at(start, 3)
-        return JointPlan(
+        return InterleavedPlan(
             BucketPlan(videos, [1, leg.batch_size, leg.batch_size], 1, leg.world, start=start.videos),
-            JoinedPlan(images, leg.batch_size, 1, leg.world, start.images),
+            SingleBucketPlan(images, leg.batch_size, 1, leg.world, start.images),
             3,
         )
 
@@ -194,12 +194,12 @@ def test_ranks_stay_disjoint_and_equal_after_a_change():
 
 
 def test_a_history_keeps_what_it_needs():
-    first, second = Segment(0, 1, 4), Segment(10, 2, 4)
-    history = History(0, (first,))
-    assert history.continued(Segment(10, 1, 4)) is history
+    first, second = LoaderSettings(0, 1, 4), LoaderSettings(10, 2, 4)
+    history = LoaderHistory(0, (first,))
+    assert history.continued(LoaderSettings(10, 1, 4)) is history
     grown = history.continued(second)
-    assert grown.segments == (first, second) and History.of(grown.state()) == grown
+    assert grown.segments == (first, second) and LoaderHistory.of(grown.state()) == grown
     # a segment without a batch is forgotten; the same settings before and after it are one segment again
-    assert grown.continued(Segment(10, 1, 4)) == history
-    assert grown.continued(Segment(10, 3, 4)).segments == (first, Segment(10, 3, 4))
-    assert str(Segment(0, 2, 4, 512)) == "2 x 4 (processes x data.batch_size, at most 512 tokens)"
+    assert grown.continued(LoaderSettings(10, 1, 4)) == history
+    assert grown.continued(LoaderSettings(10, 3, 4)).segments == (first, LoaderSettings(10, 3, 4))
+    assert str(LoaderSettings(0, 2, 4, 512)) == "2 x 4 (processes x data.batch_size, at most 512 tokens)"

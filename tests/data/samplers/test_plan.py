@@ -6,12 +6,12 @@ import pytest
 from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.samplers.bucketed import Balance
 from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan
-from vidlab.data.samplers.plan import Plan, Visit
-from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, SingleBucketPlan
+from vidlab.data.samplers.plan import ClipRef, Plan
+from vidlab.data.samplers.source_weights import SourceWeights
 
 
-def stream(plan: Plan, batches: int) -> list[Visit]:
+def stream(plan: Plan, batches: int) -> list[ClipRef]:
     """The endless stream of clips, put together from all ranks."""
     return [visit for number in range(batches) for rank in range(plan.world_size) for visit in plan.batch(number, rank)]
 
@@ -95,26 +95,26 @@ def assign(*counts: int, dropped: int = 0, seed: int = 0) -> Assignment:
     return Assignment(buckets, np.random.default_rng(seed).permutation(codes).astype(np.int16))
 
 
-def epoch_of(plan: ClipPlan, epoch: int) -> list[list[tuple[Visit, ...]]]:
+def epoch_of(plan: ClipPlan, epoch: int) -> list[list[tuple[ClipRef, ...]]]:
     """The batches of all ranks in all steps of an epoch."""
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
     return [[plan.batch(step, rank) for rank in range(plan.world_size)] for step in steps]
 
 
-def positions_of(steps: list[list[tuple[Visit, ...]]]) -> list[int]:
+def positions_of(steps: list[list[tuple[ClipRef, ...]]]) -> list[int]:
     return [visit.position for step in steps for batch in step for visit in batch]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_a_single_bucket_has_the_order_of_a_plan(world):
     """Recorded orders stay: the clips of one bucket in the order of ``Plan``, epochs joined."""
-    plan, plain = JoinedPlan(assign(17), 3, 5, world), Plan(17, 3, 5, world)
+    plan, plain = SingleBucketPlan(assign(17), 3, 5, world), Plan(17, 3, 5, world)
     for number in range(20):
         for rank in range(world):
             assert plan.batch(number, rank) == plain.batch(number, rank)
     some = assign(17, dropped=4)
     clips = np.flatnonzero(some.codes == 0)
-    assert [visit.position for visit in JoinedPlan(some, 17, 5).batch(0)] == clips[plain.order(0)].tolist()
+    assert [visit.position for visit in SingleBucketPlan(some, 17, 5).batch(0)] == clips[plain.order(0)].tolist()
 
 
 @pytest.mark.parametrize("tail", ["drop", "pad", "smaller"])
@@ -224,7 +224,7 @@ def test_blocks_are_whole_shards_or_many_small_ones():
 def weighted(weights: list[float], counts: tuple[int, ...] = (40, 25)) -> tuple[BucketPlan, np.ndarray]:
     found = assign(*counts, dropped=5)
     groups = np.random.default_rng(9).integers(0, len(weights), len(found.codes)).astype(np.uint8)
-    repeats = Repeats(found.codes, groups, weights)
+    repeats = SourceWeights(found.codes, groups, weights)
     return BucketPlan(found, [1] * len(counts), 0, tail="drop", repeats=repeats), groups
 
 
@@ -244,15 +244,15 @@ def test_weights_are_visits_per_epoch():
 
 def test_weights_of_one_change_nothing():
     found = assign(40, 25, dropped=5)
-    repeats = Repeats(found.codes, np.zeros(70, np.uint8), [1.0])
+    repeats = SourceWeights(found.codes, np.zeros(70, np.uint8), [1.0])
     assert epoch_of(BucketPlan(found, [2, 3], 0, repeats=repeats), 1) == epoch_of(BucketPlan(found, [2, 3], 0), 1)
 
 
 def test_images_and_videos_in_turn():
     """M4V's one to eight: steps 8, 17, 26, ... are of images; both go through their own epochs."""
-    images = JoinedPlan(assign(10), 2, 0, 2)
+    images = SingleBucketPlan(assign(10), 2, 0, 2)
     videos = BucketPlan(assign(30, 50), [2, 1], 0, 2)
-    plan = JointPlan(videos, images, 9)
+    plan = InterleavedPlan(videos, images, 9)
     for number in range(200):
         own, part = (number // 9, images) if number % 9 == 8 else (number - number // 9, videos)
         assert plan.batch(number, 1) == part.batch(own, 1) and plan.bucket(number) == part.bucket(own)
@@ -303,4 +303,4 @@ def test_impossible_bucket_plans_are_refused():
     with pytest.raises(ValueError, match="does not exist"):
         BucketPlan(assign(3, 3), [2, 2], 0, 2).batch(0, 2)
     with pytest.raises(ValueError, match="every=1"):
-        JointPlan(JoinedPlan(assign(3), 1, 0), JoinedPlan(assign(3), 1, 0), 1)
+        InterleavedPlan(SingleBucketPlan(assign(3), 1, 0), SingleBucketPlan(assign(3), 1, 0), 1)

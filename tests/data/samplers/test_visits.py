@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data.clip_transform import ClipView
+from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.datasets.base import prepare_once
 from vidlab.data.module import ClipDataModule
 from vidlab.data.samplers import steps as cut
 from vidlab.data.samplers.bucket_plan import BucketPlan
 from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart
-from vidlab.data.samplers.plan import Plan, Start, Visit
-from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
+from vidlab.data.samplers.plan import ClipRef, Plan, PlanState
+from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 AnyPlan = Plan | ClipPlan
 
@@ -34,18 +34,18 @@ def assign(*counts: int) -> Assignment:
     return Assignment(buckets, np.random.default_rng(0).permutation(codes).astype(np.int16))
 
 
-def weigh(found: Assignment, *weights: float) -> Repeats:
+def weigh(found: Assignment, *weights: float) -> SourceWeights:
     groups = np.random.default_rng(9).integers(0, len(weights), len(found.codes)).astype(np.uint8)
-    return Repeats(found.codes, groups, weights)
+    return SourceWeights(found.codes, groups, weights)
 
 
-def visits_of(plan: AnyPlan, first: int, batches: int) -> list[Visit]:
+def visits_of(plan: AnyPlan, first: int, batches: int) -> list[ClipRef]:
     """In the order they come: batch after batch, and within a batch rank after rank."""
     numbers = range(first, first + batches)
     return [visit for number in numbers for rank in range(plan.world_size) for visit in plan.batch(number, rank)]
 
 
-def are_counted(visits: Sequence[Visit]) -> bool:
+def are_counted(visits: Sequence[ClipRef]) -> bool:
     """Whether each says how often its clip has come in its epoch so far."""
     seen: Counter[tuple[int, int]] = Counter()
     for visit in visits:
@@ -76,12 +76,12 @@ def test_weight_4_gives_256_noise_levels_to_64_clips():
     visits = visits_of(plan, 0, plan.steps_per_epoch)
     assert Counter(visit.number for visit in visits) == dict.fromkeys(range(4), 64)
     positions, epochs, numbers = zip(*visits, strict=True)
-    draw = Draw(0, tuple(map(str, positions)), epochs, visits=numbers)
+    draw = KeyedRNG(0, tuple(map(str, positions)), epochs, visits=numbers)
     assert len(set(draw.uniform("t").tolist())) == 256
     assert len(set(draw.normal("noise", (4,))[:, 0].tolist())) == 256
     # a first visit has the numbers of a run without weights
     first = [place for place, number in enumerate(numbers) if number == 0]
-    alone = Draw(0, tuple(str(positions[place]) for place in first), (0,) * 64)
+    alone = KeyedRNG(0, tuple(str(positions[place]) for place in first), (0,) * 64)
     assert torch.equal(alone.uniform("t"), draw.uniform("t")[first])
 
 
@@ -91,9 +91,9 @@ Leg = tuple[int, int, int]  # batches, batch size, world size
 LEGS: tuple[Leg, ...] = ((5, 3, 2), (1, 1, 1), (2, 4, 3), (17, 2, 1), (30, 1, 2), (40, 3, 2))
 
 
-def travelled(make: Callable[[int, int, Start | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS) -> list[Visit]:
+def travelled(make: Callable[[int, int, PlanState | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS) -> list[ClipRef]:
     """All visits of plans that go on where the one before stopped."""
-    start: Start | JointStart = Start()
+    start: PlanState | JointStart = PlanState()
     number, visits = 0, []
     for batches, size, world in legs:
         plan = make(size, world, start)
@@ -109,7 +109,7 @@ def test_counting_goes_on_with_other_batches(tail, weights):
     found = assign(61, 40, 11)
     repeats = None if weights is None else weigh(found, *weights)
 
-    def make(size: int, world: int, start: Start | JointStart) -> BucketPlan:
+    def make(size: int, world: int, start: PlanState | JointStart) -> BucketPlan:
         return BucketPlan(found, [size, size + 1, 1], 1, world, tail, 30, np.arange(0, 112, 7), repeats, start)
 
     visits = travelled(make)
@@ -122,20 +122,23 @@ def test_the_third_visit_follows_two():
     repeats = weigh(found, 3.0)
     start = BucketPlan(found, [1], 0, repeats=repeats).left(2)
     assert (start.remaining.tolist(), start.visited.tolist()) == ([1], [2])
-    assert BucketPlan(found, [1], 0, 1, repeats=repeats, start=start).batch(2) == (Visit(0, 0, 2),)
+    assert BucketPlan(found, [1], 0, 1, repeats=repeats, start=start).batch(2) == (ClipRef(0, 0, 2),)
     both = BucketPlan(found, [1], 0, 2, repeats=repeats, start=start)
-    assert [both.batch(2, rank) for rank in range(2)] == [(Visit(0, 0, 2),), (Visit(0, 0, 3),)]  # the second fills up
-    assert both.batch(3) == (Visit(0, 1, 0),)
+    assert [both.batch(2, rank) for rank in range(2)] == [
+        (ClipRef(0, 0, 2),),
+        (ClipRef(0, 0, 3),),
+    ]  # the second fills up
+    assert both.batch(3) == (ClipRef(0, 1, 0),)
 
 
 def test_counting_goes_on_in_a_single_bucket():
     """Buckets that merge: what filled up two buckets comes again in one, under the next number."""
     two, one = assign(30, 21), Assignment((Bucket(1, 16, 16),), np.zeros(51, np.int16))
 
-    def make(size: int, world: int, start: Start | JointStart) -> ClipPlan:
+    def make(size: int, world: int, start: PlanState | JointStart) -> ClipPlan:
         if size == 4:
             return BucketPlan(two, [size, size], 3, world, start=start)
-        return JoinedPlan(one, size, 3, world, start)
+        return SingleBucketPlan(one, size, 3, world, start)
 
     for steps in range(1, 14):
         visits = travelled(make, [(steps, 4, 1), (3, 5, 1), (2, 3, 2), (1, 4, 1), (40, 2, 1)])
@@ -149,10 +152,10 @@ def test_images_and_videos_count_for_themselves():
     videos = Assignment((Bucket(5, 16, 16), Bucket(9, 16, 16)), codes)
     images = Assignment((Bucket(1, 16, 16),), np.where(codes < 0, 0, -1).astype(np.int16))
 
-    def make(size: int, world: int, start: Start | JointStart) -> JointPlan:
+    def make(size: int, world: int, start: PlanState | JointStart) -> InterleavedPlan:
         start = start if isinstance(start, JointStart) else JointStart.at(start, 3)
         part = BucketPlan(videos, [size, size], 1, world, start=start.videos)
-        return JointPlan(part, BucketPlan(images, [size], 1, world, start=start.images), 3)
+        return InterleavedPlan(part, BucketPlan(images, [size], 1, world, start=start.images), 3)
 
     visits = travelled(make, [(4, 2, 1), (5, 1, 1), (3, 3, 2), (60, 1, 1), (40, 4, 1)])
     for wanted in (True, False):
@@ -164,14 +167,14 @@ def test_images_and_videos_count_for_themselves():
 
 
 def test_views_take_turns_within_an_epoch_and_across():
-    two = ClipView(2, 8, 8, views=2)
-    assert [[two.number(Visit(0, epoch, n)) for n in range(3)] for epoch in range(3)] == [
+    two = ClipTransform(2, 8, 8, views=2)
+    assert [[two.number(ClipRef(0, epoch, n)) for n in range(3)] for epoch in range(3)] == [
         [0, 1, 0], [1, 0, 1], [0, 1, 0],
     ]  # fmt: skip
-    fresh = ClipView(2, 8, 8)
-    assert [fresh.key(Visit(0, 5, n)) for n in range(3)] == [5, "5.1", "5.2"]
-    assert two.key(Visit(0, 5, 1)) == 0
-    assert ClipView(2, 8, 8, random=False).key(Visit(0, 5, 1)) == 0
+    fresh = ClipTransform(2, 8, 8)
+    assert [fresh.key(ClipRef(0, 5, n)) for n in range(3)] == [5, "5.1", "5.2"]
+    assert two.key(ClipRef(0, 5, 1)) == 0
+    assert ClipTransform(2, 8, 8, random=False).key(ClipRef(0, 5, 1)) == 0
 
 
 # through the loader

@@ -133,11 +133,11 @@ def generate_settings() -> Any:
 
 def read_picture(path: Path) -> Found:
     """As ``generate.py image=...`` does."""
-    from vidlab.lab.given_frames import given_frames
+    from vidlab.lab.conditioning_frames import conditioning_frames
 
     cfg = generate_settings().copy()
     cfg.image = str(path)
-    given = given_frames(cfg, (2, 16, 16), 1)
+    given = conditioning_frames(cfg, (2, 16, 16), 1)
     assert given is not None
     return Found({"picture": digest(given.pixels.numpy().tobytes())})
 

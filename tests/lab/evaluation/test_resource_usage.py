@@ -4,7 +4,7 @@ import time
 import pytest
 import torch
 
-from vidlab.lab.evaluation.resource_usage import measured, timed
+from vidlab.lab.evaluation.resource_usage import profile, timed
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak")
 
@@ -22,18 +22,18 @@ def test_the_peak_counts_what_was_given_back_and_what_is_kept():
         del for_a_moment
         return kept
 
-    made, found = measured(work, "cpu")
+    made, found = profile(work, "cpu")
     assert made.shape == (2**23,) and found.peak_mib == pytest.approx(128, abs=16)
 
 
 @LINUX
 def test_memory_that_was_freed_before_does_not_hide_what_is_needed_next():
     for _ in range(2):
-        _, found = measured(lambda: fill(64).sum(), "cpu")
+        _, found = profile(lambda: fill(64).sum(), "cpu")
         assert found.peak_mib == pytest.approx(64, abs=12)
 
 
 def test_seconds():
-    _, found = measured(lambda: time.sleep(0.05), "cpu")
+    _, found = profile(lambda: time.sleep(0.05), "cpu")
     made, seconds = timed(lambda: time.sleep(0.05) or 7, "cpu")
     assert 0.05 <= found.seconds < 1 and 0.05 <= seconds < 1 and made == 7

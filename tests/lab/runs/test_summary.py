@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 
 from vidlab.lab.runs.job import Job
 from vidlab.lab.runs.summary import Course, summarize
-from vidlab.training.module import Named
+from vidlab.training.module import CliSelection
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_checkpoints_and_commands_are_of_files_that_are_there(files, said, make_
         callbacks=[], precision="32-true", datamodule=None, strategy=SimpleNamespace(root_device=torch.device("cpu")),
         world_size=1, global_step=2, callback_metrics={},
     )  # fmt: skip
-    job = Job(folder, (), None, Named(("data=moving_shapes",), ()))
+    job = Job(folder, (), None, CliSelection(("data=moving_shapes",), ()))
     summary = summarize(job, trainer, make_module(), None, Course({}, 1.0, 0))
     (line,) = (line for line in summary.text().splitlines() if "checkpoints  " in line)
     assert line.split("  ")[-1] == said and summary.folder == Path("runs/a")

@@ -17,8 +17,8 @@ from vidlab.backbones.open_sora_plan_release import released
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.errors import MissingPackageError, UserError
 from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.given_frames import GivenFrames
-from vidlab.lab.systems.base import Request, System, all_jobs
+from vidlab.lab.conditioning_frames import GivenFrames
+from vidlab.lab.systems.base import GenerationRequest, System, all_jobs
 from vidlab.randomness import generator
 from vidlab.text.pretrained import PretrainedEncoder
 
@@ -52,7 +52,7 @@ def system_of(*arguments: str) -> System:
 def make(
     system: System, *prompts: str, seed=3, num=1, given=None, batch_size=4, precision="32-true"
 ) -> list[np.ndarray]:
-    request = Request(all_jobs(prompts, num, seed), given, "cpu", precision, batch_size)
+    request = GenerationRequest(all_jobs(prompts, num, seed), given, "cpu", precision, batch_size)
     return system.generate(request, lambda share: None)
 
 

@@ -2,12 +2,12 @@
 
 import torch
 
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.autoencoder.augmentation import mirrored
 
 
 def forms(clip: torch.Tensor, count: int) -> list[torch.Tensor]:
-    draw = Draw(0, tuple(f"clip{i}" for i in range(count)), (0,) * count)
+    draw = KeyedRNG(0, tuple(f"clip{i}" for i in range(count)), (0,) * count)
     return list(mirrored(clip.expand(count, *clip.shape), draw).unbind(0))
 
 
@@ -30,6 +30,6 @@ def test_a_wide_clip_is_not_turned():
 
 def test_a_form_belongs_to_clip_and_epoch():
     pixels = torch.rand(2, 3, 2, 4, 4)
-    draw = Draw(0, ("a", "b"), (0, 1))
-    swapped = Draw(0, ("b", "a"), (1, 0))
+    draw = KeyedRNG(0, ("a", "b"), (0, 1))
+    swapped = KeyedRNG(0, ("b", "a"), (1, 0))
     assert torch.equal(mirrored(pixels, draw), mirrored(pixels.flip(0), swapped).flip(0))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
-from vidlab.training.autoencoder.gan_step import PATIENCE, Player
+from vidlab.training.autoencoder.gan_step import PATIENCE, GANOptimizerStep
 from vidlab.training.optimization.clipping import AdaptiveClipper
 
 
@@ -15,7 +15,7 @@ class Point(nn.Module):
         self.place = nn.Parameter(torch.zeros(2))
 
 
-def played(player: Player, gradient: tuple[float, float]) -> list[float]:
+def played(player: GANOptimizerStep, gradient: tuple[float, float]) -> list[float]:
     """Where a step of SGD with rate 1 leads."""
     optimizer = torch.optim.SGD(player.network.parameters(), lr=1.0)
     player.network.place.grad = torch.tensor(gradient)
@@ -25,14 +25,14 @@ def played(player: Player, gradient: tuple[float, float]) -> list[float]:
 
 
 def test_gradients_are_limited():
-    player = Player("generator", Point(), clip_norm=1.0)
+    player = GANOptimizerStep("generator", Point(), clip_norm=1.0)
     assert played(player, (3.0, 4.0)) == pytest.approx([-0.6, -0.8])
     assert played(player, (0.1, 0.0)) == pytest.approx([-0.7, -0.8])
-    assert played(Player("generator", Point(), None), (3.0, 4.0)) == [-3.0, -4.0]
+    assert played(GANOptimizerStep("generator", Point(), None), (3.0, 4.0)) == [-3.0, -4.0]
 
 
 def test_outliers_are_left_out_and_counted(caplog):
-    player = Player("generator", Point(), None, AdaptiveClipper())
+    player = GANOptimizerStep("generator", Point(), None, AdaptiveClipper())
     assert played(player, (1.0, 0.0)) == [-1.0, 0.0]  # the first: ema = variance = 1, so the threshold is now 1 + 3 = 4
     assert played(player, (4.1, 0.0)) == [-1.0, 0.0]
     assert "discarded clips a" in caplog.text
@@ -44,7 +44,7 @@ def test_outliers_are_left_out_and_counted(caplog):
 
 
 def test_a_training_that_discards_everything_ends():
-    player = Player("discriminator", Point(), None, AdaptiveClipper())
+    player = GANOptimizerStep("discriminator", Point(), None, AdaptiveClipper())
     for _ in range(PATIENCE - 1):
         played(player, (float("inf"), 0.0))
     with pytest.raises(UserError, match=r"50 steps of the discriminator in a row.*lower optimizer\.lr"):
@@ -52,10 +52,10 @@ def test_a_training_that_discards_everything_ends():
 
 
 def test_state_with_gradients_that_wait():
-    player = Player("generator", Point(), None, AdaptiveClipper())
+    player = GANOptimizerStep("generator", Point(), None, AdaptiveClipper())
     played(player, (1.0, 0.0))
     player.network.place.grad = torch.tensor([5.0, 6.0])
-    state, other = player.state(unfinished=True), Player("generator", Point(), None)
+    state, other = player.state(unfinished=True), GANOptimizerStep("generator", Point(), None)
     other.restore(state)
     other.take_up()
     assert other.network.place.grad.tolist() == [5.0, 6.0]

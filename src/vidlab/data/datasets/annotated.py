@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vidlab.assets import cache_folder
 from vidlab.command_line import setting, shell_word
-from vidlab.data.datasets.annotation import Entry, ReadEntry, row_or_reason
+from vidlab.data.datasets.annotation import Annotation, ReadEntry, row_or_reason
 from vidlab.data.datasets.base import fingerprint, prepare_once
 from vidlab.data.datasets.splits import GatheredRows
 from vidlab.data.names import FolderPaths, file_below, is_file, shown
@@ -32,7 +32,7 @@ VERSION = 3
 
 
 @dataclass(frozen=True)
-class Catalogue(ABC):
+class AnnotatedVideos(ABC):
     """A folder of videos and the annotation that describes them, as a ``ClipSource``.
 
     Nothing is copied: an index is written to the cache, under a hash of the annotation's name, size and change time,
@@ -63,7 +63,7 @@ class Catalogue(ABC):
     max_megapixels: float = 64
 
     @abstractmethod
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Every video of the annotation, present or not, and the rows that cannot be used."""
 
     @abstractmethod
@@ -171,7 +171,7 @@ class _Named:
         self.rejected: dict[str, str] = {}
         self.remarks = Remarks()
 
-    def present(self, entries: Iterable[Entry | BadItem]) -> Iterator[Entry]:
+    def present(self, entries: Iterable[Annotation | BadItem]) -> Iterator[Annotation]:
         """The entries whose video is there, under the name that it has there."""
         for entry in entries:
             if isinstance(entry, BadItem):
@@ -192,7 +192,9 @@ class _Named:
                     self.first_absent.append(shown(inside))
 
 
-def _probed(folder: Path, limits: DecodeLimits, entries: Iterable[Entry]) -> Iterator[tuple[Entry, ReadEntry | str]]:
+def _probed(
+    folder: Path, limits: DecodeLimits, entries: Iterable[Annotation]
+) -> Iterator[tuple[Annotation, ReadEntry | str]]:
     """Each entry in order, with its row or why there is none."""
     work = partial(row_or_reason, folder, limits=limits)
     yield from in_processes(

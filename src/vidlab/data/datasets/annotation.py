@@ -24,7 +24,7 @@ class Area:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Annotation:
     """One clip that an annotation names.
 
     Args:
@@ -79,7 +79,7 @@ class ReadEntry:
     remarks: tuple[str, ...] = ()
 
 
-def row_or_reason(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ReadEntry | str:
+def row_or_reason(folder: Path, entry: Annotation, limits: DecodeLimits | None = None) -> ReadEntry | str:
     """The row of a clip whose file is there, or why it cannot be used. Opens the video; lets no error through."""
     if not any(entry.captions):
         return "no caption"
@@ -93,7 +93,7 @@ def row_or_reason(folder: Path, entry: Entry, limits: DecodeLimits | None = None
         return reason_of(error, entry.file)
 
 
-def read_entry(folder: Path, entry: Entry, limits: DecodeLimits | None = None) -> ReadEntry:
+def read_entry(folder: Path, entry: Annotation, limits: DecodeLimits | None = None) -> ReadEntry:
     """The row of a clip whose file is there, and remarks.
 
     Raises:
@@ -126,7 +126,7 @@ def _probed(file: Path, name: str, limits: DecodeLimits | None, size: int, time:
     return probe_closely(file, name, limits)
 
 
-def _in_time(row: ClipRow, entry: Entry) -> ClipRow:
+def _in_time(row: ClipRow, entry: Annotation) -> ClipRow:
     last = row.frames if entry.num_frames is None else min(row.frames, entry.first_frame + entry.num_frames)
     frames = last - entry.first_frame
     if frames < 1:

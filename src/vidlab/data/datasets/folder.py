@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from vidlab.assets import cache_folder
 from vidlab.command_line import setting, shell_word
-from vidlab.data.datasets.annotation import Entry, row_or_reason
+from vidlab.data.datasets.annotation import Annotation, row_or_reason
 from vidlab.data.datasets.base import fingerprint, prepare_once
 from vidlab.data.datasets.folder_captions import gather_captions, text_beside
 from vidlab.data.datasets.splits import GatheredRows
@@ -116,7 +116,7 @@ class FolderSource:
         with GatheredRows(made, self.val_fraction) as rows:
             for video in track(captioned, description=f"Reading {shown(folder.name)}", transient=True):
                 key = video.relative_to(folder).as_posix()
-                read = row_or_reason(folder, Entry(key, tuple(found.captions[video])), limits)
+                read = row_or_reason(folder, Annotation(key, tuple(found.captions[video])), limits)
                 if isinstance(read, str):
                     rejected[shown(key)] = read
                 else:

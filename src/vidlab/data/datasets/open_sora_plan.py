@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vidlab.data.datasets.annotated import Catalogue
-from vidlab.data.datasets.annotation import Area, Entry, scores_of
+from vidlab.data.datasets.annotated import AnnotatedVideos
+from vidlab.data.datasets.annotation import Annotation, Area, scores_of
 from vidlab.data.names import is_file, shown
 from vidlab.data.tables.captions import captions_of
 from vidlab.data.tables.json_list import read_json_list
@@ -19,7 +19,7 @@ SCORES = {"aes": "aesthetic", "aesthetic": "aesthetic"}
 
 
 @dataclass(frozen=True)
-class OpenSoraPlanList(Catalogue):
+class OpenSoraPlanList(AnnotatedVideos):
     """Open-Sora Plan's lists: data.txt with lines ``root,annotation.json``, or one JSON list.
 
     An item has ``path`` relative to its root and ``cap``, a text or a list of texts, and may have
@@ -45,7 +45,7 @@ class OpenSoraPlanList(Catalogue):
         first = self.find(folder, ["data.txt", "*.json"])
         return [first] if first.suffix == ".json" else [first, *(file for _, file in _lists(folder, first))]
 
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Items of every list."""
         first, *_ = self.annotated_by(folder)
         for root, file in [(folder, first)] if first.suffix == ".json" else _lists(folder, first):
@@ -69,13 +69,13 @@ def _lists(folder: Path, file: Path) -> Iterator[tuple[Path, Path]]:
         yield root, annotation
 
 
-def _entry(item: Mapping[str, Any], root: Path) -> Entry:
+def _entry(item: Mapping[str, Any], root: Path) -> Annotation:
     path = item.get("path")
     if not isinstance(path, str) or not path or "cap" not in item:
         raise CorruptClipError("has no path or no cap")
     file = str(root / path)
     first, count = _frames(item)
-    return Entry(
+    return Annotation(
         file,
         tuple(captions_of(item["cap"])),
         scores=scores_of(item, SCORES),

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidlab.data.datasets.annotated import Catalogue
-from vidlab.data.datasets.annotation import Entry
+from vidlab.data.datasets.annotated import AnnotatedVideos
+from vidlab.data.datasets.annotation import Annotation
 from vidlab.data.names import reason_of, shown
 from vidlab.data.tables.captions import captions_beside, captions_of
 from vidlab.data.tables.csv_table import read_table
@@ -93,7 +93,7 @@ def _seconds(time: str) -> float:
 
 
 @dataclass(frozen=True)
-class Panda(Catalogue):
+class Panda(AnnotatedVideos):
     """Clips downloaded by Panda-70M's own tool, ``00000/0000000_00000.mp4`` with ``.txt`` and ``.json`` beside.
 
     Without ``annotation`` every downloaded clip counts, with the caption beside it. With one of Panda's tables only
@@ -121,7 +121,7 @@ class Panda(Catalogue):
         folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
         return [*folders, *([self.find(folder, [])] if self.annotation else [])]
 
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Downloaded clips, those of the table where there is one."""
         wanted: dict[tuple[str, int], PandaClip] | None = None
         if self.annotation:
@@ -154,18 +154,20 @@ class Panda(Catalogue):
                 f"data.source.annotation={self.annotation} names none of the clips in {folder}. {self.advice()}"
             )
 
-    def _entry(self, video: Path, folder: Path, wanted: Mapping[tuple[str, int], PandaClip] | None) -> Entry | None:
+    def _entry(
+        self, video: Path, folder: Path, wanted: Mapping[tuple[str, int], PandaClip] | None
+    ) -> Annotation | None:
         """A downloaded clip; None where the table does not name it."""
         parts = CLIP.match(video.stem)
         file = video.relative_to(folder).as_posix()
         if wanted is None:
             source = f"{video.parent.name}/{parts['video'] if parts else video.stem}"
             beside = video.with_suffix(".txt")
-            return Entry(file, (" ".join(captions_beside(beside)) if beside.is_file() else "",), source)
+            return Annotation(file, (" ".join(captions_beside(beside)) if beside.is_file() else "",), source)
         clip = wanted.get((_video_id(video), int(parts["clip"]) if parts else 0))
         if clip is None:
             return None
-        return Entry(
+        return Annotation(
             file, (clip.caption,), clip.video_id, scores={} if clip.score is None else {"matching": clip.score}
         )
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vidlab.data.datasets.annotated import Catalogue
-from vidlab.data.datasets.annotation import Entry, scores_of
+from vidlab.data.datasets.annotated import AnnotatedVideos
+from vidlab.data.datasets.annotation import Annotation, scores_of
 from vidlab.data.datasets.open_sora_plan import OpenSoraPlanList
 from vidlab.data.tables.captions import captions_of
 from vidlab.data.tables.csv_table import read_table
@@ -27,7 +27,7 @@ OPENVID_SCORES = {
 
 
 @dataclass(frozen=True)
-class WebVid(Catalogue):
+class WebVid(AnnotatedVideos):
     """WebVid-10M (Bain et al. 2021): a csv ``videoid, contentUrl, duration, page_dir, name`` beside the videos."""
 
     name: str = "webvid10m"
@@ -40,18 +40,18 @@ class WebVid(Catalogue):
         """The csv."""
         return [self.find(folder, ["results_10M_train.csv", "results_2M_train.csv", "*.csv"])]
 
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Every row."""
         (table,) = self.annotated_by(folder)
         yield from make_each(read_table(table, ("videoid", "page_dir", "name")), _webvid_entry)
 
 
-def _webvid_entry(row: Mapping[str, str]) -> Entry:
-    return Entry(f"videos/{row['page_dir']}/{row['videoid']}.mp4", tuple(captions_of(row["name"])))
+def _webvid_entry(row: Mapping[str, str]) -> Annotation:
+    return Annotation(f"videos/{row['page_dir']}/{row['videoid']}.mp4", tuple(captions_of(row["name"])))
 
 
 @dataclass(frozen=True)
-class OpenVid(Catalogue):
+class OpenVid(AnnotatedVideos):
     """OpenVid-1M (Nan et al. 2024): ``video, caption, aesthetic score, motion score, ...`` and the videos.
 
     Args:
@@ -72,12 +72,12 @@ class OpenVid(Catalogue):
         """The csv."""
         return [self.find(folder, ["OpenVid-1M.csv", "data/train/OpenVid-1M.csv", "*.csv"])]
 
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Rows with the scores asked for."""
         (table,) = self.annotated_by(folder)
         low = 0
 
-        def made(row: Mapping[str, str]) -> Entry | None:
+        def made(row: Mapping[str, str]) -> Annotation | None:
             nonlocal low
             entry = self._entry(row)
             low += entry is None
@@ -89,7 +89,7 @@ class OpenVid(Catalogue):
                 "data=%s: %d rows of %s are left out: with a score below those asked for", self.name, low, table
             )
 
-    def _entry(self, row: Mapping[str, str]) -> Entry | None:
+    def _entry(self, row: Mapping[str, str]) -> Annotation | None:
         scores = scores_of(row, OPENVID_SCORES)
         for name, least in (("aesthetic", self.min_aesthetic), ("motion", self.min_motion)):
             if least is not None and name not in scores:
@@ -97,11 +97,11 @@ class OpenVid(Catalogue):
             if least is not None and scores[name] < least:
                 return None
         captions = tuple(captions_of(row["caption"]))
-        return Entry(f"{self.videos}/{row['video']}", captions, scores=scores)
+        return Annotation(f"{self.videos}/{row['video']}", captions, scores=scores)
 
 
 @dataclass(frozen=True)
-class UCF101(Catalogue):
+class UCF101(AnnotatedVideos):
     """UCF-101 (Soomro et al. 2012): UCF-101/<Class>/v_<Class>_gNN_cNN.avi and the official split lists.
 
     The caption is the class in words, "apply eye makeup". Clips of one group are cut from one recording.
@@ -122,15 +122,15 @@ class UCF101(Catalogue):
         places = [f"{side}list{self.fold:02d}.txt" for side in ("train", "test")]
         return [self.find(folder, [f"ucfTrainTestlist/{place}", place]) for place in places]
 
-    def entries(self, folder: Path) -> Iterable[Entry | BadItem]:
+    def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         """Both lists; a line is ``Class/v_Class_g01_c01.avi`` with or without a class number."""
         for split, file in zip(("train", "val"), self.annotated_by(folder), strict=True):
             yield from make_each(read_lines(file), partial(_ucf_entry, split=split))
 
 
-def _ucf_entry(row: Mapping[str, str], split: str) -> Entry:
+def _ucf_entry(row: Mapping[str, str], split: str) -> Annotation:
     clip = row["line"].split()[0]
-    return Entry(f"UCF-101/{clip}", (_in_words(clip.split("/")[0]),), _group(clip), split)
+    return Annotation(f"UCF-101/{clip}", (_in_words(clip.split("/")[0]),), _group(clip), split)
 
 
 def _in_words(name: str) -> str:

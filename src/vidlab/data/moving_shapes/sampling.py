@@ -42,14 +42,14 @@ ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)
-class Sample:
+class SceneSample:
     """A scene and whether its front object is seen to pass before the back one."""
 
     scene: Scene
     occlusion: bool = False
 
 
-def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> Sample:
+def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> SceneSample:
     """Draw a scene.
 
     "plain" has one object, a plain background and a fixed camera. "rich" adds textured backgrounds, a second
@@ -57,19 +57,19 @@ def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> Sample:
     """
     if difficulty == "plain":
         background = Background("plain", (rng.choice(tuple(BACKGROUND_COLOURS)),))
-        return Sample(Scene(canvas, (_body(rng, canvas, _looks(rng)),), background))
+        return SceneSample(Scene(canvas, (_body(rng, canvas, _looks(rng)),), background))
     camera = _camera(rng)
     background = _background(rng, camera)
     scene = Scene(canvas, (), background, camera)
     if camera.startswith("zoom"):
-        return Sample(replace(scene, bodies=(_zoomed(rng, canvas, _looks(rng), camera),)))
+        return SceneSample(replace(scene, bodies=(_zoomed(rng, canvas, _looks(rng), camera),)))
     if rng.random() < 0.5:
-        return Sample(replace(scene, bodies=(_body(rng, canvas, _looks(rng), camera),)))
+        return SceneSample(replace(scene, bodies=(_body(rng, canvas, _looks(rng), camera),)))
     first = _looks(rng)
     second = _looks(rng, other=first)
     if camera == "fixed" and rng.random() < 0.4:
-        return Sample(replace(scene, bodies=_crossing(rng, canvas, first, second)), occlusion=True)
-    return Sample(replace(scene, bodies=_apart(rng, canvas, first, second, camera)))
+        return SceneSample(replace(scene, bodies=_crossing(rng, canvas, first, second)), occlusion=True)
+    return SceneSample(replace(scene, bodies=_apart(rng, canvas, first, second, camera)))
 
 
 @dataclass(frozen=True)

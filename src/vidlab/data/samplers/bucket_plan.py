@@ -12,9 +12,9 @@ from itertools import pairwise
 import numpy as np
 
 from vidlab.data.samplers.buckets import CHUNK, TAILS, Assignment, Bucket
-from vidlab.data.samplers.clip_plan import Share
-from vidlab.data.samplers.plan import Start, Visit
-from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.samplers.clip_plan import BucketStats
+from vidlab.data.samplers.plan import ClipRef, PlanState
+from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.samplers.steps import Cut, share_of
 
 # Clips that stay together when shards are shuffled, where shards are smaller (such as one file per clip).
@@ -76,8 +76,8 @@ class BucketPlan:
         tail: str = "pad",
         window: int = 65536,
         blocks: np.ndarray | None = None,
-        repeats: Repeats | None = None,
-        start: Start | None = None,
+        repeats: SourceWeights | None = None,
+        start: PlanState | None = None,
     ) -> None:
         if seed < 0 or min(batch_sizes, default=0) < 1 or min(world_size, window) < 1 or tail not in TAILS:
             raise ValueError(
@@ -90,7 +90,7 @@ class BucketPlan:
         self.window = window
         self.blocks = np.arange(0, len(assignment.codes), BLOCK) if blocks is None else blocks
         self.repeats = repeats
-        self.start = start or Start()
+        self.start = start or PlanState()
         counts = assignment.counts
         visits = counts if repeats is None else repeats.visits(len(counts))
 
@@ -120,11 +120,11 @@ class BucketPlan:
         return self._whole.steps
 
     @property
-    def rest(self) -> tuple[Share, ...]:
+    def rest(self) -> tuple[BucketStats, ...]:
         """The buckets of what remained of an epoch at the start; empty when the order starts with a whole one."""
         return self._rest.shares
 
-    def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
+    def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
         """The clips of global batch ``number`` (from ``start.number``) on ``rank``."""
         if number < self.start.number or not 0 <= rank < self.world_size:
             raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
@@ -136,7 +136,7 @@ class BucketPlan:
         within, epoch = np.arange(first, first + size), self.epoch(place.epoch)
         clips = epoch.clips[cut.visits(place.bucket, within)].tolist()
         numbers = epoch.numbers[cut.places(place.bucket, within)].tolist()
-        return tuple(Visit(clip, place.epoch, earlier) for clip, earlier in zip(clips, numbers, strict=True))
+        return tuple(ClipRef(clip, place.epoch, earlier) for clip, earlier in zip(clips, numbers, strict=True))
 
     def bucket(self, number: int) -> Bucket:
         """The shape of global batch ``number`` on every rank."""
@@ -150,13 +150,13 @@ class BucketPlan:
         """The epoch of batch ``number``."""
         return self._count(number)[0]
 
-    def left(self, number: int) -> Start:
+    def left(self, number: int) -> PlanState:
         """What is not visited before batch ``number``: where a plan of other settings goes on."""
         if number == self.start.number:
             return self.start
         epoch, taken = self._count(number)
         if taken == 0:
-            return Start(number, epoch)
+            return PlanState(number, epoch)
         order = self.epoch(epoch)
         cut, steps, clips = self._cut(epoch), order.steps[:taken], len(self.assignment.codes)
         done = cut.visits_of(steps)
@@ -164,7 +164,7 @@ class BucketPlan:
         visited = np.bincount(np.append(order.clips[done], order.clips[cut.filling(steps)]), minlength=clips)
         if epoch < self.start.whole_epoch and self.start.visited is not None:
             visited += self.start.visited
-        return Start(number, epoch, remaining.astype(np.uint16), visited.astype(np.uint16))
+        return PlanState(number, epoch, remaining.astype(np.uint16), visited.astype(np.uint16))
 
     def _cut(self, epoch: int) -> Cut:
         return self._rest if epoch < self.start.whole_epoch else self._whole

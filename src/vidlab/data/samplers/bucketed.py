@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidlab.data.clip_transform import ClipView
+from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.samplers.buckets import Assignment, Bucketing
-from vidlab.data.samplers.clip_plan import ClipPlan, JoinedPlan, JointPlan, JointStart, Share
-from vidlab.data.samplers.plan import Start
-from vidlab.data.samplers.source_weights import Repeats
+from vidlab.data.samplers.clip_plan import BucketStats, ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
+from vidlab.data.samplers.plan import PlanState
+from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.storage.index import ClipIndex
 from vidlab.errors import DataError, UserError
 
 
 @dataclass(frozen=True)
-class Planned:
+class BucketedPlan:
     """A plan, with what it was made of.
 
     Args:
@@ -71,7 +71,7 @@ class TrainingShapes:
     kept: np.ndarray
 
     @classmethod
-    def same(cls, view: ClipView, clips: int) -> "TrainingShapes":
+    def same(cls, view: ClipTransform, clips: int) -> "TrainingShapes":
         """One shape for all."""
         sizes = (view.frames, view.height, view.width, view.frame_stride)
         frames, height, width, stride = (np.full(clips, size, np.int32) for size in sizes)
@@ -96,7 +96,7 @@ class Balance:
     repeated: float
 
     @classmethod
-    def of(cls, shares: tuple[Share, ...], bucketing: Bucketing) -> "Balance":
+    def of(cls, shares: tuple[BucketStats, ...], bucketing: Bucketing) -> "Balance":
         """The balance of an epoch of these buckets."""
         steps: Counter[int] = Counter()
         repeated = trained = 0
@@ -123,8 +123,8 @@ def plan_buckets(
     batch_size: int,
     seed: int,
     world_size: int,
-    start: Start | JointStart | None = None,
-) -> Planned:
+    start: PlanState | JointStart | None = None,
+) -> BucketedPlan:
     """The plan of an index. ``bucketing`` must be completed by the view; ``start`` is what an earlier plan has left.
 
     Raises:
@@ -145,9 +145,9 @@ def plan_buckets(
         groups, weights = weight_groups(index, bucketing.weights)
         unvisited = {name: int(np.sum((groups == place) & (assignment.codes >= 0)))
                      for place, (name, weight) in enumerate(weights.items()) if not weight}  # fmt: skip
-        repeats = Repeats(assignment.codes, groups, list(weights.values()))
-    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index, start or Start())
-    return Planned(make.joint(), assignment, bucketing, unvisited)
+        repeats = SourceWeights(assignment.codes, groups, list(weights.values()))
+    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index, start or PlanState())
+    return BucketedPlan(make.joint(), assignment, bucketing, unvisited)
 
 
 def merge_rare(assignment: Assignment, bucketing: Bucketing, batch_size: int, world_size: int) -> Assignment:
@@ -163,10 +163,10 @@ class _Maker:
     batch_size: int
     seed: int
     world_size: int
-    repeats: Repeats | None
+    repeats: SourceWeights | None
     assignment: Assignment
     index: ClipIndex
-    start: Start | JointStart
+    start: PlanState | JointStart
 
     def joint(self) -> ClipPlan:
         """One plan of everything, or images and videos in turn where that is asked for and there are both."""
@@ -175,12 +175,12 @@ class _Maker:
         sizes = dict(enumerate(self.bucketing.batch_sizes(self.assignment.buckets, self.batch_size)))
         every = self.bucketing.image_every
         if every is None or not images or not videos:
-            assert isinstance(self.start, Start)
+            assert isinstance(self.start, PlanState)
             return self.one([*images, *videos], sizes, self.start)
-        start = JointStart.at(self.start, every) if isinstance(self.start, Start) else self.start
-        return JointPlan(self.one(videos, sizes, start.videos), self.one(images, sizes, start.images), every)
+        start = JointStart.at(self.start, every) if isinstance(self.start, PlanState) else self.start
+        return InterleavedPlan(self.one(videos, sizes, start.videos), self.one(images, sizes, start.images), every)
 
-    def one(self, places: list[int], sizes: dict[int, int], start: Start) -> ClipPlan:
+    def one(self, places: list[int], sizes: dict[int, int], start: PlanState) -> ClipPlan:
         """The plan of some of the buckets."""
         chosen = sorted(places)
         part = self.assignment
@@ -190,8 +190,8 @@ class _Maker:
             codes = np.where(part.codes >= 0, table[np.maximum(part.codes, 0)], np.int16(-1))
             part = Assignment(tuple(part.buckets[place] for place in chosen), codes)
         if len(chosen) == 1 and self.repeats is None:
-            return JoinedPlan(part, sizes[chosen[0]], self.seed, self.world_size, start)
-        repeats = self.repeats and Repeats(part.codes, self.repeats.groups, self.repeats.weights)
+            return SingleBucketPlan(part, sizes[chosen[0]], self.seed, self.world_size, start)
+        repeats = self.repeats and SourceWeights(part.codes, self.repeats.groups, self.repeats.weights)
         batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
         blocks = blocks_of(shard_numbers(self.index))
         try:

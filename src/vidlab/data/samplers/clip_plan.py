@@ -6,11 +6,11 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from vidlab.data.samplers.buckets import Assignment, Bucket
-from vidlab.data.samplers.plan import Plan, Start, Visit
+from vidlab.data.samplers.plan import ClipRef, Plan, PlanState
 
 
 @dataclass(frozen=True)
-class Share:
+class BucketStats:
     """What one bucket is of an epoch.
 
     Args:
@@ -46,11 +46,11 @@ class ClipPlan(Protocol):
         ...
 
     @property
-    def shares(self) -> tuple[Share, ...]:
+    def shares(self) -> tuple[BucketStats, ...]:
         """The buckets of an epoch."""
         ...
 
-    def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
+    def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
         """The clips of global batch ``number`` (from 0) on ``rank``."""
         ...
 
@@ -66,31 +66,31 @@ class ClipPlan(Protocol):
         """The epoch in which batch ``number`` begins."""
         ...
 
-    def left(self, number: int) -> "Start | JointStart":
+    def left(self, number: int) -> "PlanState | JointStart":
         """What is not visited before batch ``number``: where a plan of other settings goes on."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class JointStart:
-    """Where the two orders of a ``JointPlan`` begin, each counting its own batches."""
+    """Where the two orders of a ``InterleavedPlan`` begin, each counting its own batches."""
 
-    videos: Start
-    images: Start
+    videos: PlanState
+    images: PlanState
 
     @classmethod
-    def at(cls, start: Start, every: int) -> "JointStart":
+    def at(cls, start: PlanState, every: int) -> "JointStart":
         """Both at the beginning of an epoch.
 
         Args:
             start: a batch of the whole, and the epoch of both.
-            every: as in ``JointPlan``.
+            every: as in ``InterleavedPlan``.
         """
         images = start.number // every
-        return cls(Start(start.number - images, start.epoch), Start(images, start.epoch))
+        return cls(PlanState(start.number - images, start.epoch), PlanState(images, start.epoch))
 
 
-class JoinedPlan:
+class SingleBucketPlan:
     """One bucket: ``Plan`` over its clips, whose epochs are joined, so that nothing is left over at their end.
 
     Args:
@@ -102,14 +102,14 @@ class JoinedPlan:
     """
 
     def __init__(
-        self, assignment: Assignment, batch_size: int, seed: int, world_size: int = 1, start: Start | None = None
+        self, assignment: Assignment, batch_size: int, seed: int, world_size: int = 1, start: PlanState | None = None
     ) -> None:
         (self._bucket,) = assignment.buckets
         self.clips = np.flatnonzero(assignment.codes == 0).astype(np.int32)
         self._positions = len(assignment.codes)
         if start is not None and start.remaining is not None:
             visited = None if start.visited is None else start.visited[self.clips]
-            start = Start(start.number, start.epoch, start.remaining[self.clips], visited)
+            start = PlanState(start.number, start.epoch, start.remaining[self.clips], visited)
         self.plan = Plan(len(self.clips), batch_size, seed, world_size, start)
         self.world_size = world_size
 
@@ -119,15 +119,15 @@ class JoinedPlan:
         return -(-len(self.clips) // (self.plan.batch_size * self.world_size))
 
     @property
-    def shares(self) -> tuple[Share, ...]:
+    def shares(self) -> tuple[BucketStats, ...]:
         """The one bucket."""
         clips = len(self.clips)
-        return (Share(self._bucket, clips, clips, self.plan.batch_size, self.steps_per_epoch),)
+        return (BucketStats(self._bucket, clips, clips, self.plan.batch_size, self.steps_per_epoch),)
 
-    def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
+    def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
         """See ``Plan.batch``."""
         visits = self.plan.batch(number, rank)
-        return tuple(Visit(int(self.clips[place]), epoch, earlier) for place, epoch, earlier in visits)
+        return tuple(ClipRef(int(self.clips[place]), epoch, earlier) for place, epoch, earlier in visits)
 
     def bucket(self, number: int) -> Bucket:
         """The one bucket."""
@@ -141,7 +141,7 @@ class JoinedPlan:
         """See ``Plan.epoch_at``."""
         return self.plan.epoch_at(number)
 
-    def left(self, number: int) -> Start:
+    def left(self, number: int) -> PlanState:
         """See ``Plan.left``."""
         start = self.plan.left(number)
         if start.remaining is None:
@@ -149,10 +149,10 @@ class JoinedPlan:
         remaining, visited = np.zeros((2, self._positions), np.uint16)
         remaining[self.clips] = start.remaining
         visited[self.clips] = 0 if start.visited is None else start.visited
-        return Start(start.number, start.epoch, remaining, visited)
+        return PlanState(start.number, start.epoch, remaining, visited)
 
 
-class JointPlan:
+class InterleavedPlan:
     """Images and videos in turn: step ``every - 1`` of every ``every`` steps is one of images.
 
     Each has its own epochs, and an epoch of the whole is one of the videos.
@@ -177,7 +177,7 @@ class JointPlan:
         return self.videos.steps_per_epoch + (self.videos.steps_per_epoch - 1) // (self.every - 1)
 
     @property
-    def shares(self) -> tuple[Share, ...]:
+    def shares(self) -> tuple[BucketStats, ...]:
         """The buckets of an epoch of images and of an epoch of videos."""
         return (*self.images.shares, *self.videos.shares)
 
@@ -187,7 +187,7 @@ class JointPlan:
             return self.images, earlier_images
         return self.videos, number - earlier_images
 
-    def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
+    def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
         """The clips of global batch ``number`` (from 0) on ``rank``."""
         plan, own = self._find(number)
         return plan.batch(own, rank)
@@ -211,5 +211,5 @@ class JointPlan:
         """What each has left before batch ``number``."""
         images = number // self.every
         videos, own = self.videos.left(number - images), self.images.left(images)
-        assert isinstance(videos, Start) and isinstance(own, Start)
+        assert isinstance(videos, PlanState) and isinstance(own, PlanState)
         return JointStart(videos, own)

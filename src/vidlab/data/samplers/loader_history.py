@@ -7,14 +7,14 @@ from itertools import pairwise
 from typing import Any
 
 from vidlab.data.samplers.clip_plan import ClipPlan, JointStart
-from vidlab.data.samplers.plan import Plan, Start
+from vidlab.data.samplers.plan import Plan, PlanState
 
 # What decides the order besides batch size and world size, and the key that sets it.
 ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing", "views": "data.views"}
 
 
 @dataclass(frozen=True)
-class Segment:
+class LoaderSettings:
     """Batches in a row that were made with the same settings.
 
     Args:
@@ -29,7 +29,7 @@ class Segment:
     batch_size: int
     tokens_per_batch: int | None = None
 
-    def like(self, other: "Segment") -> bool:
+    def like(self, other: "LoaderSettings") -> bool:
         """Whether the settings are those of another segment."""
         return replace(self, first=other.first) == other
 
@@ -39,7 +39,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class History:
+class LoaderHistory:
     """The segments of a run.
 
     Args:
@@ -48,29 +48,31 @@ class History:
     """
 
     epoch: int
-    segments: tuple[Segment, ...]
+    segments: tuple[LoaderSettings, ...]
 
     @property
-    def current(self) -> Segment:
+    def current(self) -> LoaderSettings:
         """The settings of the batches to come."""
         return self.segments[-1]
 
-    def continued(self, segment: Segment) -> "History":
+    def continued(self, segment: LoaderSettings) -> "LoaderHistory":
         """Goes on with ``segment``, which changes nothing where its settings are the current ones."""
         if segment.like(self.current):
             return self
         # a segment without a batch leaves no trace
         kept = [earlier for earlier in self.segments if earlier.first < segment.first]
         again = bool(kept) and segment.like(kept[-1])
-        return History(self.epoch, tuple(kept) if again else (*kept, segment))
+        return LoaderHistory(self.epoch, tuple(kept) if again else (*kept, segment))
 
-    def start(self, plan_of: Callable[[Segment, Start | JointStart], Plan | ClipPlan]) -> Start | JointStart:
+    def start(
+        self, plan_of: Callable[[LoaderSettings, PlanState | JointStart], Plan | ClipPlan]
+    ) -> PlanState | JointStart:
         """Where the order of the current segment begins: what the segments before it have left of an epoch.
 
         Args:
             plan_of: the plan of a segment, given where its order begins.
         """
-        start: Start | JointStart = Start(self.segments[0].first, self.epoch)
+        start: PlanState | JointStart = PlanState(self.segments[0].first, self.epoch)
         for segment, following in pairwise(self.segments):
             start = plan_of(segment, start).left(following.first)
         return start
@@ -80,9 +82,9 @@ class History:
         return {"epoch": self.epoch, "segments": [asdict(segment) for segment in self.segments]}
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "History":
+    def of(cls, state: dict[str, Any]) -> "LoaderHistory":
         """The history that ``state`` was made of."""
-        return cls(state["epoch"], tuple(Segment(**segment) for segment in state["segments"]))
+        return cls(state["epoch"], tuple(LoaderSettings(**segment) for segment in state["segments"]))
 
 
 def order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

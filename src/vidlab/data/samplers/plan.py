@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Visit(NamedTuple):
+class ClipRef(NamedTuple):
     """One clip of a batch: its position in the index, the epoch, and how often it was visited earlier in that epoch.
 
     A clip comes again in an epoch where its source has a weight above 1, or where it fills up the end of a bucket. The
@@ -27,7 +27,7 @@ class Visit(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class PlanState:
     """Where an order begins.
 
     Args:
@@ -66,7 +66,7 @@ class Plan:
     """
 
     def __init__(
-        self, num_clips: int, batch_size: int, seed: int, world_size: int = 1, start: Start | None = None
+        self, num_clips: int, batch_size: int, seed: int, world_size: int = 1, start: PlanState | None = None
     ) -> None:
         if min(num_clips, batch_size, world_size) < 1 or seed < 0:
             raise ValueError(
@@ -77,14 +77,14 @@ class Plan:
         self.batch_size = batch_size
         self.seed = seed
         self.world_size = world_size
-        self.start = start or Start()
+        self.start = start or PlanState()
         self._orders: dict[int, np.ndarray] = {}
         self._rest = np.zeros(0, np.int32)
         if self.start.remaining is not None:
             order = self.order(self.start.epoch)
             self._rest = order[self.start.remaining[order] > 0]
 
-    def batch(self, number: int, rank: int = 0) -> tuple[Visit, ...]:
+    def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
         """The clips of global batch ``number`` (from ``start.number``) on ``rank``.
 
         With n batches before it they are places ``(n * world_size + rank) * batch_size`` and the following
@@ -95,12 +95,12 @@ class Plan:
         first = ((number - self.start.number) * self.world_size + rank) * self.batch_size
         return tuple(self._visit(place) for place in range(first, first + self.batch_size))
 
-    def _visit(self, place: int) -> Visit:
+    def _visit(self, place: int) -> ClipRef:
         epoch, within = self._find(place)
         if epoch >= self.start.whole_epoch:
-            return Visit(int(self.order(epoch)[within]), epoch)
+            return ClipRef(int(self.order(epoch)[within]), epoch)
         position = int(self._rest[within])
-        return Visit(position, epoch, 0 if self.start.visited is None else int(self.start.visited[position]))
+        return ClipRef(position, epoch, 0 if self.start.visited is None else int(self.start.visited[position]))
 
     def _find(self, place: int) -> tuple[int, int]:
         """The epoch of a place of the stream, and the place within what the stream has of that epoch."""
@@ -113,13 +113,13 @@ class Plan:
         """The epoch of the first clip of batch ``number``."""
         return self._find((number - self.start.number) * self.world_size * self.batch_size)[0]
 
-    def left(self, number: int) -> Start:
+    def left(self, number: int) -> PlanState:
         """What is not visited before batch ``number``: where a plan of another batch size or world size goes on."""
         if number == self.start.number:
             return self.start
         epoch, within = self._find((number - self.start.number) * self.world_size * self.batch_size)
         if epoch >= self.start.whole_epoch and within == 0:
-            return Start(number, epoch)
+            return PlanState(number, epoch)
         remaining, visited = np.zeros((2, self.num_clips), np.uint16)
         order = self.order(epoch)
         if epoch < self.start.whole_epoch:
@@ -127,7 +127,7 @@ class Plan:
             visited += 0 if self.start.visited is None else self.start.visited
         remaining[order[within:]] = 1
         visited[order[:within]] += 1
-        return Start(number, epoch, remaining, visited)
+        return PlanState(number, epoch, remaining, visited)
 
     def order(self, epoch: int) -> np.ndarray:
         """The positions of all clips in the order ``epoch`` visits them, int32 (num_clips,)."""

@@ -10,7 +10,7 @@ from vidlab.data.samplers.buckets import CHUNK
 
 
 @dataclass
-class Repeats:
+class SourceWeights:
     """How often each clip is visited in an epoch, given the weights of groups of clips.
 
     A group of n clips with weight w has m = round(n w) visits in every epoch (at least 1 when w is above 0). They go

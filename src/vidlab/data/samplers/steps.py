@@ -6,7 +6,7 @@ from itertools import islice, pairwise
 import numpy as np
 
 from vidlab.data.samplers.buckets import Bucket
-from vidlab.data.samplers.clip_plan import Share
+from vidlab.data.samplers.clip_plan import BucketStats
 
 # Visits that are numbered together, at least: sorting so many stays within a processor's cache.
 STRETCH = 65536
@@ -20,7 +20,7 @@ class Cut:
         world_size: ranks.
     """
 
-    def __init__(self, shares: Sequence[Share], world_size: int) -> None:
+    def __init__(self, shares: Sequence[BucketStats], world_size: int) -> None:
         self.shares = tuple(shares)
         self.world_size = world_size
         self.first_visit = np.cumsum([0, *(share.visits for share in shares)])
@@ -137,10 +137,10 @@ def count_earlier(positions: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def share_of(bucket: Bucket, clips: int, visits: int, batch_size: int, world_size: int, tail: str) -> Share:
+def share_of(bucket: Bucket, clips: int, visits: int, batch_size: int, world_size: int, tail: str) -> BucketStats:
     """How a bucket is cut into steps; see ``Bucketing`` for ``tail``."""
     full, rest = divmod(visits, batch_size * world_size)
     if rest == 0 or tail == "drop":
-        return Share(bucket, clips, visits, batch_size, full, batch_size, left_out=rest)
+        return BucketStats(bucket, clips, visits, batch_size, full, batch_size, left_out=rest)
     size = batch_size if tail == "pad" else -(-rest // world_size)
-    return Share(bucket, clips, visits, batch_size, full + 1, size, repeated=size * world_size - rest)
+    return BucketStats(bucket, clips, visits, batch_size, full + 1, size, repeated=size * world_size - rest)

@@ -17,7 +17,7 @@ TEXT_SUFFIXES = ("txt", "json")
 
 
 @dataclass
-class Sample:
+class TarSample:
     """The members of one sample, by lower-case suffix."""
 
     key: str
@@ -39,7 +39,7 @@ class TarClip:
     texts: dict[str, Member]
 
 
-def samples(path: Path) -> Iterator[Sample | Damage]:
+def samples(path: Path) -> Iterator[TarSample | Damage]:
     """Damage, then samples in the order of their first members.
 
     Members without a suffix and those that WebDataset keeps for itself (``__x__``) belong to none. A name that comes
@@ -48,8 +48,8 @@ def samples(path: Path) -> Iterator[Sample | Damage]:
     Raises:
         OSError: the file cannot be read.
     """
-    found: list[Sample] = []
-    latest: dict[str, Sample] = {}
+    found: list[TarSample] = []
+    latest: dict[str, TarSample] = {}
     for member in read_headers(path):
         if isinstance(member, Damage):
             yield member
@@ -63,7 +63,7 @@ def samples(path: Path) -> Iterator[Sample | Damage]:
         key, suffix = name
         sample = latest.get(key) or latest.get(composed(key))
         if sample is None or suffix in sample.members:
-            sample = Sample(key)
+            sample = TarSample(key)
             found.append(sample)
             latest.setdefault(composed(key), sample)
         latest[key] = sample
@@ -81,7 +81,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{folder}{slash}{stem}", suffix.lower()
 
 
-def clips_of(sample: Sample) -> tuple[list[TarClip], int]:
+def clips_of(sample: TarSample) -> tuple[list[TarClip], int]:
     """The videos of a sample, and how many more it has that no text describes.
 
     The plain ``.txt`` and ``.json`` describe the video named like them, else the first without a text of its own, else
@@ -106,5 +106,5 @@ def _is_video(suffix: str) -> bool:
     return suffix.rpartition(".")[2] in VIDEO_SUFFIXES
 
 
-def _texts(sample: Sample, beginning: str) -> dict[str, Member]:
+def _texts(sample: TarSample, beginning: str) -> dict[str, Member]:
     return {kind: found for kind in TEXT_SUFFIXES if (found := sample.members.get(beginning + kind)) is not None}

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from vidlab.data.samplers.bucketed import Balance, Planned
+from vidlab.data.samplers.bucketed import Balance, BucketedPlan
 from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.clip_plan import JoinedPlan, JointPlan, Share
+from vidlab.data.samplers.clip_plan import BucketStats, InterleavedPlan, SingleBucketPlan
 from vidlab.errors import UserError
 from vidlab.lab.cli import hydra_main
 from vidlab.lab.cli.programs import config_folder
@@ -70,7 +70,7 @@ def unbucketed(data: Any, world_size: int) -> list[str]:
     step = data.batch_size * world_size
     return [
         "data.bucketing.max_tokens is not set: every clip is trained in one shape",
-        *table([Share(_shape(view), clips, clips, data.batch_size, -(-clips // step))], lambda _: _volume(view)),
+        *table([BucketStats(_shape(view), clips, clips, data.batch_size, -(-clips // step))], lambda _: _volume(view)),
         f"training clips: {clips} of {total} in the index, {len(data.data.val)} held out; shorter ones are named above",
         f"steps per epoch: {clips / step:.2f} of {step} clips (epochs are joined, no clip is left over)",
         "tokens per step: equal between ranks and between steps; padding waste 0 %",
@@ -87,7 +87,7 @@ def _volume(view: Any) -> int:
     return view.frames * view.height * view.width
 
 
-def bucketed(planned: Planned) -> list[str]:
+def bucketed(planned: BucketedPlan) -> list[str]:
     """The report of bucketed data."""
     return [
         *rule(planned.bucketing),
@@ -109,7 +109,7 @@ def rule(bucketing: Bucketing) -> list[str]:
     return lines
 
 
-def table(shares: Iterable[Share], tokens: Callable[[Any], int]) -> list[str]:
+def table(shares: Iterable[BucketStats], tokens: Callable[[Any], int]) -> list[str]:
     """Rows of buckets, those with most clips first."""
     shares = sorted(shares, key=lambda share: -share.clips)
     rows: list[tuple[str, ...]] = [HEADER]
@@ -125,7 +125,7 @@ def table(shares: Iterable[Share], tokens: Callable[[Any], int]) -> list[str]:
     return lines
 
 
-def missing(planned: Planned) -> list[str]:
+def missing(planned: BucketedPlan) -> list[str]:
     """Clips in no bucket and why, and clips that were moved."""
     dropped, left = planned.dropped, sum(share.left_out for share in planned.plan.shares)
     lines = [f"dropped: {clips} clips, {reason}" for reason, clips in dropped.items()]
@@ -140,13 +140,13 @@ def missing(planned: Planned) -> list[str]:
     return lines
 
 
-def steps(planned: Planned) -> list[str]:
+def steps(planned: BucketedPlan) -> list[str]:
     """Steps of an epoch and their tokens."""
     plan, balance = planned.plan, planned.balance
     lines = [f"steps per epoch: {plan.steps_per_epoch}"]
-    if isinstance(plan, JoinedPlan):
+    if isinstance(plan, SingleBucketPlan):
         lines[0] += " (one bucket: epochs are joined, no clip is left over)"
-    if isinstance(plan, JointPlan):
+    if isinstance(plan, InterleavedPlan):
         lines[0] += (
             f", one in {plan.every} of images (an epoch of images is {plan.images.steps_per_epoch} steps of them)"
         )
@@ -155,7 +155,7 @@ def steps(planned: Planned) -> list[str]:
     return [*lines, *tokens_of(balance, planned)]
 
 
-def tokens_of(balance: Balance, planned: Planned) -> list[str]:
+def tokens_of(balance: Balance, planned: BucketedPlan) -> list[str]:
     """Tokens of a step, on one rank, and how much they differ."""
     least, most = min(balance.steps), max(balance.steps)
     return [

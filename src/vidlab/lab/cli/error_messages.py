@@ -140,10 +140,16 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
             f"data.path: {chosen} reads no folder. Videos with captions are data=folder data.path=<their folder>, with "
             "data.source.captions=<table> where one names them; shards are data=shards, and --help lists the rest."
         )
+    if full_key in RENAMED:
+        return f"{full_key}: no such key, it is {RENAMED[full_key]} now."
     if elsewhere and name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         return f"{full_key}: no such key. Did you mean {' or '.join([*close, *elsewhere[:3]])}?"
     return f"{full_key}: no such key.{did_you_mean(name, known, place)}"
+
+
+# Keys of earlier versions.
+RENAMED = {"fill_in": "interpolate", "given_frames": "conditioning_frames"}
 
 
 def _paths(node: Any, prefix: str = "") -> Iterator[str]:

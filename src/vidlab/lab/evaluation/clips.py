@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidlab.clip import Factors
 from vidlab.data.dataset import scale_to_cover
-from vidlab.data.datasets.annotation import Entry, read_entry
+from vidlab.data.datasets.annotation import Annotation, read_entry
 from vidlab.data.datasets.folder import VIDEO_SUFFIXES, find_videos, tables_of
 from vidlab.data.datasets.folder_captions import caption_columns, gather_captions
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
@@ -263,7 +263,7 @@ def _loose(folder: Path) -> Iterator[RealClip]:
         for clip in clips:
             name = clip.path.relative_to(folder).as_posix()
             try:
-                found = read_entry(folder, Entry(name, (clip.caption,)))
+                found = read_entry(folder, Annotation(name, (clip.caption,)))
             except Exception as error:  # whatever a file makes a decoder raise
                 left_out[clip.key] = reason_of(error, name)
             else:

@@ -15,7 +15,7 @@ from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -26,14 +26,14 @@ class Recipe:
 
     Args:
         seed: of the noise.
-        given_frames: first frames of the held-out clip that are given to the model.
+        conditioning_frames: first frames of the held-out clip that are given to the model.
         batch_size: videos made at once; they do not depend on it.
         precision: of the denoiser.
         fps: of the files.
     """
 
     seed: int
-    given_frames: int
+    conditioning_frames: int
     batch_size: int
     precision: str
     fps: float
@@ -84,13 +84,15 @@ def generate_held_out(
 
 def _check(module: VideoDiffusion, recipe: Recipe) -> None:
     frames = module.clip_shape[0]
-    if recipe.given_frames and not module.conditioning.takes_frames:
+    if recipe.conditioning_frames and not module.conditioning.takes_frames:
         raise UserError(
-            f"given_frames={recipe.given_frames}: this model was trained without conditioning on frames. Use "
-            "given_frames=0."
+            f"conditioning_frames={recipe.conditioning_frames}: this model was trained without conditioning on "
+            "frames. Use conditioning_frames=0."
         )
-    if not 0 <= recipe.given_frames < frames:
-        raise UserError(f"given_frames={recipe.given_frames}: the clips have {frames} frames; use 0 to {frames - 1}.")
+    if not 0 <= recipe.conditioning_frames < frames:
+        raise UserError(
+            f"conditioning_frames={recipe.conditioning_frames}: the clips have {frames} frames; use 0 to {frames - 1}."
+        )
 
 
 def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], recipe: Recipe) -> None:
@@ -104,10 +106,10 @@ def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], re
 
 
 def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
-    draw = Draw(recipe.seed, batch.keys, (0,) * len(batch))
+    draw = KeyedRNG(recipe.seed, batch.keys, (0,) * len(batch))
     pixels = known = None
-    if recipe.given_frames:
+    if recipe.conditioning_frames:
         pixels = batch.pixels
         known = torch.zeros(len(batch), batch.size[0], dtype=torch.bool)
-        known[:, : recipe.given_frames] = True
+        known[:, : recipe.conditioning_frames] = True
     return module.generate(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()

@@ -21,7 +21,7 @@ from vidlab.errors import DataError
 from vidlab.files import write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.evaluation.entries import Entry
-from vidlab.lab.evaluation.resource_usage import Footprint, measured, timed
+from vidlab.lab.evaluation.resource_usage import ResourceUsage, profile, timed
 from vidlab.lab.generate import autocast
 from vidlab.training.autoencoder.latent_stats import LatentMoments
 
@@ -143,11 +143,11 @@ class _Clock:
         self.encoding: list[float] = []
         self.decoding: list[float] = []
 
-    def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[Footprint, Footprint]:
+    def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[ResourceUsage, ResourceUsage]:
         """Memory of both ways; the time is not counted, as first calls choose their kernels."""
         clip, device = pixels.to(self.setup.device), self.setup.device
-        latents, down = measured(lambda: encode_padded(self.autoencoder, clip), device)
-        _, up = measured(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        latents, down = profile(lambda: encode_padded(self.autoencoder, clip), device)
+        _, up = profile(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
         return down, up
 
     def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> "_Round":
@@ -172,7 +172,9 @@ def _size(pixels: Tensor) -> tuple[int, int, int]:
     return frames, height, width
 
 
-def _cost(autoencoder: Autoencoder, batch: ClipBatch, clock: _Clock, first: tuple[Footprint, Footprint]) -> Cost:
+def _cost(
+    autoencoder: Autoencoder, batch: ClipBatch, clock: _Clock, first: tuple[ResourceUsage, ResourceUsage]
+) -> Cost:
     size = _size(decoded(batch))
     padded = autoencoder.fitting_size(*size)
     down, up = first

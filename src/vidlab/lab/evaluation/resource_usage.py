@@ -17,7 +17,7 @@ RESET_PEAK = "5"  # of proc(5): VmHWM begins anew
 
 
 @dataclass(frozen=True)
-class Footprint:
+class ResourceUsage:
     """One run of a piece of work.
 
     Args:
@@ -30,7 +30,7 @@ class Footprint:
     peak_mib: float | None
 
 
-def measured(work: Callable[[], Made], device: str) -> tuple[Made, Footprint]:
+def profile(work: Callable[[], Made], device: str) -> tuple[Made, ResourceUsage]:
     """What ``work`` makes, and what it took. The memory of what it makes counts.
 
     Args:
@@ -43,7 +43,7 @@ def measured(work: Callable[[], Made], device: str) -> tuple[Made, Footprint]:
     wait(device)
     seconds = time.perf_counter() - start
     most = _most(device)
-    return made, Footprint(seconds, None if before is None or most is None else max(most - before, 0.0))
+    return made, ResourceUsage(seconds, None if before is None or most is None else max(most - before, 0.0))
 
 
 def timed(work: Callable[[], Made], device: str) -> tuple[Made, float]:

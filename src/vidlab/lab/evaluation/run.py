@@ -30,7 +30,7 @@ from vidlab.training.precision import resolve_precision
 
 # Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
 VIDEOS = Path("evaluations/videos")
-LEAST = {"num_videos": 2, "batch_size": 1, "seed": 0, "given_frames": 0, "noise_levels": 0}
+LEAST = {"num_videos": 2, "batch_size": 1, "seed": 0, "conditioning_frames": 0, "noise_levels": 0}
 
 
 def run_evaluation(cfg: DictConfig) -> Path:
@@ -116,7 +116,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
         trained.data = OmegaConf.to_container(cfg.data)
     trained.data.frames, trained.data.height, trained.data.width = module.clip_shape
     data = held_out_data(trained, cfg)
-    recipe = Recipe(cfg.seed, cfg.given_frames, cfg.batch_size, cfg.precision, cfg.fps)
+    recipe = Recipe(cfg.seed, cfg.conditioning_frames, cfg.batch_size, cfg.precision, cfg.fps)
     folder = VIDEOS / _identity(run, cfg, step, data)
     name = _name(run)
     count = min(cfg.num_videos, len(data.data.val))
@@ -132,7 +132,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
         scores = replace(scores, results={**scores.results, **errors})
     others = {
         "seed": cfg.seed, "weights": cfg.weights, "clip_shape": module.clip_shape, "data": data.data.hash,
-        "precision": resolve_precision(cfg.precision, device), "given_frames": cfg.given_frames or None,
+        "precision": resolve_precision(cfg.precision, device), "conditioning_frames": cfg.conditioning_frames or None,
         "reference": cfg.reference, "num_reference": cfg.num_reference,
     }  # fmt: skip
     series = Series(len(clips), module.sampler, module.guidance, others)
@@ -153,7 +153,9 @@ def held_out_data(trained: DictConfig, cfg: DictConfig) -> ClipDataModule:
 def _identity(run: Run, cfg: DictConfig, step: int, data: ClipDataModule) -> str:
     """Names the folder of generated videos: it changes with everything the videos depend on."""
     state = run.checkpoint.stat()
-    chosen = {key: cfg[key] for key in ("seed", "num_videos", "given_frames", "weights", "precision", "steps", "fps")}
+    chosen = {
+        key: cfg[key] for key in ("seed", "num_videos", "conditioning_frames", "weights", "precision", "steps", "fps")
+    }
     chosen |= {key: cfg[key] for key in ("frames", "height", "width")}
     chosen |= {key: OmegaConf.to_container(cfg[key]) if cfg.get(key) else None for key in ("sampler", "guidance")}
     return identity(

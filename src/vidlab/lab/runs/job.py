@@ -12,7 +12,7 @@ from vidlab.lab.runs.resolve import Run, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import own_classes
 from vidlab.redaction import redact
-from vidlab.training.module import Named
+from vidlab.training.module import CliSelection
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Job:
     folder: Path
     overrides: tuple[str, ...]
     resumed: Run | None
-    named: Named
+    named: CliSelection
 
     @property
     def command(self) -> str:
@@ -62,13 +62,13 @@ def _check_sweep(cfg: DictConfig) -> None:
         )
 
 
-def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) -> Named:
+def _as_typed(cfg: DictConfig, choices: DictConfig, overrides: tuple[str, ...]) -> CliSelection:
     """How a later command asks for this run's data and for an autoencoder of its sizes."""
     path = [setting("data.path", str(cfg.data.path))] if cfg.data.get("path") else []
     sizes = [one for one in overrides if re.match(r"autoencoder\.(?!path|start|scale|shift)", one)]
     own = own_classes(cfg)
     allow = (setting("allow", own),) if own else ()
-    return Named((f"data={choices.data}", *path), (f"autoencoder={choices.autoencoder}", *sizes), allow)
+    return CliSelection((f"data={choices.data}", *path), (f"autoencoder={choices.autoencoder}", *sizes), allow)
 
 
 def _launches_processes(cfg: DictConfig) -> bool:

@@ -21,7 +21,7 @@ from vidlab.lab.runs.resolve import newest_record, write_run_record
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.tracking.mlflow_page import dataset_of, described
 from vidlab.training.module import ClipModule
-from vidlab.training.warm_start import InheritanceReport
+from vidlab.training.warm_start import WarmStartReport
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class RunRecorder:
     data: LightningDataModule
     tags: Mapping[str, Any]
     size: str
-    inherited: InheritanceReport | None
+    inherited: WarmStartReport | None
 
     def __call__(self) -> None:
         """Open the MLflow run and write the resolved configuration, revision, versions and hardware."""

@@ -15,7 +15,7 @@ from vidlab.cost import matmul_rate
 from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
 from vidlab.lab.runs.job import Job
-from vidlab.training.module import ClipModule, Named
+from vidlab.training.module import ClipModule, CliSelection
 
 # The numbers of matrix products, by the beginning of a precision's name.
 LONGEST_PROMPT = 200
@@ -185,7 +185,7 @@ def _prompt(trainer: Trainer) -> str:
     """A caption of the kind that the model has learned, from the first held-out clip."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     captions = data.held_out_captions(1) if isinstance(data, ClipDataModule) else []
-    return " ".join(captions[0].split())[:LONGEST_PROMPT] if captions else Named.prompt
+    return " ".join(captions[0].split())[:LONGEST_PROMPT] if captions else CliSelection.prompt
 
 
 def shortened(path: Path) -> Path:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from vidlab.lab.given_frames import GivenFrames
-from vidlab.randomness import Draw
+from vidlab.lab.conditioning_frames import GivenFrames
+from vidlab.randomness import KeyedRNG
 
 
 @dataclass(frozen=True)
-class Jobs:
+class GenerationBatch:
     """Videos to make, by prompt and number; what one of them looks like depends on these and the seed alone."""
 
     prompts: Sequence[str]
@@ -24,26 +24,26 @@ class Jobs:
     def __len__(self) -> int:
         return len(self.prompts)
 
-    def draw(self, clip: int = 0) -> Draw:
+    def draw(self, clip: int = 0) -> KeyedRNG:
         """The random numbers of the ``clip``-th clip of each video."""
         keys = tuple(f"{prompt}\x1f{number}" for prompt, number in zip(self.prompts, self.numbers, strict=True))
-        return Draw(self.seed, keys, (clip,) * len(keys))
+        return KeyedRNG(self.seed, keys, (clip,) * len(keys))
 
-    def batches(self, size: int) -> Iterator["Jobs"]:
+    def batches(self, size: int) -> Iterator["GenerationBatch"]:
         """In order, ``size`` at a time."""
         for start in range(0, len(self), size):
             part = slice(start, start + size)
-            yield Jobs(self.prompts[part], self.numbers[part], self.seed)
+            yield GenerationBatch(self.prompts[part], self.numbers[part], self.seed)
 
 
-def all_jobs(prompts: Sequence[str], num_videos: int, seed: int) -> Jobs:
+def all_jobs(prompts: Sequence[str], num_videos: int, seed: int) -> GenerationBatch:
     """``num_videos`` of each prompt, in the order of the prompts."""
     repeated = [prompt for prompt in prompts for _ in range(num_videos)]
-    return Jobs(repeated, list(range(num_videos)) * len(prompts), seed)
+    return GenerationBatch(repeated, list(range(num_videos)) * len(prompts), seed)
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """What a system is to make, and how.
 
     Args:
@@ -55,7 +55,7 @@ class Request:
         batch_size: videos denoised at once.
     """
 
-    jobs: Jobs
+    jobs: GenerationBatch
     given: GivenFrames | None
     device: str
     precision: str
@@ -72,7 +72,7 @@ class System(Protocol):
         ...
 
     @property
-    def usual_frames(self) -> int:
+    def default_num_frames(self) -> int:
         """How many frames of a given video are known where the user does not say."""
         ...
 
@@ -81,7 +81,9 @@ class System(Protocol):
         """Where it comes from, for messages."""
         ...
 
-    def generate(self, request: Request, advance: Callable[[float], None]) -> list[UInt8[np.ndarray, "T H W 3"]]:
+    def generate(
+        self, request: GenerationRequest, advance: Callable[[float], None]
+    ) -> list[UInt8[np.ndarray, "T H W 3"]]:
         """The videos in the order of ``request.jobs``; ``advance`` is told of each share of a video that is done.
 
         Raises:

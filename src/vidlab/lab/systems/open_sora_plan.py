@@ -15,7 +15,7 @@ from vidlab.conditioning.masked_video import MaskedVideo, Stage
 from vidlab.data.video import to_frames
 from vidlab.diffusion.objective import GaussianObjective
 from vidlab.errors import UserError
-from vidlab.lab.systems.base import Jobs, Request, release_memory
+from vidlab.lab.systems.base import GenerationBatch, GenerationRequest, release_memory
 from vidlab.lab.systems.open_sora_plan_parts import Parts, Places, find_parts
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.guided import concatenate_texts
@@ -98,7 +98,7 @@ class OpenSoraPlanSystem:
         return self.frames, self.height, self.width
 
     @property
-    def usual_frames(self) -> int:
+    def default_num_frames(self) -> int:
         """Half of a video is continued, as the authors do."""
         return max(self.frames // 2, 1)
 
@@ -107,7 +107,7 @@ class OpenSoraPlanSystem:
         """The folder, or that of the denoiser."""
         return str(self.path or self.denoiser)
 
-    def generate(self, request: Request, advance: Advance) -> list[UInt8[np.ndarray, "T H W 3"]]:
+    def generate(self, request: GenerationRequest, advance: Advance) -> list[UInt8[np.ndarray, "T H W 3"]]:
         """One stage after another, each with one part in memory.
 
         Raises:
@@ -127,7 +127,7 @@ class OpenSoraPlanSystem:
         release_memory(request.device)
         return videos
 
-    def encode_prompts(self, parts: Parts, request: Request) -> Texts:
+    def encode_prompts(self, parts: Parts, request: GenerationRequest) -> Texts:
         """Every prompt, and the negative one, once; on the CPU.
 
         Raises:
@@ -145,7 +145,7 @@ class OpenSoraPlanSystem:
         prompts = {prompt: encoder([caption]).to("cpu") for prompt, caption in captions.items()}
         return Texts(prompts, encoder([self.negative_prompt]).to("cpu"))
 
-    def encode_frames(self, parts: Parts, request: Request) -> Mapping[str, Controls]:
+    def encode_frames(self, parts: Parts, request: GenerationRequest) -> Mapping[str, Controls]:
         """What the denoiser is told of the given frames (``given``) and of none (``nothing``); on the CPU."""
         from vidlab.autoencoders.wfvae.release import published
 
@@ -157,13 +157,13 @@ class OpenSoraPlanSystem:
             told["given"] = (request.given.pixels[None], request.given.known[None])
         found = {}
         for name, (clip, frames) in told.items():
-            evidence = conditioning.given(clip.to(request.device), frames.to(request.device), vae)
-            assert evidence.controls is not None
-            found[name] = Controls(evidence.controls.channels.float().cpu(), evidence.controls.mask.float().cpu())
+            conditions = conditioning.for_inference(clip.to(request.device), frames.to(request.device), vae)
+            assert conditions.controls is not None
+            found[name] = Controls(conditions.controls.channels.float().cpu(), conditions.controls.mask.float().cpu())
         return {"given": found["nothing"]} | found
 
     def denoise(
-        self, parts: Parts, request: Request, texts: Texts, controls: Mapping[str, Controls], advance: Advance
+        self, parts: Parts, request: GenerationRequest, texts: Texts, controls: Mapping[str, Controls], advance: Advance
     ) -> list[Latent]:
         """Latents of every video, on the CPU."""
         dtype = torch.bfloat16 if uses_bf16(request.precision, request.device) else torch.float32
@@ -181,7 +181,7 @@ class OpenSoraPlanSystem:
             found += list(latents.float().cpu())
         return found
 
-    def decode(self, parts: Parts, request: Request, latents: Sequence[Latent]) -> list[np.ndarray]:
+    def decode(self, parts: Parts, request: GenerationRequest, latents: Sequence[Latent]) -> list[np.ndarray]:
         """Frames of each video, uint8."""
         from vidlab.autoencoders.wfvae.release import published
 
@@ -190,7 +190,7 @@ class OpenSoraPlanSystem:
 
 
 def batch_conditions(
-    jobs: Jobs, texts: Texts, controls: Mapping[str, Controls], device: str
+    jobs: GenerationBatch, texts: Texts, controls: Mapping[str, Controls], device: str
 ) -> Mapping[str, Conditions]:
     """What each pass of guidance is told of a batch of videos."""
     text = concatenate_texts([texts.prompts[prompt] for prompt in jobs.prompts]).to(device)

@@ -11,7 +11,7 @@ from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS, RELATION_DISTANCE
 from vidlab.data.moving_shapes.scene import BACKGROUND_COLOURS, COLOURS, SIZES, Canvas
 from vidlab.metrics.shapes.motion import motion_score, speed_score
-from vidlab.metrics.shapes.parsed_scene import Floats, Seen, SeenObject, ramp
+from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene, SeenObject, ramp
 
 # Named after the VBench dimensions they stand for, where there is one: name -> (that dimension, what is graded).
 DIMENSIONS: Mapping[str, tuple[str, str]] = {
@@ -68,7 +68,7 @@ class Grade:
         return sum(self.scores.values()) / len(self.scores)
 
 
-def grade(seen: Seen, factors: Factors) -> Grade:
+def grade(seen: ParsedScene, factors: Factors) -> Grade:
     """Grade what was seen against the named factors, and the clip's consistency, which needs no naming."""
     matched = match(seen.objects, factors.objects)
     pairs = list(zip(matched, factors.objects, strict=True))

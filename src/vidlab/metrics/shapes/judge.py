@@ -16,8 +16,8 @@ from vidlab.metrics.base import Batch, VideoMetric
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult
 from vidlab.metrics.shapes.grade import DIMENSIONS, Grade, grade
-from vidlab.metrics.shapes.parse import look
-from vidlab.metrics.shapes.parsed_scene import Floats, Seen
+from vidlab.metrics.shapes.parse import parse_scene
+from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene
 
 JUDGE_VERSION = 1
 """Part of every result's conditions: raise it with every change of a score."""
@@ -109,9 +109,9 @@ class ShapesJudge(VideoMetric):
         )
 
 
-def see(video: Float[Tensor, "3 T H W"]) -> Seen:
+def see(video: Float[Tensor, "3 T H W"]) -> ParsedScene:
     """Everything the judge can tell of one clip, (3, T, H, W) in [-1, 1]."""
-    return look(grey_levels(video))
+    return parse_scene(grey_levels(video))
 
 
 def grey_levels(video: Float[Tensor, "3 T H W"]) -> Floats:

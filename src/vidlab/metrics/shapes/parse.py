@@ -19,12 +19,12 @@ from vidlab.metrics.shapes.outlines import (
     shape_scores,
     turns,
 )
-from vidlab.metrics.shapes.parsed_scene import Floats, Mask, Seen, SeenObject, Whole
+from vidlab.metrics.shapes.parsed_scene import Floats, Mask, ParsedScene, SeenObject, Whole
 
 COLOUR_HOLDS, COLOUR_LOST = 20.0, 100.0  # departures from the object's mean colour, in RGB
 
 
-def look(pixels: Floats) -> Seen:
+def parse_scene(pixels: Floats) -> ParsedScene:
     """Everything that can be told of a clip from its pixels alone.
 
     Args:
@@ -41,7 +41,7 @@ def look(pixels: Floats) -> Seen:
         trusted = ~np.any(others, axis=0) if others else np.ones_like(blob.mask)
         objects.append(_seen(pixels, blob, trusted, canvas))
     counts = np.sum([blob.pieces for blob in blobs], axis=0) if blobs else np.zeros(canvas.frames)
-    return Seen(canvas, tuple(objects), background.seen, counts, _flicker(pixels, background, blobs))
+    return ParsedScene(canvas, tuple(objects), background.seen, counts, _flicker(pixels, background, blobs))
 
 
 def _seen(pixels: Floats, blob: Blob, trusted: Mask, canvas: Canvas) -> SeenObject:

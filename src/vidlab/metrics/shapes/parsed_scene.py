@@ -63,7 +63,7 @@ class SeenBackground:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ParsedScene:
     """Everything the judge saw.
 
     Args:

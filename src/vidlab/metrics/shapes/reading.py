@@ -18,7 +18,7 @@ from vidlab.data.moving_shapes.scene import (
 )
 from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
 from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
-from vidlab.metrics.shapes.parsed_scene import Floats, Seen, SeenObject
+from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene, SeenObject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,7 +56,7 @@ class Reading:
         return f"{objects}; {self.background} {' and '.join(self.background_colours)}; camera {self.camera}"
 
 
-def read(seen: Seen) -> Reading:
+def read(seen: ParsedScene) -> Reading:
     """The most fitting names for what was seen."""
     background = seen.background
     objects = sorted(seen.objects, key=lambda found: float(found.x[0]))
@@ -89,7 +89,7 @@ def nearest(colour: Floats, palette: dict[str, Colour]) -> str:
     return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
 
 
-def draw_seen(pixels: Floats, seen: Seen, frames: int = 8, scale: int = 4) -> "Image":
+def draw_seen(pixels: Floats, seen: ParsedScene, frames: int = 8, scale: int = 4) -> "Image":
     """A strip of frames with each object's disc and the way of its centre, over the judge's own words.
 
     Args:

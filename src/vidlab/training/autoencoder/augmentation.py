@@ -4,10 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 
 
-def mirrored(pixels: Float[Tensor, "B 3 T H W"], draw: Draw) -> Float[Tensor, "B 3 T H W"]:
+def mirrored(pixels: Float[Tensor, "B 3 T H W"], draw: KeyedRNG) -> Float[Tensor, "B 3 T H W"]:
     """Each clip in one of its 16 symmetric forms, 8 where rows and columns differ in number, all equally likely.
 
     Upside down, left to right, backwards in time, and with rows and columns exchanged: each half of the time.

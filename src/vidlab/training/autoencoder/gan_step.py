@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 50  # discarded steps in a row that end the training
 
 
-class Player:
+class GANOptimizerStep:
     """Takes the optimiser steps of one network where Lightning leaves them to the module.
 
     Args:

@@ -11,7 +11,7 @@ from vidlab.autoencoders.wfvae.coders import Decoded
 from vidlab.errors import UserError
 from vidlab.losses.autoencoding import kl_loss, reconstruction_loss, wavelet_loss
 from vidlab.perceptual.lpips import LPIPS
-from vidlab.randomness import Draw
+from vidlab.randomness import KeyedRNG
 from vidlab.training.autoencoder.perceptual import frame_distances
 
 
@@ -56,7 +56,7 @@ def reconstruct(
     pixels: Float[Tensor, "B 3 T H W"],
     weights: LossWeights,
     perceptual: LPIPS | None = None,
-    draw: Draw | None = None,
+    draw: KeyedRNG | None = None,
 ) -> Reconstruction:
     """Encode and decode; with ``draw`` a sample of the posterior, otherwise its mean.
 

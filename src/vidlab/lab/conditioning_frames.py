@@ -25,7 +25,7 @@ class GivenFrames:
     known: Bool[Tensor, "T"]
 
 
-def given_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
+def conditioning_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
     """What ``image``, ``last_image`` and ``video`` of generate.yaml give, resized and cropped; None for nothing.
 
     Args:

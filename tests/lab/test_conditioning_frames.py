@@ -6,14 +6,14 @@ from PIL import Image
 
 from vidlab.data.video import encode
 from vidlab.errors import UserError
-from vidlab.lab.given_frames import given_frames
+from vidlab.lab.conditioning_frames import conditioning_frames
 
 SHAPE = (6, 8, 8)
 
 
 def given(**settings):
     nothing = dict.fromkeys(("image", "last_image", "video", "video_frames")) | {"max_megapixels": 128}
-    return given_frames(OmegaConf.create(nothing | settings), SHAPE, usual=3)
+    return conditioning_frames(OmegaConf.create(nothing | settings), SHAPE, usual=3)
 
 
 @pytest.fixture
