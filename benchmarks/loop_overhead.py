@@ -30,7 +30,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.runs import run_folder  # noqa: F401  registers a resolver
-from vidlab.training.precision import resolve_precision
+from vidlab.precision import resolve_precision
 
 CONF = Path(__file__).parents[1] / "conf"
 WARM_UP = 3

@@ -112,7 +112,7 @@ def trained(monkeypatch, overrides: tuple[str, ...], precision: str, shapes: str
 def sampled(module: VideoDiffusion, sampler: str, precision: str = "32-true") -> None:
     module.sampler = composed("model=full3d", f"sampler={sampler}").sampler
     with precision_plugin(precision, "cpu").forward_context():
-        video = module.generate(["a red square"], KeyedRNG(0, ("x",), (0,)))
+        video = module.pipeline.clips(["a red square"], KeyedRNG(0, ("x",), (0,)))
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
 
 
@@ -145,7 +145,7 @@ def test_every_guidance_serves_every_conditioning(conditioning, guidance):
     module.eval()
     known = torch.zeros(1, 8, dtype=torch.bool)
     known[:, 0] = known[:, -1] = module.conditioning.takes_frames
-    video = module.generate(["a dog"], KeyedRNG(0, ("x",), (0,)), torch.zeros(1, 3, 8, 8, 8), known)
+    video = module.pipeline.clips(["a dog"], KeyedRNG(0, ("x",), (0,)), torch.zeros(1, 3, 8, 8, 8), known)
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
     if conditioning.startswith("frame_"):
         torch.testing.assert_close(video[:, :, 0], torch.zeros(1, 3, 8, 8), atol=1e-5, rtol=0)

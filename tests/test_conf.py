@@ -20,7 +20,7 @@ from vidlab.lab.train import run_training
 from vidlab.lab.trusted_config import own_classes
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# groups that training does not read: tests/metrics/test_metrics_conf.py and tests/lab/systems go through them
+# groups that training does not read: tests/metrics/test_metrics_conf.py and tests/pipelines go through them
 EVALUATED = ("metrics", "system")
 CHOICES = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()

@@ -1,5 +1,6 @@
 """What is shipped: the wheel's contents, and requirements.txt as one exact answer to pyproject.toml."""
 
+import os
 import re
 import subprocess
 import sys
@@ -57,6 +58,22 @@ def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
     assert tops == {"vidlab", f"vidlab-{PROJECT['project']['version']}.dist-info"}
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".ckpt"))]
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+
+
+def test_an_installed_wheel_trains(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    """Its configurations are found inside the package, and ``vidlab`` is the command of ``python -m vidlab``."""
+    wheel.extractall(tmp_path / "site")
+    (name,) = (name for name in wheel.namelist() if name.endswith("/entry_points.txt"))
+    assert "vidlab = vidlab.__main__:main" in wheel.read(name).decode()
+    small = ["model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1", "trainer.max_steps=2"]
+    small += ["data.source.train_clips=8", "data.source.val_clips=4", "data.val_clips=4", "data.batch_size=2"]
+    small += ["trainer=cpu", "precision=32-true", "data.num_workers=0", "sampler.steps=2", "logger=none"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "VIDLAB_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "vidlab", "train", *small],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "Trained 2 steps" in done.stdout, done.stderr
 
 
 def test_the_wheel_says_what_it_needs(wheel: zipfile.ZipFile) -> None:

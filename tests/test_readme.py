@@ -473,6 +473,18 @@ def test_the_table_of_groups_is_that_of_conf() -> None:
             assert first is None or listed[name][0] == first, f"the default of {name} comes first"
 
 
+def test_the_python_example(bench: Bench, first_run: Done) -> None:
+    (example,) = blocks("python")
+    assert first_run.code == 0 and len(example.strip().splitlines()) == 5
+    code = f"{example}\nprint(videos[0].frames.shape, len(videos))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=bench.folder, env=environment, capture_output=True, text=True, check=True, timeout=SECONDS
+    )
+    assert done.stdout.splitlines()[-1] == "(8, 32, 32, 3) 4" and (bench.folder / "circles.mp4").is_file()
+
+
 def test_files_are_where_the_readme_says(bench: Bench, first_run: Done) -> None:
     (table,) = [table for table in tables() if table[0][0].startswith("`runs/")]
     run = min(path.parent for path in bench.folder.glob("runs/vidlab/*/summary.json"))

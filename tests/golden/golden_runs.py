@@ -172,7 +172,7 @@ def generated(model: str, sampler: str) -> str:
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     module.eval()
-    video = module.generate(["a red square", "a dog"], KeyedRNG(0, ("x", "y"), (0, 0)))
+    video = module.pipeline.clips(["a red square", "a dog"], KeyedRNG(0, ("x", "y"), (0, 0)))
     return blake2b(video.numpy().tobytes(), digest_size=8).hexdigest()
 
 

@@ -19,8 +19,9 @@ from vidlab.lab.cli.programs import CONFIGURATIONS
 from vidlab.lab.evaluation.autoencoders import evaluate_autoencoders
 from vidlab.lab.evaluation.run import evaluate_run
 from vidlab.lab.export import main as export
-from vidlab.lab.generate import from_checkpoint, module_of
+from vidlab.lab.generate import from_checkpoint
 from vidlab.lab.init import CheckpointSource, RunContext
+from vidlab.lab.loading import LoadSettings, module_of
 from vidlab.lab.runs.resolve import Run
 from vidlab.lab.runs.resume_check import check_changes
 from vidlab.lab.trusted_config import (
@@ -183,9 +184,8 @@ def test_words_to_hydra_are_only_those_the_shipped_configurations_use(settings, 
 def test_arguments_that_a_class_does_not_declare_are_refused(settings):
     text = with_node(settings, "autoencoder", settings["autoencoder"] | {"hook": "os.system"})
     trained = trusted_config(text, "it.ckpt", Allowed())
-    cfg = composed("generate", "prompt=x")
     with pytest.raises(UserError, match=r"autoencoder\.hook=os\.system: Haar has no setting 'hook'"):
-        module_of({"state_dict": {}}, trained, Path("it.ckpt"), cfg)
+        module_of({"state_dict": {}}, trained, Path("it.ckpt"), LoadSettings())
 
 
 @pytest.mark.parametrize(
@@ -365,5 +365,5 @@ def test_values_that_no_class_expects_are_one_sentence(settings, place, value):
     state = {"state_dict": {"backbone.x": torch.zeros(99_999)}}
     with pytest.raises(UserError) as caught:
         trained = trusted_config(with_node(settings, place, value), "it.ckpt", Allowed())
-        module_of(state, trained, Path("it.ckpt"), composed("generate", "prompt=x"))
+        module_of(state, trained, Path("it.ckpt"), LoadSettings())
     assert "\n" not in str(caught.value)

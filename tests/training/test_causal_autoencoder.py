@@ -55,7 +55,7 @@ def test_a_step_and_a_sample(make_causal, make_batch, make_draw, conditioning, m
     assert loss.isfinite() and all(p.grad is None for p in module.autoencoder.parameters())
     known = torch.zeros(2, 9, dtype=torch.bool)
     known[:, 0] = conditioning is not None
-    videos = module.generate(["a", "b"], make_draw(), batch.pixels, known)
+    videos = module.pipeline.clips(["a", "b"], make_draw(), batch.pixels, known)
     assert videos.shape == (2, 3, *SIZE)
 
 
@@ -95,7 +95,7 @@ def test_images_and_videos_train_in_turn(make_causal, make_batch, make_trainer, 
 def test_a_single_frame_from_an_image(make_causal, make_batch, make_draw, caplog):
     module = make_causal(conditioning=masked_video(), clip_shape=(1, 16, 16))
     picture = make_batch(size=(1, 16, 16)).pixels
-    videos = module.generate(["a", "b"], make_draw(), picture, torch.ones(2, 1, dtype=torch.bool))
+    videos = module.pipeline.clips(["a", "b"], make_draw(), picture, torch.ones(2, 1, dtype=torch.bool))
     assert videos.shape == (2, 3, 1, 16, 16) and videos.isfinite().all()
     make_causal(conditioning=FrameReplacement(), clip_shape=(1, 16, 16))
     assert "conditioning=FrameReplacement would give all of a clip of 1 latent frames away" in caplog.text

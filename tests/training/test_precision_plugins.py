@@ -62,7 +62,7 @@ def test_true_precisions_train_validate_resume_and_generate(precision, make_modu
     assert all(torch.equal(p, q) for p, q in zip(through.parameters(), resumed.parameters(), strict=True))
     assert all(torch.equal(average.average[name], value) for name, value in continued.average.items())
     with trainer.precision_plugin.forward_context():
-        assert module.eval().generate(["a dog"], KeyedRNG(0, ("x",), (0,))).isfinite().all()
+        assert module.eval().pipeline.clips(["a dog"], KeyedRNG(0, ("x",), (0,))).isfinite().all()
 
 
 def test_float64_differs_from_float32_by_its_rounding_alone(make_module, make_batch, make_trainer):

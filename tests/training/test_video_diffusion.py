@@ -329,8 +329,8 @@ def test_generated_videos_are_pixels_and_a_function_of_prompt_and_draw(make_modu
     module = make_module().eval()
     with torch.no_grad():
         module.denoiser.head.bias.fill_(-3.0)  # velocities that leave [-1, 1]
-    videos = module.generate(["a red circle", ""], make_draw(2))
+    videos = module.pipeline.clips(["a red circle", ""], make_draw(2))
     assert videos.shape == (2, 3, 4, 8, 8) and not videos.requires_grad
     assert videos.max() == 1 and videos.min() >= -1
-    torch.testing.assert_close(module.generate(["a red circle"], make_draw(1)), videos[:1], rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(module.generate(["a red circle"], make_draw(1, seed=1)), videos[:1])
+    torch.testing.assert_close(module.pipeline.clips(["a red circle"], make_draw(1)), videos[:1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(module.pipeline.clips(["a red circle"], make_draw(1, seed=1)), videos[:1])

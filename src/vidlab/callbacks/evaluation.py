@@ -154,7 +154,7 @@ class Evaluation(Callback):
     def _videos(self, module: VideoDiffusion, clips: Sequence[ClipRow]) -> Float[Tensor, "B 3 T H W"]:
         keys = tuple(clip.key for clip in clips)
         captions = [clip.captions[0] for clip in clips]
-        made = module.generate(captions, KeyedRNG(self.seed, keys, (0,) * len(keys))).float().cpu()
+        made = module.pipeline.clips(captions, KeyedRNG(self.seed, keys, (0,) * len(keys))).float().cpu()
         # as a file keeps them, so that evaluate.py finds the same
         return torch.stack([to_pixels(to_frames(video)) for video in made])
 

@@ -107,7 +107,7 @@ class Previews(Callback):
         """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt."""
         keys = tuple(f"{index}:{prompt}" for index, prompt in enumerate(prompts))
         draw = KeyedRNG(self.seed, keys, (0,) * len(keys))
-        pixels = module.generate(prompts, draw).float().cpu()
+        pixels = module.pipeline.clips(prompts, draw).float().cpu()
         return np.stack([to_frames(video) for video in pixels])
 
     def _write(self, trainer: Trainer, videos: np.ndarray, prompts: Sequence[str], step: int) -> None:

@@ -43,8 +43,15 @@ class Conditioning(Protocol):
     at the pixels of training clips; those that do not can be trained on cached latents.
     """
 
-    takes_frames: bool
-    reads_pixels: bool
+    @property
+    def takes_frames(self) -> bool:
+        """Whether any frame can be given at generation."""
+        ...
+
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether ``for_training`` looks at pixels."""
+        ...
 
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """Channels of each part of the controls; () without controls."""

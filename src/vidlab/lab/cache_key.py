@@ -15,9 +15,9 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.latent_cache import FORMAT, CacheHeader, refuse_stale
 from vidlab.errors import UserError
 from vidlab.lab.compose import resolve_accelerator
+from vidlab.precision import resolve_precision
 from vidlab.text.base import TextEncoder
 from vidlab.training.module import ClipModule
-from vidlab.training.precision import resolve_precision
 from vidlab.training.video_diffusion import VideoDiffusion
 
 # Where a component's files are and how much it remembers: what it computes is in the digest of its weights.

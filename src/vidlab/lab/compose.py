@@ -20,8 +20,8 @@ from vidlab.lab.cli.hydra_main import instantiate, locate_target
 from vidlab.lab.runs.resolve import resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.layers.kernels import check_trainable
+from vidlab.precision import resolve_precision
 from vidlab.training.module import ClipModule
-from vidlab.training.precision import resolve_precision
 from vidlab.training.precision_plugins import precision_plugin
 
 log = logging.getLogger(__name__)

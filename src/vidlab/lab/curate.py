@@ -24,7 +24,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.published_sizes import take_published_sizes
-from vidlab.training.precision import resolve_precision
+from vidlab.precision import resolve_precision
 
 STAGES = ("index", "encode")
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from vidlab import __version__
@@ -199,11 +198,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _exported(found: argparse.Namespace) -> Iterator[str]:
     """Export, and say what was written and what reads it."""
     from vidlab.lab.evaluation.entries import trained_autoencoder
-    from vidlab.lab.generate import module_of
+    from vidlab.lab.loading import LoadSettings, module_of
 
     checkpoint = resolve_run(found.run, RUNS, found.name, found.tracking_uri, key="run").checkpoint
-    settings = OmegaConf.create({"frames": None, "height": None, "width": None, "steps": None})
-    settings.weights, settings.tracking_uri = found.weights, found.tracking_uri
+    settings = LoadSettings(found.weights, found.tracking_uri)
     own = [name for name in found.allow.split(",") if name]
     state = load_checkpoint(checkpoint)
     trained = trained_config(state, checkpoint, Allowed.of(own, "--allow={}"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.errors import UserError
-from vidlab.training.precision import PRECISIONS
+from vidlab.precision import PRECISIONS
 
 
 def precision_plugin(precision: str, accelerator: str) -> Precision:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import ClipBatch, Conditions, DenoiserOutput, LatentShape, LossContext, TextEmbedding
+from vidlab.clip import ClipBatch, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.command_line import command, prompt, setting
-from vidlab.conditioning.base import Conditioning, FrameConditions, Frames, NoConditioning
-from vidlab.conditioning.micro import micro_conditions
+from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost import DenoiserCounter, ModelCost
 from vidlab.diffusion.objective import Corrupted, GaussianObjective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
+from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.sampler import Sampler
@@ -111,7 +111,7 @@ class VideoDiffusion(ClipModule):
         if latents not in ("sample", "mode"):
             raise UserError(f"task.latents={latents}: choose sample or mode.")
         self.latents = latents
-        self.conditioning = conditioning or NoConditioning()
+        self.conditioning: Conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
         self.autoencoder = autoencoder.requires_grad_(False).eval()
@@ -287,7 +287,7 @@ class VideoDiffusion(ClipModule):
         evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, batch.number)
         text = self.text_of(batch, draw)
         self.text_tokens = text.tokens.shape[1]
-        conditions = self._conditions(text, evidence, x0, batch.size, draw, batch.micro)
+        conditions = self.pipeline.conditions(text, evidence, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
@@ -351,8 +351,8 @@ class VideoDiffusion(ClipModule):
         x0 = self.encode(batch.pixels)
         evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)
         text = self.text_encoder(batch.captions)
-        conditions = self._conditions(text, evidence, x0, batch.size, micro=batch.micro)
-        text_only = replace(conditions, known=None, controls=self._nothing_known(batch.pixels).controls)
+        conditions = self.pipeline.conditions(text, evidence, x0, batch.size, micro=batch.micro)
+        text_only = replace(conditions, known=None, controls=self.pipeline.nothing_known(batch.pixels).controls)
         return HeldOut(batch.pixels, x0, conditions, text_only, draw)
 
     def objective_at(self, held_out: HeldOut, t: Float[Tensor, "B"]) -> ObjectiveLoss:
@@ -368,75 +368,13 @@ class VideoDiffusion(ClipModule):
         denoised = self.objective.denoised(self.denoiser(corrupted.input), corrupted.input)
         return (self.autoencoder.decode(denoised.x0) - held_out.pixels).square()
 
-    @torch.no_grad()
-    def generate(
-        self,
-        prompts: Sequence[str],
-        draw: KeyedRNG,
-        pixels: Pixels | None = None,
-        known: Frames | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        micro: Mapping[str, Tensor | Sequence[float]] | None = None,
-    ) -> Pixels:
-        """Videos for prompts, in [-1, 1].
-
-        Args:
-            prompts: one per video.
-            draw: the random numbers of each video.
-            pixels: clips whose frames marked in ``known`` are given; None gives none.
-            known: True at given frames.
-            progress: called with (steps done, steps).
-            micro: micro-conditions by name, where the backbone reads them and the plain ones will not do.
-
-        Raises:
-            UserError: frames are given that the model's conditioning cannot take.
-        """
-        count, latent = len(prompts), self.latent
-        blank = torch.zeros(count, 3, *self.clip_shape, device=self.device)
-        noise = draw.normal("initial", (latent.channels, latent.frames, latent.height, latent.width)).to(self.device)
-        nothing = self._nothing_known(blank)
-        evidence = nothing
-        if pixels is not None and known is not None:
-            evidence = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
-        null = self.text_encoder([""] * count)
-        conditions = {
-            "full": self._conditions(self.text_encoder(prompts), evidence, noise, self.clip_shape, micro=micro),
-            "image": self._conditions(null, evidence, noise, self.clip_shape, micro=micro),
-            "null": self._conditions(null, nothing, noise, self.clip_shape, micro=micro),
-        }
-        latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
-        return self.autoencoder.decode(latents).clamp(-1, 1)
-
-    def _conditions(
-        self,
-        text: TextEmbedding,
-        evidence: FrameConditions,
-        latents: Latents,
-        size: tuple[int, int, int],
-        draw: KeyedRNG | None = None,
-        micro: Mapping[str, Tensor | Sequence[float]] | None = None,
-    ) -> Conditions:
-        """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
-        shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
-        numbers = micro_conditions(shapes, size, len(latents), draw, micro)
-        return Conditions(
-            text=text,
-            known=evidence.known,
-            controls=evidence.controls,
-            micro={name: value.to(self.device) for name, value in numbers.items()},
-        )
-
-    def _nothing_known(self, pixels: Pixels) -> FrameConditions:
-        """Evidence of no frame for clips of this size, in the form the backbone reads."""
-        if not self.controlled:
-            return FrameConditions()
-        unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
-        return self.conditioning.for_inference(pixels, unknown, self.autoencoder)
-
     @property
-    def controlled(self) -> bool:
-        """Whether the backbone was built with control channels."""
-        return bool(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
+    def pipeline(self) -> VideoPipeline:
+        """What makes videos of the model as it is now."""
+        return VideoPipeline(
+            self.denoiser, self.objective, self.autoencoder, self.text_encoder, self.conditioning, self.sampler,
+            self.guidance, self.clip_shape,
+        )  # fmt: skip
 
     def configure_optimizers(self) -> Any:
         """The optimiser over trainable parameters and a schedule stepped per optimiser step."""

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from ..edits import TEXT_EDITS, change_tree, hostile
 from ..target import Found, PromiseBrokenError, Subject, Target, digest
@@ -135,21 +135,18 @@ def stranger(random: Random) -> Any:
 
 def read_rebuilt(folder: Path) -> Found:
     """What generate.py builds of it."""
-    from vidlab.lab.generate import module_of
+    from vidlab.lab.loading import module_of
     from vidlab.lab.trusted_config import Allowed, trained_config
     from vidlab.training.checkpoint_io import load_checkpoint
 
     text = (folder / "config.yaml").read_bytes().decode("utf-8", "replace")
     save(folder / "last.ckpt", content(text))
-    settings = {**dict.fromkeys(("frames", "height", "width", "steps", "sampler", "guidance")), "weights": "ema"}
-    asked = OmegaConf.create(settings)
-    assert isinstance(asked, DictConfig)
     before = Path.cwd()
     os.chdir(folder)
     try:
         state = load_checkpoint(folder / "last.ckpt")
         trained = trained_config(state, folder / "last.ckpt", Allowed())
-        built = module_of(state, trained, folder / "last.ckpt", asked)
+        built = module_of(state, trained, folder / "last.ckpt", LoadSettings())
     finally:
         os.chdir(before)
         if (folder / CANARY).exists():

@@ -133,7 +133,7 @@ def generate_settings() -> Any:
 
 def read_picture(path: Path) -> Found:
     """As ``generate.py image=...`` does."""
-    from vidlab.lab.conditioning_frames import conditioning_frames
+    from vidlab.pipelines.conditioning_frames import conditioning_frames
 
     cfg = generate_settings().copy()
     cfg.image = str(path)

@@ -17,6 +17,9 @@ from vidlab.errors import CorruptClipError
 # Frames per second that a video may have: from one in some minutes to those of the fastest cameras.
 SLOWEST, FASTEST = 1e-3, 1e5
 
+# To FFmpeg's decoders: any damage that they notice is an error.
+STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+
 # Numbers of the transfer curves of HDR in ITU-T H.273, PQ and HLG.
 HDR = {16: "PQ", 18: "HLG"}
 
@@ -153,6 +156,8 @@ def _decode(container: Any, stream: Any, wanted: Sequence[int] | None, found: Fr
     if wanted is None or not is_far(container, wanted):
         _decode_in_order(container, stream, wanted, found)
         return True
+    # a decoder hides damage by what it has shown before, which after a seek is something else
+    stream.codec_context.options = STRICT
     try:
         return seek_and_decode(container, stream, wanted, found)
     except av.error.FFmpegError:

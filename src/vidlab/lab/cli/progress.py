@@ -1,17 +1,12 @@
-"""A bar for people."""
+"""A progress bar whose title may hold text of strangers."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from vidlab.lab.cli.safe_text import terminal
+from vidlab.pipelines import progress
 
 
-@contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[float], None]]:
-    """A progress bar."""
-    from rich.markup import escape
-    from rich.progress import Progress
-
-    with Progress(transient=True) as progress:
-        task = progress.add_task(escape(terminal(title)), total=total)
-        yield lambda amount: progress.advance(task, amount)
+def bar(title: str, total: int) -> AbstractContextManager[Callable[[float], None]]:
+    """A bar that is told of each share of the whole."""
+    return progress.bar(terminal(title), total)

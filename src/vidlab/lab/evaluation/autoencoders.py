@@ -18,7 +18,7 @@ from vidlab.lab.evaluation.reconstruction_report import Subject, write_reconstru
 from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.scoring import Scores, score
 from vidlab.lab.evaluation.store import store_evaluation, store_scores
-from vidlab.lab.generate import SIZES
+from vidlab.lab.loading import SIZES
 from vidlab.metrics.base import VideoMetric
 
 METRICS = "reconstruction"  # conf/metrics, unless another choice is named

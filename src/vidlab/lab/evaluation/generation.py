@@ -15,8 +15,8 @@ from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
+from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
-from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
 
@@ -112,4 +112,4 @@ def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
         pixels = batch.pixels
         known = torch.zeros(len(batch), batch.size[0], dtype=torch.bool)
         known[:, : recipe.conditioning_frames] = True
-    return module.generate(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()
+    return module.pipeline.clips(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()

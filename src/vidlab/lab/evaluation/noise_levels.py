@@ -9,8 +9,8 @@ from vidlab.clip import ClipBatch
 from vidlab.metrics.base import key_number
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult
+from vidlab.precision import autocast
 from vidlab.training.held_out import HeldOut
-from vidlab.training.precision import autocast
 from vidlab.training.video_diffusion import VideoDiffusion
 
 Measure = Callable[[HeldOut], Tensor]

@@ -22,7 +22,7 @@ from vidlab.files import write_text
 from vidlab.lab.evaluation.clips import ScoredClip, write_record
 from vidlab.lab.evaluation.entries import Entry
 from vidlab.lab.evaluation.resource_usage import ResourceUsage, profile, timed
-from vidlab.lab.generate import autocast
+from vidlab.precision import autocast
 from vidlab.training.autoencoder.latent_stats import LatentMoments
 
 TIMINGS = 3  # at least; a batch is repeated where there are fewer

@@ -19,8 +19,8 @@ from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.runs.provenance import collect
 from vidlab.metrics.base import key_number
+from vidlab.precision import resolve_precision
 from vidlab.training.autoencoder.latent_stats import LatentMoments
-from vidlab.training.precision import resolve_precision
 
 SHOWN = 4  # clips in the pictures
 FRAMES_SHOWN = 9  # of a clip, in the contact sheet

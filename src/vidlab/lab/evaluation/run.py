@@ -20,13 +20,13 @@ from vidlab.lab.evaluation.report_files import write_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
 from vidlab.lab.exported import load_stored
-from vidlab.lab.generate import module_of
+from vidlab.lab.loading import LoadSettings, module_of
 from vidlab.lab.runs.resolve import Run, read_run_record, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.series import Series
-from vidlab.training.precision import resolve_precision
+from vidlab.precision import resolve_precision
 
 # Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
 VIDEOS = Path("evaluations/videos")
@@ -107,7 +107,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     """
     state = load_stored(run.checkpoint, cfg.weights)
     trained = trained_config(state, run.checkpoint, Allowed.of(cfg.allow))
-    module = module_of(state, trained, run.checkpoint, cfg)
+    module = module_of(state, trained, run.checkpoint, LoadSettings.of(cfg))
     step = int(state.get("global_step", 0))
     del state
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"

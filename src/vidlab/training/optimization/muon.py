@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from vidlab.errors import UserError
+from vidlab.precision import uses_bf16
 from vidlab.training.optimization.newton_schulz import orthogonalize
-from vidlab.training.precision import uses_bf16
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from vidlab.lab.conditioning_frames import GivenFrames
+from vidlab.pipelines.conditioning_frames import GivenFrames
 from vidlab.randomness import KeyedRNG
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from omegaconf import DictConfig
 from torch import Tensor
 
 from vidlab.errors import CorruptClipError, DataError, UserError
+
+# A picture or a video: a file, or frames as uint8.
+Media = str | Path | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -25,49 +27,74 @@ class GivenFrames:
     known: Bool[Tensor, "T"]
 
 
-def conditioning_frames(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
-    """What ``image``, ``last_image`` and ``video`` of generate.yaml give, resized and cropped; None for nothing.
+def conditioning_frames(
+    clip_shape: tuple[int, int, int],
+    usual: int,
+    image: Media | None = None,
+    last_image: Media | None = None,
+    video: Media | None = None,
+    video_frames: int | None = None,
+    max_megapixels: float = 128,
+) -> GivenFrames | None:
+    """What is given of a clip, resized and cropped; None for nothing.
 
     Args:
-        cfg: the settings of generate.yaml.
         clip_shape: (frames, height, width) of the model's clips.
         usual: frames of a video that are given where ``video_frames`` says nothing.
+        image: the first frame: a file, or uint8 (H, W, 3).
+        last_image: the last frame.
+        video: a file, or uint8 (T, H, W, 3), whose last frames are the first ones.
+        video_frames: how many of them.
+        max_megapixels: larger pictures and frames are refused before they are decoded.
 
     Raises:
         UserError: a file that is not there or no picture, a video too short, or a video and an image together.
     """
-    if not (cfg.image or cfg.last_image or cfg.video):
+    # a path that is empty, as ``image=`` on a command line, gives nothing
+    image, last_image, video = (None if isinstance(one, str) and not one else one for one in (image, last_image, video))
+    if image is None and last_image is None and video is None:
         return None
-    if cfg.video and (cfg.image or cfg.last_image):
+    if video is not None and not (image is None and last_image is None):
         raise UserError("video= gives the first frames and goes with neither image= nor last_image=.")
-    limit = cfg.max_megapixels
-    if not isinstance(limit, int | float) or not limit > 0:
-        raise UserError(f"max_megapixels={limit}: it must be a number above 0.")
+    if not max_megapixels > 0:
+        raise UserError(f"max_megapixels={max_megapixels}: it must be a number above 0.")
     frames, height, width = clip_shape
     pixels, known = torch.zeros(3, frames, height, width), torch.zeros(frames, dtype=torch.bool)
-    for key, place in (("image", 0), ("last_image", frames - 1)):
-        if cfg[key]:
-            pixels[:, place] = _to_pixels(_image(Path(cfg[key]).expanduser(), key, limit)[None], height, width)[:, 0]
+    for key, picture, place in (("image", image, 0), ("last_image", last_image, frames - 1)):
+        if picture is not None:
+            pixels[:, place] = _to_pixels(_image(picture, key, max_megapixels)[None], height, width)[:, 0]
             known[place] = True
-    if cfg.video:
-        count = cfg.video_frames or usual
+    if video is not None:
+        count = video_frames or usual
         if not 0 < count < frames:
             raise UserError(f"video_frames={count} must be at least 1 and below the clip's {frames} frames.")
-        pixels[:, :count] = _to_pixels(_last_frames(Path(cfg.video).expanduser(), count, limit), height, width)
+        pixels[:, :count] = _to_pixels(_last_frames(video, count, max_megapixels), height, width)
         known[:count] = True
     return GivenFrames(pixels, known)
 
 
-def _image(path: Path, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
+def _image(picture: Media, key: str, max_megapixels: float) -> UInt8[np.ndarray, "H W 3"]:
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise UserError(f"{key}: an array must be uint8 (H, W, 3), and is {picture.dtype} {picture.shape}.")
+        return picture
     from vidlab.data.video.pictures import read_picture
 
     try:
-        return read_picture(path, max_megapixels)
+        return read_picture(Path(picture).expanduser(), max_megapixels)
     except DataError as error:
         raise UserError(f"{key}={error}") from error
 
 
-def _last_frames(path: Path, count: int, max_megapixels: float) -> UInt8[np.ndarray, "T H W 3"]:
+def _last_frames(video: Media, count: int, max_megapixels: float) -> UInt8[np.ndarray, "T H W 3"]:
+    if isinstance(video, np.ndarray):
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or len(video) < count:
+            raise UserError(
+                f"video: an array must be uint8 (T, H, W, 3) of at least {count} frames, and is {video.dtype} "
+                f"{video.shape}."
+            )
+        return video[len(video) - count :]
+    path = Path(video).expanduser()
     from vidlab.data.video import DecodeLimits, probe, read_frames
 
     limits = DecodeLimits(max_megapixels)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vidlab.training.precision import autocast, has_bf16, resolve_precision, uses_bf16
+from vidlab.precision import autocast, has_bf16, resolve_precision, uses_bf16
 
 
 @pytest.fixture

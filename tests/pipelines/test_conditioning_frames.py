@@ -1,19 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from vidlab.data.video import encode
 from vidlab.errors import UserError
-from vidlab.lab.conditioning_frames import conditioning_frames
+from vidlab.pipelines.conditioning_frames import conditioning_frames
 
 SHAPE = (6, 8, 8)
 
 
 def given(**settings):
-    nothing = dict.fromkeys(("image", "last_image", "video", "video_frames")) | {"max_megapixels": 128}
-    return conditioning_frames(OmegaConf.create(nothing | settings), SHAPE, usual=3)
+    return conditioning_frames(SHAPE, 3, **settings)
 
 
 @pytest.fixture
@@ -105,5 +103,5 @@ def test_what_is_too_large_is_said_with_the_key_and_the_setting(tmp_path, pictur
     with pytest.raises(UserError, match=r"^video=.*take:2.mp4: .*max_megapixels=0.001"):
         given(video=str(tmp_path / "take:2.mp4"), max_megapixels=0.001)
     assert given(video=str(tmp_path / "take:2.mp4")).known.sum() == 3
-    with pytest.raises(UserError, match="max_megapixels=many: it must be a number above 0"):
-        given(image=str(pictures / "wide.png"), max_megapixels="many")
+    with pytest.raises(UserError, match="max_megapixels=0: it must be a number above 0"):
+        given(image=str(pictures / "wide.png"), max_megapixels=0)

@@ -9,7 +9,7 @@ from vidlab.backbones.open_sora_plan_config import MASK_CHANNELS, read_config, t
 from vidlab.clip import LatentShape
 from vidlab.errors import UserError
 from vidlab.hub import read_json
-from vidlab.lab.systems.folders import CONFIG, Part
+from vidlab.pipelines.folders import CONFIG, Part
 
 STRIDE = (4, 8, 8)  # of the autoencoder; the first frame stands alone
 TEXT = Part("system.text_encoder", ("text_encoder", "mt5-xxl"), "the encoder of mT5-XXL",

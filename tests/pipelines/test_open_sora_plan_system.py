@@ -17,12 +17,12 @@ from vidlab.backbones.open_sora_plan_release import released
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.errors import MissingPackageError, UserError
 from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.conditioning_frames import GivenFrames
-from vidlab.lab.systems.base import GenerationRequest, System, all_jobs
+from vidlab.pipelines.conditioning_frames import GivenFrames
+from vidlab.pipelines.system import GenerationRequest, System, all_jobs
 from vidlab.randomness import generator
 from vidlab.text.pretrained import PretrainedEncoder
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 FRAMES, HEIGHT, WIDTH = 9, 16, 32
 TEMPLATE = "high quality, high aesthetic, {}"
 

@@ -15,12 +15,12 @@ from vidlab.conditioning.masked_video import MaskedVideo, Stage
 from vidlab.data.video import to_frames
 from vidlab.diffusion.objective import GaussianObjective
 from vidlab.errors import UserError
-from vidlab.lab.systems.base import GenerationBatch, GenerationRequest, release_memory
-from vidlab.lab.systems.open_sora_plan_parts import Parts, Places, find_parts
+from vidlab.pipelines.open_sora_plan_parts import Parts, Places, find_parts
+from vidlab.pipelines.system import GenerationBatch, GenerationRequest, release_memory
+from vidlab.precision import autocast, uses_bf16
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.guided import concatenate_texts
 from vidlab.sampling.sampler import Sampler
-from vidlab.training.precision import autocast, uses_bf16
 
 Latent = Float[Tensor, "C t h w"]
 Advance = Callable[[float], None]

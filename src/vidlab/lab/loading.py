@@ -1,0 +1,184 @@
+"""From a run, a checkpoint or an exported folder to the model that it holds, and to what makes its videos."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.command_line import command, setting
+from vidlab.errors import UserError
+from vidlab.lab.cli.error_messages import did_you_mean
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.programs import config_folder
+from vidlab.lab.compose import build_module
+from vidlab.lab.exported import load_stored
+from vidlab.lab.rebuilding import no_larger_than, rebuilding
+from vidlab.lab.runs.resolve import resolve_run
+from vidlab.lab.runs.run_folder import RUNS
+from vidlab.lab.trusted_config import Allowed, trained_config
+from vidlab.pipelines.video_pipeline import VideoPipeline
+from vidlab.training.video_diffusion import VideoDiffusion
+
+SIZES = ("frames", "height", "width")
+TRACKING = "sqlite:///mlflow.db"
+
+
+@dataclass(frozen=True)
+class LoadSettings:
+    """What is asked of a model when it is rebuilt, where it wins over what it was trained with.
+
+    Args:
+        weights: ``ema`` or ``raw``.
+        tracking_uri: where MLflow keeps its runs.
+        frames, height, width: of a clip in pixels.
+        steps: of the sampler.
+        sampler, guidance: configurations.
+    """
+
+    weights: str = "ema"
+    tracking_uri: str | None = None
+    frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    steps: int | None = None
+    sampler: Any = None
+    guidance: Any = None
+
+    @classmethod
+    def of(cls, cfg: DictConfig | Mapping[str, Any]) -> "LoadSettings":
+        """The settings of a command that has them all or some."""
+        return cls(**{name: cfg[name] for name in cls.__dataclass_fields__ if cfg.get(name) is not None})
+
+
+def load_pipeline(
+    reference: str | Path = "last",
+    settings: LoadSettings | None = None,
+    name: str = "vidlab",
+    allow: Sequence[str] = (),
+    key: str = "checkpoint",
+) -> VideoPipeline:
+    """What makes videos of a trained model, on the CPU.
+
+    Args:
+        reference: ``last``, a run folder, a checkpoint file, an MLflow run id or an exported folder.
+        settings: what wins over what it was trained with.
+        name: the experiment in which ``last`` looks.
+        allow: the user's own classes that the file may name.
+        key: of a command's setting, for messages.
+
+    Raises:
+        UserError: nothing is there, it is damaged or of an autoencoder, or names a class that is not allowed.
+    """
+    settings = settings or LoadSettings(tracking_uri=TRACKING)
+    run = resolve_run(str(reference), RUNS, name, settings.tracking_uri, key=key, exports=True)
+    state = load_stored(run.checkpoint, settings.weights)
+    trained = trained_config(state, run.checkpoint, Allowed.of(allow))
+    pipeline = module_of(state, trained, run.checkpoint, settings).pipeline
+    stride = trained.data.get("frame_stride", 1)
+    return replace(pipeline, frame_stride=stride, source=str(run.checkpoint), make_choice=make_choice)
+
+
+def load(
+    reference: str | Path = "last",
+    *,
+    weights: str = "ema",
+    device: str | None = None,
+    name: str = "vidlab",
+    tracking_uri: str = TRACKING,
+    allow: Sequence[str] = (),
+    frames: int | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> VideoPipeline:
+    """A trained model, ready to make videos: ``vidlab.load("last")("a blue circle moving right").save("x.mp4")``.
+
+    Args:
+        reference: ``last``, a run folder, a checkpoint file, an MLflow run id or an exported folder.
+        weights: ``ema`` (averaged) or ``raw``.
+        device: where the networks go; None is the CPU.
+        name: the experiment in which ``last`` looks.
+        tracking_uri: where MLflow keeps its runs.
+        allow: your own classes that the file may name, by exact dotted name.
+        frames, height, width: of a clip in pixels; None is as trained.
+
+    Raises:
+        UserError: nothing is there, it is damaged or of an autoencoder, or names a class that is not allowed.
+    """
+    settings = LoadSettings(weights, tracking_uri, frames, height, width)
+    pipeline = load_pipeline(reference, settings, name, allow, key="load")
+    return pipeline if device is None else pipeline.to(device)
+
+
+def make_choice(group: str, name: str) -> Any:
+    """The object of a choice of the shipped configuration, such as ``sampler`` and ``heun``.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    known = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"{group}={name}: no such choice.{did_you_mean(name, known, 'Choices')}")
+    before = GlobalHydra.instance().hydra  # of a command that is running
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_folder()), version_base="1.3"):
+            node = compose("generate", [f"{group}={name}", "prompt=x"])[group]
+    finally:
+        GlobalHydra.instance().hydra = before
+    return instantiate(node, group)
+
+
+def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, settings: LoadSettings) -> VideoDiffusion:
+    """Rebuild the trained module from its checkpoint alone, in evaluation mode.
+
+    Args:
+        state: the checkpoint's content.
+        trained: its configuration, from ``trained_config``.
+        checkpoint: its file.
+        settings: what wins over what it was trained with.
+
+    Raises:
+        UserError: a checkpoint of an autoencoder, or a setting it cannot take.
+    """
+    trained = copy.deepcopy(trained)
+    if not trained.get("model"):
+        raise UserError(
+            f"{checkpoint} is of an autoencoder, which generates nothing. See what it reconstructs with "
+            f"{command('evaluate.py', setting('autoencoders', [checkpoint]))}"
+        )
+    if settings.weights not in ("ema", "raw"):
+        raise UserError(f"weights={settings.weights}: choose ema or raw.")
+    trained.logger = {"uri": settings.tracking_uri}  # a file names no store for this command to ask
+    with rebuilding(checkpoint):
+        for name in SIZES:
+            trained.data[name] = getattr(settings, name) or trained.data[name]
+        for group in ("sampler", "guidance"):
+            chosen = getattr(settings, group)
+            trained[group] = trained[group] if chosen is None else OmegaConf.create(chosen)
+        if settings.steps is not None:
+            trained.sampler.steps = settings.steps
+        module = build_module(trained)
+        with no_larger_than(state["state_dict"], checkpoint):
+            module.configure_model()
+        module.on_load_checkpoint(state)
+        module.load_state_dict(state["state_dict"])
+        if settings.weights == "ema" and not state.get("averaged"):
+            _take_average(module, state, checkpoint)
+        found: VideoDiffusion = module.eval()
+        return found
+
+
+@torch.no_grad()
+def _take_average(module: VideoDiffusion, state: dict[str, Any], checkpoint: Path) -> None:
+    if not state.get("ema"):
+        raise UserError(f"{checkpoint} holds no averaged weights (trained without callbacks.ema). Use weights=raw.")
+    parameters = dict(module.named_parameters())
+    for name, value in state["ema"].items():
+        parameters[name].copy_(value)

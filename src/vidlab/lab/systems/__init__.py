@@ -1,1 +1,0 @@
-"""Published systems: all their parts, used together as their authors use them."""

@@ -1,0 +1,1 @@
+"""From prompts and frames to videos: models trained here and published systems."""

@@ -1,0 +1,308 @@
+"""VideoPipeline: prompts, and frames where they are given, become videos of a model trained here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.backbones.base import VideoDenoiser
+from vidlab.clip import Conditions, LatentShape, TextEmbedding
+from vidlab.conditioning.base import Conditioning, FrameConditions
+from vidlab.conditioning.micro import micro_conditions
+from vidlab.data.video import to_frames
+from vidlab.diffusion.objective import GaussianObjective
+from vidlab.errors import UserError
+from vidlab.pipelines.conditioning_frames import GivenFrames, Media, conditioning_frames
+from vidlab.pipelines.generated import GeneratedVideo, GeneratedVideos
+from vidlab.pipelines.progress import bar
+from vidlab.pipelines.system import GenerationBatch, all_jobs
+from vidlab.precision import autocast
+from vidlab.randomness import KeyedRNG
+from vidlab.sampling.guidance import Guidance
+from vidlab.sampling.long_video import continued, filled_in
+from vidlab.sampling.sampler import Sampler
+from vidlab.text.base import TextEncoder
+
+Pixels = Float[Tensor, "B 3 T H W"]
+Frames = Bool[Tensor, "B T"]
+Micro = Mapping[str, Tensor | Sequence[float]]
+MakeChoice = Callable[[str, str], Any]
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What to make of each prompt.
+
+    Args:
+        num_videos: per prompt.
+        seed: of all random numbers.
+        batch_size: videos made at once.
+        precision: of the denoiser.
+        segments: clips a video is continued to.
+        overlap: frames a clip shares with the one before; None is half a clip.
+        interpolate: take the clip for key frames and fill the gaps between them.
+        fps: frames per second at which the videos are shown.
+    """
+
+    num_videos: int = 1
+    seed: int = 0
+    batch_size: int = 8
+    precision: str = "auto"
+    segments: int = 1
+    overlap: int | None = None
+    interpolate: bool = False
+    fps: float = 8.0
+
+
+@dataclass(frozen=True)
+class VideoPipeline:
+    """A trained model with everything that turns prompts into its videos.
+
+    ``pipe = vidlab.load("last")`` makes one of a run; ``pipe("a blue circle moving right")`` makes videos.
+
+    Args:
+        denoiser: predicts the objective's target.
+        objective: what it was trained for.
+        autoencoder: pixels to latents.
+        text_encoder: captions to features.
+        conditioning: how known frames enter.
+        sampler: turns noise into latents.
+        guidance: how strongly the prompt is followed.
+        clip_shape: (frames, height, width) of a clip in pixels.
+        frame_stride: source frames from one frame to the next in training, told to models that read it.
+        source: where the model comes from, for messages.
+        make_choice: makes a sampler or a guidance of a choice's name, given the group and the name.
+    """
+
+    denoiser: VideoDenoiser
+    objective: GaussianObjective
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder
+    conditioning: Conditioning
+    sampler: Sampler
+    guidance: Guidance
+    clip_shape: tuple[int, int, int]
+    frame_stride: int = 1
+    source: str = ""
+    make_choice: MakeChoice | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    def to(self, device: torch.device | str) -> "VideoPipeline":
+        """Move the networks; returns the pipeline."""
+        for part in (self.denoiser, self.autoencoder, self.text_encoder):
+            part.to(device)
+        return self
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        num_videos: int = 1,
+        seed: int = 0,
+        *,
+        image: Media | None = None,
+        last_image: Media | None = None,
+        video: Media | None = None,
+        video_frames: int | None = None,
+        segments: int = 1,
+        overlap: int | None = None,
+        interpolate: bool = False,
+        sampler: Sampler | str | None = None,
+        guidance: Guidance | str | None = None,
+        steps: int | None = None,
+        batch_size: int = 8,
+        precision: str = "auto",
+        fps: float = 8.0,
+        progress: bool = True,
+    ) -> GeneratedVideos:
+        """Videos for one prompt or several; the same as ``generate.py`` makes with the same settings, bit by bit.
+
+        Args:
+            prompt: a text, or several.
+            num_videos: per prompt.
+            seed: of all random numbers; a video depends on it, its prompt and its number.
+            image: a picture that the video starts from: a file, or uint8 (H, W, 3).
+            last_image: one that it ends with.
+            video: one to continue: a file, or uint8 (T, H, W, 3).
+            video_frames: how many of its last frames are given; None is as many as in training, or half a clip.
+            segments: clips in a row, each knowing the end of the one before.
+            overlap: frames that they share; None is as many as in training, or half a clip.
+            interpolate: take the clip for key frames and fill every gap between two of them.
+            sampler: in place of the trained one; a choice of ``conf/sampler`` by name too.
+            guidance: in place of the trained one; a choice of ``conf/guidance`` by name too.
+            steps: sampling steps in place of the sampler's.
+            batch_size: videos made at once.
+            precision: ``auto``, ``32-true`` or ``bf16-mixed``.
+            fps: frames per second at which the videos are shown.
+            progress: draw a bar.
+
+        Raises:
+            UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        pipe = self._with(sampler, guidance, steps)
+        asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
+        pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
+        usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
+        given = conditioning_frames(pipe.clip_shape, usual, image, last_image, video, video_frames)
+        settings = GenerationSettings(num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps)
+        return pipe.generate(prompts, settings, given, progress)
+
+    def _with(
+        self, sampler: Sampler | str | None, guidance: Guidance | str | None, steps: int | None
+    ) -> "VideoPipeline":
+        chosen: dict[str, Any] = {"sampler": sampler or self.sampler, "guidance": guidance or self.guidance}
+        for group, value in chosen.items():
+            if isinstance(value, str):
+                if self.make_choice is None:
+                    raise UserError(f"{group}={value}: this pipeline knows no names. Give a {group} itself.")
+                chosen[group] = self.make_choice(group, value)
+        if steps is not None:
+            chosen["sampler"] = replace(chosen["sampler"], steps=steps)
+        return replace(self, **chosen)
+
+    def check(self, prompts: Sequence[str], given: Sequence[str], segments: int = 1) -> None:
+        """Refuse what the model cannot take, before anything is sampled.
+
+        Args:
+            prompts: all of them.
+            given: names of settings that need a model which takes frames.
+            segments: clips in a row.
+
+        Raises:
+            UserError: naming the settings, or the prompt.
+        """
+        if not prompts:
+            raise UserError("prompt=[]: at least one prompt is needed.")
+        asked = [*given, *(["segments"] if segments > 1 else [])]
+        if asked and not self.conditioning.takes_frames:
+            raise UserError(
+                f"{', '.join(asked)}: this model was trained without conditioning on frames. Train one with "
+                "conditioning=masked_video or conditioning=frame_replacement."
+            )
+        for prompt in prompts:
+            self.text_encoder.check(prompt)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        settings: GenerationSettings,
+        given: GivenFrames | None = None,
+        progress: bool = True,
+    ) -> GeneratedVideos:
+        """``num_videos`` of each prompt. A video depends on (seed, prompt, its number) and not on its batch."""
+        jobs = all_jobs(prompts, settings.num_videos, settings.seed)
+        found: list[GeneratedVideo] = []
+        computing = autocast(self.device.type, settings.precision)
+        with torch.inference_mode(), computing, bar("generating", len(jobs), progress) as advance:
+            for batch in jobs.batches(settings.batch_size):
+                pixels = self._videos(batch, settings, given, advance)
+                made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
+                found += [GeneratedVideo(p, n, to_frames(video.cpu()), settings.fps) for p, n, video in made]
+        return GeneratedVideos(tuple(found))
+
+    def _videos(
+        self,
+        jobs: GenerationBatch,
+        settings: GenerationSettings,
+        given: GivenFrames | None,
+        advance: Callable[[float], None],
+    ) -> Tensor:
+        """(B, 3, T, H, W), T longer than a clip where clips are continued or filled in."""
+        frames, height, width = self.clip_shape
+        clips = settings.segments + (frames - 1 if settings.interpolate else 0)
+
+        def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
+            micro = {"sampling_stride": (stride * self.frame_stride,)}
+            told = partial(_advance, advance, len(jobs) / clips)
+            return self.clips(jobs.prompts, jobs.draw(number), pixels, known, told, micro)
+
+        pixels = torch.zeros(len(jobs), 3, frames, height, width)
+        known = torch.zeros(len(jobs), frames, dtype=torch.bool)
+        if given is not None:
+            pixels, known = pixels + given.pixels, known | given.known
+        if settings.interpolate:
+            # told to be as far apart as the clips between them are long (STIV switches this micro-condition)
+            key_frames = make(pixels, known, 0, stride=frames - 1)
+            return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
+        overlap = settings.overlap or self.conditioning.default_num_frames(frames)
+        return continued(make, pixels, known, settings.segments, overlap)
+
+    @torch.no_grad()
+    def clips(
+        self,
+        prompts: Sequence[str],
+        draw: KeyedRNG,
+        pixels: Pixels | None = None,
+        known: Frames | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        micro: Micro | None = None,
+    ) -> Pixels:
+        """One clip for each prompt, in [-1, 1], in the precision that is set.
+
+        Args:
+            prompts: one per clip.
+            draw: the random numbers of each clip.
+            pixels: clips whose frames marked in ``known`` are given; None gives none.
+            known: True at given frames.
+            progress: called with (steps done, steps).
+            micro: micro-conditions by name, where the backbone reads them and the plain ones will not do.
+
+        Raises:
+            UserError: frames are given that the model's conditioning cannot take.
+        """
+        count, latent = len(prompts), LatentShape(*self.autoencoder.latent_shape(*self.clip_shape))
+        blank = torch.zeros(count, 3, *self.clip_shape, device=self.device)
+        noise = draw.normal("initial", (latent.channels, latent.frames, latent.height, latent.width)).to(self.device)
+        nothing = self.nothing_known(blank)
+        given = nothing
+        if pixels is not None and known is not None:
+            given = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
+        null, size = self.text_encoder([""] * count), self.clip_shape
+        conditions = {
+            "full": self.conditions(self.text_encoder(prompts), given, noise, size, micro=micro),
+            "image": self.conditions(null, given, noise, size, micro=micro),
+            "null": self.conditions(null, nothing, noise, size, micro=micro),
+        }
+        latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
+        return self.autoencoder.decode(latents).clamp(-1, 1)
+
+    def conditions(
+        self,
+        text: TextEmbedding,
+        given: FrameConditions,
+        latents: Float[Tensor, "B C T h w"],
+        size: tuple[int, int, int],
+        draw: KeyedRNG | None = None,
+        micro: Micro | None = None,
+    ) -> Conditions:
+        """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
+        shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
+        numbers = micro_conditions(shapes, size, len(latents), draw, micro)
+        return Conditions(
+            text=text,
+            known=given.known,
+            controls=given.controls,
+            micro={name: value.to(self.device) for name, value in numbers.items()},
+        )
+
+    def nothing_known(self, pixels: Pixels) -> FrameConditions:
+        """What tells of no frame, for clips of this size, in the form the backbone reads."""
+        latent = LatentShape(*self.autoencoder.latent_shape(*self.clip_shape))
+        if not self.conditioning.control_channels(latent, self.autoencoder.stride):
+            return FrameConditions()
+        unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
+        return self.conditioning.for_inference(pixels, unknown, self.autoencoder)
+
+
+def _advance(advance: Callable[[float], None], videos: float, done: int, steps: int) -> None:
+    """Tell a bar that counts videos of one step of a batch."""
+    advance(videos / steps)
