@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -177,6 +178,16 @@ def test_a_header_that_is_none_is_one_sentence(tmp_path, text):
     pq.write_table(table.replace_schema_metadata({"vidlab": text}), tmp_path / "index.parquet")
     with pytest.raises(DataError, match=r"index\.parquet cannot be read \(its header is no"):
         used(tmp_path)
+
+
+def test_a_text_that_is_not_in_the_dictionary_is_damage(tmp_path, monkeypatch):
+    """A wrong bit in a page's header makes codes of what are none."""
+    write_index(tmp_path, rows(), {})
+    index = ClipIndex.open(tmp_path)
+    wrong = pa.DictionaryArray.from_arrays(pa.array([0, 0, 1, 0, 0, 0], pa.int32()), pa.array(["0.tar"]), safe=False)
+    monkeypatch.setattr(index, "_parts", lambda *_, **__: iter([(0, wrong, np.arange(CLIPS))]))
+    with pytest.raises(DataError, match="the column shard is damaged"):
+        index.shard_numbers()
 
 
 def test_more_rows_than_a_file_can_hold_take_no_memory(tmp_path, monkeypatch):

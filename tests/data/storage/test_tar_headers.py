@@ -128,6 +128,11 @@ def test_extended_headers_without_end_are_read_at_once(path):
     assert found(path, long + LAST + END) == ["0: an extended header of 1048577 bytes", "z.txt"]
 
 
+def test_a_kind_that_no_tar_has_is_named(path):
+    content = FIRST + member("b.json", b"{}", kind=b"9") + LAST + END
+    assert found(path, content) == ["a.txt", "its header is of a kind that no tar has (9)", "z.txt"]
+
+
 def test_links_and_sparse_members_are_named_with_the_remedy(path):
     def link(name: str, kind: bytes) -> bytes:
         info = tarfile.TarInfo(name)

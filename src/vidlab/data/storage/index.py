@@ -30,6 +30,7 @@ from vidlab.data.storage.index_checks import IndexHeader, as_written, check_numb
 from vidlab.data.storage.index_writer import GROUP_ROWS, IndexWriter, rows_name, write_index
 from vidlab.data.storage.parquet import open_parquet
 from vidlab.data.storage.row_store import RowStore, RowStoreWriter
+from vidlab.digests import DamagedError
 from vidlab.errors import CorruptClipError, DataError, UserError
 from vidlab.files import remove_leftovers, written_aside
 
@@ -148,7 +149,11 @@ class ClipIndex:
         """A column of texts in parts: the position of a part's first clip, int codes (clips,), and the text of each."""
         for start, part, chosen in self._parts(name, read_dictionary=[name]):
             part = part if hasattr(part, "indices") else part.dictionary_encode()
-            yield start, np.from_dlpack(part.indices)[chosen], part.dictionary.to_pylist()
+            codes, texts = np.from_dlpack(part.indices)[chosen], part.dictionary.to_pylist()
+            with _told_of(self.path):
+                if len(codes) and not 0 <= codes.min() <= codes.max() < len(texts):
+                    raise DamagedError(f"the column {name} is damaged")
+            yield start, codes, texts
 
     def shard_numbers(self) -> np.ndarray:
         """For each clip the number of times the shard has changed up to it, int32 (clips,)."""

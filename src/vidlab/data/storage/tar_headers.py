@@ -27,6 +27,7 @@ MORE_IN_HEADER, MORE_IN_BLOCK = 482, 504
 
 CUT_OFF = "cut off: the shard ends before it does"
 NOT_CLOSED = "the file ends without tar's closing blocks: it may be cut off"
+UNKNOWN_KIND = "its header is of a kind that no tar has ({})"
 SPARSE = "it is stored as a sparse file, without its holes: pack the shard without tar's --sparse (-S)"
 HARD_LINK = "it is a hard link to {}: pack the shard with tar --hard-dereference"
 SOFT_LINK = "it is a symbolic link to {}: pack the shard with tar --dereference (-h)"
@@ -235,6 +236,8 @@ class _Tar:
             member = Member(name, start, size, SPARSE if sparse else None)
         elif header.islnk() or header.issym():
             member = Member(name, start, size, (HARD_LINK if header.islnk() else SOFT_LINK).format(link))
+        elif header.type not in tarfile.SUPPORTED_TYPES:
+            member = Member(name, start, size, UNKNOWN_KIND.format(shown(header.type.decode("latin-1"))))
         padding = -size % BLOCK
         return _Entry(member, start, start + size + padding, padding)
 
