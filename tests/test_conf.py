@@ -25,7 +25,7 @@ EVALUATED = ("metrics", "system")
 CHOICES = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()
     for path in CONF.glob("*/**/*.yaml")
-    if path.relative_to(CONF).parts[0] not in EVALUATED
+    if path.relative_to(CONF).parts[0] not in EVALUATED and not path.stem.startswith("_")
 )
 LISTS = ("callbacks",)  # groups of which several choices may be taken
 SMALL = {

@@ -465,7 +465,7 @@ def test_the_table_of_groups_is_that_of_conf() -> None:
     folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
     folders += [path for folder in folders for path in folder.iterdir() if path.is_dir()]
     assert {name: set(choices) for name, choices in listed.items()} == {
-        str(folder.relative_to(ROOT / "conf")): {file.stem for file in folder.glob("*.yaml")} for folder in folders
+        str(folder.relative_to(ROOT / "conf")): {file.stem for file in folder.glob("[!_]*.yaml")} for folder in folders
     }
     for entry in yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())["defaults"]:
         for name, default in entry.items() if entry != "_self_" else ():

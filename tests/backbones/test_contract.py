@@ -18,7 +18,7 @@ from vidlab.lab.compose import build_module
 from vidlab.training.video_diffusion import VideoDiffusion
 
 CONF = Path(__file__).parents[2] / "conf"
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("[!_]*.yaml"))
 SIZE = ["data.frames=8", "data.height=16", "data.width=16"]
 
 

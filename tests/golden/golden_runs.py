@@ -63,7 +63,7 @@ TRAINER_RUNS: dict[str, tuple[str, ...]] = {
 
 def choices(group: str) -> list[str]:
     """The choices of a group, published sizes left out."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
 MODELS, OBJECTIVES, CONDITIONINGS = choices("model"), choices("objective"), choices("conditioning")

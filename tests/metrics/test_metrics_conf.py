@@ -16,7 +16,7 @@ from vidlab.metrics.collection import AtHand, select
 from vidlab.package_index import FetchFailed
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-CHOICES = sorted(path.stem for path in (CONF / "metrics").glob("*.yaml"))
+CHOICES = sorted(path.stem for path in (CONF / "metrics").glob("[!_]*.yaml"))
 
 
 def composed(name):

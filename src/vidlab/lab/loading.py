@@ -122,7 +122,7 @@ def make_choice(group: str, name: str) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    known = sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    known = sorted(path.stem for path in (config_folder() / group).glob("[!_]*.yaml"))
     if name not in known:
         raise UserError(f"{group}={name}: no such choice.{did_you_mean(name, known, 'Choices')}")
     before = GlobalHydra.instance().hydra  # of a command that is running

@@ -111,7 +111,8 @@ def _unknown_choice(error: MissingConfigException) -> str:
         return str(error).split("Config search path")[0].strip()
     asked = re.match(r"In '([^']+)'", str(error))
     by = f" (asked for by {asked[1]!r})" if asked and "/" in asked[1] else ""
-    return f"{group}={choice}: no such choice{by}.{did_you_mean(choice, list(error.options), 'Choices')} {OWN_CHOICES}"
+    choices = [name for name in error.options if not name.startswith("_")]  # others are what choices begin from
+    return f"{group}={choice}: no such choice{by}.{did_you_mean(choice, choices, 'Choices')} {OWN_CHOICES}"
 
 
 def _explain_config(error: OmegaConfBaseException) -> str:

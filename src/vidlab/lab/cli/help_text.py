@@ -53,7 +53,8 @@ def help_text(conf: Path, program: str, overrides: Sequence[str] = ()) -> str:
         used = _groups(conf, program) | {key.partition("@")[0] for key in choices if not key.startswith("hydra")}
 
         def listed(group: str) -> Iterator[str]:
-            options = loader.get_group_options(group, ObjectType.CONFIG, program, list(overrides))
+            found = loader.get_group_options(group, ObjectType.CONFIG, program, list(overrides))
+            options = [name for name in found if not is_base(name)]
             if options:
                 told = comments.get(f"defaults.{group}")
                 yield f"  {group + ':':<18} {', '.join(sorted(options))}{f'  # {told}' if told else ''}"
@@ -65,6 +66,11 @@ def help_text(conf: Path, program: str, overrides: Sequence[str] = ()) -> str:
         del cfg["hydra"]
     about = "".join(f"{line}\n" for line in comments.pop("", "").splitlines())
     return HEAD.format(program=program, about=about, groups=groups, settings=_annotated(cfg, comments))
+
+
+def is_base(choice: str) -> bool:
+    """Whether a file of a group holds what others begin from, and is no choice."""
+    return choice.startswith("_")
 
 
 def _groups(conf: Path, name: str) -> set[str]:
