@@ -121,23 +121,11 @@ def _picture(name: str) -> bytes:
     return file.getvalue()
 
 
-@cache
-def generate_settings() -> Any:
-    """What generate.py is given."""
-    from hydra import compose, initialize_config_dir
-
-    conf = Path(__file__).resolve().parents[3] / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        return compose("generate", ["prompt=a circle"])
-
-
 def read_picture(path: Path) -> Found:
     """As ``generate.py image=...`` does."""
     from vidlab.pipelines.conditioning_frames import conditioning_frames
 
-    cfg = generate_settings().copy()
-    cfg.image = str(path)
-    given = conditioning_frames(cfg, (2, 16, 16), 1)
+    given = conditioning_frames((2, 16, 16), 1, image=str(path))
     assert given is not None
     return Found({"picture": digest(given.pixels.numpy().tobytes())})
 
