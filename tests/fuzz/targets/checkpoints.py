@@ -135,7 +135,7 @@ def stranger(random: Random) -> Any:
 
 def read_rebuilt(folder: Path) -> Found:
     """What generate.py builds of it."""
-    from vidlab.lab.loading import module_of
+    from vidlab.lab.loading import LoadSettings, module_of
     from vidlab.lab.trusted_config import Allowed, trained_config
     from vidlab.training.checkpoint_io import load_checkpoint
 
