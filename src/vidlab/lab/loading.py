@@ -103,7 +103,9 @@ def load(
         name: the experiment in which ``last`` looks.
         tracking_uri: where MLflow keeps its runs.
         allow: your own classes that the file may name, by exact dotted name.
-        frames, height, width: of a clip in pixels; None is as trained.
+        frames: of a clip; None is as trained.
+        height: of a clip in pixels; None is as trained.
+        width: of a clip in pixels; None is as trained.
 
     Raises:
         UserError: nothing is there, it is damaged or of an autoencoder, or names a class that is not allowed.

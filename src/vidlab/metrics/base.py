@@ -247,7 +247,9 @@ class ClipMetric(VideoMetric):
     """A metric that scores each clip by itself; its value is the mean over clips.
 
     Args:
-        frames, stride, seed: as for every metric.
+        frames: as for every metric.
+        stride: as for every metric.
+        seed: as for every metric.
         size: (height, width) the clips are brought to before scoring; None scores them as given.
         resize: the filter.
         resamples: of the bootstrap over clips that gives the interval.
