@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import Stride
@@ -62,8 +63,8 @@ class Haar(Autoencoder):
             coefficients = blocks.float() @ (self.scale * self.basis).mT
         return rearrange(coefficients, "b t h w c k -> b (c k) t h w")
 
+    @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        """The inverse transform."""
         self.check_latents(latents)
         s = self.stride
         coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)

@@ -2,6 +2,7 @@
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import Stride
@@ -15,12 +16,12 @@ class Identity(Autoencoder):
         self.channels = 3
         self.stride = Stride(1, 1, 1)
 
+    @override
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
-        """The pixels."""
         self.check_clip(pixels)
         return pixels
 
+    @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        """The latents."""
         self.check_latents(latents)
         return latents

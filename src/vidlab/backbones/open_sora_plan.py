@@ -8,6 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.backbones.base import VideoDenoiser, split_controls
 from vidlab.backbones.open_sora_plan_block import OpenSoraPlanBlock
@@ -215,8 +216,8 @@ class OpenSoraPlan(VideoDenoiser):
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
         return DenoiserOutput(prediction=self.unpatchify(self.proj_out(modulate(tokens, shift, scale)), grid))
 
+    @override
     def token_count(self, latent: LatentShape) -> int:
-        """Patches per clip."""
         return latent.frames * latent.height * latent.width // math.prod(self.patch)
 
     def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:

@@ -4,6 +4,7 @@ import math
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.backbones.base import VideoDenoiser, split_controls
 from vidlab.clip import DenoiserInput, LatentShape
@@ -32,8 +33,8 @@ class PatchedDenoiser(VideoDenoiser):
     embed: nn.Linear
     controls: nn.ModuleList
 
+    @override
     def token_count(self, latent: LatentShape) -> int:
-        """Patches per clip."""
         return latent.frames * latent.height * latent.width // math.prod(self.patch)
 
     def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
 from vidlab.data.module import ClipDataModule
@@ -100,8 +101,8 @@ class Evaluation(Callback):
             rank_zero_info(f"callbacks.evaluation leaves out {told}")
         self._usable = selection.metrics
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here."""
         self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

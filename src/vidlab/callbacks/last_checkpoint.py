@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
 from vidlab.errors import UserError
@@ -110,15 +111,15 @@ class LastCheckpoint(Checkpoint):
         """Note that the file is older than this; one that is batches behind is left, as gradients may be waiting."""
         self._outdated = self._newest
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
         if self._outdated:
             self._saved_step = -1
         self._save(trainer)
         self._give_back()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give Ctrl-C back."""
         self._give_back()
 
     def _give_back(self) -> None:

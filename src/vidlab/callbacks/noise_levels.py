@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from vidlab.errors import UserError
 from vidlab.training.step_interval import StepInterval
@@ -34,8 +35,8 @@ class LossByNoiseLevel(Callback):
         self._interval = StepInterval(every_n_steps)
         self._sums: torch.Tensor | None = None
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here."""
         self._interval.start(trainer.global_step)
 
     def on_train_batch_end(

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
 from vidlab.data.module import ClipDataModule
@@ -69,8 +70,8 @@ class Previews(Callback):
         self.latest: Path | None = None
         self._last_step = -1
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from here."""
         self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:

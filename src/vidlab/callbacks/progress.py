@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from typing_extensions import override
 
 from vidlab.callbacks.forecast import Forecast, Remaining, clock_time, duration, peak_memory, validations_left
 
@@ -48,8 +49,8 @@ class StepProgress(ProgressBar):
         """Called by Lightning on rank 0."""
         self._enabled = True
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar."""
         self._last_line, self._told = time.monotonic(), False
         self._forecast.start(trainer.global_step)
         console = Console()
@@ -63,8 +64,8 @@ class StepProgress(ProgressBar):
         self._task = self._bar.add_task("training", total=total, completed=trainer.global_step, numbers="")
         self._bar.start()
 
+    @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Advance."""
         if not self._enabled:
             return
         step = trainer.global_step
@@ -95,8 +96,8 @@ class StepProgress(ProgressBar):
         """Steps are not taken now."""
         self._forecast.validation_started()
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """They go on."""
         self._forecast.validation_ended()
 
     def _tell_once(self, trainer: Trainer) -> None:

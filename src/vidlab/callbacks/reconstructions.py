@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from vidlab.callbacks.previews import MediaLogger
 from vidlab.clip import ClipBatch
@@ -42,8 +43,8 @@ class Reconstructions(Callback):
         self._videos: list[Video] = []
         self._labels: list[str] = []
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect anew."""
         self._videos, self._labels = [], []
 
     def on_validation_batch_end(
@@ -61,8 +62,8 @@ class Reconstructions(Callback):
             self._videos += [to_frames(original.float().cpu()), to_frames(reconstruction.float().cpu())]
             self._labels += [f"{name}: {caption}" for name in NAMES]
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write them."""
         if not self._videos or not trainer.is_global_zero or trainer.global_step == 0:
             return
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from vidlab.training.module import ClipModule
 
@@ -85,8 +86,8 @@ class Throughput(Callback):
         """The loss is known."""
         self._lap("forward")
 
+    @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gradients are known."""
         self._lap("backward")
 
     def on_train_batch_end(
@@ -127,14 +128,14 @@ class Throughput(Callback):
         """Validation is not training time; before training the clock does not run."""
         self._lap("other")
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Back to training."""
         self._lap("other")
         if self._window_start is not None:
             self._restart_window()
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
         self._lap("other")
         self._mark = None
 

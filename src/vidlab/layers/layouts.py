@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.errors import UserError
 
@@ -83,8 +84,8 @@ class TokenLayout(ABC):
 class Full3D(TokenLayout):
     """Every token attends to every token."""
 
+    @override
     def groups(self, grid: Grid) -> int:
-        """One."""
         return 1
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
@@ -100,8 +101,8 @@ class Full3D(TokenLayout):
 class Spatial(TokenLayout):
     """Tokens of one frame attend to each other: the "2" of 2+1D."""
 
+    @override
     def groups(self, grid: Grid) -> int:
-        """One per frame."""
         return grid.frames
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
@@ -117,8 +118,8 @@ class Spatial(TokenLayout):
 class Temporal(TokenLayout):
     """Tokens at one place attend to each other over time: the "1" of 2+1D."""
 
+    @override
     def groups(self, grid: Grid) -> int:
-        """One per place."""
         return grid.places
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
@@ -145,8 +146,8 @@ class SingleSkip(TokenLayout):
     def __post_init__(self) -> None:
         _check_k(self.k)
 
+    @override
     def groups(self, grid: Grid) -> int:
-        """K."""
         return self.k
 
     def padded(self, grid: Grid) -> int:
@@ -178,8 +179,8 @@ class GroupSkip(TokenLayout):
     def __post_init__(self) -> None:
         _check_k(self.k)
 
+    @override
     def groups(self, grid: Grid) -> int:
-        """K."""
         return self.k
 
     def padded(self, grid: Grid) -> int:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.errors import UserError
@@ -55,8 +56,8 @@ class Bfloat16Weights(MixedPrecision):
         _convert(module, torch.bfloat16)
         return module
 
+    @override
     def autocast_context_manager(self) -> torch.autocast:
-        """Compute in bfloat16."""
         return torch.autocast(self.device, dtype=torch.bfloat16, cache_enabled=False)
 
 

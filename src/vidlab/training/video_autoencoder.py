@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.learned import LearnedAutoencoder
@@ -325,8 +326,8 @@ class VideoAutoencoder(ClipModule):
         """Encoding and decoding; losses and adversary come on top."""
         return autoencoder_cost(self.autoencoder, *(clip_shape or self.clip_shape))
 
+    @override
     def tags(self) -> dict[str, str]:
-        """What it is."""
         return {"objective": "autoencoder"}
 
     def reader_of_pixels(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.autoencoders.tiling import Tiling, tiled
@@ -187,8 +188,8 @@ class WFVAE(Autoencoder):
         """The weight at which the adversarial and the reconstruction loss are balanced."""
         return self.decoder.conv_out.weight
 
+    @override
     def check_trained(self) -> None:
-        """Refuse random weights."""
         if not self.trained:
             raise UserError(
                 "autoencoder.path is not set, so the autoencoder has random weights. Give a run of task=autoencoder, "

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from typing_extensions import override
+
 from vidlab.data.datasets.annotated import AnnotatedVideos
 from vidlab.data.datasets.annotation import Annotation, scores_of
 from vidlab.data.datasets.open_sora_plan import OpenSoraPlanList
@@ -36,12 +38,12 @@ class WebVid(AnnotatedVideos):
         """How the folder looks."""
         return "It holds the csv (results_10M_train.csv) and videos/<page_dir>/<videoid>.mp4."
 
+    @override
     def annotated_by(self, folder: Path) -> list[Path]:
-        """The csv."""
         return [self.find(folder, ["results_10M_train.csv", "results_2M_train.csv", "*.csv"])]
 
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
-        """Every row."""
         (table,) = self.annotated_by(folder)
         yield from make_each(read_table(table, ("videoid", "page_dir", "name")), _webvid_entry)
 
@@ -68,8 +70,8 @@ class OpenVid(AnnotatedVideos):
         """How the folder looks."""
         return "It holds OpenVid-1M.csv and the videos in the folder that data.source.videos names (video/)."
 
+    @override
     def annotated_by(self, folder: Path) -> list[Path]:
-        """The csv."""
         return [self.find(folder, ["OpenVid-1M.csv", "data/train/OpenVid-1M.csv", "*.csv"])]
 
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:

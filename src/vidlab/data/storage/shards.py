@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any
 from zlib import crc32
 
+from typing_extensions import override
+
 from vidlab.clip import Factors
 from vidlab.data.names import is_utf8, shown
 from vidlab.data.storage.clip_row import INDEX_NAME, SPLITS, ClipRow
@@ -275,12 +277,12 @@ class MemberFile(io.RawIOBase):
         self._place += len(data)
         return data
 
+    @override
     def readable(self) -> bool:
-        """Always."""
         return True
 
+    @override
     def seekable(self) -> bool:
-        """Always."""
         return True
 
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
@@ -288,8 +290,8 @@ class MemberFile(io.RawIOBase):
         self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence])
         return self._place
 
+    @override
     def tell(self) -> int:
-        """The present place."""
         return self._place
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
+from typing_extensions import override
 
 from vidlab.lab.runs.resolve import note_written
 from vidlab.redaction import redact_tree
@@ -46,8 +47,8 @@ class ConfigRecord(Callback):
     def __init__(self, resolved_yaml: str, folder: Path) -> None:
         self.resolved_yaml, self.folder = resolved_yaml, folder
 
+    @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration."""
         checkpoint["config"] = self.resolved_yaml
         if trainer.is_global_zero:
             note_written(self.folder)

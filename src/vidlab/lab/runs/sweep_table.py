@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from typing_extensions import override
 
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.unused_folder import remove_unused
@@ -18,8 +19,8 @@ SUMMARY = "summary.json"
 class SweepTable(Callback):
     """Prints the table when all jobs of a sweep have ended well; of others ``entry`` prints it."""
 
+    @override
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra."""
         print_table(Path(config.hydra.sweep.dir))
 
 

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.metrics.base import ClipMetric, ReferenceKind
 
@@ -28,13 +29,13 @@ class PSNR(ClipMetric):
         """The data range, as a width."""
         return {"data_range": f"{_PEAK:g}"}
 
+    @override
     def score(
         self,
         videos: Float[Tensor, "B 3 T H W"],
         reference: Float[Tensor, "B 3 T H W"] | None,
         captions: Sequence[str],
     ) -> Float[Tensor, "B"]:
-        """Decibels per clip."""
         assert reference is not None
         errors = (videos.double() - reference.double()).square().mean((1, 3, 4))
         least = _PEAK**2 / 10 ** (_CEILING / 10)

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.metrics.sets.distances import frechet_distance
 from vidlab.metrics.sets.features import Extractor, SetDistance, inception_extractor
@@ -34,6 +35,6 @@ class FrameFID(SetDistance):
     ) -> None:
         super().__init__(extractor or inception_extractor(), frames, stride, seed, draws)
 
+    @override
     def distance(self, features: Float[Tensor, "n D"], reference: Float[Tensor, "m D"]) -> float:
-        """The Fréchet distance."""
         return frechet_distance(features, reference)
