@@ -12,13 +12,15 @@ TRUSTED = "lab/trusted_config.py"
 
 # Calls that import by name or run what they are given, and who may make them.
 MAKERS = {
-    "hydra.utils.instantiate": {"lab/entry.py"},  # of what the command line composed, or trusted_config let through
+    # of what the command line composed, or trusted_config let through
+    "hydra.utils.instantiate": {"lab/cli/hydra_main.py"},
     "get_class": {"lab/compose.py"},
     "importlib.import_module": {
-        "lab/entry.py",
-        "data/plan.py",
-        "lab/lean_imports.py",
-    },  # the last two: names in the code
+        "lab/cli/hydra_main.py",
+        "__init__.py",
+        "lab/cli/programs.py",
+        "lab/cli/lean_imports.py",
+    },  # all but the first: names in the code
     "eval": set(),
     "exec": set(),
     "__import__": set(),
@@ -37,12 +39,12 @@ MAKERS = {
     "yaml.load": set(),
     "yaml.unsafe_load": set(),
     "yaml.full_load": set(),
-    "OmegaConf.load": {"assets.py", "lab/sweep_table.py"},  # shipped manifests; words of jobs, as plain data
+    "OmegaConf.load": {"assets.py", "lab/runs/sweep_table.py"},  # shipped manifests; words of jobs, as plain data
     "OmegaConf.resolve": set(),
 }
 # The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.
-OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/run_start.py", "__call__"),
-            ("lab/curate.py", "build_bench"), ("lab/config_record.py", "resolved_yaml"),
+OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/runs/run_start.py", "__call__"),
+            ("lab/curate.py", "build_bench"), ("lab/runs/config_record.py", "resolved_yaml"),
             ("lab/published_sizes.py", "_as_config")}  # fmt: skip
 FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}
 
@@ -86,7 +88,7 @@ def test_configurations_of_checkpoints_go_through_one_module():
         if isinstance(node.slice, ast.Constant) and node.slice.value == "config"
     ]
     assert [file for file, node in taken if id(node) not in handed] == []
-    assert {file for file, _ in taken} == {TRUSTED, "lab/init.py", "lab/changes.py", "lab/export.py"}
+    assert {file for file, _ in taken} == {TRUSTED, "lab/init.py", "lab/runs/resume_check.py", "lab/export.py"}
     got = [file for file, _, name, call in CALLS if name.endswith(".get") and _is_config(call.args)]
     assert got == []
     parsed = {

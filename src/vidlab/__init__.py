@@ -16,6 +16,6 @@ PUBLIC = {"load": "vidlab.lab.loading", "VideoPipeline": "vidlab.pipelines.video
 def __getattr__(name: str) -> Any:
     if name not in PUBLIC:
         raise AttributeError(f"module 'vidlab' has no attribute {name!r}")
-    from importlib import import_module
+    import importlib
 
-    return getattr(import_module(PUBLIC[name]), name)
+    return getattr(importlib.import_module(PUBLIC[name]), name)

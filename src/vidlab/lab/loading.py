@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from vidlab.command_line import command, setting
 from vidlab.errors import UserError
@@ -163,7 +163,7 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, sett
             trained.data[name] = getattr(settings, name) or trained.data[name]
         for group in ("sampler", "guidance"):
             chosen = getattr(settings, group)
-            trained[group] = trained[group] if chosen is None else OmegaConf.create(chosen)
+            trained[group] = trained[group] if chosen is None else chosen
         if settings.steps is not None:
             trained.sampler.steps = settings.steps
         module = build_module(trained)

@@ -1,9 +1,9 @@
 """The programs of vidlab by name: those that compose a configuration, as train.py does, and small reports."""
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Program:
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         module, _, name = self.function.partition(":")
-        found: Callable[..., Any] = getattr(import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return found
 
 
