@@ -1,5 +1,7 @@
 """Configurations of earlier versions name classes where they were then."""
 
+import sys
+
 import pytest
 
 from vidlab.lab.cli.hydra_main import locate_target
@@ -42,6 +44,17 @@ def test_names_of_today_stay():
 @pytest.mark.parametrize("module", MODULES.values())
 def test_modules_are_there(module):
     __import__(f"vidlab.{module}")
+
+
+def test_a_module_is_imported_by_its_earlier_name_with_a_warning():
+    from vidlab.data.datasets import folder
+
+    sys.modules.pop("vidlab.data.folder", None)
+    with pytest.warns(DeprecationWarning, match=r"vidlab\.data\.folder is vidlab\.data\.datasets\.folder now"):
+        from vidlab.data.folder import FolderSource
+    assert FolderSource is folder.FolderSource and folder.__spec__.name == "vidlab.data.datasets.folder"
+    with pytest.raises(ModuleNotFoundError, match=r"vidlab\.data\.nothing"):
+        __import__("vidlab.data.nothing")
 
 
 @pytest.mark.parametrize("name", CLASSES.values())

@@ -73,7 +73,7 @@ def conditioning_frames(
     return GivenFrames(pixels, known)
 
 
-def _image(picture: Media, key: str, max_megapixels: float) -> UInt8[np.ndarray, "H W 3"]:
+def _image(picture: Media, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(f"{key}: an array must be uint8 (H, W, 3), and is {picture.dtype} {picture.shape}.")
