@@ -91,6 +91,8 @@ def test_what_the_hub_does_not_have(hub):
         ("preprocessor_config.json", {"auto_map": {"AutoProcessor": "evil.P"}}, r"classes of its own \(auto_map\)"),
         ("adapter_config.json", {"base_model_name_or_path": "evil/model"}, r"has adapter_config\.json, an adapter"),
         ("config.json", [1], "must hold an object of settings"),
+        ("config.json", {"num_hidden_layers": 2**31}, "says num_hidden_layers=2147483648, and no model has so many"),
+        ("config.json", {"text_config": {"num_layers": 1025}}, "says num_layers=1025, and no model has so many"),
     ],
 )
 def test_a_models_folder_that_asks_for_code_is_refused(tmp_path, file, settings, wanted):
@@ -102,7 +104,7 @@ def test_a_models_folder_that_asks_for_code_is_refused(tmp_path, file, settings,
 
 def test_settings_that_stand_for_nothing_are_let_be(tmp_path):
     plain = {"auto_map": {}, "quantization_config": None, "attn_implementation": "sdpa", "use_kernels": False,
-             "_attn_implementation_autoset": True, "text_config": {"_attn_implementation": None}}  # fmt: skip
+             "_attn_implementation_autoset": True, "num_layers": 1024, "layer_norm_eps": 2000.0, "text_config": {"_attn_implementation": None}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(plain))
     refuse_code(tmp_path, "text_encoder.path=x")
 

@@ -20,6 +20,8 @@ CODE = {
 KERNELS = ("attn_implementation", "experts_implementation")  # at the end of a setting's name
 TORCH_KERNELS = ("eager", "sdpa", "flex_attention")  # those that need no other package
 ADAPTER = "adapter_config.json"
+# Settings that count layers, which a library builds one by one before it looks at the weights.
+LAYERS, MOST_LAYERS = "layer", 1024
 
 
 def model_folder(
@@ -80,10 +82,11 @@ def _from_hub(
 
 
 def refuse_code(folder: Path, key: str) -> None:
-    """Refuse a model whose folder asks for code of its own, or for kernels from elsewhere, before a library reads it.
+    """Refuse a model whose folder asks for code of its own, for kernels from elsewhere, or for layers without end.
 
-    transformers and diffusers are told to trust none; but they fetch kernels that a configuration names, follow an
-    adapter to another model, and read the weights of a class of its own into a class of theirs that has the same name.
+    It is asked before a library reads it. transformers and diffusers are told to trust no code; but they fetch kernels
+    that a configuration names, follow an adapter to another model, and read the weights of a class of its own into a
+    class of theirs that has the same name.
 
     Args:
         folder: with ``config.json`` and other JSON files of settings.
@@ -105,6 +108,8 @@ def refuse_code(folder: Path, key: str) -> None:
                     "Take a model that the library itself builds, in whole precision; or, if it does without, delete "
                     "the setting."
                 )
+            if LAYERS in name and isinstance(value, int) and value > MOST_LAYERS:
+                raise UserError(f"{key}: {file} says {name}={value}, and no model has so many. Fetch it again.")
 
 
 def _settings(content: Any) -> Iterator[tuple[str, Any]]:
