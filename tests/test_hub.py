@@ -104,7 +104,8 @@ def test_a_models_folder_that_asks_for_code_is_refused(tmp_path, file, settings,
 
 def test_settings_that_stand_for_nothing_are_let_be(tmp_path):
     plain = {"auto_map": {}, "quantization_config": None, "attn_implementation": "sdpa", "use_kernels": False,
-             "_attn_implementation_autoset": True, "num_layers": 1024, "layer_norm_eps": 2000.0, "text_config": {"_attn_implementation": None}}  # fmt: skip
+             "_attn_implementation_autoset": True, "num_layers": 1024, "layer_norm_eps": 2000.0,
+             "text_config": {"_attn_implementation": None}}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(plain))
     refuse_code(tmp_path, "text_encoder.path=x")
 
