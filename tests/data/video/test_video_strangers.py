@@ -215,3 +215,13 @@ def test_mutated_files_are_read_or_refused_by_name(name):
                 call(bytes(data), name="clip_7", limits=DecodeLimits(0.1, 10))
             except CorruptClipError as error:
                 assert str(error).startswith("clip_7: ") and "Error" not in str(error)
+
+
+def test_a_chunk_that_an_avi_cannot_hold_takes_no_memory():
+    video = encoded(numbered(4), "avi", "mpeg4", muxing={})
+    place = video.index(b"strf") + 4
+    lies = video[:place] + (2**31).to_bytes(4, "little") + video[place + 4 :]
+    for call in (probe, read_frames):
+        with pytest.raises(CorruptClipError, match=r"clip_3: damaged: its header says 2147483648 bytes where the file"):
+            call(lies, name="clip_3")
+    assert probe(video).frames == 4

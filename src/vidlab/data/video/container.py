@@ -1,6 +1,7 @@
 """Opening what may be a video: any file of a stranger, read alone, within limits, with errors that name it."""
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,6 +80,9 @@ class DecodeLimits:
             )
 
 
+MOST_HEADER_CHUNKS = 1000
+
+
 @contextmanager
 def opened(source: Path | bytes | io.RawIOBase, name: str) -> Iterator[io.IOBase]:
     """The file of a video at its start; whatever fails inside becomes a CorruptClipError that names the clip.
@@ -92,6 +96,7 @@ def opened(source: Path | bytes | io.RawIOBase, name: str) -> Iterator[io.IOBase
         with file:
             if file.seek(0, io.SEEK_END) == 0:
                 raise CorruptClipError("the file is empty (0 bytes)")
+            _check_avi_header(file)
             file.seek(0)
             yield file
     except CorruptClipError as error:
@@ -114,6 +119,26 @@ def _file(source: Path | bytes | io.RawIOBase) -> Any:
         return source.open("rb", buffering=0)
     except OSError as error:
         raise CorruptClipError(f"it cannot be opened ({error.strerror})") from None
+
+
+def _check_avi_header(file: Any) -> None:
+    """Refuse an AVI whose header has a chunk longer than the file: libav takes memory for it before it reads.
+
+    The list of frames may be longer, as in a recording that was cut off.
+    """
+    size, place = file.seek(0, io.SEEK_END), 12
+    file.seek(0)
+    if not re.fullmatch(rb"RIFF.{4}AVI.", file.read(12), re.DOTALL):
+        return
+    for _ in range(MOST_HEADER_CHUNKS):
+        file.seek(place)
+        head = file.read(12)
+        if len(head) < 12 or head[8:] == b"movi":
+            return
+        length = int.from_bytes(head[4:8], "little")
+        if length > size:
+            raise CorruptClipError(f"damaged: its header says {length} bytes where the file has {size}")
+        place += 12 if head[:4] == b"LIST" else 8 + length + length % 2
 
 
 class _Nameless:
