@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -147,6 +148,19 @@ def test_low_precision_features_come_back_as_float32(bert):
 def test_more_tokens_than_the_model_reads_is_refused(bert):
     with pytest.raises(UserError, match=r"text_encoder\.max_tokens=128: .* at most 32 tokens"):
         PretrainedEncoder(str(bert), max_tokens=128)
+
+
+def test_a_tokenizer_of_more_words_than_the_model_knows_is_named(bert, tmp_path):
+    shutil.copytree(bert, tmp_path / "bert")
+    file = tmp_path / "bert" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    word = next(word for word in vocabulary if word.isalpha())
+    vocabulary[word] = 2**24
+    file.write_text(json.dumps(content))
+    encoder = PretrainedEncoder(str(tmp_path / "bert"), max_tokens=16)
+    with pytest.raises(UserError, match="the tokenizer makes a token 16777216, and the model knows"):
+        encoder.encode([word])
 
 
 def test_unset_path_says_what_to_give():

@@ -118,8 +118,16 @@ class PretrainedEncoder(TextEncoder):
         return output.last_hidden_state.float()
 
     def _ids(self, captions: Sequence[str]) -> list[list[int]]:
-        rows = self.tokenizer(list(captions), add_special_tokens=True, verbose=False)["input_ids"]
-        return [list(row) or [self._null_token()] for row in rows]
+        found = self.tokenizer(list(captions), add_special_tokens=True, verbose=False)["input_ids"]
+        rows = [list(row) or [self._null_token()] for row in found]
+        known = self.model.get_input_embeddings().num_embeddings
+        largest = max((max(row) for row in rows), default=0)
+        if largest >= known:
+            raise UserError(
+                f"text_encoder: the tokenizer makes a token {largest}, and the model knows {known}. Fetch both from "
+                "one place."
+            )
+        return rows
 
     def _cut(self, row: list[int]) -> list[int]:
         """At most ``max_tokens`` tokens, keeping the special token that ends a T5, BERT or CLIP caption."""
