@@ -64,9 +64,8 @@ def named(comment: str) -> list[str]:
     whole = [one if one.startswith("{") else f"{{{one}}}" for one in classes]
     texts = re.sub(r"\([^)]*\)", "", CLASS.sub("", comment))
     listed = re.search(rf"({WORD})((?:\s*\|\s*{WORD})+)", texts)
-    first = re.search(r"bf16-mixed", texts) if listed else None
     words = [listed[1], *re.findall(WORD, listed[2])] if listed else []
-    return whole + ([first[0]] if first and first[0] not in words else []) + words
+    return whole + words
 
 
 def advertised() -> list[tuple[str, str, str]]:

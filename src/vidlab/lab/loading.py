@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from vidlab.command_line import command, setting
 from vidlab.errors import UserError
-from vidlab.lab.cli.error_messages import did_you_mean
+from vidlab.lab.cli.error_messages import choices_among, did_you_mean
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.compose import build_module
@@ -124,7 +124,7 @@ def make_choice(group: str, name: str) -> Any:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    known = sorted(path.stem for path in (config_folder() / group).glob("[!_]*.yaml"))
+    known = choices_among(path.stem for path in (config_folder() / group).glob("*.yaml"))
     if name not in known:
         raise UserError(f"{group}={name}: no such choice.{did_you_mean(name, known, 'Choices')}")
     before = GlobalHydra.instance().hydra  # of a command that is running

@@ -139,7 +139,7 @@ def write(samples: Sequence[GeneratedVideo], folder: Path, fps: float) -> None:
     videos = np.stack([sample.frames for sample in samples])
     write_png(folder / "sheet.png", contact_sheet(videos, labels=[sample.prompt for sample in samples]))
     grid_mp4(folder / "grid.mp4", videos, fps)
-    write_gif(folder / "grid.gif", tile(upscale_nearest(videos, 128)), fps)
+    write_gif(folder / "grid.gif", tile(upscale_nearest(videos, SHOWN_IN_GRID)), fps)
     for index, sample in enumerate(samples):
-        write_playable_mp4(folder / f"{index:03d}.mp4", sample.frames, fps)
-        write_gif(folder / f"{index:03d}.gif", upscale_nearest(sample.frames, 256), fps)
+        for suffix in SUFFIXES:
+            _write(sample.frames, folder / f"{index:03d}{suffix}", fps, SHOWN)

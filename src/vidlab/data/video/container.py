@@ -80,9 +80,6 @@ class DecodeLimits:
             )
 
 
-MOST_HEADER_CHUNKS = 1000
-
-
 @contextmanager
 def opened(source: Path | bytes | io.RawIOBase, name: str) -> Iterator[io.IOBase]:
     """The file of a video at its start; whatever fails inside becomes a CorruptClipError that names the clip.
@@ -94,9 +91,10 @@ def opened(source: Path | bytes | io.RawIOBase, name: str) -> Iterator[io.IOBase
     try:
         file = _file(source)
         with file:
-            if file.seek(0, io.SEEK_END) == 0:
+            size = file.seek(0, io.SEEK_END)
+            if size == 0:
                 raise CorruptClipError("the file is empty (0 bytes)")
-            _check_avi_header(file)
+            _check_avi_header(file, size)
             file.seek(0)
             yield file
     except CorruptClipError as error:
@@ -121,15 +119,19 @@ def _file(source: Path | bytes | io.RawIOBase) -> Any:
         raise CorruptClipError(f"it cannot be opened ({error.strerror})") from None
 
 
-def _check_avi_header(file: Any) -> None:
+# An AVI's header has a few dozen chunks.
+MOST_HEADER_CHUNKS = 1000
+
+
+def _check_avi_header(file: Any, size: int) -> None:
     """Refuse an AVI whose header has a chunk longer than the file: libav takes memory for it before it reads.
 
     The list of frames may be longer, as in a recording that was cut off.
     """
-    size, place = file.seek(0, io.SEEK_END), 12
     file.seek(0)
     if not re.fullmatch(rb"RIFF.{4}AVI.", file.read(12), re.DOTALL):
         return
+    place = 12
     for _ in range(MOST_HEADER_CHUNKS):
         file.seek(place)
         head = file.read(12)

@@ -3,7 +3,7 @@
 import difflib
 import errno
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hydra.errors import (
@@ -111,8 +111,8 @@ def _unknown_choice(error: MissingConfigException) -> str:
         return str(error).split("Config search path")[0].strip()
     asked = re.match(r"In '([^']+)'", str(error))
     by = f" (asked for by {asked[1]!r})" if asked and "/" in asked[1] else ""
-    choices = [name for name in error.options if not name.startswith("_")]  # others are what choices begin from
-    return f"{group}={choice}: no such choice{by}.{did_you_mean(choice, choices, 'Choices')} {OWN_CHOICES}"
+    meant = did_you_mean(choice, choices_among(error.options), "Choices")
+    return f"{group}={choice}: no such choice{by}.{meant} {OWN_CHOICES}"
 
 
 def _explain_config(error: OmegaConfBaseException) -> str:
@@ -162,6 +162,11 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
             if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
                 yield from _paths(node[key], f"{prefix}{key}.")
+
+
+def choices_among(names: Iterable[str]) -> list[str]:
+    """The names of a group's files that are choices; those that begin with _ hold what choices begin from."""
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def did_you_mean(word: str, known: Sequence[str], what: str) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vidlab.lab.cli.error_messages import choices_among
+
 FLAGS, SWEEP = frozenset({"--help", "-h"}), frozenset({"-m", "--multirun"})
 LINE = re.compile(r"(?P<indent> *)(?:- )?(?P<key>[\w.+-]+):(?=\s|$)(?P<rest>.*)")
 COMMENT = re.compile(r"(?:^|\s)#\s?(?P<text>.*)$")
@@ -53,8 +55,7 @@ def help_text(conf: Path, program: str, overrides: Sequence[str] = ()) -> str:
         used = _groups(conf, program) | {key.partition("@")[0] for key in choices if not key.startswith("hydra")}
 
         def listed(group: str) -> Iterator[str]:
-            found = loader.get_group_options(group, ObjectType.CONFIG, program, list(overrides))
-            options = [name for name in found if not is_base(name)]
+            options = choices_among(loader.get_group_options(group, ObjectType.CONFIG, program, list(overrides)))
             if options:
                 told = comments.get(f"defaults.{group}")
                 yield f"  {group + ':':<18} {', '.join(sorted(options))}{f'  # {told}' if told else ''}"
@@ -66,11 +67,6 @@ def help_text(conf: Path, program: str, overrides: Sequence[str] = ()) -> str:
         del cfg["hydra"]
     about = "".join(f"{line}\n" for line in comments.pop("", "").splitlines())
     return HEAD.format(program=program, about=about, groups=groups, settings=_annotated(cfg, comments))
-
-
-def is_base(choice: str) -> bool:
-    """Whether a file of a group holds what others begin from, and is no choice."""
-    return choice.startswith("_")
 
 
 def _groups(conf: Path, name: str) -> set[str]:
