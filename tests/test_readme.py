@@ -1,6 +1,7 @@
-"""The README keeps its word: its commands are executed, its tables and sample output match the programs.
+"""The README and the pages of docs/ keep their word: commands are executed, tables and sample output are true.
 
-``RULES`` says how each command is run and what is shortened. A command without a rule fails a test.
+``RULES`` says how each command is run and what is shortened. A command of the README without a rule fails a test; those
+of docs/ that have a rule are executed by ``pytest -m slow``, and all of them are composed by ``test_docs.py``.
 """
 
 import configparser
@@ -27,6 +28,8 @@ from cli.command import Commands, Done
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
+DOCS = {page.relative_to(ROOT).as_posix(): page.read_text() for page in sorted((ROOT / "docs").rglob("*.md"))}
 
 # The shortening: a smaller model, fewer and smaller batches, two steps. Words of the README come after FIRST
 # and so win over it; LAST wins over them.
@@ -314,7 +317,8 @@ def run_assets(bench: Bench, words: list[str]) -> None:
     done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, timeout=120, check=True)
     listed = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "bikes.mp4" in listed and "Apache-2.0" in listed["minilm/model.safetensors"]
-    named = re.search(r"Licences differ per recording \((.*?)\)", " ".join(README.split()))
+    page = " ".join(DOCS["docs/howto/data_sets.md"].split())
+    named = re.search(r"Licences differ per recording \((.*?)\)", page)
     assert named is not None
     for licence in named[1].split(", "):
         assert licence in done.stdout
@@ -420,15 +424,28 @@ def test_command(command: str, bench: Bench, first_run: Done) -> None:
     rule_of(command)(bench, shlex.split(command))
 
 
+def commands_of_docs() -> list[str]:
+    """Those of docs/ that have a rule, less the README's."""
+    found = [command for text in DOCS.values() for command in simple_commands(text)]
+    known = (command for command in dict.fromkeys(found) if any(re.fullmatch(pattern, command) for pattern, _ in RULES))
+    return [command for command in known if command not in simple_commands()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands_of_docs())
+def test_command_of_docs(command: str, bench: Bench, first_run: Done) -> None:
+    rule_of(command)(bench, shlex.split(command))
+
+
 @pytest.mark.network
-@pytest.mark.parametrize("command", [c for c in simple_commands() if rule_of(c) is compose_only])
+@pytest.mark.parametrize("command", [c for c in commands_of_docs() if rule_of(c) is compose_only])
 def test_command_that_fetches(command: str, bench: Bench) -> None:
     shapes = FEW_SHAPES if "data=" not in command else ()
     bench.train(shlex.split(command), shapes=shapes)
 
 
 def test_every_rule_is_used() -> None:
-    used = {rule_of(command) for command in simple_commands()}
+    used = {rule_of(command) for command in (*simple_commands(), *commands_of_docs())}
     assert {rule for _, rule in RULES} == used
 
 
@@ -449,9 +466,9 @@ def test_sample_output_has_the_lines_of_a_real_one(first_run: Done) -> None:
     assert labels(sample) == labels(first_run.out[first_run.out.index("Trained ") :])
 
 
-def tables() -> list[list[list[str]]]:
+def tables(text: str = README) -> list[list[list[str]]]:
     """Tables as rows of cells, without heads."""
-    found = re.findall(r"(?:^\|.*\|\n)+", README, flags=re.MULTILINE)
+    found = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
     return [[cells(row) for row in table.splitlines()[2:]] for table in found]
 
 
@@ -460,7 +477,7 @@ def cells(row: str) -> list[str]:
 
 
 def test_the_table_of_groups_is_that_of_conf() -> None:
-    (table,) = [table for table in tables() if table[0][0] == "`task`"]
+    (table,) = tables(SETTINGS)
     listed = {row[0].strip("`"): re.findall(r"`(\w+)`", row[1]) for row in table}
     folders = [path for path in (ROOT / "conf").iterdir() if path.is_dir()]
     folders += [path for folder in folders for path in folder.iterdir() if path.is_dir()]

@@ -48,9 +48,40 @@ def test_an_interrupt_while_the_tables_are_made_leaves_nothing(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SqlAlchemyStore, "__init__", interrupted)
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(KeyboardInterrupt):
         make_ready(tmp_path / "mlflow.db")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("**/*.db*")) == [] and list((tmp_path / "cache" / "mlflow").iterdir()) == []
+
+
+def test_the_tables_are_made_once_for_all_folders(tmp_path, monkeypatch):
+    """A database made from the cached one is as MLflow makes it there, but for its times."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a").mkdir()
+    make_ready(tmp_path / "a" / "mlflow.db")
+    (cached,) = (tmp_path / "cache" / "mlflow").iterdir()
+    written = cached.stat().st_mtime_ns
+    (tmp_path / "b").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(SqlAlchemyStore, "__init__", None)  # the second asks MLflow for nothing
+        make_ready(tmp_path / "b" / "mlflow.db")
+    assert cached.stat().st_mtime_ns == written
+    (tmp_path / "plain").mkdir()
+    SqlAlchemyStore(f"sqlite:///{tmp_path / 'plain' / 'mlflow.db'}", str(tmp_path / "b" / "mlruns")).engine.dispose()
+    columns = "experiment_id, name, artifact_location, lifecycle_stage"
+    ours, theirs = tmp_path / "b" / "mlflow.db", tmp_path / "plain" / "mlflow.db"
+    for query in (f"select {columns} from experiments", "select sql from sqlite_master order by name",
+                  "select * from alembic_version"):  # fmt: skip
+        assert rows(ours, query) == rows(theirs, query) != []
+    (made,) = rows(ours, "select creation_time from experiments")[0]
+    assert abs(made - rows(theirs, "select creation_time from experiments")[0][0]) < 600_000
+
+    cached.write_bytes(cached.read_bytes()[:5000])  # a damaged one is made again
+    (tmp_path / "c").mkdir()
+    make_ready(tmp_path / "c" / "mlflow.db")
+    assert rows(tmp_path / "c" / "mlflow.db", "select name from experiments") == [("Default",)]
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,19 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import quote
 
+from vidlab.assets import cache_folder
 from vidlab.errors import UserError
+from vidlab.files import remove_leftovers, written_aside
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +55,8 @@ def locked(database: Path) -> Iterator[None]:
 def make_ready(database: Path) -> None:
     """Mend a database, or make it where there is none; call it ``locked``.
 
-    MLflow makes its tables one by one and cannot go on from half of them. So they are made in a file aside, which then
-    takes the name.
+    MLflow makes its tables one by one and cannot go on from half of them. So they are made once, in a file of the
+    cache, and a copy of it takes the name.
 
     Raises:
         UserError: the file is not an SQLite database, or is damaged.
@@ -187,13 +192,47 @@ def _follow(database: Path, moved: dict[str, str]) -> None:
 
 
 def _make(database: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     aside = database.with_name(f".{database.name}.{os.getpid()}.new")
     try:
-        SqlAlchemyStore(f"sqlite:///{aside}", str(database.parent / "mlruns")).engine.dispose()
+        shutil.copyfile(_empty_store(), aside)
+        with closing(_connect(aside)) as connection, connection:
+            connection.execute(
+                "update experiments set artifact_location = ? || '/' || experiment_id, creation_time = ?, "
+                "last_update_time = ?", (str(database.parent / "mlruns"), *2 * [int(time.time() * 1000)])
+            )  # fmt: skip
         aside.replace(database)
     finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-            aside.with_name(f"{aside.name}-journal").unlink(missing_ok=True)
+        _remove(aside)
+
+
+def _empty_store() -> Path:
+    """MLflow's database without runs, made once by each version of MLflow: its migrations take over a second."""
+    path = cache_folder() / "mlflow" / f"empty-{version('mlflow')}.db"
+    if path.is_file() and _whole(path):
+        return path
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    with written_aside(path) as aside:
+        try:
+            SqlAlchemyStore(f"sqlite:///{aside}", "mlruns").engine.dispose()
+        except BaseException:
+            _remove(aside)
+            raise
+    return path
+
+
+def _whole(database: Path) -> bool:
+    try:
+        with closing(_connect(database)) as connection:
+            found = connection.execute("pragma integrity_check").fetchall()
+            return found == [("ok",)] and _has_rows(connection, "experiments")
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _remove(database: Path) -> None:
+    with contextlib.suppress(OSError):
+        database.unlink(missing_ok=True)
+        database.with_name(f"{database.name}-journal").unlink(missing_ok=True)
