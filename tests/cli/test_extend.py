@@ -1,9 +1,12 @@
 """The examples of docs/extend.md, word for word, in a package outside the repository."""
 
+import csv
 import re
 import shlex
 
+import av
 import pytest
+import torch
 
 from .command import REPOSITORY, TINY, Lab, new_lab
 from .tracked import only
@@ -11,7 +14,8 @@ from .tracked import only
 BLOCK = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall((REPOSITORY / "docs" / "extend.md").read_text())
 COMMANDS = [command.strip() for title, command in BLOCKS if title == "run"]
-(GENERATE,) = (command.strip() for title, command in BLOCKS if title == "generate")
+LOOP, GENERATE = (command.strip() for title, command in BLOCKS if title == "generate")
+(EVALUATE,) = (command.strip() for title, command in BLOCKS if title == "evaluate")
 # settings of other models and sources do not exist for those of the examples
 SMALL = [argument for argument in TINY if not argument.startswith(("model.", "data.source"))]
 
@@ -21,13 +25,18 @@ def mine(commands, empty_store, tmp_path) -> Lab:
     """A working folder that holds the package of the page."""
     lab = new_lab(commands, tmp_path / "work", empty_store)
     for title, text in BLOCKS:
-        if title not in ("run", "generate"):
+        if title not in ("run", "generate", "evaluate"):
             path = lab.folder / title
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     for package in ("mylab", "mylab/conf"):
         (lab.folder / package / "__init__.py").touch()
     return lab
+
+
+def decode(video):
+    with av.open(str(video)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def run(lab: Lab, command: str, *more: str):
@@ -37,7 +46,7 @@ def run(lab: Lab, command: str, *more: str):
     return lab.commands.run(program, *arguments, *SMALL, *more, cwd=lab.folder, env=path)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["backbone", "loss", "source"])
+@pytest.mark.parametrize("command", COMMANDS, ids=["backbone", "objective", "loss", "source"])
 def test_the_example_trains(mine, command):
     done = run(mine, command, "trainer.max_steps=2")
     assert done.code == 0, done.err
@@ -46,7 +55,8 @@ def test_the_example_trains(mine, command):
     assert (("train/smooth", 1) in run_.curve) == ("losses=smooth" in command)
     config = (mine.runs[0] / "config.yaml").read_text()
     assert "mylab." in config
-    own = {"ConvDenoiser": "mylab.conv", "Smoothness": "mylab.smooth", "Stripes": "mylab.stripes"}
+    own = {"ConvDenoiser": "mylab.conv", "Smoothness": "mylab.smooth", "Stripes": "mylab.stripes",
+           "Sigmoid": "mylab.sigmoid"}  # fmt: skip
     (name,) = (f"{module}.{own_class}" for own_class, module in own.items() if f"{module}.{own_class}" in config)
     assert re.search(rf"python generate\.py .* allow='\[{name}\]'$", done.out, re.MULTILINE)  # as it is to be typed
     if "model=conv" in command:
@@ -55,6 +65,41 @@ def test_the_example_trains(mine, command):
         assert done.code == 2 and f"add allow='[{name}]' to the command line" in done.message, done.err
         done = mine.generate(*shlex.split(GENERATE)[2:], env=env)
         assert done.code == 0, done.err
+
+
+def test_a_metric_and_a_pipeline_of_ones_own(mine):
+    """Both on one run of vidlab's own parts: the metric is in the report, and the video ends as it began."""
+    env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
+    assert mine.train("trainer.max_steps=2").code == 0
+    _, program, *words = shlex.split(EVALUATE)
+    done = mine.commands.run(program, *words, "accelerator=cpu", "noise_levels=1", cwd=mine.folder, env=env)
+    assert done.code == 0, done.err
+    (scores,) = mine.folder.glob("evaluations/*/clips.csv")
+    found = [float(row["score"]) for row in csv.DictReader(scores.open()) if row["metric"] == "brightness"]
+    assert len(found) == 4 and all(0 <= value <= 1 for value in found)
+
+    _, program, *words = shlex.split(LOOP)
+    done = mine.commands.run(program, *words, "accelerator=cpu", cwd=mine.folder, env=env)
+    assert done.code == 0, done.err
+    (original, _) = sorted(mine.folder.glob("samples/*/originals/*.mp4"))
+    frames = decode(original)
+    assert len(frames) == 2 * 8 - 2 and (frames[1] == frames[-1]).all() and not (frames[0] == frames[7]).all()
+    done = mine.commands.run(program, *words, "steps=3", cwd=mine.folder, env=env)
+    assert done.code == 2 and done.message.startswith("steps=3: the system names no sampler")
+
+
+def test_the_weight_of_the_example_is_the_sigmoid_it_names(mine, monkeypatch):
+    monkeypatch.syspath_prepend(str(mine.folder))
+    from mylab.sigmoid import Sigmoid  # type: ignore[import-not-found]
+
+    from vidlab.diffusion.parameterizations import Velocity
+    from vidlab.diffusion.schedules import LinearPath
+
+    path = LinearPath().coefficients(torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64))
+    found = Sigmoid(bias=2.0).weight(path, Velocity())
+    log_snr = 2 * torch.log(torch.tensor([3.0, 1.0], dtype=torch.float64))  # alpha / sigma = 0.75 / 0.25, 0.5 / 0.5
+    torch.testing.assert_close(found[1:3], torch.sigmoid(2.0 - log_snr))
+    assert found[0] == 0 and found[3] == 1
 
 
 def test_mistakes_in_additions_are_named_too(mine):

@@ -68,8 +68,10 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
         if cfg[name] != plain:
             raise UserError(f"{name}={cfg[name]}: a system makes videos of one clip. Use {name}={str(plain).lower()}.")
     if cfg.steps is not None:
+        if cfg.get("sampler") is None:
+            raise UserError(f"steps={cfg.steps}: the system names no sampler. Add one, such as sampler=euler.")
         cfg.sampler.steps = cfg.steps
-    parts = {name: instantiate(cfg[name], name) for name in ("sampler", "guidance")}
+    parts = {name: instantiate(cfg.get(name), name) for name in ("sampler", "guidance")}
     sizes = {name: cfg[name] for name in SIZES if cfg[name] is not None}
     system: System = instantiate(cfg.system, "system")(**parts, **sizes)
     jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)

@@ -148,7 +148,7 @@ class VideoPipeline:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        pipe = self._with(sampler, guidance, steps)
+        pipe = self.using(sampler, guidance, steps)
         asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
         pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
         usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
@@ -156,9 +156,14 @@ class VideoPipeline:
         settings = GenerationSettings(num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps)
         return pipe.generate(prompts, settings, given, progress)
 
-    def _with(
-        self, sampler: Sampler | str | None, guidance: Guidance | str | None, steps: int | None
+    def using(
+        self, sampler: Sampler | str | None = None, guidance: Guidance | str | None = None, steps: int | None = None
     ) -> "VideoPipeline":
+        """The same model with another sampler, guidance or number of steps; None leaves what it has.
+
+        Raises:
+            UserError: a name that is no choice.
+        """
         chosen: dict[str, Any] = {"sampler": sampler or self.sampler, "guidance": guidance or self.guidance}
         for group, value in chosen.items():
             if isinstance(value, str):
