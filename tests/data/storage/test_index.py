@@ -337,10 +337,12 @@ FLAT = """
 import sys, psutil
 from torch.utils.data import DataLoader, Dataset
 from vidlab.data.storage.index import ClipIndex
-from vidlab.data.samplers.plan import Plan
+from vidlab.data.samplers.assignment import Assignment, Bucket
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 class Rows(Dataset):
     def __init__(self, index):
-        self.index, self.plan, self.own = index, Plan(len(index), 16, 0), psutil.Process
+        self.index, self.own = index, psutil.Process
+        self.plan = SingleBucketPlan(Assignment.same(Bucket(8, 16, 16), len(index)), 16, 0)
     def __len__(self): return 3 * len(self.index) // 16
     def __getitem__(self, number):
         captions = [self.index.row(visit.position).captions[0] for visit in self.plan.batch(number)]
