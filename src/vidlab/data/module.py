@@ -95,7 +95,7 @@ class ClipDataModule(L.LightningDataModule):
         if seed < 0:
             raise UserError(f"seed={seed}: it must be 0 or more")
         self.source = source
-        self.name = name
+        self.name: str = name
         self.cache_folder = cache
         if cache is not None and views is None:
             views = CacheHeader.read(cache).views

@@ -308,12 +308,12 @@ def test_every_fact_of_a_plan_is_printed(tmp_path):
     assert "padding waste: 8.93 % of tokens are of clips repeated" in text
 
 
-def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch):
+def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch, tmp_path):
+    index = index_of(tmp_path, [(8, 32, 32)] * 40)
+
     def text(**settings) -> str:
-        data = SimpleNamespace(name="x", seed=0, corrupt={}, data=SimpleNamespace(train=range(40), val=[0], total=44))
-        data.planned = lambda world_size: plan_buckets(
-            data.data.train, Bucketing().completed(8, 32, 32, 1), 4, 0, world_size
-        )
+        data = SimpleNamespace(name="x", seed=0, corrupt={}, data=SimpleNamespace(train=index, val=[0], total=44))
+        data.planned = lambda world_size: plan_buckets(index, Bucketing().completed(8, 32, 32, 1), 4, 0, world_size)
         from omegaconf import OmegaConf
 
         cfg = OmegaConf.create({"data": {}, "trainer": {"devices": 2, "num_nodes": 3}, **settings})
