@@ -20,7 +20,7 @@ WHOLE_CLIP_RATIO = 2
 
 @dataclass(frozen=True)
 class LoadedClip:
-    """A clip as it is trained on.
+    """One clip as it is trained on: its frames or latents, its caption and how it was cut.
 
     Args:
         content: its frames, uint8 (T, H, W, 3), or what they were encoded to.

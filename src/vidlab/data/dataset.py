@@ -156,13 +156,7 @@ def stack_text(texts: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
 
 @dataclass(frozen=True)
 class PlannedBatches(RankBatches):
-    """The batches of one rank of a plan.
-
-    Args:
-        planned: the plan and its rule.
-        rank: from 0.
-        view: what is drawn of a clip at random.
-    """
+    """The batches of one rank of a plan; ``view`` says what is drawn of a clip at random."""
 
     planned: BucketedPlan
     rank: int

@@ -1,4 +1,4 @@
-"""The clips of a data set that can be trained on and held out; those that cannot are counted and told."""
+"""Filters an index to the clips that can be trained on and held out; the others are counted and told."""
 
 import logging
 from collections.abc import Mapping
@@ -34,14 +34,7 @@ class SplitIndex:
 
 
 def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketing, val_clips: int) -> SplitIndex:
-    """The usable clips of an index.
-
-    Args:
-        index: all clips.
-        name: the data set's, in messages.
-        view: how held-out clips are cut.
-        rule: the shapes that training clips are cut to.
-        val_clips: held-out clips that are wanted; 0 needs none.
+    """The usable clips of an index: those held out are cut as ``view`` says, those of training as ``rule`` says.
 
     Raises:
         DataError: none is long enough, or a split that is needed is empty.
@@ -84,16 +77,10 @@ def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing) -> Clip
 
 
 def refuse_too_many_corrupt(corrupt: Mapping[str, str], total: int, most: float | int, name: str) -> None:
-    """Refuse data of which too much cannot be read.
-
-    Args:
-        corrupt: why clips cannot be read, by key.
-        total: clips of the data set.
-        most: how many are tolerated: a share of all when below 1, otherwise a number of clips.
-        name: the data set's, in messages.
+    """Refuse data of which more cannot be read than ``most``: a share of all when below 1, else a number of clips.
 
     Raises:
-        DataError: more cannot be read.
+        DataError: with the first three clips, and why.
     """
     if len(corrupt) <= (most * total if most < 1 else most):
         return

@@ -224,11 +224,11 @@ def test_bucketed_training_goes_on_with_other_batches(source, change):
     for resumed in ranks:
         resumed.load_state_dict(stopped.state_dict())
     plan = ranks[0].plan
-    after = [batch for resumed in ranks for batch in first(resumed, sum(stats.steps for stats in plan.rest))]
+    after = [batch for resumed in ranks for batch in first(resumed, sum(stats.steps for stats in plan._rest.buckets))]
     assert {batch.number for batch in after} == set(range(3, 3 + len(after) // len(ranks)))
     keys = Counter(key for batch in (*before, *after) for key in batch.keys)
     assert set(keys.values()) == {1}
-    assert len(keys) + sum(stats.left_out for stats in plan.rest) == 32
+    assert len(keys) + sum(stats.left_out for stats in plan._rest.buckets) == 32
 
 
 @pytest.mark.filterwarnings("ignore:data.frames=8")

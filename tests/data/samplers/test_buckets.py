@@ -179,7 +179,6 @@ def test_rare_buckets_gather():
     assert dict(zip(map(str, merged.buckets), merged.counts, strict=True)) == {"1x32x32": 9, "5x64x64": 4}
     alone = assignment({(9, 64, 64): 2, (1, 32, 32): 9})
     assert alone.merge_rare([4, 4]) is alone
-    assert alone.merge_rare([4, 4], images_apart=False).counts == [11]
 
 
 def test_unused_ratios_are_told():

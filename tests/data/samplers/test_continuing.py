@@ -9,7 +9,7 @@ import pytest
 
 from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
-from vidlab.data.samplers.interleaved import InterleavedPlan, interleaved_states
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.loader_history import LoaderHistory, LoaderSettings
 from vidlab.data.samplers.plan import Plan, PlanState
 from vidlab.data.samplers.single_bucket import SingleBucketPlan
@@ -88,7 +88,7 @@ def test_buckets_go_on_without_repeating_or_skipping(tail, window):
     kept = set(np.flatnonzero(found.codes >= 0).tolist())
     for epoch, seen in epochs.items():
         assert set(seen) == kept
-        filled = sum(stats.repeated for plan in plans for stats in (*plan.rest, *plan.stats)
+        filled = sum(stats.repeated for plan in plans for stats in (*plan._rest.buckets, *plan.stats)
                      if epoch in (plan.start.epoch, plan.start.epoch + 1))  # fmt: skip
         assert seen.total() - len(seen) <= filled
     for plan, number, visit in visits:
@@ -117,7 +117,7 @@ def test_what_is_dropped_at_the_end_of_an_epoch_is_counted():
     for epoch, seen in whole_epochs(visits).items():
         assert set(seen.values()) == {1}
         ending = [plan for plan, _, visit in visits if visit.epoch == epoch][-1]
-        buckets = ending.rest if ending.start.epoch == epoch and ending.rest else ending.stats
+        buckets = ending._rest.buckets if ending.start.epoch == epoch and ending._rest.buckets else ending.stats
         assert 101 - len(seen) == sum(stats.left_out for stats in buckets)
 
 
@@ -155,7 +155,7 @@ def test_images_and_videos_go_on_each_for_itself():
     images, videos = assign([14]), assign([0, 30, 25])
 
     def make(leg: Leg, start: PlanState) -> InterleavedPlan:
-        first_videos, first_images = interleaved_states(start, 3)
+        first_videos, first_images = start.interleaved(3)
         return InterleavedPlan(
             BucketPlan(videos, [1, leg.batch_size, leg.batch_size], 1, leg.world, start=first_videos),
             SingleBucketPlan(images, leg.batch_size, 1, leg.world, first_images),
@@ -187,7 +187,7 @@ def test_ranks_stay_disjoint_and_equal_after_a_change():
     found = assign([61, 40, 11])
     start = BucketPlan(found, [3, 2, 1], 1, 2).remaining_after(9)
     plan = BucketPlan(found, [2, 2, 2], 1, 3, start=start)
-    for number in range(9, 9 + sum(stats.steps for stats in plan.rest)):
+    for number in range(9, 9 + sum(stats.steps for stats in plan._rest.buckets)):
         batches = [plan.batch(number, rank) for rank in range(3)]
         assert len({len(batch) for batch in batches}) == 1
     with pytest.raises(ValueError, match="batch 8 of rank 0"):

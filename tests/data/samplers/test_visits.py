@@ -19,7 +19,7 @@ from vidlab.data.samplers import steps as cut
 from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
 from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.interleaved import InterleavedPlan, interleaved_states
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.plan import ClipRef, Plan, PlanState
 from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
@@ -154,7 +154,7 @@ def test_images_and_videos_count_for_themselves():
     images = Assignment((Bucket(1, 16, 16),), np.where(codes < 0, 0, -1).astype(np.int16))
 
     def make(size: int, world: int, start: PlanState) -> InterleavedPlan:
-        first_videos, first_images = interleaved_states(start, 3)
+        first_videos, first_images = start.interleaved(3)
         part = BucketPlan(videos, [size, size], 1, world, start=first_videos)
         return InterleavedPlan(part, BucketPlan(images, [size], 1, world, start=first_images), 3)
 

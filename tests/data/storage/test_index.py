@@ -18,7 +18,8 @@ import pytest
 from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.datasets.splits import GatheredRows
 from vidlab.data.storage import index_writer, row_store
-from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, factors_from_json, factors_to_json, write_index
+from vidlab.data.storage.clip_row import factors_from_json, factors_to_json
+from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, write_index
 from vidlab.data.storage.index_writer import IndexWriter
 from vidlab.data.storage.row_store import BLOCK_ROWS
 from vidlab.errors import DataError

@@ -70,15 +70,15 @@ class Assignment:
             tally += np.bincount(shifted, minlength=len(tally))
         return tally
 
-    def merge_rare(self, least: Sequence[int], images_apart: bool = True) -> "Assignment":
+    def merge_rare(self, least: Sequence[int]) -> "Assignment":
         """Move the clips of buckets with fewer than ``least`` clips to the largest bucket that they cover.
 
-        They are never enlarged: the target has no more frames, rows or columns. A rare bucket without such a target
-        stays. Larger buckets go first, so that several rare ones may make a common one together.
+        They are never enlarged: the target has no more frames, rows or columns; and no video becomes an image. A rare
+        bucket without such a target stays. Larger buckets go first, so that several rare ones may make a common one
+        together.
 
         Args:
             least: clips a bucket must have, one number per bucket.
-            images_apart: keep videos from becoming single frames.
         """
         counts, moved = self.counts, list(range(len(self.buckets)))
         moves = []
@@ -87,7 +87,7 @@ class Assignment:
                 continue
             origin = self.buckets[rare]
             targets = [place for place, target in enumerate(self.buckets)
-                       if counts[place] and place != rare and _covers(origin, target, images_apart)]  # fmt: skip
+                       if counts[place] and place != rare and _covers(origin, target)]  # fmt: skip
             if targets:
                 best = max(targets, key=lambda place: (_volume(self.buckets[place]), place))
                 moves.append(Move(counts[rare], origin, self.buckets[best]))
@@ -109,6 +109,6 @@ def _volume(bucket: Bucket) -> int:
     return bucket.frames * bucket.height * bucket.width
 
 
-def _covers(origin: Bucket, target: Bucket, images_apart: bool) -> bool:
+def _covers(origin: Bucket, target: Bucket) -> bool:
     fits = target.frames <= origin.frames and target.height <= origin.height and target.width <= origin.width
-    return fits and not (images_apart and target.frames == 1 < origin.frames)
+    return fits and not target.frames == 1 < origin.frames

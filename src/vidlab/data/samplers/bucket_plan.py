@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from vidlab.data.samplers.assignment import CHUNK, Assignment, Bucket
-from vidlab.data.samplers.plan import BucketStats, ClipRef, Plan, PlanState, refuse_unknown
+from vidlab.data.samplers.plan import BucketStats, ClipRef, Plan, PlanState
 from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.samplers.steps import TAILS, Cut, stats_of
 
@@ -29,16 +29,6 @@ class _Epoch:
     clips: np.ndarray  # int32 (visits,): positions, bucket after bucket
     steps: np.ndarray  # int32 (steps,): the steps, counted bucket after bucket, in the order they are taken
     numbers: np.ndarray  # uint16: see Cut.numbers
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a batch is: its epoch, its step in the order of the epoch, its bucket, the step within the bucket."""
-
-    epoch: int
-    taken: int
-    bucket: int
-    step: int
 
 
 class BucketPlan(Plan):
@@ -123,31 +113,27 @@ class BucketPlan(Plan):
     def stats(self) -> tuple[BucketStats, ...]:
         return self._whole.buckets
 
-    @property
-    def rest(self) -> tuple[BucketStats, ...]:
-        """The buckets of what remained of an epoch at the start; empty when the order starts with a whole one."""
-        return self._rest.buckets
-
     @override
     def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
-        refuse_unknown(number, self.start.number, rank, self.world_size)
-        place = self._find(number)
-        cut = self._cut(place.epoch)
-        stats = cut.buckets[place.bucket]
-        size = stats.tail_size if place.step == stats.steps - 1 else stats.batch_size
-        first = place.step * self.world_size * stats.batch_size + rank * size
-        within, epoch = np.arange(first, first + size), self.epoch(place.epoch)
-        clips = epoch.clips[cut.visits(place.bucket, within)].tolist()
-        numbers = epoch.numbers[cut.places(place.bucket, within)].tolist()
-        return tuple(ClipRef(clip, place.epoch, earlier) for clip, earlier in zip(clips, numbers, strict=True))
+        if number < self.start.number or not 0 <= rank < self.world_size:
+            raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
+        when, bucket, step = self._find(number)
+        cut, epoch = self._cut(when), self.epoch(when)
+        stats = cut.buckets[bucket]
+        size = stats.tail_size if step == stats.steps - 1 else stats.batch_size
+        first = step * self.world_size * stats.batch_size + rank * size
+        within = np.arange(first, first + size)
+        clips = epoch.clips[cut.visits(bucket, within)].tolist()
+        numbers = epoch.numbers[cut.places(bucket, within)].tolist()
+        return tuple(ClipRef(clip, when, earlier) for clip, earlier in zip(clips, numbers, strict=True))
 
     @override
     def bucket(self, number: int) -> Bucket:
-        return self.assignment.buckets[self._find(number).bucket]
+        return self.assignment.buckets[self._find(number)[1]]
 
     @override
     def same_bucket(self, number: int) -> np.ndarray:
-        return np.flatnonzero(self.assignment.codes == self._find(number).bucket)
+        return np.flatnonzero(self.assignment.codes == self._find(number)[1])
 
     @override
     def epoch_at(self, number: int) -> int:
@@ -180,11 +166,12 @@ class BucketPlan(Plan):
         epochs, taken = divmod(steps - self._rest.steps, self._whole.steps)
         return self.start.whole_epoch + epochs, taken
 
-    def _find(self, number: int) -> _Place:
+    def _find(self, number: int) -> tuple[int, int, int]:
+        """The epoch of a global batch, its bucket, and its step within the bucket."""
         epoch, taken = self._count(number)
         step, first = int(self.epoch(epoch).steps[taken]), self._cut(epoch).first_step
         bucket = int(np.searchsorted(first, step, side="right")) - 1
-        return _Place(epoch, taken, bucket, step - int(first[bucket]))
+        return epoch, bucket, step - int(first[bucket])
 
     def epoch(self, epoch: int) -> _Epoch:
         """The order of one epoch; two are held."""
@@ -224,14 +211,16 @@ class BucketPlan(Plan):
             return self.start.remaining[positions]
         return None if self.repeats is None else self.repeats.times(positions, epoch)
 
-    def _windows(self, epoch: int) -> "_Windows":
+    def _windows(self, epoch: int) -> Iterator[np.ndarray]:
         """The positions of all clips, in windows of shuffled blocks."""
         sizes = np.diff(self.blocks, append=len(self.assignment.codes))
         order = np.argsort(self._random(epoch, BLOCKS).random_raw(len(sizes)), kind="stable")
         starts, sizes = self.blocks[order], sizes[order]
         window_of = (np.cumsum(sizes) - sizes) // self.window
         cuts = np.flatnonzero(np.diff(window_of, prepend=-1))
-        return _Windows(starts, sizes, np.append(cuts, len(sizes)))
+        for first, last in pairwise(np.append(cuts, len(sizes)).tolist()):
+            own = sizes[first:last]
+            yield np.repeat(starts[first:last] - np.cumsum(own) + own, own) + np.arange(own.sum())
 
     def _mixed_steps(self, epoch: int, ends: np.ndarray) -> np.ndarray:
         """All steps, in the order of the window each begins in, shuffled within it.
@@ -253,20 +242,6 @@ class BucketPlan(Plan):
     def _random(self, epoch: int, stream: int) -> np.random.Philox:
         key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
         return np.random.Philox(key=key, counter=[0, 0, 0, stream])
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The positions of all clips, window after window."""
-
-    starts: np.ndarray
-    sizes: np.ndarray
-    cuts: np.ndarray
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for first, last in pairwise(self.cuts.tolist()):
-            sizes = self.sizes[first:last]
-            yield np.repeat(self.starts[first:last] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
 def blocks_of(shards: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.samplers.assignment import Assignment
 from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.interleaved import InterleavedPlan, interleaved_states
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.plan import BucketStats, Plan, PlanState
 from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
@@ -20,7 +20,7 @@ from vidlab.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class BucketedPlan:
-    """A plan, with what it was made of.
+    """A plan of an index, with the assignment to buckets and the rule that it was made by.
 
     Args:
         plan: the order.
@@ -85,7 +85,7 @@ class TrainingShapes:
 
 @dataclass(frozen=True)
 class Balance:
-    """Tokens of one rank's batch, over the steps of an epoch. Between ranks they are equal in every step.
+    """Token balance: tokens of one rank's batch over the steps of an epoch. Ranks have equally many in every step.
 
     Args:
         steps: steps by their tokens.
@@ -142,7 +142,8 @@ def plan_buckets(
             f"data.bucketing: no clip of {len(index)} is in any bucket ({reasons}). Lower data.bucketing.stride, "
             "temporal_stride, min_frames or min_tokens, or raise max_aspect"
         )
-    assignment = merge_rare(assignment, bucketing, batch_size, world_size)
+    least, sizes = bucketing.min_clips, bucketing.batch_sizes(assignment.buckets, batch_size)
+    assignment = assignment.merge_rare([size * world_size if least is None else least for size in sizes])
     repeats, unvisited = None, {}
     if bucketing.weights:
         groups, weights = weight_groups(index, bucketing.weights)
@@ -151,13 +152,6 @@ def plan_buckets(
         repeats = SourceWeights(assignment.codes, groups, list(weights.values()))
     make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index)
     return BucketedPlan(make.joint(start or PlanState()), assignment, bucketing, unvisited)
-
-
-def merge_rare(assignment: Assignment, bucketing: Bucketing, batch_size: int, world_size: int) -> Assignment:
-    """Move clips out of buckets with fewer than ``min_clips``, or than one step takes."""
-    sizes = bucketing.batch_sizes(assignment.buckets, batch_size)
-    given = bucketing.min_clips
-    return assignment.merge_rare([size * world_size if given is None else given for size in sizes])
 
 
 @dataclass(frozen=True)
@@ -178,8 +172,8 @@ class _Maker:
         every = self.bucketing.image_every
         if every is None or not images or not videos:
             return self.one([*images, *videos], start)
-        first_videos, first_images = interleaved_states(start, every)
-        return InterleavedPlan(self.one(videos, first_videos), self.one(images, first_images), every)
+        own = start.interleaved(every)
+        return InterleavedPlan(self.one(videos, own[0]), self.one(images, own[1]), every)
 
     def one(self, places: list[int], start: PlanState) -> Plan:
         """The plan of some of the buckets."""

@@ -294,9 +294,8 @@ class SingleShape(Bucketing):
     @property
     @override
     def cache_key(self) -> dict[str, Any]:
-        return {f"data.{name}": size for name, size in asdict(self.shape).items()} | {
-            "data.frame_stride": self.frame_step
-        }
+        sizes = asdict(self.shape) | {"frame_stride": self.frame_step}
+        return {f"data.{name}": size for name, size in sizes.items()}
 
     @property
     @override

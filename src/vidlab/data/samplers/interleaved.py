@@ -82,14 +82,3 @@ class InterleavedPlan(Plan):
         images = number // self.every
         parts = (self.videos.remaining_after(number - images), self.images.remaining_after(images))
         return PlanState(number, self.epoch_at(number), parts=parts)
-
-
-def interleaved_states(state: PlanState, every: int) -> tuple[PlanState, PlanState]:
-    """Where the videos and the images of an ``InterleavedPlan`` begin.
-
-    Args:
-        state: that of the whole.
-        every: as in ``InterleavedPlan``.
-    """
-    images = state.number // every
-    return state.part(0, state.number - images), state.part(1, images)

@@ -20,7 +20,7 @@ ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """Batches in a row that were made with the same settings.
+    """One segment of a run: consecutive batches made with the same settings.
 
     Args:
         first: number of the first batch.
@@ -45,7 +45,7 @@ class LoaderSettings:
 
 @dataclass(frozen=True)
 class LoaderHistory:
-    """The segments of a run.
+    """All segments of a run, which fix the order of its clips across resumes.
 
     Args:
         epoch: the epoch that the first segment begins with, whole.
@@ -70,10 +70,9 @@ class LoaderHistory:
         return LoaderHistory(self.epoch, tuple(kept) if again else (*kept, segment))
 
     def start(self, plan_of: Callable[[LoaderSettings, PlanState], Plan]) -> PlanState:
-        """Where the plan of the current segment begins: what the segments before it have left of an epoch.
+        """Where the plan of the current segment begins: what remains of an epoch after those before it.
 
-        Args:
-            plan_of: the plan of a segment, given where it begins.
+        ``plan_of`` makes the plan of a segment, given where it begins.
         """
         start = PlanState(self.segments[0].first, self.epoch)
         for segment, following in pairwise(self.segments):
@@ -106,15 +105,10 @@ def order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
 
 
 def resumed_history(state: Mapping[str, Any], order: Mapping[str, Any], accept_changes: bool) -> LoaderHistory:
-    """The history of a checkpoint, for a run to go on with.
-
-    Args:
-        state: the DataModule's, in the checkpoint.
-        order: what decides the order of clips in this run.
-        accept_changes: begin a new epoch where the order is another, in place of refusing it.
+    """The history in the DataModule's ``state`` in a checkpoint, for a run whose order of clips is as ``order`` says.
 
     Raises:
-        UserError: clips would come in another order.
+        UserError: it is another order; with ``accept_changes`` a new epoch begins in it.
     """
     history, changes = LoaderHistory.of(state["history"]), order_changes(state, order)
     if not changes:

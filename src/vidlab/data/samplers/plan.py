@@ -36,28 +36,29 @@ class PlanState:
             whole epoch.
         visited: uint16 (positions of the index,): how often each clip was visited in ``epoch`` before, filling up
             included; None is never.
-        parts: the states of plans that take turns, each counting its own batches; empty where there is one.
+        parts: the states of videos and of images, where they take turns, each counting its own batches.
     """
 
     number: int = 0
     epoch: int = 0
     remaining: np.ndarray | None = None
     visited: np.ndarray | None = None
-    parts: tuple["PlanState", ...] = ()
+    parts: tuple["PlanState", "PlanState"] | None = None
 
     @property
     def whole_epoch(self) -> int:
         """The first epoch that is visited whole."""
         return self.epoch + (self.remaining is not None)
 
-    def part(self, place: int, number: int) -> "PlanState":
-        """The state of one of the plans that take turns: without ``parts``, its batch ``number`` begins ``epoch``."""
-        return self.parts[place] if self.parts else PlanState(number, self.epoch)
+    def interleaved(self, every: int) -> tuple["PlanState", "PlanState"]:
+        """Where the videos and the images of an ``InterleavedPlan`` begin; without ``parts``, with ``epoch``."""
+        images = self.number // every
+        return self.parts or (PlanState(self.number - images, self.epoch), PlanState(images, self.epoch))
 
 
 @dataclass(frozen=True)
 class BucketStats:
-    """One bucket in numbers of an epoch.
+    """Statistics of one bucket over an epoch: clips, steps, padding.
 
     Args:
         bucket: its shape.
@@ -141,13 +142,3 @@ class Plan(Protocol):
     def remaining_after(self, number: int) -> PlanState:
         """What is not visited before batch ``number``: where a plan of other settings goes on."""
         ...
-
-
-def refuse_unknown(number: int, first: int, rank: int, world_size: int) -> None:
-    """Refuse a batch that a plan does not have.
-
-    Raises:
-        ValueError: ``number`` is before ``first``, or there is no such rank.
-    """
-    if number < first or not 0 <= rank < world_size:
-        raise ValueError(f"batch {number} of rank {rank} in a world of {world_size} does not exist")

@@ -7,7 +7,7 @@ import numpy as np
 from typing_extensions import override
 
 from vidlab.data.samplers.assignment import Assignment, Bucket
-from vidlab.data.samplers.plan import BucketStats, ClipRef, Plan, PlanState, refuse_unknown
+from vidlab.data.samplers.plan import BucketStats, ClipRef, Plan, PlanState
 
 
 class SingleBucketPlan(Plan):
@@ -65,7 +65,8 @@ class SingleBucketPlan(Plan):
 
     @override
     def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
-        refuse_unknown(number, self.start.number, rank, self.world_size)
+        if number < self.start.number or not 0 <= rank < self.world_size:
+            raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
         # with n batches before it: places (n * world_size + rank) * batch_size and the following of the stream
         first = ((number - self.start.number) * self.world_size + rank) * self.batch_size
         return tuple(self._visit(place) for place in range(first, first + self.batch_size))

@@ -53,7 +53,7 @@ AGAIN = "Encode again with python curate.py stage=encode and the words of this r
 
 @dataclass(frozen=True)
 class CachedClip:
-    """One view of one clip.
+    """The latents and text features of one view of a clip.
 
     Args:
         moments: bfloat16 (1 or 2, C, t, h, w): mean and, where there is one, log-variance.
@@ -74,7 +74,7 @@ class CachedClip:
 
 @dataclass(frozen=True)
 class CacheHeader:
-    """What a cache was made of.
+    """The header of a cache: what it was made of.
 
     Args:
         key: everything that its content depends on, by dotted name.
@@ -167,7 +167,7 @@ def matching_cache(folder: Path | str, key: Mapping[str, Any]) -> "ClipCache":
 
 
 class ClipCache:
-    """A finished cache, opened for reading.
+    """A finished cache of latents, opened for reading.
 
     Args:
         folder: where it is.

@@ -19,8 +19,8 @@ from vidlab.data.datasets.folder import VIDEO_SUFFIXES, find_videos, tables_of
 from vidlab.data.datasets.folder_captions import caption_columns, gather_captions
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
 from vidlab.data.remarks import Remarks, sentences
-from vidlab.data.storage.clip_row import ClipRow
-from vidlab.data.storage.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
+from vidlab.data.storage.clip_row import ClipRow, factors_from_json, factors_to_json
+from vidlab.data.storage.index import INDEX_NAME, ClipIndex
 from vidlab.data.storage.shards import open_member, read_member
 from vidlab.data.tables.files import open_table
 from vidlab.data.video import read_frames, to_pixels
