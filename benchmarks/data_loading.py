@@ -44,7 +44,7 @@ from av.video.reformatter import VideoReformatter
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from record import record
-from vidlab.data.dataset import scale_to_cover
+from vidlab.data.clip_transform import scale_to_cover
 from vidlab.data.loader import BatchNumbers, ClipLoader
 from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.index import ClipIndex, ClipRow

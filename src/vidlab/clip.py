@@ -6,6 +6,7 @@ Axes, used in every file: ``B`` batch, ``C`` channels, ``T`` frames, ``H W`` spa
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -112,9 +113,14 @@ class EncodedClips:
     size: tuple[int, int, int]
     text: TextEmbedding | None = None
 
-    def to(self, device: torch.device | str) -> "EncodedClips":
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.mean.device
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> "EncodedClips":
         """The same on another device."""
-        return self._each(lambda part: part.to(device, non_blocking=True), self.text and self.text.to(device))
+        return self._each(lambda part: part.to(device, non_blocking=non_blocking), self.text and self.text.to(device))
 
     def pin_memory(self) -> "EncodedClips":
         """The same in page-locked memory."""
@@ -130,7 +136,8 @@ class ClipBatch:
     """One planned batch of clips.
 
     Args:
-        pixels: (B, 3, T, H, W) in [-1, 1]; None where the clips come encoded, or as bytes still.
+        content: what was loaded: bytes from 0 to 255, as loading processes hand them over; pixels in [-1, 1]; or
+            latents and text features from a cache.
         captions: one text per clip.
         keys: one clip key per clip, unique within a data set.
         epochs: the epoch each clip is visited in.
@@ -140,12 +147,10 @@ class ClipBatch:
         skipped: key and reason of each clip that could not be read and was replaced by another.
         micro: how each clip was cut, (B, n) by name: ``original_resolution`` (height, width of its file), ``crop``
             (top, left, in pixels after scaling), ``sampling_stride`` (source frames from one frame to the next).
-        encoded: latents and text features from a cache, in place of pixels.
-        frames: 0 to 255, in place of pixels, as a loading process hands them over; ``to`` makes pixels of them.
         visits: how often each clip was visited earlier in its epoch; empty where none was.
     """
 
-    pixels: Float[Tensor, "B 3 T H W"] | None
+    content: UInt8[Tensor, "B 3 T H W"] | Float[Tensor, "B 3 T H W"] | EncodedClips
     captions: tuple[str, ...]
     keys: tuple[str, ...]
     epochs: tuple[int, ...]
@@ -154,29 +159,38 @@ class ClipBatch:
     factors: tuple[Factors | None, ...] = ()
     skipped: tuple[tuple[str, str], ...] = ()
     micro: Mapping[str, Float[Tensor, "B _"]] = field(default_factory=dict)
-    encoded: EncodedClips | None = None
-    frames: UInt8[Tensor, "B 3 T H W"] | None = None
     visits: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        if sum(content is not None for content in (self.pixels, self.encoded, self.frames)) != 1:
-            raise ValueError("a batch has pixels, encoded clips or frames, one of the three")
+    @cached_property
+    def pixels(self) -> Float[Tensor, "B 3 T H W"]:
+        """The clips in [-1, 1]. Here bytes become pixels, on the device that they were moved to: 0 is -1, 255 is 1.
+
+        Raises:
+            ValueError: the clips come encoded.
+        """
+        if isinstance(self.content, EncodedClips):
+            raise ValueError("encoded clips have no pixels")
+        if self.content.dtype == torch.uint8:
+            return self.content.float().div_(127.5).sub_(1.0)
+        return self.content
+
+    @property
+    def encoded(self) -> EncodedClips | None:
+        """The clips as they were encoded, where they come out of a cache."""
+        return self.content if isinstance(self.content, EncodedClips) else None
 
     @property
     def size(self) -> tuple[int, int, int]:
         """(frames, height, width) in pixels."""
-        if self.encoded is not None:
-            return self.encoded.size
-        tensor = self.frames if self.pixels is None else self.pixels
-        assert tensor is not None
-        frames, height, width = tensor.shape[2:]
+        if isinstance(self.content, EncodedClips):
+            return self.content.size
+        frames, height, width = self.content.shape[2:]
         return frames, height, width
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
-        tensors = (self.pixels, self.frames, None if self.encoded is None else self.encoded.mean)
-        return next(tensor.device for tensor in tensors if tensor is not None)
+        """Where its clips are."""
+        return self.content.device
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -186,19 +200,12 @@ class ClipBatch:
         return KeyedRNG(seed, self.keys, self.epochs, self.device, self.visits)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
-        """The same batch with its pixels, or what they were encoded to, on another device.
-
-        Bytes become pixels there: 0 is -1 and 255 is 1.
-        """
-        pixels = None if self.pixels is None else self.pixels.to(device, non_blocking=True)
-        if self.frames is not None:
-            pixels = self.frames.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
-        return replace(self, pixels=pixels, frames=None, encoded=self.encoded and self.encoded.to(device))
+        """The same batch with its clips on another device."""
+        return replace(self, content=self.content.to(device, non_blocking=True))
 
     def pin_memory(self) -> "ClipBatch":
         """The same batch in page-locked memory; called by the data loader."""
-        pixels, frames = (None if part is None else part.pin_memory() for part in (self.pixels, self.frames))
-        return replace(self, pixels=pixels, frames=frames, encoded=self.encoded and self.encoded.pin_memory())
+        return replace(self, content=self.content.pin_memory())
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from vidlab.autoencoders.haar import Haar
 from vidlab.backbones.dit import DiT
 from vidlab.callbacks.token_bucketing import TokenBucketing, check_buckets, statistics
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
 from vidlab.data.samplers.bucketed import BucketedPlan
-from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
+from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
 from vidlab.errors import UserError

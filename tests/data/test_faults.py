@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data import dataset
+from vidlab.data import clip_reader
 from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.index import ClipIndex, write_index
 from vidlab.data.storage.shards import ShardWriter, read_member
@@ -185,14 +185,14 @@ def test_the_name_in_the_header_is_compared_where_it_is_whole(tmp_path):
 )
 def test_whatever_a_reader_raises_is_the_failure_of_its_clip(folder, monkeypatch, error):
     """Decoders raise what nobody has thought of."""
-    read = dataset.read_frames
+    read = clip_reader.read_frames
 
     def sometimes(source, indices, name, *limits):
         if name == "clip_13":
             raise error
         return read(source, indices, name, *limits)
 
-    monkeypatch.setattr(dataset, "read_frames", sometimes)
+    monkeypatch.setattr(clip_reader, "read_frames", sometimes)
     module = module_of(folder, max_corrupt=1)
     seen = batches(module, CLIPS // BATCH)
     assert list(module.corrupt) == ["clip_13"] and type(error).__name__ in module.corrupt["clip_13"]

@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 from vidlab.clip import ClipBatch
-from vidlab.data.dataset import scale_to_cover
+from vidlab.data.clip_transform import scale_to_cover
 from vidlab.data.datasets.base import prepare_once
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.plan import Plan
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
@@ -195,7 +196,7 @@ def test_a_change_of_the_order_that_is_accepted_begins_a_new_epoch(source, caplo
     assert "seed was 3 and is 4" in caplog.text
     batches = first(resumed, 8)
     assert batches[0].number == 5
-    expected = Plan(20, 6, 4).order(2)
+    expected = SingleBucketPlan(Assignment.same(Bucket(4, 16, 16), 20), 6, 4).order(2)
     keys = [resumed.data.train.row(int(position)).key for position in expected]
     assert [key for batch in batches for key in batch.keys][:20] == keys
     assert [epoch for batch in batches for epoch in batch.epochs][:21] == [2] * 20 + [3]

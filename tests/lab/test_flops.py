@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 from lightning.pytorch import LightningDataModule
 
-from vidlab.data.samplers.buckets import Assignment, Bucket
-from vidlab.data.samplers.clip_plan import BucketStats, InterleavedPlan, SingleBucketPlan
-from vidlab.lab.flops import flops_per_step, mean_flops, plan_flops
+from vidlab.data.samplers.assignment import Assignment, Bucket
+from vidlab.data.samplers.bucket_plan import BucketPlan
+from vidlab.data.samplers.interleaved import InterleavedPlan
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
+from vidlab.lab.flops import flops_per_step, plan_flops
 
 
 def test_one_shape(make_module):
@@ -13,11 +15,12 @@ def test_one_shape(make_module):
 
 
 def test_the_mean_over_an_epoch_of_buckets(make_module):
-    """Two ranks: 3 steps of 4 and one of 1, and 5 steps of 2 whose epochs are joined, by hand."""
+    """Two ranks: 3 steps of 4 and one of 1, and 5 steps of 2, by hand."""
     module = make_module()
     large, small = module.cost((4, 8, 8)).training_flops, module.cost((2, 8, 8)).training_flops
-    shares = (BucketStats(Bucket(2, 8, 8), 26, 26, 4, 4, tail_size=1), BucketStats(Bucket(4, 8, 8), 19, 19, 2, 5))
-    assert mean_flops(shares, module, 2) == pytest.approx((26 * small + 20 * large) / 9)
+    codes = np.repeat([0, 1], [26, 20]).astype(np.int16)
+    plan = BucketPlan(Assignment((Bucket(2, 8, 8), Bucket(4, 8, 8)), codes), [4, 2], 0, 2, "smaller")
+    assert plan_flops(plan, module) == pytest.approx((26 * small + 20 * large) / 9)
 
 
 def test_images_count_by_their_share_of_steps(make_module):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vidlab.layers.causal import CausalConv3d, CausalSequential, CausalUpsample, Stream, cached_frames, whole
+from vidlab.layers.causal import CausalConv3d, CausalSequential, CausalUpsample, Stream, whole
 
 KERNELS = [(k, s) for k in (1, 2, 3, 4, 5) for s in range(1, k + 1)]
 
@@ -15,6 +15,11 @@ def through(layer, x, sizes) -> tuple[torch.Tensor, Stream]:
         parts.append(layer(part, stream))
         stream.first = False
     return torch.cat(parts, dim=2), stream
+
+
+def cached_frames(kernel: int, stride: int, chunk: int, chunks: int) -> int:
+    """Equation 5 of the Open-Sora Plan report (arXiv 2412.00131): k + mT - s * floor(mT / s + 1)."""
+    return kernel + chunks * chunk - stride * (chunks * chunk // stride + 1)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "kept"), [(3, 1, 2), (3, 2, 1), (2, 2, 0)])

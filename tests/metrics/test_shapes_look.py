@@ -1,11 +1,11 @@
 """What the judge of moving shapes sees: every factor of a clip is read back from its pixels."""
 
-import math
 from collections import Counter
 from functools import lru_cache
 
 import numpy as np
 import pytest
+from shape_reading import ObjectReading, read, read_object
 from shapes_damage import noisy
 
 from vidlab.clip import ObjectFactors
@@ -29,7 +29,6 @@ from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
 from vidlab.metrics.shapes.parse import parse_scene
 from vidlab.metrics.shapes.parsed_scene import ParsedScene
 from vidlab.metrics.shapes.patterns import Measured, fit_patterns
-from vidlab.metrics.shapes.reading import ObjectReading, draw_seen, read, read_object
 
 CLIPS = {"plain": 80, "rich": 90}
 
@@ -143,19 +142,6 @@ def test_masks_by_hand() -> None:
     assert len(np.unique(parts(diagonal))) == 2
     area, x, y = moments(mask[:, :, :4].astype(np.float32))
     assert (area[0], x[0], y[0]) == (9.0, 2.5, 2.5)
-
-
-def test_what_was_seen_can_be_drawn() -> None:
-    clip, seen = next(pair for pair in seen_clips("rich") if len(pair[1].objects) == 2)
-    sheet = draw_seen(clip.frames.astype(np.float32), seen, frames=4, scale=3)
-    assert sheet.size == (4 * (96 + 2), 96 + 14)
-    drawn = np.asarray(sheet)[:96, :96].astype(int)
-    plain = np.kron(clip.frames[0], np.ones((3, 3, 1), np.uint8))
-    changed = (drawn != plain).any(-1)
-    # A disc's outline, 3 pixels wide at most, and a line, not the whole frame.
-    outlines = sum(math.pi * found.diameter[0] * 96 * 3 for found in seen.objects)
-    assert 50 < changed.sum() < outlines + 2 * 3 * 96
-    assert draw_seen(clip.frames.astype(np.float32), seen, frames=99).size[0] == 8 * (128 + 2)
 
 
 def test_noise_moves_tracks_little() -> None:

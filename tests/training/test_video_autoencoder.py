@@ -5,7 +5,6 @@ from copy import deepcopy
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +18,8 @@ from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
 from vidlab.callbacks.reconstructions import Reconstructions
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
+from vidlab.data.samplers.assignment import Bucket
+from vidlab.data.samplers.plan import BucketStats
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import PatchDiscriminator3D
 from vidlab.perceptual.lpips import LPIPS
@@ -310,15 +311,13 @@ def test_bad_settings():
 
 def test_the_smallest_bucket_decides_whether_lpips_can_read_it():
     module = tiny_module(perceptual=LPIPS("vgg"))
-    shapes = SimpleNamespace(
-        height=np.array([64, 24, 8]), width=np.array([64, 64, 8]), kept=np.array([True, True, False])
-    )
+    plan = SimpleNamespace(stats=[BucketStats(Bucket(5, height, 64), 1, 1, 1, 1) for height in (64, 24)])
     module._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(bucketing=object(), training_shapes=shapes, val_clips=1),
+        datamodule=SimpleNamespace(plan=plan, val_clips=1),
         precision_plugin=None, strategy=None,
     )  # fmt: skip
-    module.on_fit_start()  # the clip of 8 pixels is in no bucket
-    shapes.height[1] = 8
+    module.on_fit_start()
+    plan.stats.append(BucketStats(Bucket(5, 8, 64), 1, 1, 1, 1))
     with pytest.raises(UserError, match=r"data\.height=8, data\.width=64: LPIPS \(vgg\) reads frames of at least 16"):
         module.on_fit_start()
 

@@ -51,7 +51,7 @@ class Reconstructions(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: ClipBatch, *_: Any
     ) -> None:
         """Keep the clips that are still missing."""
-        if not isinstance(outputs, dict) or "reconstruction" not in outputs or batch.pixels is None:
+        if not isinstance(outputs, dict) or "reconstruction" not in outputs:
             raise UserError(
                 f"callbacks.reconstructions: {type(pl_module).__name__} reconstructs no clips. Use task=autoencoder, "
                 "or set callbacks.reconstructions=null."

@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.clip import LatentShape
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.bucketed import BucketedPlan
-from vidlab.data.samplers.buckets import Bucket, Bucketing
+from vidlab.data.samplers.buckets import Bucketing
 from vidlab.errors import UserError
 from vidlab.training.module import ClipModule
 
@@ -46,7 +47,7 @@ class TokenBucketing(Callback):
         if not isinstance(pl_module, ClipModule):
             raise TypeError("TokenBucketing counts the tokens of a ClipModule")
         data = getattr(trainer, "datamodule", None)
-        if stage != "fit" or not isinstance(data, ClipDataModule) or data.bucketing is None:
+        if stage != "fit" or not isinstance(data, ClipDataModule) or data.bucketing.max_tokens is None:
             return
         planned = data.planned(trainer.world_size)
         check_buckets(planned, pl_module)

@@ -187,7 +187,7 @@ def write_cache_index(folder: Path, header: CacheHeader) -> None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """What a shard holds: a row per clip, with the stretch of the file that its members take."""
+    """What a shard holds: a row per clip, with the part of the file that its members take."""
     try:
         found: dict[str, dict[str, Any]] = {}
         with path.open("rb") as file:

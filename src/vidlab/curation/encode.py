@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.curation.cache_writer import CacheRecord, EncodedClip, write_shard
+from vidlab.data.clip_reader import ClipReader, LoadedClip
 from vidlab.data.clip_transform import ClipTransform
-from vidlab.data.dataset import ClipDataset, LoadedClip
 from vidlab.data.names import reason_of
 from vidlab.data.samplers.bucketed import TrainingShapes
 from vidlab.data.samplers.plan import ClipRef
@@ -93,7 +93,7 @@ class ClipsToEncode:
     def __init__(self, index: ClipIndex, view: ClipTransform, shapes: TrainingShapes, seed: int, views: int) -> None:
         self.index, self.view, self.shapes = index, view, shapes
         self.views = max(1, views)
-        self._dataset = ClipDataset(index, lambda number: (), view, seed)
+        self._reader = ClipReader(index, view, seed)
 
     @cached_property
     def order(self) -> np.ndarray:
@@ -114,7 +114,7 @@ class ClipsToEncode:
         frames, height, width, stride = (int(size[position]) for size in self.shapes.sizes.values())
         cut = ClipTransform(frames, height, width, stride, self.view.random, self.view.views)
         try:
-            return self._dataset.load(row, ClipRef(position, view), cut)
+            return self._reader.load(row, ClipRef(position, view), cut)
         except CorruptClipError as error:
             return CacheRecord(row.key, view, position, error=reason_of(error, row.key))
 

@@ -9,7 +9,6 @@ import numpy as np
 
 from vidlab.data.names import shown
 from vidlab.data.remarks import sentences
-from vidlab.data.samplers.bucketed import column
 from vidlab.data.storage.clip_row import NO_SPLIT, SPLITS
 from vidlab.data.storage.index import INDEX_NAME, ClipIndex
 
@@ -28,10 +27,10 @@ def report_text(index: ClipIndex, name: str, folder: Path) -> str:
         "  splits: " + ", ".join(f"{clips} {shown(split)}" for split, clips in sorted(splits.items())),
     ]
     for quantity in ("frames", "height", "width", "fps"):
-        values = column(index, quantity)
+        values = index.numbers(quantity)
         least, middle, most = np.min(values), np.median(values), np.max(values)
         lines.append(f"  {quantity}: {least:g} to {most:g}, half of them {middle:g} or less")
-    lines.append(f"  duration: {np.sum(column(index, 'duration')) / 3600:.2f} hours in all")
+    lines.append(f"  duration: {np.sum(index.numbers('duration')) / 3600:.2f} hours in all")
     others = sum(clips for split, clips in splits.items() if split not in SPLITS)
     if others:
         lines.append(f"  not used: {others} clips of a split {NO_SPLIT}")

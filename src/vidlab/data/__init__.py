@@ -1,1 +1,1 @@
-"""Index, shards, plan, decoding, sources of clips and the DataModule."""
+"""Training data: data sets, shards and their index, sampling plans, video decoding, the LightningDataModule."""

@@ -1,17 +1,23 @@
-"""How a clip becomes pixels: its frames, its size, and which of its stretches and crops a visit shows."""
+"""How a clip is cut: its frames, its size, and which of its temporal segments and crops a visit shows."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from vidlab.data.samplers.buckets import Bucketing
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
 from vidlab.data.samplers.plan import ClipRef
 from vidlab.randomness import KeyPart, moment
+
+# The filter of ``scale_to_cover``.
+FILTER = "torch bicubic, antialiased, uint8"
 
 
 @dataclass(frozen=True)
 class ClipTransform:
-    """How a clip becomes pixels.
+    """How a clip is cut, in time and space.
 
-    A stretch of ``(frames - 1) * frame_stride + 1`` source frames is chosen, every ``frame_stride``-th frame
+    A temporal segment of ``(frames - 1) * frame_stride + 1`` source frames is chosen, every ``frame_stride``-th frame
     of it is kept, the frames are scaled so that they just cover ``height`` x ``width``, and the rest is
     cropped away.
 
@@ -20,8 +26,8 @@ class ClipTransform:
         height: pixels.
         width: pixels.
         frame_stride: distance of kept frames in source frames; a clip's rate becomes fps / frame_stride.
-        random: True draws the stretch, the crop and the caption by key and visit (training); False takes the
-            middle stretch, the middle crop and the first caption (validation).
+        random: True draws the segment, the crop and the caption by key and visit (training); False takes the
+            middle segment, the middle crop and the first caption (validation).
         views: how many of them are drawn per clip: visit ``v`` of epoch ``e``, both from 0, shows number
             ``(e + v) % views``. None draws a new one each visit.
     """
@@ -50,21 +56,24 @@ class ClipTransform:
         """The part of a random choice's key that tells one view of a clip from another."""
         return moment(visit.epoch, visit.number) if self.random and self.views is None else self.number(visit)
 
-    def at(self, fps: float) -> "ClipTransform":
-        """The view of a clip of ``fps`` frames per second; here the same for all."""
-        return self
 
+def scale_to_cover(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale frames so that they just cover ``height`` x ``width``, keeping proportions; one side fits.
 
-@dataclass(frozen=True)
-class BucketView(ClipTransform):
-    """A view of a bucket's shape, whose distance of frames is the one the bucketing rule counted with.
+    The filter is torch's antialiased bicubic on uint8 (Keys a = -0.5 widened by the scale, as Pillow's),
+    everywhere in vidlab, because metrics move with it. Frames already of the right size are returned as they
+    are.
 
     Args:
-        rule: gives the distance of kept frames for a clip's rate.
+        frames: uint8 (T, H, W, 3).
+        height: smallest height to cover.
+        width: smallest width to cover.
     """
-
-    rule: Bucketing = field(kw_only=True)
-
-    def at(self, fps: float) -> "BucketView":
-        """The view of a clip of ``fps`` frames per second."""
-        return replace(self, frame_stride=int(self.rule.step_at(fps)))
+    rows, columns = frames.shape[1:3]
+    scale = max(height / rows, width / columns)
+    size = (max(height, round(rows * scale)), max(width, round(columns * scale)))
+    if size == (rows, columns):
+        return frames
+    planes = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    scaled = interpolate(planes, size=size, mode="bicubic", antialias=True)
+    return scaled.permute(0, 2, 3, 1).contiguous().numpy()

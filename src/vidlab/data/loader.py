@@ -1,4 +1,4 @@
-"""The loader of planned batches, in this process or in others."""
+"""The torch DataLoader of planned batches, decoded in this process or in workers."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -71,6 +71,4 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
                 if message is None:
                     raise
                 raise DataError(message) from error
-            inspected = self.inspect(batch)
-            # with a GPU, bytes go there and become pixels there
-            yield inspected if torch.cuda.is_available() else inspected.to("cpu")
+            yield self.inspect(batch)

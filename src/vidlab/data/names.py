@@ -1,4 +1,4 @@
-"""Names of files as others wrote them: found through links, compared as people read them, printed safely."""
+"""File names that others wrote: found through links, compared as people read them, printed safely."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Work shared out to processes, with a progress bar."""
+"""Parallel map over worker processes, with a progress bar."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""What is said once of all clips of a data set: how they are read, where that may not be what was expected."""
+"""Remarks made once on all clips of a data set: how they are read, where that may not be what was expected."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Processes that load data: how they take signals, and what is said when one has gone."""
+"""DataLoader worker processes: how they take signals, and what is said when one has gone."""
 
 import multiprocessing
 import re

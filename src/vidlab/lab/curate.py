@@ -15,7 +15,6 @@ from vidlab.curation.index_report import report_text
 from vidlab.curation.workers import encode_all
 from vidlab.data.module import ClipDataModule
 from vidlab.data.names import shown
-from vidlab.data.samplers.bucketed import TrainingShapes
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import UserError
@@ -130,9 +129,8 @@ def build_bench(settings: str, folder: Path, header: CacheHeader, number: int) -
 
 def to_encode(cfg: DictConfig, data: ClipDataModule) -> ClipsToEncode:
     """The training clips in the shapes that ``world_size`` processes would train them in."""
-    clips, shapes = data.data.train, TrainingShapes.same(data.view, len(data.data.train))
-    if data.bucketing is not None:
-        shapes = data.planned(cfg.world_size).shapes(clips)
+    clips = data.data.train
+    shapes = data.planned(cfg.world_size).shapes(clips)
     return ClipsToEncode(clips, data.view, shapes, data.seed, data.view.views or 0)
 
 

@@ -19,7 +19,7 @@ MODULES: Mapping[str, str] = {
     "data.cache": "data.storage.latent_cache",
     "data.captions": "data.tables.captions",
     "data.catalogue": "data.datasets.annotated",
-    "data.clip_plan": "data.samplers.clip_plan",
+    "data.clip_plan": "data.samplers.plan",
     "data.clip_row": "data.storage.clip_row",
     "data.clips": "data.datasets.sample_clips",
     "data.csv_table": "data.tables.csv_table",

@@ -13,20 +13,6 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 
-def cached_frames(kernel: int, stride: int, chunk: int, chunks: int) -> int:
-    """Input frames a causal convolution keeps after frame 0 and ``chunks`` chunks of ``chunk`` frames.
-
-    Equation 5 of the Open-Sora Plan report (arXiv 2412.00131): k + mT - s * floor(mT / s + 1). The first two terms
-    count the frames so far with the k - 1 of padding, the last the frames that no later output reads.
-
-    Args:
-        kernel, stride: k and s in time, 1 <= s <= k.
-        chunk, chunks: T and m.
-    """
-    seen = chunks * chunk
-    return kernel + seen - stride * (seen // stride + 1)
-
-
 class Stream:
     """The state of one video that passes through causal layers chunk by chunk.
 

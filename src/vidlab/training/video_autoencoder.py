@@ -174,9 +174,9 @@ class VideoAutoencoder(ClipModule):
                 waits for unused ones.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if self.perceptual is not None and getattr(data, "bucketing", None) is not None:
-            shapes = data.training_shapes
-            check_size(self.perceptual, *(int(side[shapes.kept].min()) for side in (shapes.height, shapes.width)))
+        if self.perceptual is not None and hasattr(data, "plan"):
+            for stats in data.plan.stats:
+                check_size(self.perceptual, stats.bucket.height, stats.bucket.width)
         if self.latent_scale != "keep" and getattr(data, "val_clips", 1) == 0:
             raise UserError(
                 "data.val_clips=0: the scale of the latents is measured on held-out clips. Hold some out, or set "
@@ -206,11 +206,10 @@ class VideoAutoencoder(ClipModule):
         Returns:
             ``loss``, detached: the optimiser step has been taken; ``per_clip``, (B,), the absolute error of each clip.
         """
-        assert batch.pixels is not None
         step = self.trainer.global_step
         turn = self.turn(step)
         if self.mirror:
-            batch = replace(batch, pixels=mirrored(batch.pixels, self._draw(batch)))
+            batch = replace(batch, content=mirrored(batch.pixels, self._draw(batch)))
         with self._random_numbers_of(batch):
             loss, shown = (self._discriminate if turn else self._generate)(batch)
         self.manual_backward(loss / self.accumulate)
@@ -221,7 +220,6 @@ class VideoAutoencoder(ClipModule):
             scheduler.step()
         self._advance()
         self.count(batch)
-        assert batch.pixels is not None  # mirrored
         return {"loss": loss.detach(), "per_clip": (shown - batch.pixels).abs().mean(dim=(1, 2, 3, 4))}
 
     def adversary_present(self, step: int) -> bool:
@@ -235,7 +233,6 @@ class VideoAutoencoder(ClipModule):
 
     def reconstruct(self, batch: ClipBatch, draw: KeyedRNG | None) -> Reconstruction:
         """Encode and decode; with ``draw`` a sample of the posterior, otherwise its mean."""
-        assert batch.pixels is not None
         return reconstruct(self.autoencoder, batch.pixels, self.weights, self.perceptual, draw)
 
     def _generate(self, batch: ClipBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "B 3 T H W"]]:
@@ -257,7 +254,7 @@ class VideoAutoencoder(ClipModule):
 
     def _discriminate(self, batch: ClipBatch) -> tuple[Float[Tensor, ""], Float[Tensor, "B 3 T H W"]]:
         """As ``_generate``."""
-        assert self.discriminator is not None and batch.pixels is not None
+        assert self.discriminator is not None
         with torch.no_grad():
             posterior = self.autoencoder.analyse(batch.pixels).posterior
             noise = self._draw(batch).normal("posterior", tuple(posterior.mean.shape[1:]))
@@ -290,7 +287,6 @@ class VideoAutoencoder(ClipModule):
         Returns:
             ``reconstruction``, (B, 3, T, H, W) in [-1, 1].
         """
-        assert batch.pixels is not None
         made = self.reconstruct(batch, draw=None)
         moments = LatentMoments.of(made.analysis.posterior)
         self._moments = moments if self._moments is None else self._moments + moments

@@ -259,7 +259,6 @@ class VideoDiffusion(ClipModule):
     def latents_of(self, batch: ClipBatch, draw: KeyedRNG) -> Latents:
         """Latents of training clips, encoded now or read from a cache; a variance is drawn from by key."""
         if batch.encoded is None:
-            assert batch.pixels is not None
             posterior = self.autoencoder.posterior(batch.pixels)
         else:
             log_variance = batch.encoded.log_variance
@@ -284,7 +283,8 @@ class VideoDiffusion(ClipModule):
         draw = self.draw(batch, self.seed)
         x0 = self.latents_of(batch, draw)
         self._say_what_would_be_given_away(x0.shape[2])
-        evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, batch.number)
+        pixels = None if batch.encoded else batch.pixels
+        evidence = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number)
         text = self.text_of(batch, draw)
         self.text_tokens = text.tokens.shape[1]
         conditions = self.pipeline.conditions(text, evidence, x0, batch.size, draw, batch.micro)
@@ -346,7 +346,6 @@ class VideoDiffusion(ClipModule):
 
     def held_out(self, batch: ClipBatch) -> HeldOut:
         """A validation batch with its latents, its conditions and its fixed random numbers."""
-        assert batch.pixels is not None
         draw = self.draw(batch, VALIDATION_SEED)
         x0 = self.encode(batch.pixels)
         evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)

@@ -10,7 +10,7 @@ import pytest
 
 from vidlab.data.datasets.panda70m import Panda, PandaClip, read_panda_csv
 from vidlab.data.datasets.published import UCF101, OpenSoraPlanList, OpenVid, WebVid
-from vidlab.data.datasets.splits import split_by_key
+from vidlab.data.datasets.splits import HeldOutByName
 from vidlab.data.storage.index import ClipIndex, ClipRow
 from vidlab.data.tables.table_rows import BadItem
 from vidlab.data.video import encode
@@ -183,8 +183,8 @@ def test_a_changed_annotation_makes_a_new_index(tmp_path):
 
 
 def test_one_recording_is_split_by_clip():
-    from dataclasses import replace
-
-    row = ClipRow("k", "s", 0, 1, 9, 8, 8, 8.0, 1.0, ("c",), "", "one", None)
-    rows = split_by_key([replace(row, key=f"k{n}") for n in range(4)], 0.25)
-    assert {row.split for row in rows} == {"train", "val"}
+    rows = [ClipRow(f"k{n}", "s", 0, 1, 9, 8, 8, 8.0, 1.0, ("c",), "", "one", None) for n in range(4)]
+    rule = HeldOutByName(0.25)
+    for row in rows:
+        rule.see(row)
+    assert {rule.split(row) for row in rows} == {"train", "val"}

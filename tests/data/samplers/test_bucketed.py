@@ -13,17 +13,19 @@ import pytest
 import torch
 
 from vidlab.clip import ClipBatch
-from vidlab.data.dataset import scale_to_cover
+from vidlab.data.clip_transform import scale_to_cover
 from vidlab.data.module import ClipDataModule
+from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
-from vidlab.data.samplers.bucketed import column, plan_buckets
-from vidlab.data.samplers.buckets import Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import InterleavedPlan, SingleBucketPlan
+from vidlab.data.samplers.bucketed import plan_buckets
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.interleaved import InterleavedPlan
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
 from vidlab.errors import DataError, UserError
-from vidlab.lab.cli.data_plan import bucketed, text_of, unbucketed
+from vidlab.lab.cli.data_plan import report, text_of
 from vidlab.randomness import seed_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,10 +48,9 @@ RULE = {"max_tokens": 4096, "max_frames": 9, "temporal_stride": 4, "first_frame_
 
 def test_columns_and_plan_of_an_index(tmp_path):
     index = index_of(tmp_path, [(9, 64, 64)] * 30 + [(5, 64, 64)] * 20 + [(9, 8, 64)] * 3)
-    assert column(index, "frames").tolist() == index.column("frames")
     planned = plan_buckets(index, Bucketing(**RULE), 2, 0, 2)
     assert isinstance(planned.plan, BucketPlan) and planned.dropped == {"too small": 3}
-    assert [(str(share.bucket), share.clips, share.batch_size) for share in planned.plan.shares] == [
+    assert [(str(stats.bucket), stats.clips, stats.batch_size) for stats in planned.plan.stats] == [
         ("5x64x64", 20, 3),
         ("9x64x64", 30, 2),
     ]
@@ -68,10 +69,10 @@ def test_images_and_videos_of_an_index(tmp_path):
     assert isinstance(planned.plan, InterleavedPlan)
     assert [planned.plan.bucket(number).frames == 1 for number in range(18)] == ([False] * 8 + [True]) * 2
     assert {planned.plan.batch(number)[0].position % 3 for number in (8, 17, 26)} == {0}
-    assert "one in 9 of images" in "\n".join(bucketed(planned))
+    assert "one in 9 of images" in "\n".join(report(planned))
     only_videos = index_of(tmp_path / "videos", [(9, 64, 64), (5, 64, 64)] * 20)
     planned = plan_buckets(only_videos, Bucketing(**RULE, image_every=9), 2, 0, 1)
-    assert isinstance(planned.plan, BucketPlan) and "image_every has no effect" in "\n".join(bucketed(planned))
+    assert isinstance(planned.plan, BucketPlan) and "image_every has no effect" in "\n".join(report(planned))
 
 
 def test_weights_by_source_and_its_beginning(tmp_path):
@@ -186,7 +187,7 @@ def test_an_epoch_has_every_clip_once_on_some_rank(source):
         assert one.pixels.shape == other.pixels.shape
     keys = [key for rank in batches for batch in rank for key in batch.keys]
     assert set(keys) == {f"clip_{n}" for n in range(36) if n % 9}
-    assert len(keys) == len(set(keys)) + sum(share.repeated for share in ranks[0].plan.shares)
+    assert len(keys) == len(set(keys)) + sum(stats.repeated for stats in ranks[0].plan.stats)
 
 
 @pytest.mark.filterwarnings("ignore:data.frames=8")
@@ -223,11 +224,11 @@ def test_bucketed_training_goes_on_with_other_batches(source, change):
     for resumed in ranks:
         resumed.load_state_dict(stopped.state_dict())
     plan = ranks[0].plan
-    after = [batch for resumed in ranks for batch in first(resumed, sum(share.steps for share in plan.rest))]
+    after = [batch for resumed in ranks for batch in first(resumed, sum(stats.steps for stats in plan._rest.buckets))]
     assert {batch.number for batch in after} == set(range(3, 3 + len(after) // len(ranks)))
     keys = Counter(key for batch in (*before, *after) for key in batch.keys)
     assert set(keys.values()) == {1}
-    assert len(keys) + sum(share.left_out for share in plan.rest) == 32
+    assert len(keys) + sum(stats.left_out for stats in plan._rest.buckets) == 32
 
 
 @pytest.mark.filterwarnings("ignore:data.frames=8")
@@ -264,11 +265,11 @@ def test_without_max_tokens_nothing_changes(source):
     plain = ClipDataModule(source, "mixed", 4, 16, 16, batch_size=2, num_workers=0, val_clips=2, seed=3)
     off = ClipDataModule(source, "mixed", 4, 16, 16, batch_size=2, num_workers=0, val_clips=2, seed=3,
                          bucketing=Bucketing())  # fmt: skip
-    assert off.bucketing is None and off.fingerprint == plain.fingerprint
+    assert off.bucketing.recorded is None and off.fingerprint == plain.fingerprint
     assert all(same(one, other) for one, other in zip(first(off, 5), first(plain, 5), strict=True))
-    with pytest.raises(UserError, match="max_tokens is not set"):
-        off.planned(1)
-    assert "steps per epoch: 8.00 of 4 clips" in "\n".join(unbucketed(off, 2))
+    text = "\n".join(report(off.planned(2)))
+    assert "max_tokens is not set: every clip is trained in one shape" in text
+    assert "steps per epoch: 8 (one bucket: epochs are joined" in text
 
 
 # What is printed
@@ -295,28 +296,31 @@ def test_the_plan_is_printed_and_nothing_is_left_behind(tmp_path):
 def test_every_fact_of_a_plan_is_printed(tmp_path):
     shapes = [(9, 64, 64)] * 31 + [(5, 64, 64)] * 20 + [(9, 8, 64)] * 3 + [(5, 48, 64)]
     planned = plan_buckets(index_of(tmp_path, shapes), Bucketing(**RULE, tail="drop"), 2, 0, 4)
-    text = "\n".join(bucketed(planned))
+    text = "\n".join(report(planned))
     assert "dropped: 3 clips, too small" in text
     assert "left out of each epoch: 16 clips that fill no step" in text
     assert "ratio 9:16 is not used: it needs data.bucketing.max_tokens=36864" in text
     assert "padding waste: 0.00 %" in text and "steps per epoch: 4" in text
     with_rare = index_of(tmp_path / "more", [(9, 64, 64)] * 30 + [(5, 48, 64)] * 40 + [(9, 48, 64)] * 2)
-    text = "\n".join(bucketed(plan_buckets(with_rare, Bucketing(**RULE), 2, 0, 4)))
+    text = "\n".join(report(plan_buckets(with_rare, Bucketing(**RULE), 2, 0, 4)))
     assert "moved: 2 clips from 9x48x64 to 5x48x64, too few to fill a step" in text
     # batches of 2 x 12288 or 4 x 6144 tokens; 30 clips fill 32 places and 42 fill 48: 2 x 12288 + 6 x 6144 of 688128
     assert "padding waste: 8.93 % of tokens are of clips repeated" in text
 
 
-def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch):
+def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch, tmp_path):
+    index = index_of(tmp_path, [(8, 32, 32)] * 40)
+
     def text(**settings) -> str:
-        data = SimpleNamespace(name="x", seed=0, bucketing=None, view=Bucket(8, 32, 32), batch_size=4, corrupt={},
-                               data=SimpleNamespace(train=range(40), val=range(4), total=44))  # fmt: skip
+        data = SimpleNamespace(name="x", seed=0, corrupt={}, data=SimpleNamespace(train=index, val=[0], total=44))
+        data.planned = lambda world_size: plan_buckets(index, Bucketing().completed(8, 32, 32, 1), 4, 0, world_size)
         from omegaconf import OmegaConf
 
         cfg = OmegaConf.create({"data": {}, "trainer": {"devices": 2, "num_nodes": 3}, **settings})
         monkeypatch.setattr("vidlab.lab.cli.hydra_main.instantiate", lambda node, key: data)
         return text_of(cfg)
 
+    assert "training clips: 40 of 44 in the index, 1 held out" in text() and "steps per epoch: 2 (one bucket" in text()
     assert "world_size=6" in text() and "world_size=5" in text(world_size=5)
     assert "world_size=1" in text(trainer={"devices": "auto"})
     with pytest.raises(UserError, match="world_size=0"):
@@ -328,7 +332,7 @@ def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch):
 GLOO = """
 import json, sys
 import torch.distributed as dist
-from vidlab.data.samplers.bucketed import column, plan_buckets
+from vidlab.data.samplers.bucketed import plan_buckets
 from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.storage.index import ClipIndex
 folder, rank, rule = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
@@ -368,7 +372,7 @@ def test_two_processes_share_the_steps(tmp_path):
 
 TEN_MILLION = """
 import numpy as np
-from vidlab.data.samplers.bucketed import column, plan_buckets
+from vidlab.data.samplers.bucketed import plan_buckets
 from vidlab.data.samplers.buckets import Bucketing
 from vidlab.data.module import ClipDataModule
 def megabytes(name="VmRSS"):

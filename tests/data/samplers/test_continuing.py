@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
-from vidlab.data.samplers.buckets import Assignment, Bucket
-from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.loader_history import LoaderHistory, LoaderSettings
 from vidlab.data.samplers.plan import Plan, PlanState
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
-
-AnyPlan = Plan | ClipPlan
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ class Leg:
 LEGS = (Leg(5, 3, 2), Leg(1, 1, 1), Leg(2, 4, 3), Leg(17, 2, 1), Leg(30, 1, 2), Leg(40, 3, 2))
 
 
-def travel(make: Callable[[Leg, PlanState | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS):
+def travel(make: Callable[[Leg, PlanState], Plan], legs: Sequence[Leg] = LEGS):
     """The plans of the legs and all their visits, by (plan, batch number, rank)."""
-    start: PlanState | JointStart = PlanState()
+    start: PlanState = PlanState()
     number, plans, visits = 0, [], []
     for leg in legs:
         plan = make(leg, start)
@@ -40,7 +39,7 @@ def travel(make: Callable[[Leg, PlanState | JointStart], AnyPlan], legs: Sequenc
         for _ in range(leg.batches):
             visits += [(plan, number, visit) for rank in range(leg.world) for visit in plan.batch(number, rank)]
             number += 1
-        start = plan.left(number)
+        start = plan.remaining_after(number)
     return plans, visits
 
 
@@ -63,8 +62,9 @@ def whole_epochs(visits) -> dict[int, Counter[int]]:
 @pytest.mark.parametrize("clips", [7, 50, 300])
 def test_one_stream_goes_on_where_it_stopped(clips):
     """The clips come in the very order of a run without a change: the stream is cut elsewhere, and that is all."""
-    _, visits = travel(lambda leg, start: Plan(clips, leg.batch_size, 5, leg.world, start))
-    stream = Plan(clips, 1, 5)
+    alone = Assignment.same(Bucket(1, 16, 16), clips)
+    _, visits = travel(lambda leg, start: SingleBucketPlan(alone, leg.batch_size, 5, leg.world, start))
+    stream = SingleBucketPlan(alone, 1, 5)
     assert [visit for _, _, visit in visits] == [stream.batch(place)[0] for place in range(len(visits))]
     some = assign([clips], dropped=4)
     _, joined = travel(lambda leg, start: SingleBucketPlan(some, leg.batch_size, 5, leg.world, start))
@@ -88,7 +88,7 @@ def test_buckets_go_on_without_repeating_or_skipping(tail, window):
     kept = set(np.flatnonzero(found.codes >= 0).tolist())
     for epoch, seen in epochs.items():
         assert set(seen) == kept
-        filled = sum(share.repeated for plan in plans for share in (*plan.rest, *plan.shares)
+        filled = sum(stats.repeated for plan in plans for stats in (*plan._rest.buckets, *plan.stats)
                      if epoch in (plan.start.epoch, plan.start.epoch + 1))  # fmt: skip
         assert seen.total() - len(seen) <= filled
     for plan, number, visit in visits:
@@ -101,7 +101,7 @@ def test_clips_that_fill_up_do_not_count_as_visited():
     for epoch in range(8):
         plan = BucketPlan(found, [4, 4], 0, start=PlanState(0, epoch))
         for number in range(plan.steps_per_epoch):
-            left = plan.left(number)
+            left = plan.remaining_after(number)
             rest = BucketPlan(found, [1, 1], 0, start=left)
             own = 45 if left.remaining is None else int(left.remaining.sum())
             after = [rest.batch(step)[0].position for step in range(number, number + own)]
@@ -117,8 +117,8 @@ def test_what_is_dropped_at_the_end_of_an_epoch_is_counted():
     for epoch, seen in whole_epochs(visits).items():
         assert set(seen.values()) == {1}
         ending = [plan for plan, _, visit in visits if visit.epoch == epoch][-1]
-        shares = ending.rest if ending.start.epoch == epoch and ending.rest else ending.shares
-        assert 101 - len(seen) == sum(share.left_out for share in shares)
+        buckets = ending._rest.buckets if ending.start.epoch == epoch and ending._rest.buckets else ending.stats
+        assert 101 - len(seen) == sum(stats.left_out for stats in buckets)
 
 
 def test_weights_go_on_as_well():
@@ -142,7 +142,7 @@ def test_buckets_that_merge_otherwise_go_on_as_well():
     two = assign([30, 20])
     one = Assignment((Bucket(1, 16, 16),), np.zeros(50, np.int16))
 
-    def make(leg: Leg, start: PlanState) -> ClipPlan:
+    def make(leg: Leg, start: PlanState) -> Plan:
         if leg.batch_size == 2:
             return BucketPlan(two, [2, 2], 3, leg.world, "drop", start=start)
         return SingleBucketPlan(one, leg.batch_size, 3, leg.world, start)
@@ -154,11 +154,11 @@ def test_buckets_that_merge_otherwise_go_on_as_well():
 def test_images_and_videos_go_on_each_for_itself():
     images, videos = assign([14]), assign([0, 30, 25])
 
-    def make(leg: Leg, start: PlanState | JointStart) -> InterleavedPlan:
-        start = start if isinstance(start, JointStart) else JointStart.at(start, 3)
+    def make(leg: Leg, start: PlanState) -> InterleavedPlan:
+        first_videos, first_images = start.interleaved(3)
         return InterleavedPlan(
-            BucketPlan(videos, [1, leg.batch_size, leg.batch_size], 1, leg.world, start=start.videos),
-            SingleBucketPlan(images, leg.batch_size, 1, leg.world, start.images),
+            BucketPlan(videos, [1, leg.batch_size, leg.batch_size], 1, leg.world, start=first_videos),
+            SingleBucketPlan(images, leg.batch_size, 1, leg.world, first_images),
             3,
         )
 
@@ -176,17 +176,18 @@ def test_a_change_at_the_end_of_an_epoch_needs_no_rest():
     found = assign([12, 12])
     plan = BucketPlan(found, [2, 2], 0)
     for number, epoch in ((0, 0), (12, 1), (24, 2)):
-        left = plan.left(number)
+        left = plan.remaining_after(number)
         assert (left.number, left.epoch, left.remaining) == (number, epoch, None)
-    assert plan.left(13).remaining.sum() == 22 and plan.epoch_at(13) == 1
-    assert Plan(10, 5, 0).left(4).remaining is None and Plan(10, 5, 0).left(4).epoch == 2
+    assert plan.remaining_after(13).remaining.sum() == 22 and plan.epoch_at(13) == 1
+    ended = SingleBucketPlan(Assignment.same(Bucket(1, 16, 16), 10), 5, 0).remaining_after(4)
+    assert ended.remaining is None and ended.epoch == 2
 
 
 def test_ranks_stay_disjoint_and_equal_after_a_change():
     found = assign([61, 40, 11])
-    start = BucketPlan(found, [3, 2, 1], 1, 2).left(9)
+    start = BucketPlan(found, [3, 2, 1], 1, 2).remaining_after(9)
     plan = BucketPlan(found, [2, 2, 2], 1, 3, start=start)
-    for number in range(9, 9 + sum(share.steps for share in plan.rest)):
+    for number in range(9, 9 + sum(stats.steps for stats in plan._rest.buckets)):
         batches = [plan.batch(number, rank) for rank in range(3)]
         assert len({len(batch) for batch in batches}) == 1
     with pytest.raises(ValueError, match="batch 8 of rank 0"):

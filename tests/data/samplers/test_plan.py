@@ -3,12 +3,19 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
 from vidlab.data.samplers.bucketed import Balance
-from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, SingleBucketPlan
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.plan import ClipRef, Plan
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
+
+
+def one_shape(clips: int, batch_size: int, seed: int, world_size: int = 1) -> SingleBucketPlan:
+    """The plan of data that is not bucketed."""
+    return SingleBucketPlan(Assignment.same(Bucket(8, 16, 16), clips), batch_size, seed, world_size)
 
 
 def stream(plan: Plan, batches: int) -> list[ClipRef]:
@@ -18,7 +25,7 @@ def stream(plan: Plan, batches: int) -> list[ClipRef]:
 
 @pytest.mark.parametrize(("clips", "batch", "world"), [(10, 3, 1), (7, 4, 2), (5, 2, 3), (3, 8, 1), (1, 2, 2)])
 def test_every_epoch_visits_every_clip_once(clips, batch, world):
-    plan = Plan(clips, batch, seed=1, world_size=world)
+    plan = one_shape(clips, batch, seed=1, world_size=world)
     visits = stream(plan, 12)
     assert [visit.epoch for visit in visits] == [place // clips for place in range(len(visits))]
     for epoch in range(len(visits) // clips):
@@ -28,7 +35,7 @@ def test_every_epoch_visits_every_clip_once(clips, batch, world):
 
 def test_ranks_share_one_stream():
     """Two ranks with batches of 2 see, step by step, what one rank with batches of 4 sees."""
-    together, apart = Plan(11, 4, seed=5), Plan(11, 2, seed=5, world_size=2)
+    together, apart = one_shape(11, 4, seed=5), one_shape(11, 2, seed=5, world_size=2)
     for number in range(20):
         assert together.batch(number) == apart.batch(number, 0) + apart.batch(number, 1)
     within_epoch = Counter(visit for visit in stream(apart, 5) if visit.epoch == 0)
@@ -36,15 +43,15 @@ def test_ranks_share_one_stream():
 
 
 def test_batch_does_not_depend_on_the_batches_before_it():
-    asked_in_order = Plan(13, 5, seed=2)
+    asked_in_order = one_shape(13, 5, seed=2)
     for number in range(40):
         asked_in_order.batch(number)
     for number in (39, 3, 17):
-        assert Plan(13, 5, seed=2).batch(number) == asked_in_order.batch(number)
+        assert one_shape(13, 5, seed=2).batch(number) == asked_in_order.batch(number)
 
 
 def test_a_batch_may_straddle_two_epochs():
-    plan = Plan(5, 4, seed=0)
+    plan = one_shape(5, 4, seed=0)
     assert [visit.epoch for visit in plan.batch(1)] == [0, 1, 1, 1]
     assert plan.batch(1)[0].position == plan.order(0)[4]
     assert [visit.position for visit in plan.batch(1)[1:]] == plan.order(1)[:3].tolist()
@@ -52,24 +59,24 @@ def test_a_batch_may_straddle_two_epochs():
 
 def test_the_order_is_fixed_for_good():
     """Recorded once; a change would break the resume of every older run."""
-    assert Plan(8, 8, seed=0).order(0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
-    assert Plan(8, 8, seed=7).order(3).tolist() == [2, 5, 7, 3, 0, 6, 4, 1]
+    assert one_shape(8, 8, seed=0).order(0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert one_shape(8, 8, seed=7).order(3).tolist() == [2, 5, 7, 3, 0, 6, 4, 1]
 
 
 def test_seeds_and_epochs_give_different_orders():
-    orders = [tuple(Plan(50, 1, seed).order(epoch)) for seed in range(4) for epoch in range(4)]
+    orders = [tuple(one_shape(50, 1, seed).order(epoch)) for seed in range(4) for epoch in range(4)]
     assert len(set(orders)) == 16
 
 
 def test_orders_are_uniform():
     """Each clip is first with probability 1/6: 100 of 600 epochs, standard deviation 9.1."""
-    plan = Plan(6, 1, seed=3)
+    plan = one_shape(6, 1, seed=3)
     first = Counter(int(plan.order(epoch)[0]) for epoch in range(600))
     assert all(100 - 4 * 9.1 < first[clip] < 100 + 4 * 9.1 for clip in range(6))
 
 
 def test_two_orders_are_held():
-    plan = Plan(100, 30, seed=0)
+    plan = one_shape(100, 30, seed=0)
     for number in range(50):
         plan.batch(number)
         assert len(plan._orders) <= 2
@@ -79,13 +86,13 @@ def test_two_orders_are_held():
 @pytest.mark.parametrize("arguments", [(0, 1, 0, 1), (1, 0, 0, 1), (1, 1, -1, 1), (1, 1, 0, 0)])
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(ValueError, match="at least 1"):
-        Plan(*arguments)
+        one_shape(*arguments)
 
 
 @pytest.mark.parametrize(("number", "rank"), [(-1, 0), (0, 2), (0, -1)])
 def test_impossible_batches_are_refused(number, rank):
     with pytest.raises(ValueError, match="does not exist"):
-        Plan(4, 2, 0, world_size=2).batch(number, rank)
+        one_shape(4, 2, 0, world_size=2).batch(number, rank)
 
 
 def assign(*counts: int, dropped: int = 0, seed: int = 0) -> Assignment:
@@ -95,7 +102,7 @@ def assign(*counts: int, dropped: int = 0, seed: int = 0) -> Assignment:
     return Assignment(buckets, np.random.default_rng(seed).permutation(codes).astype(np.int16))
 
 
-def epoch_of(plan: ClipPlan, epoch: int) -> list[list[tuple[ClipRef, ...]]]:
+def epoch_of(plan: Plan, epoch: int) -> list[list[tuple[ClipRef, ...]]]:
     """The batches of all ranks in all steps of an epoch."""
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
     return [[plan.batch(step, rank) for rank in range(plan.world_size)] for step in steps]
@@ -105,16 +112,13 @@ def positions_of(steps: list[list[tuple[ClipRef, ...]]]) -> list[int]:
     return [visit.position for step in steps for batch in step for visit in batch]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_a_single_bucket_has_the_order_of_a_plan(world):
-    """Recorded orders stay: the clips of one bucket in the order of ``Plan``, epochs joined."""
-    plan, plain = SingleBucketPlan(assign(17), 3, 5, world), Plan(17, 3, 5, world)
-    for number in range(20):
-        for rank in range(world):
-            assert plan.batch(number, rank) == plain.batch(number, rank)
+def test_clips_in_no_bucket_do_not_move_those_in_one():
+    """Recorded orders stay: the clips of one bucket in the order that they have alone."""
     some = assign(17, dropped=4)
     clips = np.flatnonzero(some.codes == 0)
-    assert [visit.position for visit in SingleBucketPlan(some, 17, 5).batch(0)] == clips[plain.order(0)].tolist()
+    plan = SingleBucketPlan(some, 17, 5)
+    assert [visit.position for visit in plan.batch(0)] == clips[one_shape(17, 17, 5).order(0)].tolist()
+    assert plan.same_bucket(0).tolist() == clips.tolist()
 
 
 @pytest.mark.parametrize("tail", ["drop", "pad", "smaller"])
@@ -129,26 +133,26 @@ def test_an_epoch_of_buckets(tail, world, window):
         visits = Counter(positions_of(steps))
         assert all(visit.epoch == epoch for step in steps for batch in step for visit in batch)
         kept = np.flatnonzero(found.codes >= 0)
-        left_out = sum(share.left_out for share in plan.shares)
+        left_out = sum(stats.left_out for stats in plan.stats)
         assert len(visits) == len(kept) - left_out and set(visits) <= set(kept.tolist())
-        assert visits.total() == len(visits) + sum(share.repeated for share in plan.shares)
+        assert visits.total() == len(visits) + sum(stats.repeated for stats in plan.stats)
         for number, step in enumerate(steps, start=epoch * plan.steps_per_epoch):
             bucket = plan.bucket(number)
             codes = {int(found.codes[visit.position]) for batch in step for visit in batch}
             assert [found.buckets[code] for code in codes] == [bucket]
             assert len({len(batch) for batch in step}) == 1
     if tail == "drop":
-        assert all(share.repeated == 0 for share in plan.shares)
+        assert all(stats.repeated == 0 for stats in plan.stats)
     else:
-        assert all(share.left_out == 0 for share in plan.shares)
+        assert all(stats.left_out == 0 for stats in plan.stats)
     if tail == "smaller":
-        assert all(share.repeated < world for share in plan.shares)
+        assert all(stats.repeated < world for stats in plan.stats)
 
 
 def test_tails_by_hand():
     def shares(tail: str) -> list[tuple[int, int, int, int]]:
         plan = BucketPlan(assign(10, 24), [4, 3], 0, 2, tail)
-        return [(share.steps, share.tail_size, share.repeated, share.left_out) for share in plan.shares]
+        return [(stats.steps, stats.tail_size, stats.repeated, stats.left_out) for stats in plan.stats]
 
     assert shares("drop") == [(1, 4, 0, 2), (4, 3, 0, 0)]
     assert shares("pad") == [(2, 4, 6, 0), (4, 3, 0, 0)]
@@ -233,7 +237,7 @@ def test_weights_are_visits_per_epoch():
     total: Counter[int] = Counter()
     for epoch in range(8):
         steps = epoch_of(plan, epoch)
-        assert len(steps) == plan.steps_per_epoch == sum(share.visits for share in plan.shares)
+        assert len(steps) == plan.steps_per_epoch == sum(stats.visits for stats in plan.stats)
         total.update(positions_of(steps))
     kept = plan.assignment.codes >= 0
     assert {total[clip] for clip in np.flatnonzero(kept & (groups == 0))} == {16}
@@ -256,10 +260,11 @@ def test_images_and_videos_in_turn():
     for number in range(200):
         own, part = (number // 9, images) if number % 9 == 8 else (number - number // 9, videos)
         assert plan.batch(number, 1) == part.batch(own, 1) and plan.bucket(number) == part.bucket(own)
-        assert np.array_equal(plan.peers(number), part.peers(own))
+        assert np.array_equal(plan.same_bucket(number), part.same_bucket(own))
     seen = [number - number // 9 for number in range(plan.steps_per_epoch) if number % 9 != 8]
     assert seen == list(range(videos.steps_per_epoch))
-    assert all(isinstance(each, ClipPlan) for each in (plan, images, videos))
+    # of videos, 8 steps of the one bucket to 25 of the other
+    assert plan.step_fractions == pytest.approx((1 / 9, 8 / 9 * 8 / 33, 8 / 9 * 25 / 33))
 
 
 def synthetic_mix(clips: int) -> tuple[np.ndarray, ...]:
@@ -280,7 +285,7 @@ def test_token_balance_on_a_fixed_mix(tail, budget):
     found = rule.assign(*synthetic_mix(30_000))
     found = found.merge_rare([size * world for size in rule.batch_sizes(found.buckets, budget)])
     plan = BucketPlan(found, rule.batch_sizes(found.buckets, budget), 0, world, tail)
-    balance, tokens = Balance.of(plan.shares, rule), Counter()
+    balance, tokens = Balance.of(plan.stats, rule), Counter()
     visits: Counter[int] = Counter()
     for number in range(plan.steps_per_epoch):
         batches = [plan.batch(number, rank) for rank in range(world)]
@@ -291,7 +296,7 @@ def test_token_balance_on_a_fixed_mix(tail, budget):
     assert balance.bound == 1 - min(tokens) / max(tokens)
     if budget >= 10 and tail != "smaller":
         assert balance.bound < 0.1
-    assert not found.dropped and len(visits) == 30_000 - sum(share.left_out for share in plan.shares)
+    assert not found.dropped and len(visits) == 30_000 - sum(stats.left_out for stats in plan.stats)
 
 
 def test_impossible_bucket_plans_are_refused():

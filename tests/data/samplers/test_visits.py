@@ -16,16 +16,16 @@ from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.datasets.base import prepare_once
 from vidlab.data.module import ClipDataModule
 from vidlab.data.samplers import steps as cut
+from vidlab.data.samplers.assignment import Assignment, Bucket
 from vidlab.data.samplers.bucket_plan import BucketPlan
-from vidlab.data.samplers.buckets import Assignment, Bucket, Bucketing
-from vidlab.data.samplers.clip_plan import ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.interleaved import InterleavedPlan
 from vidlab.data.samplers.plan import ClipRef, Plan, PlanState
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode
 from vidlab.randomness import KeyedRNG
-
-AnyPlan = Plan | ClipPlan
 
 
 def assign(*counts: int) -> Assignment:
@@ -39,7 +39,7 @@ def weigh(found: Assignment, *weights: float) -> SourceWeights:
     return SourceWeights(found.codes, groups, weights)
 
 
-def visits_of(plan: AnyPlan, first: int, batches: int) -> list[ClipRef]:
+def visits_of(plan: Plan, first: int, batches: int) -> list[ClipRef]:
     """In the order they come: batch after batch, and within a batch rank after rank."""
     numbers = range(first, first + batches)
     return [visit for number in numbers for rank in range(plan.world_size) for visit in plan.batch(number, rank)]
@@ -57,16 +57,16 @@ def are_counted(visits: Sequence[ClipRef]) -> bool:
 
 @pytest.mark.parametrize("tail", ["pad", "smaller", "drop"])
 @pytest.mark.parametrize("world", [1, 3])
-@pytest.mark.parametrize(("window", "stretch"), [(10, 1), (10, 40), (10**6, 40)])
+@pytest.mark.parametrize(("window", "segment"), [(10, 1), (10, 40), (10**6, 40)])
 @pytest.mark.parametrize("weights", [None, (2.5, 1.0, 0.5), (4.0,)])
-def test_visits_count_those_before_in_the_epoch(monkeypatch, tail, world, window, stretch, weights):
-    monkeypatch.setattr(cut, "STRETCH", stretch)
+def test_visits_count_those_before_in_the_epoch(monkeypatch, tail, world, window, segment, weights):
+    monkeypatch.setattr(cut, "SEGMENT", segment)
     found = assign(61, 40, 11, 2)  # of the last, one step of three ranks has every clip several times
     repeats = None if weights is None else weigh(found, *weights)
     plan = BucketPlan(found, [2, 3, 1, 4], 0, world, tail, window, np.arange(0, 114, 5), repeats)
     visits = visits_of(plan, 0, 3 * plan.steps_per_epoch)
     assert are_counted(visits)
-    again = sum(share.repeated for share in plan.shares) + (sum(repeats.visits(4)) - 114 if repeats else 0)
+    again = sum(stats.repeated for stats in plan.stats) + (sum(repeats.visits(4)) - 114 if repeats else 0)
     assert any(visit.number for visit in visits) == (again > 0)
 
 
@@ -91,15 +91,15 @@ Leg = tuple[int, int, int]  # batches, batch size, world size
 LEGS: tuple[Leg, ...] = ((5, 3, 2), (1, 1, 1), (2, 4, 3), (17, 2, 1), (30, 1, 2), (40, 3, 2))
 
 
-def travelled(make: Callable[[int, int, PlanState | JointStart], AnyPlan], legs: Sequence[Leg] = LEGS) -> list[ClipRef]:
+def travelled(make: Callable[[int, int, PlanState], Plan], legs: Sequence[Leg] = LEGS) -> list[ClipRef]:
     """All visits of plans that go on where the one before stopped."""
-    start: PlanState | JointStart = PlanState()
+    start: PlanState = PlanState()
     number, visits = 0, []
     for batches, size, world in legs:
         plan = make(size, world, start)
         visits += visits_of(plan, number, batches)
         number += batches
-        start = plan.left(number)
+        start = plan.remaining_after(number)
     return visits
 
 
@@ -109,7 +109,7 @@ def test_counting_goes_on_with_other_batches(tail, weights):
     found = assign(61, 40, 11)
     repeats = None if weights is None else weigh(found, *weights)
 
-    def make(size: int, world: int, start: PlanState | JointStart) -> BucketPlan:
+    def make(size: int, world: int, start: PlanState) -> BucketPlan:
         return BucketPlan(found, [size, size + 1, 1], 1, world, tail, 30, np.arange(0, 112, 7), repeats, start)
 
     visits = travelled(make)
@@ -120,7 +120,7 @@ def test_the_third_visit_follows_two():
     """One clip, three visits: two before a change, and after it the number 2 with one rank as with two."""
     found = assign(1)
     repeats = weigh(found, 3.0)
-    start = BucketPlan(found, [1], 0, repeats=repeats).left(2)
+    start = BucketPlan(found, [1], 0, repeats=repeats).remaining_after(2)
     assert (start.remaining.tolist(), start.visited.tolist()) == ([1], [2])
     assert BucketPlan(found, [1], 0, 1, repeats=repeats, start=start).batch(2) == (ClipRef(0, 0, 2),)
     both = BucketPlan(found, [1], 0, 2, repeats=repeats, start=start)
@@ -135,7 +135,7 @@ def test_counting_goes_on_in_a_single_bucket():
     """Buckets that merge: what filled up two buckets comes again in one, under the next number."""
     two, one = assign(30, 21), Assignment((Bucket(1, 16, 16),), np.zeros(51, np.int16))
 
-    def make(size: int, world: int, start: PlanState | JointStart) -> ClipPlan:
+    def make(size: int, world: int, start: PlanState) -> Plan:
         if size == 4:
             return BucketPlan(two, [size, size], 3, world, start=start)
         return SingleBucketPlan(one, size, 3, world, start)
@@ -144,7 +144,8 @@ def test_counting_goes_on_in_a_single_bucket():
         visits = travelled(make, [(steps, 4, 1), (3, 5, 1), (2, 3, 2), (1, 4, 1), (40, 2, 1)])
         assert are_counted(visits)
     # epochs without repeats need no more than they did
-    assert not any(visit.number for visit in visits_of(Plan(10, 4, 0), 0, 20))
+    plain = SingleBucketPlan(Assignment.same(Bucket(1, 16, 16), 10), 4, 0)
+    assert not any(visit.number for visit in visits_of(plain, 0, 20))
 
 
 def test_images_and_videos_count_for_themselves():
@@ -152,10 +153,10 @@ def test_images_and_videos_count_for_themselves():
     videos = Assignment((Bucket(5, 16, 16), Bucket(9, 16, 16)), codes)
     images = Assignment((Bucket(1, 16, 16),), np.where(codes < 0, 0, -1).astype(np.int16))
 
-    def make(size: int, world: int, start: PlanState | JointStart) -> InterleavedPlan:
-        start = start if isinstance(start, JointStart) else JointStart.at(start, 3)
-        part = BucketPlan(videos, [size, size], 1, world, start=start.videos)
-        return InterleavedPlan(part, BucketPlan(images, [size], 1, world, start=start.images), 3)
+    def make(size: int, world: int, start: PlanState) -> InterleavedPlan:
+        first_videos, first_images = start.interleaved(3)
+        part = BucketPlan(videos, [size, size], 1, world, start=first_videos)
+        return InterleavedPlan(part, BucketPlan(images, [size], 1, world, start=first_images), 3)
 
     visits = travelled(make, [(4, 2, 1), (5, 1, 1), (3, 3, 2), (60, 1, 1), (40, 4, 1)])
     for wanted in (True, False):

@@ -18,7 +18,8 @@ import pytest
 from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.datasets.splits import GatheredRows
 from vidlab.data.storage import index_writer, row_store
-from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, factors_from_json, factors_to_json, write_index
+from vidlab.data.storage.clip_row import factors_from_json, factors_to_json
+from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, write_index
 from vidlab.data.storage.index_writer import IndexWriter
 from vidlab.data.storage.row_store import BLOCK_ROWS
 from vidlab.errors import DataError
@@ -337,10 +338,12 @@ FLAT = """
 import sys, psutil
 from torch.utils.data import DataLoader, Dataset
 from vidlab.data.storage.index import ClipIndex
-from vidlab.data.samplers.plan import Plan
+from vidlab.data.samplers.assignment import Assignment, Bucket
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 class Rows(Dataset):
     def __init__(self, index):
-        self.index, self.plan, self.own = index, Plan(len(index), 16, 0), psutil.Process
+        self.index, self.own = index, psutil.Process
+        self.plan = SingleBucketPlan(Assignment.same(Bucket(8, 16, 16), len(index)), 16, 0)
     def __len__(self): return 3 * len(self.index) // 16
     def __getitem__(self, number):
         captions = [self.index.row(visit.position).captions[0] for visit in self.plan.batch(number)]

@@ -9,8 +9,8 @@ import pytest
 import webdataset
 
 from vidlab.assets import cache_folder
+from vidlab.data.clip_reader import ClipReader
 from vidlab.data.clip_transform import ClipTransform
-from vidlab.data.dataset import ClipDataset
 from vidlab.data.datasets.base import prepare_once
 from vidlab.data.samplers.plan import ClipRef
 from vidlab.data.storage import shards
@@ -70,9 +70,9 @@ def test_bytes_of_a_clip_are_those_that_were_written(tmp_path):
             with pytest.raises(CorruptClipError, match=r"000000.tar: damaged, .* it is made again"):
                 read(*place, row.crc)
         assert len(read_member(*place)) == row.size
-    dataset = ClipDataset(ClipIndex.open(tmp_path), lambda number: (), ClipTransform(2, 8, 8), 0)
+    reader = ClipReader(ClipIndex.open(tmp_path), ClipTransform(2, 8, 8), 0)
     with pytest.raises(CorruptClipError, match="damaged"):
-        dataset.load(row, ClipRef(0, 0), dataset.view)
+        reader.load(row, ClipRef(0, 0), reader.view)
 
 
 def test_webdataset_reads_the_shards(tmp_path):

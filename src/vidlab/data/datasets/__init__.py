@@ -1,1 +1,1 @@
-"""Data sets as they are found or distributed, each a source of an index."""
+"""Data sets in the forms they are distributed in; each is a source of an index."""

@@ -1,4 +1,4 @@
-"""What an annotation says of one clip, and the row of an index that it becomes once its video was opened."""
+"""One annotated clip of a published data set, and the row of an index that it becomes once its video was opened."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where clips come from: a source makes a folder of shards with an index, once, and names it ever after."""
+"""The interface of data sets: a source makes a folder of shards with an index, once, and names it ever after."""
 
 from collections.abc import Callable, Iterable
 from hashlib import blake2b

@@ -1,4 +1,4 @@
-"""The captions of a folder of videos: of text files beside them and of one table."""
+"""Captions for a folder of videos, from text files beside them and from one table."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from vidlab.data.datasets.annotated import AnnotatedVideos
 from vidlab.data.datasets.annotation import Annotation, Area, scores_of
 from vidlab.data.names import is_file, shown
@@ -36,17 +38,17 @@ class OpenSoraPlanList(AnnotatedVideos):
 
     name: str = "open_sora_plan"
 
+    @override
     def advice(self) -> str:
-        """How the folder looks."""
         return "It holds data.txt with lines 'root,annotation.json', or one .json list with path and cap."
 
+    @override
     def annotated_by(self, folder: Path) -> list[Path]:
-        """data.txt and the lists it names."""
         first = self.find(folder, ["data.txt", "*.json"])
         return [first] if first.suffix == ".json" else [first, *(file for _, file in _lists(folder, first))]
 
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
-        """Items of every list."""
         first, *_ = self.annotated_by(folder)
         for root, file in [(folder, first)] if first.suffix == ".json" else _lists(folder, first):
             yield from make_each(read_json_list(file), partial(_entry, root=root))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from vidlab.data.datasets.annotated import AnnotatedVideos
 from vidlab.data.datasets.annotation import Annotation
 from vidlab.data.names import reason_of, shown
@@ -109,20 +111,20 @@ class Panda(AnnotatedVideos):
     name: str = "panda10m"
     min_score: float = 0.0
 
+    @override
     def advice(self) -> str:
-        """Where it comes from."""
         return (
             "Download the clips with the tool of github.com/snap-research/Panda-70M; it writes "
             "00000/0000000_00000.mp4 with .txt and .json beside. data.source.annotation=<csv> chooses among them."
         )
 
+    @override
     def annotated_by(self, folder: Path) -> list[Path]:
-        """The table, and the names of the clips through their folders."""
         folders = [path for path in sorted(folder.iterdir()) if path.is_dir()]
         return [*folders, *([self.find(folder, [])] if self.annotation else [])]
 
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
-        """Downloaded clips, those of the table where there is one."""
         wanted: dict[tuple[str, int], PandaClip] | None = None
         if self.annotation:
             wanted = {}

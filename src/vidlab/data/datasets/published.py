@@ -34,8 +34,8 @@ class WebVid(AnnotatedVideos):
 
     name: str = "webvid10m"
 
+    @override
     def advice(self) -> str:
-        """How the folder looks."""
         return "It holds the csv (results_10M_train.csv) and videos/<page_dir>/<videoid>.mp4."
 
     @override
@@ -66,16 +66,16 @@ class OpenVid(AnnotatedVideos):
     min_aesthetic: float | None = None
     min_motion: float | None = None
 
+    @override
     def advice(self) -> str:
-        """How the folder looks."""
         return "It holds OpenVid-1M.csv and the videos in the folder that data.source.videos names (video/)."
 
     @override
     def annotated_by(self, folder: Path) -> list[Path]:
         return [self.find(folder, ["OpenVid-1M.csv", "data/train/OpenVid-1M.csv", "*.csv"])]
 
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
-        """Rows with the scores asked for."""
         (table,) = self.annotated_by(folder)
         low = 0
 
@@ -115,17 +115,18 @@ class UCF101(AnnotatedVideos):
     name: str = "ucf101"
     fold: int = 1
 
+    @override
     def advice(self) -> str:
-        """How the folder looks."""
         return "It holds UCF-101/<Class>/*.avi and ucfTrainTestlist/trainlist01.txt, testlist01.txt, ..."
 
+    @override
     def annotated_by(self, folder: Path) -> list[Path]:
-        """The two lists of the fold."""
         places = [f"{side}list{self.fold:02d}.txt" for side in ("train", "test")]
         return [self.find(folder, [f"ucfTrainTestlist/{place}", place]) for place in places]
 
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
-        """Both lists; a line is ``Class/v_Class_g01_c01.avi`` with or without a class number."""
+        # a line is Class/v_Class_g01_c01.avi, with a class number in the training lists
         for split, file in zip(("train", "val"), self.annotated_by(folder), strict=True):
             yield from make_each(read_lines(file), partial(_ucf_entry, split=split))
 

@@ -1,7 +1,7 @@
-"""Which clips are held out, decided by their names; and an index of clips found one by one."""
+"""Training and held-out split by hashed names; indexes of clips gathered one by one."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -57,15 +57,6 @@ class _Range:
 
 def _place(name: str) -> float:
     return float(seed_of("val", name)) / 2**63
-
-
-def split_by_key(rows: Iterable[ClipRow], val_fraction: float) -> list[ClipRow]:
-    """The rows with their splits; see ``HeldOutByName``."""
-    rows = list(rows)
-    rule = HeldOutByName(val_fraction)
-    for row in rows:
-        rule.see(row)
-    return [replace(row, split=rule.split(row)) for row in rows]
 
 
 class GatheredRows:

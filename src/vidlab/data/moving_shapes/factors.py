@@ -1,4 +1,4 @@
-"""Naming what is seen: from tracks on screen to factors.
+"""Names the factors of a rendered clip from the tracks of its objects on screen.
 
 The names depend on the tracks alone, never on how a clip was made, so the same functions name tracks measured
 in a generated video. What falls between two names is "" and is never sampled.

@@ -1,4 +1,4 @@
-"""Drawing a scene: separable textures for the background, supersampled shapes over it."""
+"""Renders a scene to frames: separable textures for the background, supersampled shapes over it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Drawing scenes at random: every scene has a clear name for each of its factors."""
+"""Random scenes of moving shapes, each with a clear name for every one of its factors."""
 
 import math
 from dataclasses import dataclass, replace

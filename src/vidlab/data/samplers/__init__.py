@@ -1,1 +1,1 @@
-"""Which clips make each batch: epochs, buckets, source weights, images between videos, resuming."""
+"""Sampling plans: which clips form each batch, by epochs, buckets and source weights, and exact resume."""

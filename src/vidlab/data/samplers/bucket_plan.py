@@ -1,4 +1,4 @@
-"""The order of bucketed data: a pure function of (buckets of the clips, seed, epoch, step, rank, world size).
+"""The plan of several buckets: the steps of an epoch are each of one bucket, and mixed.
 
 In an epoch every clip is visited once (or as often as its source's weight says). A step is ``world_size`` batches of
 one bucket, one for each rank, so ranks never wait for each other: they have the same shapes and the same number of
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from typing_extensions import override
 
-from vidlab.data.samplers.buckets import CHUNK, TAILS, Assignment, Bucket
-from vidlab.data.samplers.clip_plan import BucketStats
-from vidlab.data.samplers.plan import ClipRef, PlanState
+from vidlab.data.samplers.assignment import CHUNK, Assignment, Bucket
+from vidlab.data.samplers.plan import BucketStats, ClipRef, Plan, PlanState
 from vidlab.data.samplers.source_weights import SourceWeights
-from vidlab.data.samplers.steps import Cut, share_of
+from vidlab.data.samplers.steps import TAILS, Cut, stats_of
 
 # Clips that stay together when shards are shuffled, where shards are smaller (such as one file per clip).
 BLOCK = 256
@@ -31,23 +31,13 @@ class _Epoch:
     numbers: np.ndarray  # uint16: see Cut.numbers
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a batch is: its epoch, its step in the order of the epoch, its bucket, the step within the bucket."""
-
-    epoch: int
-    taken: int
-    bucket: int
-    step: int
-
-
-class BucketPlan:
+class BucketPlan(Plan):
     """Steps of several buckets, mixed.
 
     An epoch is made in this order: shards are shuffled and laid together to windows; clips are permuted within a window
     and appended to their buckets; buckets are cut into steps of ``world_size * batch_size`` clips; the steps that begin
     in one window are shuffled. So a clip is read near in time to others of its shard, and shapes are mixed.
-    Random numbers are the raw stream of Philox4x64 with key (seed, epoch), as in ``Plan``.
+    Random numbers are the raw stream of Philox4x64 with key (seed, epoch), as in ``SingleBucketPlan``.
 
     An order may start with the rest of an epoch, which is cut anew; so the buckets of its clips and the size of its
     steps may differ from those of the plan before.
@@ -96,12 +86,11 @@ class BucketPlan:
 
         def cut(counts: Sequence[int], visits: Sequence[int]) -> Cut:
             facts = zip(assignment.buckets, counts, visits, batch_sizes, strict=True)
-            return Cut([share_of(*each, world_size, tail) for each in facts], world_size)
+            return Cut([stats_of(*each, world_size, tail) for each in facts], world_size)
 
         self._whole = cut(counts, visits)
         remaining = self.start.remaining
         self._rest = cut(*self._rest_of(remaining)) if remaining is not None else Cut((), world_size)
-        self.shares = self._whole.shares
         if self.steps_per_epoch == 0:
             raise ValueError(f"no bucket fills a step of {world_size} batches with tail={tail}")
         self._epochs: dict[int, _Epoch] = {}
@@ -115,43 +104,43 @@ class BucketPlan:
         return clips.tolist(), visits.astype(np.int64).tolist()
 
     @property
+    @override
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, the same in each that is visited whole."""
         return self._whole.steps
 
     @property
-    def rest(self) -> tuple[BucketStats, ...]:
-        """The buckets of what remained of an epoch at the start; empty when the order starts with a whole one."""
-        return self._rest.shares
+    @override
+    def stats(self) -> tuple[BucketStats, ...]:
+        return self._whole.buckets
 
+    @override
     def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
-        """The clips of global batch ``number`` (from ``start.number``) on ``rank``."""
         if number < self.start.number or not 0 <= rank < self.world_size:
             raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
-        place = self._find(number)
-        cut = self._cut(place.epoch)
-        share = cut.shares[place.bucket]
-        size = share.tail_size if place.step == share.steps - 1 else share.batch_size
-        first = place.step * self.world_size * share.batch_size + rank * size
-        within, epoch = np.arange(first, first + size), self.epoch(place.epoch)
-        clips = epoch.clips[cut.visits(place.bucket, within)].tolist()
-        numbers = epoch.numbers[cut.places(place.bucket, within)].tolist()
-        return tuple(ClipRef(clip, place.epoch, earlier) for clip, earlier in zip(clips, numbers, strict=True))
+        when, bucket, step = self._find(number)
+        cut, epoch = self._cut(when), self.epoch(when)
+        stats = cut.buckets[bucket]
+        size = stats.tail_size if step == stats.steps - 1 else stats.batch_size
+        first = step * self.world_size * stats.batch_size + rank * size
+        within = np.arange(first, first + size)
+        clips = epoch.clips[cut.visits(bucket, within)].tolist()
+        numbers = epoch.numbers[cut.places(bucket, within)].tolist()
+        return tuple(ClipRef(clip, when, earlier) for clip, earlier in zip(clips, numbers, strict=True))
 
+    @override
     def bucket(self, number: int) -> Bucket:
-        """The shape of global batch ``number`` on every rank."""
-        return self.assignment.buckets[self._find(number).bucket]
+        return self.assignment.buckets[self._find(number)[1]]
 
-    def peers(self, number: int) -> np.ndarray:
-        """Positions of all clips of the bucket of batch ``number``."""
-        return np.flatnonzero(self.assignment.codes == self._find(number).bucket)
+    @override
+    def same_bucket(self, number: int) -> np.ndarray:
+        return np.flatnonzero(self.assignment.codes == self._find(number)[1])
 
+    @override
     def epoch_at(self, number: int) -> int:
-        """The epoch of batch ``number``."""
         return self._count(number)[0]
 
-    def left(self, number: int) -> PlanState:
-        """What is not visited before batch ``number``: where a plan of other settings goes on."""
+    @override
+    def remaining_after(self, number: int) -> PlanState:
         if number == self.start.number:
             return self.start
         epoch, taken = self._count(number)
@@ -177,11 +166,12 @@ class BucketPlan:
         epochs, taken = divmod(steps - self._rest.steps, self._whole.steps)
         return self.start.whole_epoch + epochs, taken
 
-    def _find(self, number: int) -> _Place:
+    def _find(self, number: int) -> tuple[int, int, int]:
+        """The epoch of a global batch, its bucket, and its step within the bucket."""
         epoch, taken = self._count(number)
         step, first = int(self.epoch(epoch).steps[taken]), self._cut(epoch).first_step
         bucket = int(np.searchsorted(first, step, side="right")) - 1
-        return _Place(epoch, taken, bucket, step - int(first[bucket]))
+        return epoch, bucket, step - int(first[bucket])
 
     def epoch(self, epoch: int) -> _Epoch:
         """The order of one epoch; two are held."""
@@ -221,14 +211,16 @@ class BucketPlan:
             return self.start.remaining[positions]
         return None if self.repeats is None else self.repeats.times(positions, epoch)
 
-    def _windows(self, epoch: int) -> "_Windows":
+    def _windows(self, epoch: int) -> Iterator[np.ndarray]:
         """The positions of all clips, in windows of shuffled blocks."""
         sizes = np.diff(self.blocks, append=len(self.assignment.codes))
         order = np.argsort(self._random(epoch, BLOCKS).random_raw(len(sizes)), kind="stable")
         starts, sizes = self.blocks[order], sizes[order]
         window_of = (np.cumsum(sizes) - sizes) // self.window
         cuts = np.flatnonzero(np.diff(window_of, prepend=-1))
-        return _Windows(starts, sizes, np.append(cuts, len(sizes)))
+        for first, last in pairwise(np.append(cuts, len(sizes)).tolist()):
+            own = sizes[first:last]
+            yield np.repeat(starts[first:last] - np.cumsum(own) + own, own) + np.arange(own.sum())
 
     def _mixed_steps(self, epoch: int, ends: np.ndarray) -> np.ndarray:
         """All steps, in the order of the window each begins in, shuffled within it.
@@ -239,8 +231,8 @@ class BucketPlan:
         """
         cut = self._cut(epoch)
         window = np.empty(cut.steps, np.uint64)
-        for place, share in enumerate(cut.shares):
-            begins = np.arange(share.steps) * share.batch_size * self.world_size
+        for place, stats in enumerate(cut.buckets):
+            begins = np.arange(stats.steps) * stats.batch_size * self.world_size
             steps = slice(cut.first_step[place], cut.first_step[place + 1])
             window[steps] = np.searchsorted(ends[:, place], begins, side="right")
         window <<= np.uint64(40)
@@ -250,20 +242,6 @@ class BucketPlan:
     def _random(self, epoch: int, stream: int) -> np.random.Philox:
         key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
         return np.random.Philox(key=key, counter=[0, 0, 0, stream])
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """The positions of all clips, window after window."""
-
-    starts: np.ndarray
-    sizes: np.ndarray
-    cuts: np.ndarray
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for first, last in pairwise(self.cuts.tolist()):
-            sizes = self.sizes[first:last]
-            yield np.repeat(self.starts[first:last] - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
 
 
 def blocks_of(shards: np.ndarray) -> np.ndarray:

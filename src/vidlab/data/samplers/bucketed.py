@@ -1,16 +1,18 @@
-"""From an index and a bucketing rule to a plan, and what it is worth: balance, padding, clips that are left out."""
+"""Makes the plan of an index by a bucketing rule, and tells what it is worth: token balance, padding, dropped clips."""
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vidlab.data.clip_transform import ClipTransform
+from vidlab.data.samplers.assignment import Assignment
 from vidlab.data.samplers.bucket_plan import BucketPlan, blocks_of
-from vidlab.data.samplers.buckets import Assignment, Bucketing
-from vidlab.data.samplers.clip_plan import BucketStats, ClipPlan, InterleavedPlan, JointStart, SingleBucketPlan
-from vidlab.data.samplers.plan import PlanState
+from vidlab.data.samplers.buckets import Bucketing
+from vidlab.data.samplers.interleaved import InterleavedPlan
+from vidlab.data.samplers.plan import BucketStats, Plan, PlanState
+from vidlab.data.samplers.single_bucket import SingleBucketPlan
 from vidlab.data.samplers.source_weights import SourceWeights
 from vidlab.data.storage.index import ClipIndex
 from vidlab.errors import DataError, UserError
@@ -18,16 +20,16 @@ from vidlab.errors import DataError, UserError
 
 @dataclass(frozen=True)
 class BucketedPlan:
-    """A plan, with what it was made of.
+    """A plan of an index, with the assignment to buckets and the rule that it was made by.
 
     Args:
         plan: the order.
         assignment: the bucket of every clip.
-        bucketing: the rule, completed by the view.
+        bucketing: the rule, completed by the data's settings.
         unvisited: clips whose source has weight 0, by source.
     """
 
-    plan: ClipPlan
+    plan: Plan
     assignment: Assignment
     bucketing: Bucketing
     unvisited: Mapping[str, int]
@@ -35,25 +37,30 @@ class BucketedPlan:
     @property
     def dropped(self) -> dict[str, int]:
         """Clips that are never visited, by reason; empty when there are none."""
-        never = sum(share.clips for share in self.plan.shares if not share.steps and share.visits)
+        never = sum(stats.clips for stats in self.plan.stats if not stats.steps and stats.visits)
         return {
             **self.assignment.dropped,
             **{f"weight 0 of source {name!r}": clips for name, clips in self.unvisited.items() if clips},
             **({f"in a bucket that fills no step (tail={self.bucketing.tail})": never} if never else {}),
         }
 
+    def transform(self, view: ClipTransform, number: int, fps: float) -> ClipTransform:
+        """How batch ``number`` shows a clip of ``fps`` frames per second; ``view`` says what is drawn."""
+        bucket, stride = self.plan.bucket(number), int(self.bucketing.step_at(fps))
+        return replace(view, frames=bucket.frames, height=bucket.height, width=bucket.width, frame_stride=stride)
+
     def shapes(self, index: ClipIndex) -> "TrainingShapes":
         """The shape that each clip of ``index``, which the plan was made of, is cut to."""
         codes, buckets = self.assignment.codes, self.assignment.buckets
         table = np.array([(bucket.frames, bucket.height, bucket.width) for bucket in buckets], np.int32)
         frames, height, width = table[np.maximum(codes, 0)].T
-        stride = np.broadcast_to(self.bucketing.step_at(column(index, "fps")), codes.shape).astype(np.int32)
+        stride = np.broadcast_to(self.bucketing.step_at(index.numbers("fps")), codes.shape).astype(np.int32)
         return TrainingShapes(frames, height, width, stride, codes >= 0)
 
     @property
     def balance(self) -> "Balance":
         """Tokens of the steps of an epoch."""
-        return Balance.of(self.plan.shares, self.bucketing)
+        return Balance.of(self.plan.stats, self.bucketing)
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,6 @@ class TrainingShapes:
     stride: np.ndarray
     kept: np.ndarray
 
-    @classmethod
-    def same(cls, view: ClipTransform, clips: int) -> "TrainingShapes":
-        """One shape for all."""
-        sizes = (view.frames, view.height, view.width, view.frame_stride)
-        frames, height, width, stride = (np.full(clips, size, np.int32) for size in sizes)
-        return cls(frames, height, width, stride, np.ones(clips, bool))
-
     @property
     def sizes(self) -> dict[str, np.ndarray]:
         """The four columns by name."""
@@ -85,7 +85,7 @@ class TrainingShapes:
 
 @dataclass(frozen=True)
 class Balance:
-    """Tokens of one rank's batch, over the steps of an epoch. Between ranks they are equal in every step.
+    """Token balance: tokens of one rank's batch over the steps of an epoch. Ranks have equally many in every step.
 
     Args:
         steps: steps by their tokens.
@@ -96,19 +96,15 @@ class Balance:
     repeated: float
 
     @classmethod
-    def of(cls, shares: tuple[BucketStats, ...], bucketing: Bucketing) -> "Balance":
+    def of(cls, buckets: tuple[BucketStats, ...], bucketing: Bucketing) -> "Balance":
         """The balance of an epoch of these buckets."""
         steps: Counter[int] = Counter()
         repeated = trained = 0
-        for share in shares:
-            tokens = bucketing.tokens(share.bucket)
-            full = share.steps - 1 if share.tail_size else share.steps
-            sizes = {share.batch_size: full, share.tail_size: share.steps - full}
-            if share.tail_size == share.batch_size:
-                sizes = {share.batch_size: share.steps}
-            steps.update({tokens * size: count for size, count in sizes.items() if count > 0})
-            repeated += tokens * share.repeated
-            trained += tokens * (share.visits - share.left_out + share.repeated)
+        for stats in buckets:
+            tokens = bucketing.tokens(stats.bucket)
+            steps.update({tokens * size: count for size, count in stats.batches.items()})
+            repeated += tokens * stats.repeated
+            trained += tokens * (stats.visits - stats.left_out + stats.repeated)
         return cls(dict(steps), repeated / max(trained, 1))
 
     @property
@@ -123,38 +119,39 @@ def plan_buckets(
     batch_size: int,
     seed: int,
     world_size: int,
-    start: PlanState | JointStart | None = None,
+    start: PlanState | None = None,
 ) -> BucketedPlan:
-    """The plan of an index. ``bucketing`` must be completed by the view; ``start`` is what an earlier plan has left.
+    """The plan of an index.
+
+    Args:
+        index: the clips.
+        bucketing: the rule, completed by the data's settings.
+        batch_size: ``data.batch_size``.
+        seed: not negative.
+        world_size: ranks.
+        start: what an earlier plan has remaining.
 
     Raises:
         DataError: no clip is in any bucket.
         UserError: the settings leave no step, or name a source that no clip has.
     """
-    columns = (column(index, name) for name in ("frames", "height", "width", "fps"))
-    assignment = bucketing.assign(*columns)
+    assignment = bucketing.assignment(index)
     if not assignment.buckets:
         reasons = ", ".join(f"{clips} {reason}" for reason, clips in assignment.dropped.items())
         raise DataError(
             f"data.bucketing: no clip of {len(index)} is in any bucket ({reasons}). Lower data.bucketing.stride, "
             "temporal_stride, min_frames or min_tokens, or raise max_aspect"
         )
-    assignment = merge_rare(assignment, bucketing, batch_size, world_size)
+    least, sizes = bucketing.min_clips, bucketing.batch_sizes(assignment.buckets, batch_size)
+    assignment = assignment.merge_rare([size * world_size if least is None else least for size in sizes])
     repeats, unvisited = None, {}
     if bucketing.weights:
         groups, weights = weight_groups(index, bucketing.weights)
         unvisited = {name: int(np.sum((groups == place) & (assignment.codes >= 0)))
                      for place, (name, weight) in enumerate(weights.items()) if not weight}  # fmt: skip
         repeats = SourceWeights(assignment.codes, groups, list(weights.values()))
-    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index, start or PlanState())
-    return BucketedPlan(make.joint(), assignment, bucketing, unvisited)
-
-
-def merge_rare(assignment: Assignment, bucketing: Bucketing, batch_size: int, world_size: int) -> Assignment:
-    """Move clips out of buckets with fewer than ``min_clips``, or than one step takes."""
-    sizes = bucketing.batch_sizes(assignment.buckets, batch_size)
-    given = bucketing.min_clips
-    return assignment.merge_rare([size * world_size if given is None else given for size in sizes])
+    make = _Maker(bucketing, batch_size, seed, world_size, repeats, assignment, index)
+    return BucketedPlan(make.joint(start or PlanState()), assignment, bucketing, unvisited)
 
 
 @dataclass(frozen=True)
@@ -166,23 +163,21 @@ class _Maker:
     repeats: SourceWeights | None
     assignment: Assignment
     index: ClipIndex
-    start: PlanState | JointStart
 
-    def joint(self) -> ClipPlan:
+    def joint(self, start: PlanState) -> Plan:
         """One plan of everything, or images and videos in turn where that is asked for and there are both."""
-        images = [place for place, bucket in enumerate(self.assignment.buckets) if bucket.frames == 1]
-        videos = [place for place, bucket in enumerate(self.assignment.buckets) if bucket.frames > 1]
-        sizes = dict(enumerate(self.bucketing.batch_sizes(self.assignment.buckets, self.batch_size)))
+        places = range(len(self.assignment.buckets))
+        images = [place for place in places if self.assignment.buckets[place].frames == 1]
+        videos = [place for place in places if self.assignment.buckets[place].frames > 1]
         every = self.bucketing.image_every
         if every is None or not images or not videos:
-            assert isinstance(self.start, PlanState)
-            return self.one([*images, *videos], sizes, self.start)
-        start = JointStart.at(self.start, every) if isinstance(self.start, PlanState) else self.start
-        return InterleavedPlan(self.one(videos, sizes, start.videos), self.one(images, sizes, start.images), every)
+            return self.one([*images, *videos], start)
+        own = start.interleaved(every)
+        return InterleavedPlan(self.one(videos, own[0]), self.one(images, own[1]), every)
 
-    def one(self, places: list[int], sizes: dict[int, int], start: PlanState) -> ClipPlan:
+    def one(self, places: list[int], start: PlanState) -> Plan:
         """The plan of some of the buckets."""
-        chosen = sorted(places)
+        chosen, sizes = sorted(places), self.bucketing.batch_sizes(self.assignment.buckets, self.batch_size)
         part = self.assignment
         if len(chosen) < len(part.buckets):
             table = np.full(len(part.buckets), -1, np.int16)
@@ -193,7 +188,7 @@ class _Maker:
             return SingleBucketPlan(part, sizes[chosen[0]], self.seed, self.world_size, start)
         repeats = self.repeats and SourceWeights(part.codes, self.repeats.groups, self.repeats.weights)
         batch_sizes, bucketing = [sizes[place] for place in chosen], self.bucketing
-        blocks = blocks_of(shard_numbers(self.index))
+        blocks = blocks_of(self.index.shard_numbers())
         try:
             return BucketPlan(
                 part, batch_sizes, self.seed, self.world_size, bucketing.tail, bucketing.window, blocks, repeats, start
@@ -203,16 +198,6 @@ class _Maker:
                 f"data.bucketing.tail={bucketing.tail}: {error}. Use data.bucketing.tail=pad, or lower "
                 "data.bucketing.tokens_per_batch or data.batch_size"
             ) from error
-
-
-def column(index: ClipIndex, name: str) -> np.ndarray:
-    """A column of numbers."""
-    return index.numbers(name)
-
-
-def shard_numbers(index: ClipIndex) -> np.ndarray:
-    """A number per run of clips in one shard file, for each clip."""
-    return index.shard_numbers()
 
 
 def weight_groups(index: ClipIndex, weights: Mapping[str, float]) -> tuple[np.ndarray, dict[str, float]]:

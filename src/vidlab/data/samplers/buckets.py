@@ -1,131 +1,25 @@
-"""Buckets: the few shapes a data set is trained in, so that a batch has one shape and every step weighs the same.
+"""Token bucketing: the rule that gives each clip a shape near its own, and each batch so many tokens.
 
 A token here is the paper's: one pixel of one latent frame, so a clip has ``latent frames * height * width`` of them.
 The number that a denoiser attends to is this divided by ``stride ** 2``, when ``stride`` is the side of its token.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from math import gcd, isqrt
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from typing_extensions import override
 
+from vidlab.data.samplers.assignment import CHUNK, REASONS, Assignment, Bucket
+from vidlab.data.samplers.steps import TAILS
+from vidlab.data.storage.index import ClipIndex
 from vidlab.errors import UserError
 
 RATIOS = ((1, 1), (3, 4), (4, 3), (9, 16), (16, 9))
-TAILS = ("drop", "pad", "smaller")
-REASONS = ("too few frames", "too small", "extreme aspect ratio")
 MAX_BUCKETS = 2**15
-
-# Rows looked at together: temporary arrays stay below 100 MB for an index of any length.
-CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """The shape of every clip of a batch: frames, and pixels of height and width."""
-
-    frames: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        return f"{self.frames}x{self.height}x{self.width}"
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """Why a clip is in no bucket; one of ``REASONS``."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Move:
-    """Clips of a bucket too rare to fill a step, which are trained in a smaller one."""
-
-    clips: int
-    origin: Bucket
-    target: Bucket
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """The bucket of every clip of an index.
-
-    Args:
-        buckets: the buckets in use, sorted.
-        codes: int16 (clips,): the place in ``buckets``, or ``-1 - r`` for a clip dropped because of ``REASONS[r]``.
-        moves: what ``merge_rare`` did.
-    """
-
-    buckets: tuple[Bucket, ...]
-    codes: np.ndarray
-    moves: tuple[Move, ...] = ()
-
-    @property
-    def counts(self) -> list[int]:
-        """Clips of each bucket."""
-        return [int(clips) for clips in self._tally[len(REASONS) :]]
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Clips in no bucket, by reason; reasons that hold for none are left out."""
-        found = zip(REASONS, self._tally[: len(REASONS)][::-1], strict=True)
-        return {reason: int(clips) for reason, clips in found if clips}
-
-    @property
-    def _tally(self) -> np.ndarray:
-        tally = np.zeros(len(REASONS) + len(self.buckets), np.int64)
-        for start in range(0, len(self.codes), CHUNK):
-            shifted = self.codes[start : start + CHUNK] + np.int16(len(REASONS))
-            tally += np.bincount(shifted, minlength=len(tally))
-        return tally
-
-    def merge_rare(self, least: Sequence[int], images_apart: bool = True) -> "Assignment":
-        """Move the clips of buckets with fewer than ``least`` clips to the largest bucket that they cover.
-
-        They are never enlarged: the target has no more frames, rows or columns. A rare bucket without such a target
-        stays. Larger buckets go first, so that several rare ones may make a common one together.
-
-        Args:
-            least: clips a bucket must have, one number per bucket.
-            images_apart: keep videos from becoming single frames.
-        """
-        counts, moved = self.counts, list(range(len(self.buckets)))
-        moves = []
-        for rare in sorted(moved, key=lambda place: _volume(self.buckets[place]), reverse=True):
-            if not 0 < counts[rare] < least[rare]:
-                continue
-            origin = self.buckets[rare]
-            targets = [place for place, target in enumerate(self.buckets)
-                       if counts[place] and place != rare and _covers(origin, target, images_apart)]  # fmt: skip
-            if targets:
-                best = max(targets, key=lambda place: (_volume(self.buckets[place]), place))
-                moves.append(Move(counts[rare], origin, self.buckets[best]))
-                counts[best], counts[rare] = counts[best] + counts[rare], 0
-                moved = [best if place == rare else place for place in moved]
-        return self._renumbered(moved, tuple(moves))
-
-    def _renumbered(self, moved: list[int], moves: tuple[Move, ...]) -> "Assignment":
-        if not moves:
-            return self
-        kept = sorted(set(moved))
-        table = np.array([kept.index(place) for place in moved] + [-1 - r for r in reversed(range(len(REASONS)))])
-        # negative codes count from the end of the table, where they find themselves
-        codes = table.astype(np.int16)[self.codes]
-        return Assignment(tuple(self.buckets[place] for place in kept), codes, self.moves + moves)
-
-
-def _volume(bucket: Bucket) -> int:
-    return bucket.frames * bucket.height * bucket.width
-
-
-def _covers(origin: Bucket, target: Bucket, images_apart: bool) -> bool:
-    fits = target.frames <= origin.frames and target.height <= origin.height and target.width <= origin.width
-    return fits and not (images_apart and target.frames == 1 < origin.frames)
 
 
 @dataclass(frozen=True)
@@ -194,6 +88,9 @@ class Bucketing:
     weights: Mapping[str, float] | None = None
     window: int = 65536
 
+    # whether clips shorter than ``data.frames`` are trained as well
+    trains_short: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             value = getattr(self, name)
@@ -233,9 +130,33 @@ class Bucketing:
         assert self.max_tokens is not None
         return isqrt(self.max_tokens // (ratio[0] * ratio[1] * self.stride**2))
 
-    def completed(self, frames: int, frame_step: int) -> "Bucketing":
-        """The same rule with what is None filled in from the view: its frames, and its distance between them."""
+    def completed(self, frames: int, height: int, width: int, frame_step: int) -> "Bucketing":
+        """The same rule with what is None filled in from the data's settings; without ``max_tokens``, one shape."""
+        if self.max_tokens is None:
+            return SingleShape(frame_step=frame_step, shape=Bucket(frames, height, width))
         return replace(self, max_frames=self.max_frames or frames, frame_step=self.frame_step or frame_step)
+
+    @property
+    def recorded(self) -> dict[str, Any] | None:
+        """What checkpoints keep of the rule, for the order of the clips depends on it; None for one shape."""
+        return asdict(self)
+
+    @property
+    def cache_key(self) -> dict[str, Any]:
+        """What encoded clips depend on; the shapes of buckets are compared clip by clip."""
+        return {"data.bucketing": True}
+
+    @property
+    def summary(self) -> list[str]:
+        """The numbers of the rule, in lines of text."""
+        least, most = self.token_range()
+        lines = [
+            f"max_tokens={self.max_tokens} stride={self.stride}: {least} to {most} tokens in a frame (pixels; "
+            f"{least / self.stride**2:g} to {most / self.stride**2:g} squares of {self.stride})"
+        ]
+        for (height, width), needed in self.unused_ratios().items():
+            lines.append(f"  ratio {height}:{width} is not used: it needs data.bucketing.max_tokens={needed}")
+        return lines
 
     def token_range(self) -> tuple[int, int]:
         """Fewest (equation 20) and most tokens of a frame, among clips large enough for their ratio."""
@@ -277,11 +198,9 @@ class Bucketing:
             )
         return [budget // self.tokens(bucket) for bucket in buckets]
 
-    def bucket(self, frames: int, height: int, width: int, fps: float) -> Bucket | Dropped:
-        """The bucket of one clip, given its frames, pixels and frames per second."""
-        one = self.assign(*(np.array([value]) for value in (frames, height, width, fps)))
-        code = int(one.codes[0])
-        return one.buckets[code] if code >= 0 else Dropped(REASONS[-1 - code])
+    def assignment(self, index: ClipIndex) -> Assignment:
+        """The bucket of every clip of an index."""
+        return self.assign(*(index.numbers(name) for name in ("frames", "height", "width", "fps")))
 
     def assign(self, frames: np.ndarray, height: np.ndarray, width: np.ndarray, fps: np.ndarray) -> Assignment:
         """The bucket of every clip, given their frames, pixels and frames per second, each (clips,).
@@ -354,6 +273,38 @@ class Bucketing:
             rows[nearer], columns[nearer] = scale[nearer] * h * self.stride, scale[nearer] * w * self.stride
             best[nearer] = distance[nearer]
         return rows, columns
+
+
+@dataclass(frozen=True)
+class SingleShape(Bucketing):
+    """The case of one bucket: all clips are cut to one shape, whatever their own, and shorter ones are left out.
+
+    Args:
+        shape: frames, and pixels of height and width.
+    """
+
+    shape: Bucket = field(kw_only=True)
+    trains_short: ClassVar[bool] = False
+
+    @property
+    @override
+    def recorded(self) -> None:
+        return None
+
+    @property
+    @override
+    def cache_key(self) -> dict[str, Any]:
+        sizes = asdict(self.shape) | {"frame_stride": self.frame_step}
+        return {f"data.{name}": size for name, size in sizes.items()}
+
+    @property
+    @override
+    def summary(self) -> list[str]:
+        return ["data.bucketing.max_tokens is not set: every clip is trained in one shape"]
+
+    @override
+    def assignment(self, index: ClipIndex) -> Assignment:
+        return Assignment.same(self.shape, len(index))
 
 
 LEAST = {

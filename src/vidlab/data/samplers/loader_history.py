@@ -1,13 +1,18 @@
-"""Batch sizes and numbers of processes a run has had: with them its order of clips is a pure function again."""
+"""The batch sizes and numbers of processes that a run has had: what an exact resume in mid-epoch needs to know."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from vidlab.data.samplers.clip_plan import ClipPlan, JointStart
+from lightning.pytorch.utilities import rank_zero_only
+
 from vidlab.data.samplers.plan import Plan, PlanState
+from vidlab.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # What decides the order besides batch size and world size, and the key that sets it.
 ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing", "views": "data.views"}
@@ -15,7 +20,7 @@ ORDER_KEYS = {"index_hash": "data", "seed": "seed", "bucketing": "data.bucketing
 
 @dataclass(frozen=True)
 class LoaderSettings:
-    """Batches in a row that were made with the same settings.
+    """One segment of a run: consecutive batches made with the same settings.
 
     Args:
         first: number of the first batch.
@@ -40,7 +45,7 @@ class LoaderSettings:
 
 @dataclass(frozen=True)
 class LoaderHistory:
-    """The segments of a run.
+    """All segments of a run, which fix the order of its clips across resumes.
 
     Args:
         epoch: the epoch that the first segment begins with, whole.
@@ -64,17 +69,14 @@ class LoaderHistory:
         again = bool(kept) and segment.like(kept[-1])
         return LoaderHistory(self.epoch, tuple(kept) if again else (*kept, segment))
 
-    def start(
-        self, plan_of: Callable[[LoaderSettings, PlanState | JointStart], Plan | ClipPlan]
-    ) -> PlanState | JointStart:
-        """Where the order of the current segment begins: what the segments before it have left of an epoch.
+    def start(self, plan_of: Callable[[LoaderSettings, PlanState], Plan]) -> PlanState:
+        """Where the plan of the current segment begins: what remains of an epoch after those before it.
 
-        Args:
-            plan_of: the plan of a segment, given where its order begins.
+        ``plan_of`` makes the plan of a segment, given where it begins.
         """
-        start: PlanState | JointStart = PlanState(self.segments[0].first, self.epoch)
+        start = PlanState(self.segments[0].first, self.epoch)
         for segment, following in pairwise(self.segments):
-            start = plan_of(segment, start).left(following.first)
+            start = plan_of(segment, start).remaining_after(following.first)
         return start
 
     def state(self) -> dict[str, Any]:
@@ -100,3 +102,22 @@ def order_changes(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
             what = f"{name} ({key})" if name != key else key
             changes.append(f"{what} was {old} and is {new}")
     return changes
+
+
+def resumed_history(state: Mapping[str, Any], order: Mapping[str, Any], accept_changes: bool) -> LoaderHistory:
+    """The history in the DataModule's ``state`` in a checkpoint, for a run whose order of clips is as ``order`` says.
+
+    Raises:
+        UserError: it is another order; with ``accept_changes`` a new epoch begins in it.
+    """
+    history, changes = LoaderHistory.of(state["history"]), order_changes(state, order)
+    if not changes:
+        return history
+    if not accept_changes:
+        raise UserError(
+            f"ckpt_path: clips would come in another order than in the checkpoint: {'; '.join(changes)}. Set it "
+            "back to resume, or begin a new epoch in the new order with accept_changes=true"
+        )
+    rank_zero_only(log.warning)("another order of clips (%s): a new epoch begins", "; ".join(changes))
+    first = replace(history.current, first=int(state["batches_consumed"]))
+    return LoaderHistory(int(state["epoch"]) + 1, (first,))

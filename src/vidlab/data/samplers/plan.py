@@ -1,17 +1,16 @@
-"""The order of the data: a pure function of (number of clips, seed, epoch, batch number, rank, world size).
+"""The plan of the training clips: an interface that says which clips form each batch, and in which shape.
 
-``vidlab plan`` prints the plan of what ``train.py`` would train on with the same arguments.
-
-Epochs are laid end to end in one endless stream of clips; batch ``number`` of rank ``r`` is a window of it.
-Nothing is dropped at the end of an epoch, so a batch may hold the last clips of one epoch and the first of
-the next. Any batch is found without visiting those before it, which makes resuming exact for any number of
-workers. With another batch size or world size a plan starts from what another has left of an epoch.
+A plan is a pure function of (index, seed, batch number, rank, world size). Every plan implements ``Plan``: one bucket
+(``SingleBucketPlan``), several mixed, with weighted sources or without (``BucketPlan``), images between videos
+(``InterleavedPlan``). Each can go on from the ``PlanState`` that a plan of other batch sizes or world sizes stopped in.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+from vidlab.data.samplers.assignment import Bucket
 
 
 class ClipRef(NamedTuple):
@@ -28,113 +27,118 @@ class ClipRef(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PlanState:
-    """Where an order begins.
+    """How far a plan has come: where another one goes on.
 
     Args:
-        number: the first batch.
+        number: the first batch that is not taken.
         epoch: the epoch of its first clip.
         remaining: uint16 (positions of the index,): how often each clip is still to be visited in ``epoch``; None is a
             whole epoch.
         visited: uint16 (positions of the index,): how often each clip was visited in ``epoch`` before, filling up
             included; None is never.
+        parts: the states of videos and of images, where they take turns, each counting its own batches.
     """
 
     number: int = 0
     epoch: int = 0
     remaining: np.ndarray | None = None
     visited: np.ndarray | None = None
+    parts: tuple["PlanState", "PlanState"] | None = None
 
     @property
     def whole_epoch(self) -> int:
         """The first epoch that is visited whole."""
         return self.epoch + (self.remaining is not None)
 
+    def interleaved(self, every: int) -> tuple["PlanState", "PlanState"]:
+        """Where the videos and the images of an ``InterleavedPlan`` begin; without ``parts``, with ``epoch``."""
+        images = self.number // every
+        return self.parts or (PlanState(self.number - images, self.epoch), PlanState(images, self.epoch))
 
-class Plan:
-    """Which clips are in which batch.
 
-    Epoch ``e`` visits each clip once, in the order given by sorting the raw 64-bit output of the
-    counter-based generator Philox4x64 with key (seed, e); that raw stream is fixed by NumPy's compatibility
-    promise, unlike ``Generator.permutation``. Two orders are held in memory, 8 bytes per clip.
+@dataclass(frozen=True)
+class BucketStats:
+    """Statistics of one bucket over an epoch: clips, steps, padding.
 
     Args:
-        num_clips: clips per epoch, at least 1.
-        batch_size: clips per batch and rank, at least 1.
-        seed: not negative.
-        world_size: ranks that share the stream, at least 1.
-        start: where the stream begins; what another plan has ``left``.
+        bucket: its shape.
+        clips: clips in it.
+        visits: places they take in an epoch; not ``clips`` where sources have weights.
+        batch_size: clips of a full batch.
+        steps: steps of an epoch.
+        tail_size: clips of a batch of the last step; 0 where epochs are joined and no step is the last.
+        repeated: places filled up with clips already seen in the epoch.
+        left_out: visits of an epoch that no step has; other clips each epoch.
     """
 
-    def __init__(
-        self, num_clips: int, batch_size: int, seed: int, world_size: int = 1, start: PlanState | None = None
-    ) -> None:
-        if min(num_clips, batch_size, world_size) < 1 or seed < 0:
-            raise ValueError(
-                "num_clips, batch_size and world_size must be at least 1 and seed not negative, got "
-                f"{num_clips}, {batch_size}, {world_size}, {seed}"
-            )
-        self.num_clips = num_clips
-        self.batch_size = batch_size
-        self.seed = seed
-        self.world_size = world_size
-        self.start = start or PlanState()
-        self._orders: dict[int, np.ndarray] = {}
-        self._rest = np.zeros(0, np.int32)
-        if self.start.remaining is not None:
-            order = self.order(self.start.epoch)
-            self._rest = order[self.start.remaining[order] > 0]
+    bucket: Bucket
+    clips: int
+    visits: int
+    batch_size: int
+    steps: int
+    tail_size: int = 0
+    repeated: int = 0
+    left_out: int = 0
+
+    @property
+    def batches(self) -> dict[int, int]:
+        """Batches of one rank in an epoch, by how many clips they have."""
+        shorter = self.steps > 0 and 0 < self.tail_size < self.batch_size
+        found = {self.batch_size: self.steps - shorter, **({self.tail_size: 1} if shorter else {})}
+        return {size: count for size, count in found.items() if count}
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """Which clips are in which batch, and of which shape they are.
+
+    Batches are counted over all epochs and are the same number on every rank. Any batch is found without visiting
+    those before it, so resuming is exact for any number of workers.
+    """
+
+    world_size: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which an epoch is visited."""
+        ...
+
+    @property
+    def stats(self) -> tuple[BucketStats, ...]:
+        """The buckets of an epoch."""
+        ...
+
+    @property
+    def step_fractions(self) -> tuple[float, ...]:
+        """The share of all steps that each bucket of ``stats`` has; their sum is 1."""
+        steps = [one.steps for one in self.stats]
+        return tuple(own / sum(steps) for own in steps)
+
+    @property
+    def note(self) -> str:
+        """What to know about ``steps_per_epoch``; empty for nothing."""
+        return ""
 
     def batch(self, number: int, rank: int = 0) -> tuple[ClipRef, ...]:
-        """The clips of global batch ``number`` (from ``start.number``) on ``rank``.
+        """The clips of global batch ``number`` on ``rank``.
 
-        With n batches before it they are places ``(n * world_size + rank) * batch_size`` and the following
-        ``batch_size - 1`` of the stream.
+        Raises:
+            ValueError: the plan has no such batch, or no such rank.
         """
-        if number < self.start.number or not 0 <= rank < self.world_size:
-            raise ValueError(f"batch {number} of rank {rank} in a world of {self.world_size} does not exist")
-        first = ((number - self.start.number) * self.world_size + rank) * self.batch_size
-        return tuple(self._visit(place) for place in range(first, first + self.batch_size))
+        ...
 
-    def _visit(self, place: int) -> ClipRef:
-        epoch, within = self._find(place)
-        if epoch >= self.start.whole_epoch:
-            return ClipRef(int(self.order(epoch)[within]), epoch)
-        position = int(self._rest[within])
-        return ClipRef(position, epoch, 0 if self.start.visited is None else int(self.start.visited[position]))
+    def bucket(self, number: int) -> Bucket:
+        """The shape of global batch ``number`` on every rank."""
+        ...
 
-    def _find(self, place: int) -> tuple[int, int]:
-        """The epoch of a place of the stream, and the place within what the stream has of that epoch."""
-        if place < len(self._rest):
-            return self.start.epoch, place
-        epochs, within = divmod(place - len(self._rest), self.num_clips)
-        return self.start.whole_epoch + epochs, within
+    def same_bucket(self, number: int) -> np.ndarray:
+        """Positions of all clips of that bucket: what may stand in for a clip that cannot be read."""
+        ...
 
     def epoch_at(self, number: int) -> int:
-        """The epoch of the first clip of batch ``number``."""
-        return self._find((number - self.start.number) * self.world_size * self.batch_size)[0]
+        """The epoch in which batch ``number`` begins."""
+        ...
 
-    def left(self, number: int) -> PlanState:
-        """What is not visited before batch ``number``: where a plan of another batch size or world size goes on."""
-        if number == self.start.number:
-            return self.start
-        epoch, within = self._find((number - self.start.number) * self.world_size * self.batch_size)
-        if epoch >= self.start.whole_epoch and within == 0:
-            return PlanState(number, epoch)
-        remaining, visited = np.zeros((2, self.num_clips), np.uint16)
-        order = self.order(epoch)
-        if epoch < self.start.whole_epoch:
-            order = self._rest
-            visited += 0 if self.start.visited is None else self.start.visited
-        remaining[order[within:]] = 1
-        visited[order[:within]] += 1
-        return PlanState(number, epoch, remaining, visited)
-
-    def order(self, epoch: int) -> np.ndarray:
-        """The positions of all clips in the order ``epoch`` visits them, int32 (num_clips,)."""
-        if epoch not in self._orders:
-            while len(self._orders) >= 2:
-                del self._orders[next(iter(self._orders))]
-            key = np.array([self.seed % 2**64, epoch], dtype=np.uint64)
-            order = np.argsort(np.random.Philox(key=key).random_raw(self.num_clips), kind="stable")
-            self._orders[epoch] = order.astype(np.int32)
-        return self._orders[epoch]
+    def remaining_after(self, number: int) -> PlanState:
+        """What is not visited before batch ``number``: where a plan of other settings goes on."""
+        ...

@@ -6,7 +6,7 @@ from math import gcd
 
 import numpy as np
 
-from vidlab.data.samplers.buckets import CHUNK
+from vidlab.data.samplers.assignment import CHUNK
 
 
 @dataclass

@@ -1,32 +1,33 @@
-"""An epoch of buckets cut into steps: which visits a step has, which fill it up, and how often a clip came before."""
+"""The steps of an epoch of buckets: which visits each has, what fills it up, and how often its clips came before."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 import numpy as np
 
-from vidlab.data.samplers.buckets import Bucket
-from vidlab.data.samplers.clip_plan import BucketStats
+from vidlab.data.samplers.assignment import Bucket
+from vidlab.data.samplers.plan import BucketStats
 
+TAILS = ("drop", "pad", "smaller")
 # Visits that are numbered together, at least: sorting so many stays within a processor's cache.
-STRETCH = 65536
+SEGMENT = 65536
 
 
 class Cut:
     """An epoch cut into steps. Its visits and its steps are counted bucket after bucket.
 
     Args:
-        shares: how each bucket is cut.
+        buckets: how each bucket is cut.
         world_size: ranks.
     """
 
-    def __init__(self, shares: Sequence[BucketStats], world_size: int) -> None:
-        self.shares = tuple(shares)
+    def __init__(self, buckets: Sequence[BucketStats], world_size: int) -> None:
+        self.buckets = tuple(buckets)
         self.world_size = world_size
-        self.first_visit = np.cumsum([0, *(share.visits for share in shares)])
-        self.first_step = np.cumsum([0, *(share.steps for share in shares)])
+        self.first_visit = np.cumsum([0, *(stats.visits for stats in buckets)])
+        self.first_step = np.cumsum([0, *(stats.steps for stats in buckets)])
         # clips that fill up are counted after all visits
-        self.first_filling = self.first_visit[-1] + np.cumsum([0, *(share.repeated for share in shares)])
+        self.first_filling = self.first_visit[-1] + np.cumsum([0, *(stats.repeated for stats in buckets)])
 
     @property
     def steps(self) -> int:
@@ -38,17 +39,17 @@ class Cut:
 
         Past its end the bucket begins again: that is the filling up.
         """
-        return self.first_visit[bucket] + within % self.shares[bucket].visits
+        return self.first_visit[bucket] + within % self.buckets[bucket].visits
 
     def places(self, bucket: int, within: np.ndarray) -> np.ndarray:
         """The same places in what ``numbers`` gives, where those that fill up have their own."""
-        filling = within - self.shares[bucket].visits
+        filling = within - self.buckets[bucket].visits
         return np.where(filling < 0, self.first_visit[bucket] + within, self.first_filling[bucket] + filling)
 
     def visits_of(self, steps: np.ndarray) -> np.ndarray:
         """Bool (visits,): which visits some steps have; clips that fill up do not count."""
         bucket = np.searchsorted(self.first_step, steps, side="right") - 1
-        full, tail = (np.array([getattr(share, name) for share in self.shares]) * self.world_size
+        full, tail = (np.array([getattr(stats, name) for stats in self.buckets]) * self.world_size
                       for name in ("batch_size", "tail_size"))  # fmt: skip
         begins = self.first_visit[bucket] + (steps - self.first_step[bucket]) * full[bucket]
         last = steps + 1 == self.first_step[bucket + 1]
@@ -65,8 +66,8 @@ class Cut:
         return np.concatenate([np.zeros(0, np.int64), *found])
 
     def _filling(self, bucket: int) -> np.ndarray:
-        share = self.shares[bucket]
-        return np.arange(share.visits, share.visits + share.repeated)
+        stats = self.buckets[bucket]
+        return np.arange(stats.visits, stats.visits + stats.repeated)
 
     def numbers(
         self, clips: np.ndarray, steps: np.ndarray, ends: np.ndarray, several: bool, visited: np.ndarray | None
@@ -85,39 +86,39 @@ class Cut:
         numbers = np.zeros(int(self.first_filling[-1]), np.uint16)
         when = np.empty(len(steps), np.int64)
         when[steps] = np.arange(len(steps))
-        for bucket, share in enumerate(self.shares):
-            if not share.steps or not (several or share.repeated):
+        for bucket, stats in enumerate(self.buckets):
+            if not stats.steps or not (several or stats.repeated):
                 continue
-            for first, last in self._stretches(bucket, ends[:, bucket], several):
+            for first, last in self._segments(bucket, ends[:, bucket], several):
                 within = self._in_order(bucket, first, last, when)
                 numbers[self.places(bucket, within)] = count_earlier(clips[self.visits(bucket, within)])
         if visited is not None and visited.any():
             numbers[: len(clips)] += visited[clips]
-            for bucket, share in enumerate(self.shares):
+            for bucket, stats in enumerate(self.buckets):
                 within = self._filling(bucket)
-                if share.steps and len(within):
+                if stats.steps and len(within):
                     numbers[self.places(bucket, within)] += visited[clips[self.visits(bucket, within)]]
         return numbers
 
-    def _stretches(self, bucket: int, ends: np.ndarray, several: bool) -> Iterator[tuple[int, int]]:
+    def _segments(self, bucket: int, ends: np.ndarray, several: bool) -> Iterator[tuple[int, int]]:
         """First and last places of a bucket to be numbered together, the clips that fill up with the first of them."""
-        share = self.shares[bucket]
-        wanted = np.arange(min(share.repeated, share.visits), share.visits + STRETCH, STRETCH)
+        stats = self.buckets[bucket]
+        wanted = np.arange(min(stats.repeated, stats.visits), stats.visits + SEGMENT, SEGMENT)
         found = ends[np.minimum(np.searchsorted(ends, wanted), len(ends) - 1)]
         bounds = pairwise(np.unique(np.append(0, found)).tolist())
         return bounds if several else islice(bounds, 1)
 
     def _in_order(self, bucket: int, first: int, last: int, when: np.ndarray) -> np.ndarray:
-        """The places of a stretch in the order they are visited; those of no step come last."""
-        share = self.shares[bucket]
-        size = share.batch_size * self.world_size
+        """The places of a segment in the order they are visited; those of no step come last."""
+        stats = self.buckets[bucket]
+        size = stats.batch_size * self.world_size
         step = np.arange(first // size, -(-last // size))
         begin, end = np.maximum(step * size, first), np.minimum((step + 1) * size, last)
         if first == 0:  # the clips that fill up the last step are the first ones
-            step = np.append(step, share.steps - 1)
-            begin, end = np.append(begin, share.visits), np.append(end, share.visits + share.repeated)
-        taken = when[self.first_step[bucket] + np.minimum(step, share.steps - 1)]
-        order = np.argsort(np.where(step < share.steps, taken, len(when)), kind="stable")
+            step = np.append(step, stats.steps - 1)
+            begin, end = np.append(begin, stats.visits), np.append(end, stats.visits + stats.repeated)
+        taken = when[self.first_step[bucket] + np.minimum(step, stats.steps - 1)]
+        order = np.argsort(np.where(step < stats.steps, taken, len(when)), kind="stable")
         begin, length = begin[order], (end - begin)[order]
         return np.repeat(begin - np.cumsum(length) + length, length) + np.arange(length.sum())
 
@@ -137,7 +138,7 @@ def count_earlier(positions: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def share_of(bucket: Bucket, clips: int, visits: int, batch_size: int, world_size: int, tail: str) -> BucketStats:
+def stats_of(bucket: Bucket, clips: int, visits: int, batch_size: int, world_size: int, tail: str) -> BucketStats:
     """How a bucket is cut into steps; see ``Bucketing`` for ``tail``."""
     full, rest = divmod(visits, batch_size * world_size)
     if rest == 0 or tail == "drop":

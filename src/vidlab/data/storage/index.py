@@ -17,15 +17,7 @@ from filelock import FileLock
 
 from vidlab.assets import cache_folder
 from vidlab.data.names import reason_of, shown
-from vidlab.data.storage.clip_row import (
-    COLUMNS,
-    INDEX_NAME,
-    ClipRow,
-    check_row,
-    factors_from_json,
-    factors_to_json,
-    schema,
-)
+from vidlab.data.storage.clip_row import COLUMNS, INDEX_NAME, ClipRow, check_row, schema
 from vidlab.data.storage.index_checks import IndexHeader, as_written, check_numbers, check_size
 from vidlab.data.storage.index_writer import GROUP_ROWS, IndexWriter, rows_name, write_index
 from vidlab.data.storage.parquet import open_parquet
@@ -34,16 +26,7 @@ from vidlab.digests import DamagedError
 from vidlab.errors import CorruptClipError, DataError, UserError
 from vidlab.files import remove_leftovers, written_aside
 
-__all__ = [
-    "COLUMNS",
-    "INDEX_NAME",
-    "ClipIndex",
-    "ClipRow",
-    "IndexWriter",
-    "factors_from_json",
-    "factors_to_json",
-    "write_index",
-]
+__all__ = ["COLUMNS", "INDEX_NAME", "ClipIndex", "ClipRow", "IndexWriter", "write_index"]
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What is doubted of an index, since anybody may have made it: its header, its types and its numbers."""
+"""Validation of an index, since anybody may have made it: its header, its types and its numbers."""
 
 import json
 import re
@@ -20,7 +20,7 @@ IDENTITY = re.compile(r"[0-9a-f]{1,64}")
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What the writer of an index said of it.
+    """The header of an index: what its writer said of it.
 
     Args:
         root: the folder that shard names are relative to; None is the index's own.

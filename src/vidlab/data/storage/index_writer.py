@@ -1,4 +1,4 @@
-"""Write an index row by row: memory does not grow with the rows, but for 8 bytes each."""
+"""Writes an index row by row: memory does not grow with the rows, but for 8 bytes each."""
 
 import json
 from array import array

@@ -15,7 +15,7 @@ earlier versions have none and are read as they are.
 import io
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ import torch
 from jaxtyping import BFloat16
 from torch import Tensor
 
-from vidlab.clip import EncodedClips, TextEmbedding
 from vidlab.data.names import reason_of, shown
 from vidlab.data.storage.index import INDEX_NAME, ClipIndex
 from vidlab.data.storage.parquet import open_parquet
@@ -54,7 +53,7 @@ AGAIN = "Encode again with python curate.py stage=encode and the words of this r
 
 @dataclass(frozen=True)
 class CachedClip:
-    """One view of one clip.
+    """The latents and text features of one view of a clip.
 
     Args:
         moments: bfloat16 (1 or 2, C, t, h, w): mean and, where there is one, log-variance.
@@ -75,7 +74,7 @@ class CachedClip:
 
 @dataclass(frozen=True)
 class CacheHeader:
-    """What a cache was made of.
+    """The header of a cache: what it was made of.
 
     Args:
         key: everything that its content depends on, by dotted name.
@@ -155,8 +154,20 @@ def refuse_stale(folder: Path | str, there: Mapping[str, Any], here: Mapping[str
         raise UserError(f"data.cache={folder} is stale. {'; '.join(found)}. {AGAIN}")
 
 
+def matching_cache(folder: Path | str, key: Mapping[str, Any]) -> "ClipCache":
+    """The cache in ``folder``, if it is of the clips and views that the data's part of a key tells.
+
+    Raises:
+        UserError: there is none, it is not finished, or it is stale.
+    """
+    cache = ClipCache(folder)
+    there = {name: value for name, value in cache.header.key.items() if name in key or name.startswith("data.")}
+    refuse_stale(folder, there, key)
+    return cache
+
+
 class ClipCache:
-    """A finished cache, opened for reading.
+    """A finished cache of latents, opened for reading.
 
     Args:
         folder: where it is.
@@ -259,10 +270,10 @@ class ClipCache:
 
 
 def read_parts(content: bytes, crc: int | None = None) -> dict[str, Tensor]:
-    """The arrays of one clip by name (latent, tokens, mask, pooled), out of a stretch of a tar file.
+    """The arrays of one clip by name (latent, tokens, mask, pooled), out of a part of a tar file.
 
     Args:
-        content: the stretch.
+        content: the bytes of that part.
         crc: checksum of the arrays' files one after the other; None where nobody has taken it.
 
     Raises:
@@ -322,19 +333,3 @@ def array_bytes(array: Tensor) -> bytes:
     file = io.BytesIO()
     np.lib.format.write_array(file, np.ascontiguousarray(numbers), version=(1, 0), allow_pickle=False)
     return file.getvalue()
-
-
-def stack_encoded(clips: Sequence[CachedClip]) -> EncodedClips:
-    """A batch of clips of one size."""
-    moments = torch.stack([clip.moments for clip in clips], dim=1)
-    texts = [clip.text for clip in clips if clip.text is not None]
-    log_variance = moments[1] if len(moments) > 1 else None
-    return EncodedClips(moments[0], log_variance, clips[0].size, stack_text(texts) if texts else None)
-
-
-def stack_text(texts: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
-    """Captions of different length, padded with zeros."""
-    tokens, mask = (
-        torch.nn.utils.rnn.pad_sequence([text[name] for text in texts], batch_first=True) for name in ("tokens", "mask")
-    )
-    return TextEmbedding(tokens, mask, torch.stack([text["pooled"] for text in texts]))

@@ -1,4 +1,4 @@
-"""Shards on disk: WebDataset tar files plus an index, written once and read member by member.
+"""Writes WebDataset tar shards with an index, and reads their members one by one.
 
 ``000000.tar`` holds ``key.mp4``, ``key.txt`` (first caption) and ``key.json`` (all captions, split, factors)
 of each clip, so the shards can be read by any WebDataset loader as well.
@@ -267,8 +267,8 @@ class MemberFile(io.RawIOBase):
         self._handle: int | None = None
         self._handle = _opened(path, offset, size)
 
+    @override
     def read(self, count: int | None = -1) -> bytes:
-        """At most ``count`` bytes; fewer at the end alone."""
         left = self.size - self._place
         wanted = left if count is None or count < 0 else min(count, left)
         if wanted <= 0 or self._handle is None:
@@ -285,8 +285,8 @@ class MemberFile(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
+    @override
     def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place counted from the part's start, the present place or its end."""
         self._place = max(0, place + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence])
         return self._place
 
@@ -294,8 +294,8 @@ class MemberFile(io.RawIOBase):
     def tell(self) -> int:
         return self._place
 
+    @override
     def close(self) -> None:
-        """Close the file; more than once does no harm."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None

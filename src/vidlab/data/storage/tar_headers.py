@@ -1,4 +1,4 @@
-"""What is in a tar file, by its headers alone: where each regular file lies, and what is damaged.
+"""Reads the headers of a tar file: where each regular file lies in it, and what is damaged.
 
 Every number in a header is doubted, since shards come from anywhere: sizes may be negative or reach beyond the file,
 names may be cut off. Each header is parsed and its checksum compared by ``tarfile``; going from one to the next is
@@ -47,7 +47,7 @@ OTHERS: Mapping[bytes, str] = {
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a tar.
+    """A regular file in a tar file.
 
     Args:
         name: with its folders; bytes that are no UTF-8 are surrogates.

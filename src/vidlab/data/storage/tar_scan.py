@@ -1,4 +1,4 @@
-"""One tar shard made by others: its samples as rows of an index, and why the rest are none."""
+"""Scans one tar shard made by others: its samples as rows of an index, and why the rest are none."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ PROBED_WHOLE = 1 << 26
 
 @dataclass
 class ShardContent:
-    """What one shard holds.
+    """The clips of one shard, and what was found besides.
 
     Args:
         rows: usable clips, in order; ``split`` is empty where the sample names none.

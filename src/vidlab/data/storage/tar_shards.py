@@ -1,4 +1,4 @@
-"""The samples in a tar file, found by headers alone.
+"""Groups the members of a tar file into WebDataset samples, by headers alone.
 
 A sample is the members that share the part of their name before the first dot of the file name, as WebDataset reads
 them: ``a/000.mp4``, ``a/000.txt`` and ``a/000.json`` are the sample ``a/000``. Unlike for a reader of streams they need

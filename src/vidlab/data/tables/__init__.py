@@ -1,1 +1,1 @@
-"""Tables, lists and captions that others wrote."""
+"""Readers of tables, lists and captions that others wrote."""

@@ -1,4 +1,4 @@
-"""Tables that others wrote, by their suffix."""
+"""Opens tables that others wrote, by their suffix: CSV or Parquet."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

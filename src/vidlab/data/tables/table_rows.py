@@ -29,7 +29,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class BadItem:
-    """Something that cannot be used.
+    """A row or an item that cannot be used, and why.
 
     Args:
         name: of a clip, or a place in a list.

@@ -1,4 +1,4 @@
-"""Frames for people: contact sheets, GIFs and mp4 files that play everywhere.
+"""Contact sheets, GIFs, and mp4 files that play everywhere.
 
 Frames are uint8 RGB, a video is ``(T, H, W, 3)``, several of one size are ``(N, T, H, W, 3)``. Small clips
 are enlarged by repeating pixels, so what is seen is what the model made.

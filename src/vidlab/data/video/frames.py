@@ -1,4 +1,4 @@
-"""Decoded frames as they are shown: upright, with square pixels, 8-bit RGB over white."""
+"""Converts decoded frames to those shown: upright, with square pixels, 8-bit RGB over white."""
 
 from collections.abc import Sequence
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Picture files as they are shown: upright, 8-bit RGB over white."""
+"""Reads picture files as they are shown: upright, 8-bit RGB over white."""
 
 import warnings
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Bytes become pixels here, and pixels bytes."""
+"""Converts single clips between uint8 frames and pixels in [-1, 1]."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Probe a video and read its frames by number."""
+"""Probes a video and reads its frames by number."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ HDR = {16: "PQ", 18: "HLG"}
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file shows.
+    """Frames, size and rate of a video file.
 
     Args:
         frames: number of frames that can be decoded.

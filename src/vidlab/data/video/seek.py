@@ -1,4 +1,4 @@
-"""Far frames of a video by seeking, where what the file says of its frames lets their numbers be known."""
+"""Seeks to far frames of a video, where what the file says of its frames lets their numbers be known."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ def list_packets(container: Any, stream: Any, most: int | None = None) -> Packet
 
 @dataclass(frozen=True)
 class Timeline:
-    """When the frames of a stream are shown.
+    """The presentation times of the frames of a stream.
 
     Args:
         shown: presentation times in order, int64.

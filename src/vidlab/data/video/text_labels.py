@@ -1,4 +1,4 @@
-"""Text inside pictures, in any script for which this machine has a font."""
+"""Draws text labels into pictures, in any script for which this machine has a font."""
 
 import unicodedata
 import warnings

@@ -1,4 +1,4 @@
-"""Frames to the bytes of an mp4."""
+"""Encodes frames to the bytes of an mp4."""
 
 import io
 from collections.abc import Iterator

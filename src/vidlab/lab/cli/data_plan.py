@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.bucketed import Balance, BucketedPlan
-from vidlab.data.samplers.buckets import Bucketing
-from vidlab.data.samplers.clip_plan import BucketStats, InterleavedPlan, SingleBucketPlan
+from vidlab.data.samplers.plan import BucketStats
 from vidlab.errors import UserError
 from vidlab.lab.cli import hydra_main
 from vidlab.lab.cli.programs import config_folder
@@ -45,10 +45,13 @@ def text_of(cfg: Any) -> str:
     """
     world_size = world_size_of(cfg)
     data = hydra_main.instantiate(cfg.data, "data")
-    title = f"data={data.name} seed={data.seed} world_size={world_size}"
-    if data.bucketing is None:
-        return "\n".join([title, *unbucketed(data, world_size)])
-    return "\n".join([title, *bucketed(data.planned(world_size))])
+    planned, clips = data.planned(world_size), data.data
+    readable = clips.total - len(data.corrupt)
+    lines = [
+        f"data={data.name} seed={data.seed} world_size={world_size}",
+        f"training clips: {len(clips.train)} of {readable} in the index, {len(clips.val)} held out",
+    ]
+    return "\n".join([*lines, *report(planned)])
 
 
 def world_size_of(cfg: Any) -> int:
@@ -63,71 +66,31 @@ def world_size_of(cfg: Any) -> int:
     return given
 
 
-def unbucketed(data: Any, world_size: int) -> list[str]:
-    """The report of data trained in one shape."""
-    view, clips = data.view, len(data.data.train)
-    total = data.data.total - len(data.corrupt)
-    step = data.batch_size * world_size
-    return [
-        "data.bucketing.max_tokens is not set: every clip is trained in one shape",
-        *table([BucketStats(_shape(view), clips, clips, data.batch_size, -(-clips // step))], lambda _: _volume(view)),
-        f"training clips: {clips} of {total} in the index, {len(data.data.val)} held out; shorter ones are named above",
-        f"steps per epoch: {clips / step:.2f} of {step} clips (epochs are joined, no clip is left over)",
-        "tokens per step: equal between ranks and between steps; padding waste 0 %",
-    ]
+def report(planned: BucketedPlan) -> list[str]:
+    """What there is to say of a plan."""
+    rule, plan = planned.bucketing, planned.plan
+    return [*rule.summary, *table(plan.stats, rule.tokens), *missing(planned), *steps(planned)]
 
 
-def _shape(view: Any) -> Any:
-    from vidlab.data.samplers.buckets import Bucket
-
-    return Bucket(view.frames, view.height, view.width)
-
-
-def _volume(view: Any) -> int:
-    return view.frames * view.height * view.width
-
-
-def bucketed(planned: BucketedPlan) -> list[str]:
-    """The report of bucketed data."""
-    return [
-        *rule(planned.bucketing),
-        *table(planned.plan.shares, planned.bucketing.tokens),
-        *missing(planned),
-        *steps(planned),
-    ]
-
-
-def rule(bucketing: Bucketing) -> list[str]:
-    """The numbers of the min-max rule."""
-    least, most = bucketing.token_range()
-    lines = [
-        f"max_tokens={bucketing.max_tokens} stride={bucketing.stride}: {least} to {most} tokens in a frame (pixels; "
-        f"{least / bucketing.stride**2:g} to {most / bucketing.stride**2:g} squares of {bucketing.stride})"
-    ]
-    for (height, width), needed in bucketing.unused_ratios().items():
-        lines.append(f"  ratio {height}:{width} is not used: it needs data.bucketing.max_tokens={needed}")
-    return lines
-
-
-def table(shares: Iterable[BucketStats], tokens: Callable[[Any], int]) -> list[str]:
+def table(buckets: Iterable[BucketStats], tokens: Callable[[Bucket], int]) -> list[str]:
     """Rows of buckets, those with most clips first."""
-    shares = sorted(shares, key=lambda share: -share.clips)
+    buckets = sorted(buckets, key=lambda stats: -stats.clips)
     rows: list[tuple[str, ...]] = [HEADER]
-    for share in shares[:SHOWN]:
-        each = tokens(share.bucket)
-        facts = (share.clips, share.visits, share.batch_size, each, each * share.batch_size)
-        rows.append(tuple(map(str, (share.bucket, *facts, share.steps, share.repeated, share.left_out))))
+    for stats in buckets[:SHOWN]:
+        each = tokens(stats.bucket)
+        facts = (stats.clips, stats.visits, stats.batch_size, each, each * stats.batch_size)
+        rows.append(tuple(map(str, (stats.bucket, *facts, stats.steps, stats.repeated, stats.left_out))))
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    hidden = shares[SHOWN:]
+    hidden = buckets[SHOWN:]
     if hidden:
-        lines.append(f"... and {len(hidden)} buckets more with {sum(share.clips for share in hidden)} clips")
+        lines.append(f"... and {len(hidden)} buckets more with {sum(stats.clips for stats in hidden)} clips")
     return lines
 
 
 def missing(planned: BucketedPlan) -> list[str]:
     """Clips in no bucket and why, and clips that were moved."""
-    dropped, left = planned.dropped, sum(share.left_out for share in planned.plan.shares)
+    dropped, left = planned.dropped, sum(stats.left_out for stats in planned.plan.stats)
     lines = [f"dropped: {clips} clips, {reason}" for reason, clips in dropped.items()]
     lines = lines or ["dropped: none"]
     if left:
@@ -142,17 +105,12 @@ def missing(planned: BucketedPlan) -> list[str]:
 
 def steps(planned: BucketedPlan) -> list[str]:
     """Steps of an epoch and their tokens."""
-    plan, balance = planned.plan, planned.balance
-    lines = [f"steps per epoch: {plan.steps_per_epoch}"]
-    if isinstance(plan, SingleBucketPlan):
-        lines[0] += " (one bucket: epochs are joined, no clip is left over)"
-    if isinstance(plan, InterleavedPlan):
-        lines[0] += (
-            f", one in {plan.every} of images (an epoch of images is {plan.images.steps_per_epoch} steps of them)"
-        )
-    elif planned.bucketing.image_every is not None:
+    plan = planned.plan
+    lines = [f"steps per epoch: {plan.steps_per_epoch}" + (f" ({plan.note})" if plan.note else "")]
+    kinds = {stats.bucket.frames == 1 for stats in plan.stats}
+    if planned.bucketing.image_every is not None and len(kinds) == 1:
         lines.append("  data.bucketing.image_every has no effect: there are not both images and videos")
-    return [*lines, *tokens_of(balance, planned)]
+    return [*lines, *tokens_of(planned.balance, planned)]
 
 
 def tokens_of(balance: Balance, planned: BucketedPlan) -> list[str]:

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import Factors
-from vidlab.data.dataset import scale_to_cover
+from vidlab.data.clip_transform import scale_to_cover
 from vidlab.data.datasets.annotation import Annotation, read_entry
 from vidlab.data.datasets.folder import VIDEO_SUFFIXES, find_videos, tables_of
 from vidlab.data.datasets.folder_captions import caption_columns, gather_captions
 from vidlab.data.names import RENAME, is_utf8, reason_of, shown
 from vidlab.data.remarks import Remarks, sentences
-from vidlab.data.storage.clip_row import ClipRow
-from vidlab.data.storage.index import INDEX_NAME, ClipIndex, factors_from_json, factors_to_json
+from vidlab.data.storage.clip_row import ClipRow, factors_from_json, factors_to_json
+from vidlab.data.storage.index import INDEX_NAME, ClipIndex
 from vidlab.data.storage.shards import open_member, read_member
 from vidlab.data.tables.files import open_table
 from vidlab.data.video import read_frames, to_pixels
@@ -205,7 +205,7 @@ class RealClip:
         return self.row.key
 
     def cut(self, frames: int, height: int, width: int) -> Float[Tensor, "3 T H W"]:
-        """The middle stretch and the middle crop, scaled as in training, in [-1, 1].
+        """The middle temporal segment and the middle crop, scaled as in training, in [-1, 1].
 
         Raises:
             CorruptClipError: it cannot be read.

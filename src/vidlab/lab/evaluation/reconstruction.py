@@ -92,7 +92,7 @@ def write_originals(batches: Sequence[ClipBatch], folder: Path, fps: float) -> l
     """The clips themselves, losslessly, by the names that their reconstructions will have."""
     clips: list[ScoredClip] = []
     for batch in batches:
-        clips += _write(batch, decoded(batch), folder, fps, len(clips))
+        clips += _write(batch, batch.pixels, folder, fps, len(clips))
     write_record(folder, clips)
     return clips
 
@@ -112,16 +112,16 @@ def reconstruct_held_out(
     clips: list[ScoredClip] = []
     moments: list[LatentMoments] = []
     with torch.inference_mode(), autocast(setup.device, setup.precision):
-        first = clock.warm_up(decoded(batches[0]))
+        first = clock.warm_up(batches[0].pixels)
         for batch in batches:
-            back = clock.run(decoded(batch))
+            back = clock.run(batch.pixels)
             if bool(back.pixels.isnan().any()):
                 raise DataError(f"{entry.name} makes NaN pixels of clip {batch.keys[0]} or one beside it.")
             clips += _write(batch, back.pixels.cpu(), folder, setup.fps, len(clips))
             moments.append(back.latents)
             advance(len(batch))
         while len(clock.encoding) < TIMINGS:
-            clock.run(decoded(batches[0]))
+            clock.run(batches[0].pixels)
     write_record(folder, clips)
     autoencoder.to("cpu")
     return Reconstructed(clips, _cost(autoencoder, batches[0], clock, first), reduce(add, moments))
@@ -161,12 +161,6 @@ class _Clock:
         return _Round(made, LatentMoments.of(Posterior(latents.float(), None)))
 
 
-def decoded(batch: ClipBatch) -> Float[Tensor, "B 3 T H W"]:
-    """The pixels of held-out clips, which are read as videos and never out of a cache of latents."""
-    assert batch.pixels is not None
-    return batch.pixels
-
-
 def _size(pixels: Tensor) -> tuple[int, int, int]:
     frames, height, width = pixels.shape[2:]
     return frames, height, width
@@ -175,7 +169,7 @@ def _size(pixels: Tensor) -> tuple[int, int, int]:
 def _cost(
     autoencoder: Autoencoder, batch: ClipBatch, clock: _Clock, first: tuple[ResourceUsage, ResourceUsage]
 ) -> Cost:
-    size = _size(decoded(batch))
+    size = _size(batch.pixels)
     padded = autoencoder.fitting_size(*size)
     down, up = first
     return Cost(

@@ -1,7 +1,6 @@
-"""Naming what was seen, in the data set's words, and drawing it: what the judge would have written itself."""
+"""Names what was seen in a clip, in the data set's words: shapes, colours, motions, places."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,11 +18,6 @@ from vidlab.data.moving_shapes.scene import (
 from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
 from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
 from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene, SeenObject
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-TRACKS = ((255, 255, 255), (0, 0, 0))  # colours of the outlines and the track
 
 
 @dataclass(frozen=True)
@@ -87,37 +81,3 @@ def read_object(found: SeenObject, canvas: Canvas) -> ObjectReading:
 def nearest(colour: Floats, palette: dict[str, Colour]) -> str:
     """The name of the nearest colour."""
     return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
-
-
-def draw_seen(pixels: Floats, seen: ParsedScene, frames: int = 8, scale: int = 4) -> "Image":
-    """A strip of frames with each object's disc and the way of its centre, over the judge's own words.
-
-    Args:
-        pixels: the clip, (T, H, W, 3) in [0, 255].
-        seen: what ``look`` made of it.
-        frames: the most frames shown, evenly spaced.
-        scale: magnification.
-    """
-    from PIL import Image, ImageDraw
-
-    total, height, width = pixels.shape[:3]
-    shown = np.unique(np.linspace(0, total - 1, min(frames, total)).round().astype(int))
-    tall, wide = height * scale, width * scale
-    sheet = Image.new("RGB", (len(shown) * (wide + 2), tall + 14), (255, 255, 255))
-    for column, frame in enumerate(shown):
-        picture = Image.fromarray(pixels[frame].round().astype(np.uint8)).resize((wide, tall), Image.Resampling.NEAREST)
-        pen = ImageDraw.Draw(picture)
-        for found in seen.objects:
-            _draw_track(pen, found, int(frame), seen.canvas.short * scale)
-        sheet.paste(picture, (column * (wide + 2), 0))
-    ImageDraw.Draw(sheet).text((2, tall + 1), str(read(seen)), fill=(0, 0, 0))
-    return sheet
-
-
-def _draw_track(pen: "ImageDraw.ImageDraw", found: SeenObject, frame: int, unit: int) -> None:  # type: ignore[name-defined]
-    track = [(float(x) * unit, float(y) * unit) for x, y in zip(found.x, found.y, strict=True)]
-    x, y, radius = *track[frame], float(found.diameter[frame]) * unit / 2
-    for colour, width in zip(reversed(TRACKS), (3, 1), strict=True):
-        pen.line(track, fill=colour, width=width)
-        if found.present[frame]:
-            pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
