@@ -63,7 +63,7 @@ def weights(folder: Path, megabytes: int) -> tuple[Read, Read]:
 
 
 def cached_clips(folder: Path, megabytes: int) -> tuple[Read, Read]:
-    """Encoded clips of 1 MB out of the stretch of a shard, without opening the file."""
+    """Encoded clips of 1 MB out of their part of a shard, without opening the file."""
     import io
     import tarfile
 

@@ -19,7 +19,7 @@ def test_a_wrong_shape_of_an_argument_raises():
 def test_a_wrong_shape_in_a_record_raises():
     one = {"captions": ("",), "keys": ("a",), "epochs": (0,), "number": 0, "fps": (8.0,)}
     assert len(ClipBatch(torch.zeros(1, 3, 2, 4, 4), **one)) == 1
-    with pytest.raises(jaxtyping.TypeCheckError, match="pixels"):
+    with pytest.raises(jaxtyping.TypeCheckError, match="content"):
         ClipBatch(torch.zeros(1, 4, 2, 4, 4), **one)
 
 

@@ -102,7 +102,7 @@ def test_batches_do_not_depend_on_workers_or_cache(source, settings):
     assert [batch.number for batch in batches] == list(range(12))
 
 
-def test_a_clip_is_the_keyed_stretch_crop_and_caption(source):
+def test_a_clip_is_the_keyed_segment_crop_and_caption(source):
     for batch in first(module_of(source, frame_stride=2, seed=9), 5):
         assert batch.pixels.shape == (6, 3, 4, 12, 12) and batch.pixels.dtype == torch.float32
         assert batch.fps == (4.0,) * 6

@@ -293,7 +293,7 @@ def test_a_denoiser_that_answers_zero_has_the_error_of_its_input(make_module, ma
 
 
 def rows(batch: ClipBatch, chosen: slice) -> ClipBatch:
-    parts = {name: getattr(batch, name)[chosen] for name in ("pixels", "captions", "keys", "epochs", "fps")}
+    parts = {name: getattr(batch, name)[chosen] for name in ("content", "captions", "keys", "epochs", "fps")}
     return replace(batch, **parts)
 
 
