@@ -113,7 +113,7 @@ def open_and_plan(folder: Path, bucketed: bool, batches: int) -> dict[str, str]:
     for place in places:
         train.row(int(place))
     row_ms = (time.perf_counter() - reading) / len(places) * 1e3
-    steps = plan.steps_per_epoch if bucketed else len(train) // 16
+    steps = plan.steps_per_epoch
     loader = DataLoader(
         Rows(train, plan, [epoch * steps + 1 + n for epoch in range(5) for n in range(batches)]),  # type: ignore[arg-type]
         batch_size=None, num_workers=2,

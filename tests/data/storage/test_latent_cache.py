@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vidlab.data.dataset import stack_encoded
 from vidlab.data.storage.latent_cache import (
     COLUMNS,
     FORMAT,
@@ -23,7 +24,6 @@ from vidlab.data.storage.latent_cache import (
     array_from,
     differences,
     read_parts,
-    stack_encoded,
 )
 from vidlab.errors import CorruptClipError, DataError, UserError
 
