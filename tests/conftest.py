@@ -153,13 +153,13 @@ def make_module() -> "Callable[..., VideoDiffusion]":
     Every parameter of its denoiser is random, so that it answers; ``built=False`` leaves the denoiser out.
     """
     from vidlab.autoencoders.identity import Identity
-    from vidlab.diffusion.objective import GaussianObjective
+    from vidlab.diffusion.gaussian import GaussianObjective
     from vidlab.diffusion.parameterizations import Velocity
     from vidlab.diffusion.schedules import LinearPath
     from vidlab.diffusion.time_samplers import Uniform
     from vidlab.diffusion.weightings import Constant as Unweighted
+    from vidlab.sampling.gaussian import GaussianSampler
     from vidlab.sampling.guidance import ClassifierFreeGuidance
-    from vidlab.sampling.sampler import Sampler
     from vidlab.sampling.solvers import Euler
     from vidlab.text.words import WordsEncoder
     from vidlab.training.optimization.optimizers import Constant, OptimizerFactory
@@ -175,7 +175,7 @@ def make_module() -> "Callable[..., VideoDiffusion]":
             "clip_shape": CLIP_SIZE,
             "optimizer": OptimizerFactory(torch.optim.SGD, lr=0.05),
             "lr_schedule": Constant(),
-            "sampler": Sampler(Euler(), 2),
+            "sampler": GaussianSampler(Euler(), 2),
             "guidance": ClassifierFreeGuidance(2.0),
         }
         module = VideoDiffusion(**(defaults | parts))

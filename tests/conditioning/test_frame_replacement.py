@@ -7,7 +7,7 @@ from vidlab.clip import Conditions, DenoiserOutput
 from vidlab.conditioning.base import Conditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import Ends, EveryNth, First
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.parameterizations import Velocity
 from vidlab.diffusion.schedules import LinearPath
 from vidlab.diffusion.time_samplers import Uniform

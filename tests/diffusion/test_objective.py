@@ -3,7 +3,8 @@ import torch
 
 from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
 from vidlab.diffusion.betas import LinearBetas, ZeroTerminalSNR
-from vidlab.diffusion.objective import Corrupted, GaussianObjective, Objective
+from vidlab.diffusion.gaussian import GaussianObjective
+from vidlab.diffusion.objective import Corrupted, Objective
 from vidlab.diffusion.parameterizations import Epsilon, Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import DiscreteUniform, LogitNormal, RankStratified, Uniform

@@ -13,7 +13,7 @@ import vidlab
 from vidlab.data.video import read_frames
 from vidlab.errors import UserError
 from vidlab.lab.generate import from_checkpoint
-from vidlab.sampling.sampler import Sampler
+from vidlab.sampling.gaussian import GaussianSampler
 from vidlab.sampling.solvers import Euler
 
 FRAME_REPLACEMENT = (*HAAR, "conditioning=frame_replacement", "model.token=[1,4,4]")
@@ -56,7 +56,7 @@ def test_samplers_and_guidances_by_name_and_by_themselves(checkpoint):
     pipe = vidlab.load(checkpoint)
     found = pipe(PROMPTS, 2, sampler="heun", guidance="cfg_cosine", steps=2, progress=False)
     assert same(found, by_program(checkpoint, "sampler=heun", "guidance=cfg_cosine"))
-    own = Sampler(Euler(), steps=2)
+    own = GaussianSampler(Euler(), steps=2)
     assert same(pipe(PROMPTS, sampler=own, progress=False), pipe(PROMPTS, sampler=own, progress=False))
     with pytest.raises(UserError, match=r"sampler=hein: no such choice. Did you mean 'heun'"):
         pipe("x", sampler="hein")

@@ -9,7 +9,7 @@ import torch
 from vidlab.diffusion.betas import CosineBetas, LinearBetas, ScaledLinearBetas, ZeroTerminalSNR
 from vidlab.diffusion.parameterizations import Denoised, Epsilon, Velocity, VPrediction
 from vidlab.diffusion.schedules import BoundedAlpha, LinearPath, PathCoefficients, VariancePreserving
-from vidlab.sampling.sampler import Sampler
+from vidlab.sampling.gaussian import GaussianSampler
 from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun, Solver, level
 from vidlab.sampling.spacings import Karras, Leading, Linspace, Trailing
 
@@ -139,7 +139,7 @@ def test_dpm_solver_multistep(steps):
 def test_flow_match_euler(shift):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     scheduler.set_timesteps(20, sigmas=Trailing().times(20, LinearPath())[:-1])
-    times = Sampler(Euler(), 20, shift).times(LinearPath())
+    times = GaussianSampler(Euler(), 20, shift).times(LinearPath())
     torch.testing.assert_close(torch.tensor(times), scheduler.sigmas)
     z, expected = START, []
     for t in scheduler.timesteps:

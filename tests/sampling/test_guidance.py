@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.sampling.guidance import (
     ClassifierFreeGuidance,
     CosineScale,
@@ -15,6 +19,8 @@ from vidlab.sampling.guidance import (
     ScaleSchedule,
     SeparateImageText,
 )
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def latents(*values: float) -> torch.Tensor:
@@ -63,11 +69,26 @@ def test_what_is_evaluated():
     assert NoGuidance().combine({"full": FULL}, 0.5) is FULL
 
 
+def every_choice() -> dict[str, Guidance]:
+    files = sorted((CONF / "guidance").glob("[!_]*.yaml"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        made = {path.stem: compose("train", [f"guidance={path.stem}"]).guidance for path in files}
+    return {name: instantiate(node, "guidance") for name, node in made.items()}
+
+
+def test_the_passes_of_every_choice_are_those_that_it_asks_for_at_some_level():
+    levels = torch.linspace(0, 1, 1001).tolist()
+    for name, guidance in (every_choice() | {repr(guidance): guidance for guidance in ALL}).items():
+        asked = {condition for t in levels for condition in guidance.needs(t)}
+        assert set(guidance.passes) == asked and len(guidance.passes) == len(asked), name
+
+
 @pytest.mark.parametrize("guidance", ALL, ids=repr)
 @pytest.mark.parametrize("t", [0.0, 0.25, 0.5, 1.0])
 def test_every_guidance_combines_what_it_asks_for(guidance, t):
     names = guidance.needs(t)
     assert isinstance(guidance, Guidance) and "full" in names and len(set(names)) == len(names)
+    assert set(names) <= set(guidance.passes)
     given = {name: torch.randn(2, 3, 2, 4, 4) for name in names}
     combined = guidance.combine(given, t)
     assert combined.shape == (2, 3, 2, 4, 4) and combined.isfinite().all()
@@ -119,6 +140,10 @@ def test_nothing_to_measure_is_no_division_by_zero():
 def test_wrappers_ask_for_the_conditional_prediction():
     class OnlyNull:
         def needs(self, t: float) -> tuple[str, ...]:
+            return ("null",)
+
+        @property
+        def passes(self) -> tuple[str, ...]:
             return ("null",)
 
         def combine(self, predictions, t: float) -> torch.Tensor:

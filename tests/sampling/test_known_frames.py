@@ -6,18 +6,19 @@ import pytest
 import torch
 
 from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, KnownLatents
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.parameterizations import Velocity
 from vidlab.diffusion.schedules import LinearPath
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
+from vidlab.sampling.gaussian import GaussianSampler
 from vidlab.sampling.guidance import ClassifierFreeGuidance, Interval, NoGuidance
 from vidlab.sampling.guided import GuidedDenoiser, concatenate
-from vidlab.sampling.sampler import Sampler
 from vidlab.sampling.solvers import Euler, Heun
 
 OBJECTIVE = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
+PATH = (OBJECTIVE.schedule, OBJECTIVE.parameterization)
 SHAPE = (1, 2, 3, 1, 1)
 
 
@@ -49,7 +50,8 @@ class Recorder:
 @pytest.mark.parametrize("guidance", [NoGuidance(), ClassifierFreeGuidance(2.0)], ids=str)
 def test_given_frames_are_in_every_input_and_in_the_result(solver, follows_image, guidance):
     backbone, noise = Recorder(), torch.randn(SHAPE)
-    result = Sampler(solver, 4).sample(backbone, OBJECTIVE, guidance, noise, conditions(known(5.0, follows_image)))
+    told = conditions(known(5.0, follows_image))
+    result = GaussianSampler(solver, 4).sample(backbone, OBJECTIVE, guidance, noise, told)
     assert all((latents[0, :, 0] == 5).all() for latents in backbone.inputs)  # row 0 is the pass that sees it
     assert (result[:, :, 0] == 5).all() and result.isfinite().all() and result.abs().max() < 20
     if isinstance(guidance, ClassifierFreeGuidance):
@@ -61,7 +63,7 @@ def test_the_unconditional_pass_has_its_own_first_frame():
     noise = torch.zeros(SHAPE)
     for follows_image, expected in ((False, -0.75), (True, 5 * 0.25)):
         backbone = Recorder()
-        Sampler(Euler(), 4).sample(
+        GaussianSampler(Euler(), 4).sample(
             backbone, OBJECTIVE, ClassifierFreeGuidance(2.0), noise, conditions(known(5.0, follows_image))
         )
         torch.testing.assert_close(backbone.inputs[1][1, :, 0].flatten(), torch.full((2,), expected))
@@ -70,7 +72,7 @@ def test_the_unconditional_pass_has_its_own_first_frame():
 def test_its_own_state_is_carried_through_levels_without_guidance():
     # guidance from t = 0.5 down; before, the frame still goes along with the velocity 3 of a pass that does not see it
     backbone = Recorder()
-    Sampler(Euler(), 4).sample(
+    GaussianSampler(Euler(), 4).sample(
         backbone, OBJECTIVE, Interval(ClassifierFreeGuidance(2.0), 0.0, 0.5), torch.zeros(SHAPE), conditions(known())
     )
     states = [latents[-1, :, 0].flatten().tolist() for latents in backbone.inputs]
@@ -79,7 +81,7 @@ def test_its_own_state_is_carried_through_levels_without_guidance():
 
 def test_guidance_by_hand_away_from_the_given_frame():
     # null 3, full 1, scale 2: 3 + 2 (1 - 3) = -1
-    denoise = GuidedDenoiser(Recorder(), OBJECTIVE, ClassifierFreeGuidance(2.0), conditions(known()))
+    denoise = GuidedDenoiser(Recorder(), *PATH, ClassifierFreeGuidance(2.0), conditions(known()))
     z = torch.zeros(SHAPE)
     denoised = denoise(z, 0.5)
     velocity = denoised.epsilon - denoised.x0
@@ -104,7 +106,7 @@ def test_pieces_of_a_batch_give_the_same(rows):
         for name, value in (("full", 1.0), ("null", 0.0))
     }
     z = torch.randn(2, 2, 3, 1, 1)
-    result = GuidedDenoiser(backbone, OBJECTIVE, ClassifierFreeGuidance(3.0), given, rows)(z, 0.5)
+    result = GuidedDenoiser(backbone, *PATH, ClassifierFreeGuidance(3.0), given, rows)(z, 0.5)
     expected = z * 2 + torch.tensor([1.0, 2.0]).view(-1, 1, 1, 1, 1) + 3.0
     torch.testing.assert_close(result.epsilon - result.x0, expected)
     assert max(calls) <= (rows or 4) and sum(calls) == 4
@@ -117,4 +119,4 @@ def test_conditions_that_do_not_fit_together():
     with pytest.raises(ValueError, match="different micro-conditions"):
         concatenate([Conditions(micro={"a": torch.zeros(1)}), Conditions()])
     with pytest.raises(UserError, match=r"sampler.max_batch=0"):
-        replace(Sampler(Euler(), 2), max_batch=0)
+        replace(GaussianSampler(Euler(), 2), max_batch=0)

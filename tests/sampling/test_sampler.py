@@ -7,20 +7,21 @@ import torch
 
 from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
 from vidlab.diffusion.betas import LinearBetas
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.parameterizations import Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
+from vidlab.sampling.gaussian import GaussianSampler
 from vidlab.sampling.guidance import ClassifierFreeGuidance, NoGuidance
 from vidlab.sampling.guided import GuidedDenoiser, concatenate, concatenate_texts
-from vidlab.sampling.sampler import Sampler
 from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun
 from vidlab.sampling.spacings import Leading, Linspace
 
 SHAPE = (3, 4, 4, 6)
+PATH = (LinearPath(), Velocity())
 
 
 def objective(parameterization=None) -> GaussianObjective:
@@ -43,7 +44,7 @@ def gaussian_denoiser(mean: float, std: float, parameterization) -> Callable[[De
 
 def error_at(steps: int, parameterization, mean=0.7, std=0.4) -> float:
     noise = torch.linspace(-2, 2, 24, dtype=torch.float64).view(1, 1, 1, 4, 6)
-    sampled = Sampler(Euler(), steps).sample(
+    sampled = GaussianSampler(Euler(), steps).sample(
         gaussian_denoiser(mean, std, parameterization), objective(parameterization), NoGuidance(), noise,
         {"full": Conditions()},
     )  # fmt: skip
@@ -79,14 +80,14 @@ def test_one_euler_step_by_hand():
 
 def test_shift_takes_more_steps_at_high_noise():
     # t = 3 u / (1 + 2 u) at u = 1, 3/4, 1/2, 1/4, 0
-    assert Sampler(Euler(), 4, shift=3.0).times(LinearPath()) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
+    assert GaussianSampler(Euler(), 4, shift=3.0).times(LinearPath()) == pytest.approx([1, 0.9, 0.75, 0.5, 0])
 
 
 @pytest.mark.parametrize("solver", [DPMSolverPlusPlus2M(), Heun(), AncestralEuler()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("shift", [0.08, 0.2, 0.41, 0.9, 1.7, 3.3, 12.0])
 def test_every_shift_starts_at_one(shift, solver):
     # 0.41 * 1 / (1 + (0.41 - 1) * 1) is 1 + 2^-52, where the straight path has no signal to take a logarithm of
-    sampler = Sampler(solver, 4, shift=shift)
+    sampler = GaussianSampler(solver, 4, shift=shift)
     assert sampler.times(LinearPath())[0] == 1.0
     zero = lambda input: DenoiserOutput(torch.zeros_like(input.latents))  # noqa: E731
     noise, draw = torch.randn(1, *SHAPE), KeyedRNG(0, ("a",), (0,))
@@ -98,16 +99,16 @@ def test_noise_of_unit_variance_below_the_noisiest_level():
     zero = lambda input: DenoiserOutput(torch.zeros_like(input.latents))  # noqa: E731
     noise = torch.randn(1, *SHAPE)
     for start, factor in (("unit", 1.0), ("level", 0.7)):
-        sampler = Sampler(Euler(), 2, spacing=Leading(10, offset=1, end="first"), start=start)
+        sampler = GaussianSampler(Euler(), 2, spacing=Leading(10, offset=1, end="first"), start=start)
         assert sampler.times(LinearPath()) == pytest.approx([0.7, 0.2, 0.1])
         made = sampler.sample(zero, objective(), NoGuidance(), noise, {"full": Conditions()})
         torch.testing.assert_close(made, factor * noise)
     with pytest.raises(UserError, match=r"sampler\.start=half: choose level or unit"):
-        Sampler(Euler(), 2, start="half")
+        GaussianSampler(Euler(), 2, start="half")
 
 
 def test_a_bound_of_alpha_is_for_constant_variance():
-    sampler = Sampler(AncestralEuler(), 2, least_alpha=2**-12)
+    sampler = GaussianSampler(AncestralEuler(), 2, least_alpha=2**-12)
     with pytest.raises(UserError, match=r"sampler.least_alpha=0.000244140625 is for .* LinearPath is none"):
         sampler.sample(lambda _: None, objective(), NoGuidance(), torch.zeros(1, *SHAPE), {"full": Conditions()})
 
@@ -122,11 +123,11 @@ def test_leading_levels_stay_on_the_grid(spacing, steps):
 
 def test_shift_is_positive():
     with pytest.raises(UserError, match=r"sampler.shift=0"):
-        Sampler(Euler(), 4, shift=0.0)
+        GaussianSampler(Euler(), 4, shift=0.0)
 
 
 def test_levels_run_from_noise_to_data_in_equal_steps():
-    assert Sampler(Euler(), 4).times(LinearPath()) == [1, 0.75, 0.5, 0.25, 0]
+    assert GaussianSampler(Euler(), 4).times(LinearPath()) == [1, 0.75, 0.5, 0.25, 0]
     seen = []
 
     def backbone(input: DenoiserInput) -> DenoiserOutput:
@@ -135,7 +136,7 @@ def test_levels_run_from_noise_to_data_in_equal_steps():
 
     done = []
     noise = torch.randn(2, *SHAPE)
-    result = Sampler(Euler(), 2).sample(
+    result = GaussianSampler(Euler(), 2).sample(
         backbone, objective(), NoGuidance(), noise, {"full": Conditions()}, lambda *x: done.append(x)
     )
     assert seen == [([1, 1], [1000, 1000]), ([0.5, 0.5], [500, 500])]
@@ -145,7 +146,7 @@ def test_levels_run_from_noise_to_data_in_equal_steps():
 
 def test_at_least_one_step():
     with pytest.raises(UserError, match=r"sampler.steps=0"):
-        Sampler(Euler(), 0)
+        GaussianSampler(Euler(), 0)
 
 
 @pytest.fixture
@@ -173,9 +174,9 @@ def test_both_conditions_in_one_batch_equal_two_evaluations(awake_dit, make_text
     conditions = {"full": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
     z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
     with torch.no_grad():
-        joint = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(3), conditions)(z, 0.5)
+        joint = GuidedDenoiser(counting, *PATH, ClassifierFreeGuidance(3), conditions)(z, 0.5)
         apart = {
-            name: GuidedDenoiser(awake_dit, objective(), NoGuidance(), {"full": condition})(z, 0.5)
+            name: GuidedDenoiser(awake_dit, *PATH, NoGuidance(), {"full": condition})(z, 0.5)
             for name, condition in conditions.items()
         }
     assert [len(input.latents) for input in counting.inputs] == [4]
@@ -189,14 +190,14 @@ def test_no_guidance_evaluates_the_prompt_alone(awake_dit, make_text):
     conditions = {"full": Conditions(make_text((5, 2))), "null": Conditions(make_text((1, 1)))}
     z, counting = torch.randn(2, *SHAPE), Counting(awake_dit)
     with torch.no_grad():
-        one = GuidedDenoiser(counting, objective(), ClassifierFreeGuidance(1), conditions)(z, 0.5)
-        none = GuidedDenoiser(counting, objective(), NoGuidance(), conditions)(z, 0.5)
+        one = GuidedDenoiser(counting, *PATH, ClassifierFreeGuidance(1), conditions)(z, 0.5)
+        none = GuidedDenoiser(counting, *PATH, NoGuidance(), conditions)(z, 0.5)
     assert [len(input.latents) for input in counting.inputs] == [2, 2]
     assert torch.equal(one.x0, none.x0)
 
 
 def test_a_missing_condition_is_named(awake_dit):
-    denoise = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), {"full": Conditions()})
+    denoise = GuidedDenoiser(awake_dit, *PATH, ClassifierFreeGuidance(2), {"full": Conditions()})
     with pytest.raises(ValueError, match=r"\['null'\], given are \['full'\]"):
         denoise(torch.randn(1, *SHAPE), 0.5)
 
@@ -205,8 +206,8 @@ def test_guidance_without_any_text(awake_dit):
     conditions = {"full": Conditions(), "null": Conditions()}
     z = torch.randn(1, *SHAPE)
     with torch.no_grad():
-        guided = GuidedDenoiser(awake_dit, objective(), ClassifierFreeGuidance(2), conditions)(z, 0.5)
-        plain = GuidedDenoiser(awake_dit, objective(), NoGuidance(), conditions)(z, 0.5)
+        guided = GuidedDenoiser(awake_dit, *PATH, ClassifierFreeGuidance(2), conditions)(z, 0.5)
+        plain = GuidedDenoiser(awake_dit, *PATH, NoGuidance(), conditions)(z, 0.5)
     torch.testing.assert_close(guided.x0, plain.x0)
 
 
@@ -231,7 +232,7 @@ def test_what_cannot_share_a_batch_is_refused(make_text):
 
 def test_sampling_leaves_no_graph(awake_dit):
     noise = torch.randn(1, *SHAPE)
-    latents = Sampler(Euler(), 2).sample(awake_dit, objective(), NoGuidance(), noise, {"full": Conditions()})
+    latents = GaussianSampler(Euler(), 2).sample(awake_dit, objective(), NoGuidance(), noise, {"full": Conditions()})
     assert not latents.requires_grad and math.isfinite(latents.sum().item())
 
 
@@ -249,7 +250,7 @@ def test_the_first_level_need_not_be_pure_noise():
 
     chosen = GaussianObjective(schedule, VPrediction(), Constant(), Uniform())
     noise = torch.randn(2, *SHAPE)
-    sampler = Sampler(Euler(), 4, spacing=Leading())
+    sampler = GaussianSampler(Euler(), 4, spacing=Leading())
     sampler.sample(backbone, chosen, NoGuidance(), noise, {"full": Conditions()})
     assert [input.embedded_t[0].item() for input in seen] == pytest.approx([750, 500, 250, 0], abs=1e-3)
     torch.testing.assert_close(seen[0].latents, schedule.coefficients(torch.tensor(0.751)).sigma * noise)
@@ -265,19 +266,19 @@ def test_fresh_noise_is_keyed_by_clip_and_step(make_draw):
         seen.append(input.latents)
         return silent(input)
 
-    Sampler(DDIM(1.0), 2).sample(backbone, *arguments[1:], draw=draw)
+    GaussianSampler(DDIM(1.0), 2).sample(backbone, *arguments[1:], draw=draw)
     torch.testing.assert_close(seen[1], draw.normal("step0", SHAPE) / 2)
-    sampler = Sampler(AncestralEuler(), 3)
+    sampler = GaussianSampler(AncestralEuler(), 3)
     assert torch.equal(sampler.sample(*arguments, draw=draw), sampler.sample(*arguments, draw=draw))
 
 
 def test_a_solver_that_adds_noise_needs_a_draw():
     arguments = (silent, objective(), NoGuidance(), torch.randn(1, *SHAPE), {"full": Conditions()})
     with pytest.raises(ValueError, match="AncestralEuler adds noise at every step and needs draw="):
-        Sampler(AncestralEuler(), 3).sample(*arguments)
-    Sampler(DDIM(), 3).sample(*arguments)
+        GaussianSampler(AncestralEuler(), 3).sample(*arguments)
+    GaussianSampler(DDIM(), 3).sample(*arguments)
 
 
 def test_shift_belongs_to_even_levels():
     with pytest.raises(UserError, match=r"sampler.shift=2.0 would move the levels of sampler.spacing=Linspace"):
-        Sampler(Euler(), 4, shift=2.0, spacing=Linspace()).times(LinearPath())
+        GaussianSampler(Euler(), 4, shift=2.0, spacing=Linspace()).times(LinearPath())

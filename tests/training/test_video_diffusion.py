@@ -11,7 +11,7 @@ from vidlab.backbones.base import VideoDenoiser
 from vidlab.callbacks.ema import EMA
 from vidlab.clip import ClipBatch, DenoiserInput, DenoiserOutput, LossContext
 from vidlab.diffusion.betas import LinearBetas
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.parameterizations import Epsilon, Velocity, VPrediction, X0Prediction
 from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.clip import Controls, KnownLatents, LatentShape, Stride
+from vidlab.clip import Controls, History, KnownLatents, LatentShape, Stride
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 
@@ -29,10 +29,17 @@ class FrameEncoder(Protocol):
 
 @dataclass(frozen=True)
 class FrameConditions:
-    """What a backbone is told of the clip besides its caption: latents that are given, or extra input channels."""
+    """What a model is told of the clip besides its caption.
+
+    Args:
+        known: latents that are given in place of noisy ones.
+        controls: extra input channels.
+        history: given latents that are read beside the noisy ones.
+    """
 
     known: KnownLatents | None = None
     controls: Controls | None = None
+    history: tuple[History, ...] = ()
 
 
 @runtime_checkable

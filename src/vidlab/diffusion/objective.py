@@ -1,22 +1,21 @@
-"""Objectives: from clean latents to what the backbone reads, and from its answer to a loss."""
+"""The protocol of objectives: from clean latents to what a backbone reads, and from its answer to a loss."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
-from vidlab.diffusion.parameterizations import Denoised, Parameterization, noised
-from vidlab.diffusion.schedules import Schedule, over_latents
-from vidlab.diffusion.time_samplers import TimeSampler
-from vidlab.diffusion.weightings import Weighting
-from vidlab.errors import UserError
+from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.diffusion.parameterizations import Denoised
+from vidlab.diffusion.schedules import over_latents
 from vidlab.randomness import KeyedRNG
 
 Latents = Float[Tensor, "B C T H W"]
 Levels = Float[Tensor, "B"] | Float[Tensor, "B T"]
+Backbone = Callable[[DenoiserInput], DenoiserOutput]
 
 
 @dataclass(frozen=True)
@@ -49,16 +48,58 @@ class ObjectiveLoss:
     counted: Float[Tensor, "B"]
 
 
+@dataclass(frozen=True)
+class InputShape:
+    """Sizes of one kind of input that a backbone reads in training.
+
+    Args:
+        latent: the latents to be predicted.
+        history: each part of the history read besides.
+        share: of the training steps that read it; the shares of an objective's shapes add up to 1.
+    """
+
+    latent: LatentShape
+    history: tuple[LatentShape, ...] = ()
+    share: float = 1.0
+
+
 @runtime_checkable
 class Objective(Protocol):
-    """A training problem: free to choose noise level, resolution, stage and history."""
+    """A training problem: free to choose noise level, resolution, stage and history.
+
+    Noise levels t lie in [0, 1], 0 is data and 1 is noise. What an objective gives a backbone may be smaller than the
+    clip, or a part of it with a history of earlier frames; nobody but its samplers needs to know.
+
+    ``process`` names the corruption that is learned to be undone, such as ``gaussian``: the samplers of an objective
+    are those of the same ``process``.
+    """
+
+    process: ClassVar[str]
+
+    def tags(self) -> Mapping[str, str]:
+        """What is learned, in words for a table of runs."""
+        ...
+
+    def input_shapes(self, latent: LatentShape) -> tuple[InputShape, ...]:
+        """What a backbone reads in training on clips of these latents; what a step costs follows from it."""
+        ...
 
     def prepare(self, x0: Latents, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
         """Corrupt clean latents with numbers from ``draw``."""
         ...
 
     def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
-        """Corrupt clean latents at given noise levels, one per clip or per latent frame."""
+        """Corrupt clean latents at given noise levels, one per clip or per latent frame.
+
+        Every number t in [0, 1] can be given for all clips, and whatever ``validation_levels`` returns.
+        """
+        ...
+
+    def validation_levels(self, draw: KeyedRNG) -> tuple[Levels, ...]:
+        """Levels that the validation loss is a mean over, drawn as in no training: evenly spread over [0, 1].
+
+        Each is for one call of ``prepare_at``.
+        """
         ...
 
     def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
@@ -66,77 +107,27 @@ class Objective(Protocol):
         ...
 
     def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
-        """Exact conversion of a prediction to clean latents and noise."""
+        """Exact conversion of a prediction to clean latents and noise, in the shape of the prediction."""
+        ...
+
+    def predict_x0(
+        self, backbone: Backbone, x0: Latents, log_snr: float, conditions: Conditions, draw: KeyedRNG
+    ) -> Latents:
+        """Clean latents that a backbone tells, in one evaluation of each, from latents noised to a log SNR.
+
+        They have the shape of ``x0``, whatever the backbone reads: errors compare across objectives.
+        """
         ...
 
 
-@dataclass(frozen=True)
-class GaussianObjective:
-    """Four small parts: a schedule, a parameterisation, a weighting and a time sampler.
-
-    Flow matching, v-prediction and epsilon-prediction are settings of the same four parts, so they share samplers.
-
-    Raises:
-        UserError: the parameterisation cannot recover x0 at the schedule's noisiest level.
-    """
-
-    schedule: Schedule
-    parameterization: Parameterization
-    weighting: Weighting
-    time_sampler: TimeSampler
-
-    def __post_init__(self) -> None:
-        noisiest = self.schedule.coefficients(torch.ones(1, dtype=torch.float64))
-        if not self.parameterization.x0_gain(noisiest).isfinite().all():
-            raise UserError(
-                f"objective.parameterization={type(self.parameterization).__name__} cannot tell the clean latents at "
-                f"t = 1, where objective.schedule={type(self.schedule).__name__} leaves no signal and every sample "
-                "starts. Use VPrediction, Velocity or Sample, or VariancePreserving without ZeroTerminalSNR."
-            )
-
-    def prepare(self, x0: Latents, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
-        """Draw t (purpose "t") and noise (purpose "noise") for each clip and corrupt it."""
-        t = self.time_sampler.from_uniform(draw.uniform("t"))
-        return self.prepare_at(x0, t, conditions, draw)
-
-    def prepare_at(self, x0: Latents, t: Levels, conditions: Conditions, draw: KeyedRNG) -> Corrupted:
-        """Corrupt at given t, one per clip or per latent frame; the noise does not depend on t.
-
-        Known latents are put in after noising, and the error there does not count (STIV, frame replacement).
-        """
-        noise = draw.normal("noise", tuple(x0.shape[1:])).to(x0)
-        path = self.schedule.coefficients(t.to(x0))
-        wide = path.like(x0)
-        latents, known = noised(x0, noise, wide), conditions.known
-        return Corrupted(
-            input=DenoiserInput(
-                latents=latents if known is None else known.put_into(latents),
-                t=t,
-                embedded_t=self.schedule.embedded(t),
-                text=conditions.text,
-                history=conditions.history,
-                controls=conditions.controls,
-                micro=conditions.micro,
-            ),
-            target=self.parameterization.target(x0, noise, wide),
-            weight=self.weighting.weight(path, self.parameterization),
-            loss_mask=None if known is None else 1 - known.mask,
-        )
-
-    def loss(self, corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
-        """Weighted squared error, averaged where the mask counts: sum(w m e^2) / sum(m); 0 where nothing counts."""
-        error = (output.prediction.float() - corrupted.target.float()).square()
-        error = error * over_latents(corrupted.weight, error)
-        if corrupted.loss_mask is None:
-            per_clip = error.mean(dim=(1, 2, 3, 4))
-            return ObjectiveLoss(per_clip.mean(), per_clip, torch.full_like(per_clip, error[0].numel()))
-        mask = corrupted.loss_mask.expand_as(error)
-        total, counted = (error * mask).sum(dim=(1, 2, 3, 4)), mask.sum(dim=(1, 2, 3, 4))
-        mean = total.sum() / counted.sum().clamp(min=1)
-        return ObjectiveLoss(mean, total / counted.clamp(min=1), counted)
-
-    def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
-        """Convert a prediction at ``input`` to clean latents and noise, in float32."""
-        latents = input.latents.float()
-        path = self.schedule.coefficients(input.t.float()).like(latents)
-        return self.parameterization.denoised(output.prediction.float(), latents, path)
+def squared_error(corrupted: Corrupted, output: DenoiserOutput) -> ObjectiveLoss:
+    """Weighted squared error, averaged where the mask counts: sum(w m e^2) / sum(m); 0 where nothing counts."""
+    error = (output.prediction.float() - corrupted.target.float()).square()  # (B, C, T, H, W)
+    error = error * over_latents(corrupted.weight, error)
+    if corrupted.loss_mask is None:
+        per_clip = error.mean(dim=(1, 2, 3, 4))  # (B,)
+        return ObjectiveLoss(per_clip.mean(), per_clip, torch.full_like(per_clip, error[0].numel()))
+    mask = corrupted.loss_mask.expand_as(error)
+    total, counted = (error * mask).sum(dim=(1, 2, 3, 4)), mask.sum(dim=(1, 2, 3, 4))  # (B,) each
+    mean = total.sum() / counted.sum().clamp(min=1)
+    return ObjectiveLoss(mean, total / counted.clamp(min=1), counted)

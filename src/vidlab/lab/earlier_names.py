@@ -126,7 +126,9 @@ MODULES: Mapping[str, str] = {
 }
 # Classes that have another name.
 CLASSES: Mapping[str, str] = {
+    "diffusion.objective.GaussianObjective": "diffusion.gaussian.GaussianObjective",
     "diffusion.parameterizations.Sample": "diffusion.parameterizations.X0Prediction",
+    "sampling.sampler.Sampler": "sampling.gaussian.GaussianSampler",
 }
 
 

@@ -6,8 +6,8 @@ from hashlib import blake2b
 from typing import Any
 
 from vidlab.metrics.results import MetricResult
+from vidlab.sampling.base import Sampler
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class Series:
     @property
     def name(self) -> str:
         """Such as ``N64-Euler-32-ClassifierFreeGuidance-4.0-1f0c``; the last part tells all settings apart."""
-        solver = type(self.sampler.solver).__name__
-        parts = [f"N{self.num_videos}", solver, str(self.sampler.steps), *_words(self.guidance)]
+        parts = [f"N{self.num_videos}", self.sampler.name, str(self.sampler.steps), *_words(self.guidance)]
         return "-".join([*parts, blake2b(self.text.encode(), digest_size=2).hexdigest()])
 
     @property

@@ -13,14 +13,14 @@ from vidlab.backbones.open_sora_plan_release import released
 from vidlab.clip import Conditions, Controls, TextEmbedding
 from vidlab.conditioning.masked_video import MaskedVideo, Stage
 from vidlab.data.video import to_frames
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.pipelines.open_sora_plan_parts import Parts, Places, find_parts
 from vidlab.pipelines.system import GenerationBatch, GenerationRequest, release_memory
 from vidlab.precision import autocast, uses_bf16
+from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.guided import concatenate_texts
-from vidlab.sampling.sampler import Sampler
 
 Latent = Float[Tensor, "C t h w"]
 Advance = Callable[[float], None]
@@ -69,7 +69,7 @@ class OpenSoraPlanSystem:
 
     sampler: Sampler
     guidance: Guidance
-    objective: GaussianObjective
+    objective: Objective
     frames: int = 93
     height: int = 352
     width: int = 640
@@ -90,7 +90,7 @@ class OpenSoraPlanSystem:
         for name, size in (("frames", self.frames), ("height", self.height), ("width", self.width)):
             if size < 1:
                 raise UserError(f"{name}={size} must be at least 1.")
-        self.sampler.times(self.objective.schedule)
+        check_belong(self.objective, self.sampler, self.guidance)
 
     @property
     def clip_shape(self) -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from vidlab.clip import Conditions, LatentShape, TextEmbedding
 from vidlab.conditioning.base import Conditioning, FrameConditions
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.data.video import to_frames
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.pipelines.conditioning_frames import GivenFrames, Media, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, GeneratedVideos
@@ -23,9 +23,9 @@ from vidlab.pipelines.progress import bar
 from vidlab.pipelines.system import GenerationBatch, all_jobs
 from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
+from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.long_video import continued, filled_in
-from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder
 
 Pixels = Float[Tensor, "B 3 T H W"]
@@ -80,7 +80,7 @@ class VideoPipeline:
     """
 
     denoiser: VideoDenoiser
-    objective: GaussianObjective
+    objective: Objective
     autoencoder: Autoencoder
     text_encoder: TextEncoder
     conditioning: Conditioning
@@ -172,6 +172,7 @@ class VideoPipeline:
                 chosen[group] = self.make_choice(group, value)
         if steps is not None:
             chosen["sampler"] = replace(chosen["sampler"], steps=steps)
+        check_belong(self.objective, chosen["sampler"], chosen["guidance"])
         return replace(self, **chosen)
 
     def check(self, prompts: Sequence[str], given: Sequence[str], segments: int = 1) -> None:
@@ -295,6 +296,7 @@ class VideoPipeline:
         return Conditions(
             text=text,
             known=given.known,
+            history=given.history,
             controls=given.controls,
             micro={name: value.to(self.device) for name, value in numbers.items()},
         )

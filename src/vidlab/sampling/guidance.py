@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.errors import UserError
 
@@ -25,6 +26,11 @@ class Guidance(Protocol):
     Conditions are named ``"full"`` (the prompt, and the image where there is one), ``"image"`` (the image with an empty
     prompt) and ``"null"`` (neither).
     """
+
+    @property
+    def passes(self) -> tuple[str, ...]:
+        """Names of all conditions it may need, at whatever noise level."""
+        ...
 
     def needs(self, t: float) -> tuple[str, ...]:
         """Names of the conditions to evaluate at t."""
@@ -94,8 +100,13 @@ class CosineScale:
 
 
 @dataclass(frozen=True)
-class NoGuidance:
+class NoGuidance(Guidance):
     """The conditional prediction as it is."""
+
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return ("full",)
 
     def needs(self, t: float) -> tuple[str, ...]:
         """Only what is asked for."""
@@ -107,7 +118,7 @@ class NoGuidance:
 
 
 @dataclass(frozen=True)
-class ClassifierFreeGuidance:
+class ClassifierFreeGuidance(Guidance):
     """Null + scale (full - null) (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
     With an image this is the joint guidance of STIV: prompt and image are dropped together.
@@ -124,6 +135,11 @@ class ClassifierFreeGuidance:
     def __post_init__(self) -> None:
         _check_scales("guidance", scale=self.scale)
 
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return ("full",) if self.scale == 1 else ("full", "null")
+
     def needs(self, t: float) -> tuple[str, ...]:
         """Both conditions, or only the full one where the scale is 1."""
         return ("full",) if scale_at(self.scale, t) == 1 else ("full", "null")
@@ -137,7 +153,7 @@ class ClassifierFreeGuidance:
 
 
 @dataclass(frozen=True)
-class PromptGuidance:
+class PromptGuidance(Guidance):
     """Image + scale (full - image): the prompt guides, and both passes see the image, as Open-Sora Plan samples.
 
     Without an image this is classifier-free guidance.
@@ -154,6 +170,11 @@ class PromptGuidance:
     def __post_init__(self) -> None:
         _check_scales("guidance", scale=self.scale)
 
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return ("full",) if self.scale == 1 else ("full", "image")
+
     def needs(self, t: float) -> tuple[str, ...]:
         """With and without the prompt, or only the full condition where the scale is 1."""
         return ("full",) if scale_at(self.scale, t) == 1 else ("full", "image")
@@ -167,7 +188,7 @@ class PromptGuidance:
 
 
 @dataclass(frozen=True)
-class SeparateImageText:
+class SeparateImageText(Guidance):
     """Null + image_scale (image - null) + text_scale (full - image), three evaluations per step.
 
     STIV's separate guidance (Lin et al. 2024, SIT-CFG), after InstructPix2Pix (Brooks et al. 2023, eq. 3).
@@ -186,6 +207,11 @@ class SeparateImageText:
     def __post_init__(self) -> None:
         _check_scales("guidance", image_scale=self.image_scale, text_scale=self.text_scale)
 
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return ("full", "image", "null")
+
     def needs(self, t: float) -> tuple[str, ...]:
         """All three conditions."""
         return ("full", "image", "null")
@@ -197,7 +223,7 @@ class SeparateImageText:
 
 
 @dataclass(frozen=True)
-class Interval:
+class Interval(Guidance):
     """Guidance for ``low <= t <= high`` only; elsewhere the conditional prediction (Kynkäänniemi et al. 2024).
 
     Guidance at high noise narrows the variety of samples, and at low noise changes little at full cost.
@@ -222,6 +248,11 @@ class Interval:
                 "data and t = 1 is noise."
             )
 
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(("full", *self.inner.passes)))
+
     def needs(self, t: float) -> tuple[str, ...]:
         """What the guidance within needs, or only the full condition."""
         return self._chosen(t).needs(t)
@@ -235,7 +266,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Renormalize:
+class Renormalize(Guidance):
     """Keeps the direction of the guided prediction and gives it the norm of the conditional one (STIV, CFG-renorm).
 
     The paper leaves the axes of the norm open; here it is taken over all of a clip (C, T, H, W).
@@ -245,6 +276,11 @@ class Renormalize:
     """
 
     inner: Guidance
+
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.inner.passes, "full")))
 
     def needs(self, t: float) -> tuple[str, ...]:
         """What the guidance within needs, and the full condition."""
@@ -257,7 +293,7 @@ class Renormalize:
 
 
 @dataclass(frozen=True)
-class Rescale:
+class Rescale(Guidance):
     """Mixes the guided prediction with itself at the standard deviation of the conditional one.
 
     Lin et al. 2023, eq. 15 and 16: against the over-exposure that large scales bring. Deviations are over all of a
@@ -277,6 +313,11 @@ class Rescale:
     def __post_init__(self) -> None:
         if not 0 <= self.factor <= 1:
             raise UserError(f"guidance.factor={self.factor} must lie in [0, 1]; 0 changes nothing, 0.7 is usual.")
+
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.inner.passes, "full")))
 
     def needs(self, t: float) -> tuple[str, ...]:
         """What the guidance within needs, and the full condition."""

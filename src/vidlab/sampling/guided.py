@@ -1,19 +1,19 @@
 """A denoiser under guidance: all predictions guidance asks for, in as few backbone calls as memory allows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.clip import Conditions, Controls, DenoiserInput, DenoiserOutput, TextEmbedding
-from vidlab.diffusion.objective import GaussianObjective
-from vidlab.diffusion.parameterizations import Denoised
+from vidlab.clip import Conditions, Controls, DenoiserInput, History, TextEmbedding
+from vidlab.diffusion.objective import Backbone
+from vidlab.diffusion.parameterizations import Denoised, Parameterization
+from vidlab.diffusion.schedules import Schedule
 from vidlab.sampling.guidance import Guidance
 
 Latents = Float[Tensor, "B C T H W"]
-Backbone = Callable[[DenoiserInput], DenoiserOutput]
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,16 @@ class GuidedDenoiser:
 
     Args:
         backbone: the denoiser.
-        objective: the schedule and parameterisation it was trained with.
+        schedule: the path it was trained on.
+        parameterization: what it predicts.
         guidance: combines predictions under the named ``conditions``.
         conditions: by the name of the pass, B rows each.
         max_batch: most rows in one backbone call; None takes all passes in one.
     """
 
     backbone: Backbone
-    objective: GaussianObjective
+    schedule: Schedule
+    parameterization: Parameterization
     guidance: Guidance
     conditions: Mapping[str, Conditions]
     max_batch: int | None = None
@@ -41,9 +43,10 @@ class GuidedDenoiser:
         if missing:
             raise ValueError(f"guidance needs conditions {missing}, given are {sorted(self.conditions)}")
         levels = z.new_full((z.shape[0],), t)
-        single = DenoiserInput(z, t=levels, embedded_t=self.objective.schedule.embedded(levels))
+        single = DenoiserInput(z, t=levels, embedded_t=self.schedule.embedded(levels))
         asked = (*names, *self._besides(names))
-        predictions = dict(zip(asked, self._predict(single, asked), strict=True))
+        passes = [self.conditions[name] for name in asked]
+        predictions = dict(zip(asked, predict(self.backbone, single, passes, self.max_batch), strict=True))
         known = self._stand_in(single, predictions)
         predictions = {name: predictions[name] for name in names}
         if known is not None:
@@ -51,23 +54,9 @@ class GuidedDenoiser:
         combined = self.guidance.combine(predictions, t)
         if known is not None:
             combined = torch.where(known.mask, known.value, combined)
-        return self.objective.denoised(DenoiserOutput(prediction=combined), single)
-
-    def _predict(self, single: DenoiserInput, names: tuple[str, ...]) -> tuple[Latents, ...]:
-        passes = [self.conditions[name] for name in names]
-        joint = concatenate(passes)
-        latents = torch.cat([c.known.put_into(single.latents) if c.known else single.latents for c in passes])
-        input = DenoiserInput(
-            latents=latents,
-            t=single.t.repeat(len(names)),
-            embedded_t=single.embedded_t.repeat(len(names)),
-            text=joint.text,
-            controls=joint.controls,
-            micro=joint.micro,
-        )
-        rows = len(latents) if self.max_batch is None else self.max_batch
-        pieces = [self.backbone(_rows(input, start, start + rows)) for start in range(0, len(latents), rows)]
-        return torch.cat([piece.prediction.float() for piece in pieces]).chunk(len(names))
+        latents = single.latents.float()
+        path = self.schedule.coefficients(levels.float()).like(latents)
+        return self.parameterization.denoised(combined, latents, path)
 
     def _besides(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """A pass that does not see the given frames, where guidance asks for one at other levels but not at this.
@@ -77,8 +66,7 @@ class GuidedDenoiser:
         known = self.conditions["full"].known if "full" in names else None
         if known is None or known.follows_image or any(self.conditions[name].known is None for name in names):
             return ()
-        ever = {name for level in torch.linspace(0, 1, 101).tolist() for name in self.guidance.needs(level)}
-        return tuple(sorted(name for name in ever if self.conditions[name].known is None))[:1]
+        return tuple(sorted(name for name in self.guidance.passes if self.conditions[name].known is None))[:1]
 
     def _stand_in(self, single: DenoiserInput, predictions: Mapping[str, Latents]) -> "_StandIn | None":
         """The prediction at given positions, where that of a pass that saw them means nothing: it was never trained."""
@@ -88,16 +76,43 @@ class GuidedDenoiser:
         text_only = [p for name, p in predictions.items() if self.conditions[name].known is None]
         if text_only and not known.follows_image:
             return _StandIn(known.mask > 0, text_only[0])
-        path = self.objective.schedule.coefficients(single.t).like(single.latents)
+        path = self.schedule.coefficients(single.t).like(single.latents)
         x0 = known.latents.to(single.latents.dtype)
         epsilon = (single.latents - path.alpha * x0) / path.sigma
-        return _StandIn(known.mask > 0, self.objective.parameterization.target(x0, epsilon, path).float())
+        return _StandIn(known.mask > 0, self.parameterization.target(x0, epsilon, path).float())
 
 
 @dataclass(frozen=True)
 class _StandIn:
     mask: Bool[Tensor, "B 1 T #H #W"]
     value: Latents
+
+
+def predict(
+    backbone: Backbone, single: DenoiserInput, passes: Sequence[Conditions], max_batch: int | None = None
+) -> tuple[Latents, ...]:
+    """Predictions for the same noisy latents under several conditions, in float32, in as few backbone calls as fit.
+
+    Args:
+        backbone: the denoiser.
+        single: noisy latents and their levels, B rows; its own conditions are not looked at.
+        passes: of each pass, B rows. Those of one call have histories of the same frames and sizes.
+        max_batch: most rows in one backbone call; None takes all passes in one.
+    """
+    joint = concatenate(passes)
+    latents = torch.cat([c.known.put_into(single.latents) if c.known else single.latents for c in passes])
+    input = DenoiserInput(
+        latents=latents,  # (passes B, C, T, H, W)
+        t=torch.cat([single.t] * len(passes)),
+        embedded_t=torch.cat([single.embedded_t] * len(passes)),
+        text=joint.text,
+        history=joint.history,
+        controls=joint.controls,
+        micro=joint.micro,
+    )
+    rows = len(latents) if max_batch is None else max_batch
+    pieces = [backbone(_rows(input, start, start + rows)) for start in range(0, len(latents), rows)]
+    return torch.cat([piece.prediction.float() for piece in pieces]).chunk(len(passes))
 
 
 def _rows(input: DenoiserInput, start: int, stop: int) -> DenoiserInput:
@@ -108,19 +123,18 @@ def _rows(input: DenoiserInput, start: int, stop: int) -> DenoiserInput:
         t=input.t[part],
         embedded_t=input.embedded_t[part],
         text=None if text is None else TextEmbedding(text.tokens[part], text.mask[part], text.pooled[part]),
+        history=tuple(History(past.latents[part], past.frame_index) for past in input.history),
         controls=None if controls is None else Controls(controls.channels[part], controls.mask[part]),
         micro={name: value[part] for name, value in input.micro.items()},
     )
 
 
-def concatenate(conditions: list[Conditions]) -> Conditions:
-    """Stack text, controls and micro-conditions along the batch, padding texts to a common length.
+def concatenate(conditions: Sequence[Conditions]) -> Conditions:
+    """Stack text, history, controls and micro-conditions along the batch, padding texts to a common length.
 
     Raises:
-        ValueError: history, which this sampler does not take; a kind of condition that only some have.
+        ValueError: a kind of condition that only some have, or histories of other frames or sizes.
     """
-    if any(c.history for c in conditions):
-        raise ValueError("history is read by the sampler of its own objective, not by this one")
     texts = [c.text for c in conditions if c.text is not None]
     if 0 < len(texts) < len(conditions):
         raise ValueError("some conditions have text and some have none: use an empty caption for the null prompt")
@@ -132,8 +146,24 @@ def concatenate(conditions: list[Conditions]) -> Conditions:
         raise ValueError(f"conditions have different micro-conditions: {sorted(map(sorted, names))}")
     return Conditions(
         text=concatenate_texts(texts) if texts else None,
+        history=concatenate_histories([c.history for c in conditions]),
         controls=concatenate_controls(controls) if controls else None,
         micro={name: torch.cat([c.micro[name] for c in conditions]) for name in conditions[0].micro},
+    )
+
+
+def concatenate_histories(histories: Sequence[tuple[History, ...]]) -> tuple[History, ...]:
+    """Stack histories along the batch, part by part.
+
+    Raises:
+        ValueError: they are not of the same frames and sizes.
+    """
+    sizes = {tuple((*part.latents.shape[1:], len(part.frame_index)) for part in history) for history in histories}
+    if len(sizes) != 1:
+        raise ValueError(f"conditions have histories of different sizes, evaluate them apart: {sorted(sizes)}")
+    return tuple(
+        History(torch.cat([part.latents for part in parts]), parts[0].frame_index)
+        for parts in zip(*histories, strict=True)
     )
 
 

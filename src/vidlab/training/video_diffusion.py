@@ -19,13 +19,13 @@ from vidlab.clip import ClipBatch, DenoiserOutput, LatentShape, LossContext, Tex
 from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost import DenoiserCounter, ModelCost
-from vidlab.diffusion.objective import Corrupted, GaussianObjective, ObjectiveLoss
+from vidlab.diffusion.objective import Corrupted, Levels, Objective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.randomness import KeyedRNG
+from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.sampler import Sampler
 from vidlab.text.base import TextEncoder, with_null
 from vidlab.training.held_out import HeldOut
 from vidlab.training.module import ClipModule, CliSelection
@@ -88,7 +88,7 @@ class VideoDiffusion(ClipModule):
     def __init__(
         self,
         backbone: Callable[..., VideoDenoiser],
-        objective: GaussianObjective,
+        objective: Objective,
         autoencoder: Autoencoder,
         text_encoder: TextEncoder,
         clip_shape: tuple[int, int, int],
@@ -161,9 +161,8 @@ class VideoDiffusion(ClipModule):
     def _check_parts(self) -> None:
         """Refuse parts that cannot work together, before anything is built."""
         self._say_what_would_be_given_away(self.latent.frames)
-        self.sampler.times(self.objective.schedule)
-        needed = {name for t in (0.0, 0.25, 0.5, 0.75, 1.0) for name in self.guidance.needs(t)}
-        if "image" in needed and not self.conditioning.takes_frames:
+        check_belong(self.objective, self.sampler, self.guidance)
+        if "image" in self.sampler.passes(self.guidance) and not self.conditioning.takes_frames:
             raise UserError(
                 f"guidance={type(self.guidance).__name__} needs a model that knows frames apart from the prompt. "
                 "Use guidance=cfg, or train with conditioning=frame_replacement or conditioning=masked_video."
@@ -224,8 +223,8 @@ class VideoDiffusion(ClipModule):
         return self.denoiser.token_count(latent)
 
     def tags(self) -> dict[str, str]:
-        """The way of predicting."""
-        return {"objective": type(self.objective.parameterization).__name__}
+        """What is learned."""
+        return dict(self.objective.tags())
 
     def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
         """Make a video; compare runs."""
@@ -335,14 +334,15 @@ class VideoDiffusion(ClipModule):
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         held_out = self.held_out(batch)
-        loss = self.objective_at(held_out, held_out.draw.uniform("validation_t"))
         errors = {f"val/x0_mse/log_snr_{value:g}": self.x0_errors(held_out, value).mean()
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
         metrics = {"val/x0_mse": mean, **errors}
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
-        counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
-        self.log("val/loss", loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
+        for t in self.objective.validation_levels(held_out.draw):
+            loss = self.objective_at(held_out, t)
+            counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
+            self.log("val/loss", loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
 
     def held_out(self, batch: ClipBatch) -> HeldOut:
         """A validation batch with its latents, its conditions and its fixed random numbers."""
@@ -354,18 +354,16 @@ class VideoDiffusion(ClipModule):
         text_only = replace(conditions, known=None, controls=self.pipeline.nothing_known(batch.pixels).controls)
         return HeldOut(batch.pixels, x0, conditions, text_only, draw)
 
-    def objective_at(self, held_out: HeldOut, t: Float[Tensor, "B"]) -> ObjectiveLoss:
+    def objective_at(self, held_out: HeldOut, t: Levels) -> ObjectiveLoss:
         """The objective of held-out clips at given noise levels."""
         corrupted = self.objective.prepare_at(held_out.x0, t, held_out.conditions, held_out.draw)
         return self.objective.loss(corrupted, self.denoiser(corrupted.input))
 
     def x0_errors(self, held_out: HeldOut, log_snr: float) -> Pixels:
         """Squared errors in pixels of the x0 that the prediction implies at one log SNR, from the text alone."""
-        x0 = held_out.x0
-        t = self.objective.schedule.t_at_log_snr(x0.new_full((len(x0),), log_snr))
-        corrupted = self.objective.prepare_at(x0, t, held_out.text_only, held_out.draw)
-        denoised = self.objective.denoised(self.denoiser(corrupted.input), corrupted.input)
-        return (self.autoencoder.decode(denoised.x0) - held_out.pixels).square()
+        told = held_out.text_only, held_out.draw
+        x0 = self.objective.predict_x0(self.denoiser, held_out.x0, log_snr, *told)
+        return (self.autoencoder.decode(x0) - held_out.pixels).square()
 
     @property
     def pipeline(self) -> VideoPipeline:

@@ -1,29 +1,29 @@
-"""The loop that turns noise into latents."""
+"""The sampler of Gaussian objectives: one loop over noise levels for all frames at once."""
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from typing_extensions import override
 
 from vidlab.clip import Conditions
-from vidlab.diffusion.objective import GaussianObjective
+from vidlab.diffusion.gaussian import GAUSSIAN, GaussianProcess
+from vidlab.diffusion.objective import Backbone, Objective
 from vidlab.diffusion.schedules import BoundedAlpha, Schedule
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
+from vidlab.sampling.base import Latents, Progress, Sampler
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.guided import Backbone, GuidedDenoiser
+from vidlab.sampling.guided import GuidedDenoiser
 from vidlab.sampling.solvers import Solver, level
 from vidlab.sampling.spacings import Spacing, Trailing
 
-Latents = Float[Tensor, "B C T H W"]
-
 
 @dataclass(frozen=True)
-class Sampler:
+class GaussianSampler(Sampler):
     """Integrates from noise to t = 0 (data).
 
     Levels are spaced in u, and t = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23): a shift above 1 takes
@@ -43,6 +43,8 @@ class Sampler:
     Raises:
         UserError: fewer than one step or row, a shift that is not positive, or another start.
     """
+
+    process: ClassVar[str] = GAUSSIAN
 
     solver: Solver
     steps: int = 32
@@ -84,48 +86,69 @@ class Sampler:
             )
         return BoundedAlpha(schedule, self.least_alpha)
 
+    @property
+    @override
+    def name(self) -> str:
+        return type(self.solver).__name__
+
+    @override
+    def check(self, objective: Objective) -> None:
+        self.times(gaussian_process(objective).schedule)
+
+    @override
+    def passes(self, guidance: Guidance) -> frozenset[str]:
+        return frozenset(("full", *guidance.passes))
+
     @torch.no_grad()
+    @override
     def sample(
         self,
         backbone: Backbone,
-        objective: GaussianObjective,
+        objective: Objective,
         guidance: Guidance,
         noise: Latents,
         conditions: Mapping[str, Conditions],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
         draw: KeyedRNG | None = None,
     ) -> Latents:
         """Clean latents from standard normal noise.
 
-        Args:
-            backbone: the denoiser.
-            objective: the schedule and parameterisation it was trained with.
-            guidance: combines predictions under the named ``conditions``.
-            noise: (B, C, T, H, W) standard normal.
-            conditions: ``"full"`` and those that guidance needs besides; B rows each. Known latents are put into the
-                input of each step and into the result.
-            progress: called with (steps done, steps) after each step.
-            draw: random numbers of the B videos, for solvers that add noise (purposes "step0", "step1", ...).
+        Known latents are put into the input of each step and into the result. ``draw`` is for solvers that add noise
+        (purposes "step0", "step1", ...).
 
         Raises:
-            ValueError: a solver that adds noise without ``draw``.
+            ValueError: a solver that adds noise without ``draw``; a condition that is missing.
             UserError: ``least_alpha`` with a schedule that does not preserve the variance.
         """
 
         def step_noise(step: int) -> Latents:
             if draw is None:
                 raise ValueError(f"{type(self.solver).__name__} adds noise at every step and needs draw=")
-            return draw.normal(f"step{step}", tuple(noise.shape[1:])).to(noise)
+            return draw.normal(f"step{step}", tuple(noise.shape[1:])).to(noise)  # (B, C, T, H, W)
 
-        if self.least_alpha:
-            objective = replace(objective, schedule=self._bounded(objective.schedule))
-        denoise = GuidedDenoiser(backbone, objective, guidance, conditions, self.max_batch)
-        times = self.times(objective.schedule)
-        move = self.solver.stepper(objective.schedule, step_noise)
-        z = noise if self.start == "unit" else level(objective.schedule, times[0])[1] * noise
+        process = gaussian_process(objective)
+        schedule = self._bounded(process.schedule) if self.least_alpha else process.schedule
+        denoise = GuidedDenoiser(backbone, schedule, process.parameterization, guidance, conditions, self.max_batch)
+        times = self.times(schedule)
+        move = self.solver.stepper(schedule, step_noise)
+        z = noise if self.start == "unit" else level(schedule, times[0])[1] * noise
         for done, (t, s) in enumerate(itertools.pairwise(times), start=1):
             z = move(z, t, s, denoise)
             if progress is not None:
                 progress(done, self.steps)
         known = conditions["full"].known
         return z if known is None else known.put_into(z)
+
+
+def gaussian_process(objective: Objective) -> GaussianProcess:
+    """The objective, where it tells its schedule and its parameterisation.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not isinstance(objective, GaussianProcess):
+        raise UserError(
+            f"objective={type(objective).__name__} is of the {GAUSSIAN} process and has no schedule and "
+            "parameterization, which its samplers read."
+        )
+    return objective
