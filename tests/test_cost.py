@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -6,10 +7,12 @@ import torch
 from vidlab.backbones.dit import DiT
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import LatentShape
-from vidlab.cost import DenoiserCounter, ModelCost, matmul_rate
+from vidlab.cost import DenoiserCounter, ModelCost, matmul_rate, mean_cost
+from vidlab.diffusion.objective import InputShape
 from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
 
 LATENT = LatentShape(channels=3, frames=4, height=4, width=6)
+READ = InputShape(LATENT)
 D, DEPTH, TEXT, S = 24, 2, 10, 5
 TOKENS = 4 * 2 * 3  # patches of 1x2x2
 PATCH = 12  # numbers in a patch
@@ -17,7 +20,7 @@ PATCH = 12  # numbers in a patch
 
 def counted(layouts, text_tokens=S) -> ModelCost:
     make = partial(DiT, layouts=LayerPlan(layouts), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    return DenoiserCounter(make, LATENT, TEXT).cost(LATENT, text_tokens)
+    return DenoiserCounter(make, LATENT, TEXT).cost(READ, text_tokens)
 
 
 def by_hand(group: int, s: int = S) -> int:
@@ -48,6 +51,29 @@ def test_training_is_three_times_the_forward_pass():
     assert ModelCost(parameters=1, tokens=1, forward_flops=10).training_flops == 30
 
 
+def test_kinds_of_input_count_by_their_share():
+    small, large = ModelCost(7, 4, 100), ModelCost(7, 12, 500)
+    assert mean_cost([(0.25, small), (0.75, large)]) == ModelCost(7, 10, 400)
+    assert mean_cost([(1.0, small)]) is small
+
+
+class Reader(DiT):
+    """A DiT whose history costs one product of its latents with themselves."""
+
+    def forward(self, input):
+        for part in input.history:
+            part.latents.flatten(2) @ part.latents.flatten(2).transpose(1, 2)
+        return super().forward(replace(input, history=()))
+
+
+def test_a_history_counts():
+    make = partial(Reader, layouts=LayerPlan((Full3D(),)), width=D, depth=1, heads=2, patch=(1, 2, 2))
+    counter, past = DenoiserCounter(make, LATENT, TEXT), LatentShape(3, 2, 2, 4)
+    plain, read = counter.cost(READ, S), counter.cost(InputShape(LATENT, (past, past)), S)
+    assert read.forward_flops - plain.forward_flops == 2 * 2 * 3 * 3 * (2 * 2 * 4)
+    assert read.tokens == TOKENS + 2 * (2 * 1 * 2) and read.parameters == plain.parameters
+
+
 def test_parameters_and_tokens():
     cost = counted((Full3D(),))
     attention = 4 * (D * D + D) + 2 * D // 2  # and two gains of one head's size
@@ -62,7 +88,7 @@ def test_parameters_and_tokens():
 def test_every_kernel_counts_by_the_formula(attention):
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
     counter = DenoiserCounter(partial(make, attention=attention), LATENT, TEXT)
-    assert counter.cost(LATENT, S).forward_flops == 2 * by_hand(TOKENS)
+    assert counter.cost(READ, S).forward_flops == 2 * by_hand(TOKENS)
 
 
 def test_tokens_that_training_drops_are_not_counted():
@@ -71,7 +97,7 @@ def test_tokens_that_training_drops_are_not_counted():
     forward = {}
     for ratio in (0.0, 0.5):
         masked = partial(STIV, **sizes, mask_ratio=ratio, unmask_blocks=1) if ratio else partial(STIV, **sizes)
-        forward[ratio] = DenoiserCounter(masked, LATENT, TEXT).cost(LATENT, S).forward_flops
+        forward[ratio] = DenoiserCounter(masked, LATENT, TEXT).cost(READ, S).forward_flops
     # of a block: q, k, v, out and a gated feed-forward in spatial and temporal parts all halve or more
     assert 0.55 < forward[0.5] / forward[0.0] < 0.75
 
@@ -79,14 +105,14 @@ def test_tokens_that_training_drops_are_not_counted():
 def test_another_shape_and_length_are_counted_by_the_same_network():
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
     counter, half = DenoiserCounter(make, LATENT, TEXT), LatentShape(3, 2, 4, 6)
-    assert counter.cost(half, 2 * S) == DenoiserCounter(make, half, TEXT).cost(half, 2 * S)
-    assert counter.cost(half, S).forward_flops < counter.cost(LATENT, S).forward_flops == 2 * by_hand(TOKENS)
+    assert counter.cost(InputShape(half), 2 * S) == DenoiserCounter(make, half, TEXT).cost(InputShape(half), 2 * S)
+    assert counter.cost(InputShape(half), S).forward_flops < counter.cost(READ, S).forward_flops == 2 * by_hand(TOKENS)
 
 
 def test_planning_touches_no_memory():
     huge = partial(DiT, layouts=LayerPlan((Full3D(),)), width=8192, depth=64, heads=64, patch=(1, 2, 2))
     latent = LatentShape(16, 32, 64, 64)
-    cost = DenoiserCounter(huge, latent, 4096).cost(latent, 16)
+    cost = DenoiserCounter(huge, latent, 4096).cost(InputShape(latent), 16)
     assert cost.parameters > 50e9 and cost.tokens == 32 * 32 * 32
 
 

@@ -1,7 +1,7 @@
 """What a model costs: parameters, FLOPs, and the rate this machine reaches on plain matrix products."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import Controls, DenoiserInput, LatentShape, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, History, LatentShape, TextEmbedding
+from vidlab.diffusion.objective import InputShape
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class ModelCost:
     def training_flops(self) -> int:
         """FLOPs of forward and backward for one clip, without recomputation."""
         return 3 * self.forward_flops
+
+
+def mean_cost(costs: Sequence[tuple[float, ModelCost]]) -> ModelCost:
+    """The mean over kinds of input of one model, each with the share of steps that read it."""
+    if len(costs) == 1:
+        return costs[0][1]
+    tokens, flops = (sum(share * size for share, size in sizes) for sizes in (
+        [(share, cost.tokens) for share, cost in costs], [(share, cost.forward_flops) for share, cost in costs],
+    ))  # fmt: skip
+    return ModelCost(costs[0][1].parameters, round(tokens), round(flops))
 
 
 class DenoiserCounter:
@@ -51,28 +62,29 @@ class DenoiserCounter:
             self.backbone = make_backbone(latent=latent, text_width=text_width, **settings).train()
         self.backbone.activation_checkpointing = False  # what is computed twice is no work of the model
         self.text_width = text_width
-        self._counted: dict[tuple[LatentShape, int, int], ModelCost] = {}
+        self._counted: dict[tuple[InputShape, int, int], ModelCost] = {}
 
-    def cost(self, latent: LatentShape, text_tokens: int, control_channels: int = 0) -> ModelCost:
+    def cost(self, shape: InputShape, text_tokens: int, control_channels: int = 0) -> ModelCost:
         """The cost of one clip.
 
         Args:
-            latent: its latents.
+            shape: its latents and their history; the share is not looked at.
             text_tokens: tokens of its caption, padding to the longest of a batch included.
             control_channels: channels of the controls read besides the latents.
         """
-        key = (latent, text_tokens, control_channels)
+        key = (shape, text_tokens, control_channels)
         if key not in self._counted:
             with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-                self.backbone(self._input(latent, text_tokens, control_channels))
+                self.backbone(self._input(shape, text_tokens, control_channels))
             self._counted[key] = ModelCost(
                 parameters=sum(p.numel() for p in self.backbone.parameters()),
-                tokens=self.backbone.token_count(latent),
+                tokens=sum(self.backbone.token_count(part) for part in (shape.latent, *shape.history)),
                 forward_flops=counter.get_total_flops(),
             )
         return self._counted[key]
 
-    def _input(self, latent: LatentShape, text_tokens: int, control_channels: int) -> DenoiserInput:
+    def _input(self, read: InputShape, text_tokens: int, control_channels: int) -> DenoiserInput:
+        latent = read.latent
         shape = (1, latent.channels, latent.frames, latent.height, latent.width)
         text = TextEmbedding(
             tokens=torch.empty(1, text_tokens, self.text_width),
@@ -83,7 +95,11 @@ class DenoiserCounter:
         micro = {name: torch.empty(1, *size) for name, size in self.backbone.micro_shapes(latent).items()}
         extra = torch.empty(1, control_channels, *shape[2:])
         controls = Controls(extra, latents[:, :1]) if control_channels else None
-        return DenoiserInput(latents, t=level, embedded_t=level, text=text, controls=controls, micro=micro)
+        history = tuple(
+            History(torch.empty(1, part.channels, part.frames, part.height, part.width), torch.arange(part.frames))
+            for part in read.history
+        )
+        return DenoiserInput(latents, level, level, text, history, controls, micro)
 
 
 def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: int) -> ModelCost:

@@ -9,18 +9,21 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from lightning.pytorch import LightningDataModule, Trainer
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Stride
+from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
-from vidlab.lab.cli.error_messages import root_cause
+from vidlab.lab.cli.error_messages import choices_among, root_cause
 from vidlab.lab.cli.hydra_main import instantiate, locate_target
+from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.runs.resolve import resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.layers.kernels import check_trainable
 from vidlab.precision import resolve_precision
+from vidlab.sampling.base import Sampler
 from vidlab.training.module import ClipModule
 from vidlab.training.precision_plugins import precision_plugin
 
@@ -55,11 +58,41 @@ def build_module(cfg: DictConfig) -> Any:
         for name, group in MODULE_PARTS.items()
         if name in takes
     }
+    if "objective" in parts and "sampler" in parts:
+        check_process(parts["objective"], parts["sampler"])
     scalars = {name: cfg[name] for name in ("seed", *SCALARS) if name in takes}
     task = instantiate(cfg.task, "task", **scalars)
     module = task(clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width), **parts)
     assert isinstance(module, ClipModule)
     return module
+
+
+def check_process(objective: Objective, sampler: Sampler) -> None:
+    """Refuse a sampler that does not undo the objective's process.
+
+    Raises:
+        UserError: naming both and the shipped choices of either process.
+    """
+    if objective.process != sampler.process:
+        raise UserError(
+            f"sampler={type(sampler).__name__} undoes the {sampler.process} process and "
+            f"objective={type(objective).__name__} is trained for the {objective.process} process. Of that one are "
+            f"sampler={_of_process('sampler', objective.process)}; of the sampler's are "
+            f"objective={_of_process('objective', sampler.process)}."
+        )
+
+
+def _of_process(group: str, process: str) -> str:
+    """Choices of a group whose class has this ``process``, separated by commas."""
+    names = choices_among(path.stem for path in (config_folder() / group).glob("*.yaml"))
+    return ", ".join(name for name in names if get_class(_target(group, name)).process == process) or "none"
+
+
+def _target(group: str, name: str) -> str:
+    """The class of a choice, which may be that of the choice it begins from."""
+    node = OmegaConf.load(config_folder() / group / f"{name}.yaml")
+    found: str = node["_target_"] if "_target_" in node else _target(group, str(node["defaults"][0]))
+    return found
 
 
 def accepted(cfg: DictConfig) -> frozenset[str]:

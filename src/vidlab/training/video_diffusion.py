@@ -18,7 +18,7 @@ from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, NoConditioning
-from vidlab.cost import DenoiserCounter, ModelCost
+from vidlab.cost import DenoiserCounter, ModelCost, mean_cost
 from vidlab.diffusion.objective import Corrupted, Levels, Objective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
@@ -210,7 +210,8 @@ class VideoDiffusion(ClipModule):
         if self._counter is None:
             self._counter = DenoiserCounter(self.make_backbone, self.latent, self.text_encoder.width)
         planned = min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
-        return self._counter.cost(latent, self.text_tokens or planned, channels)
+        told = self.text_tokens or planned, channels
+        return mean_cost([(x.share, self._counter.cost(x, *told)) for x in self.objective.input_shapes(latent)])
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -219,8 +220,9 @@ class VideoDiffusion(ClipModule):
         return frames, rows, columns
 
     def token_count(self, latent: LatentShape) -> int:
-        """Tokens that the denoiser processes for one clip."""
-        return self.denoiser.token_count(latent)
+        """Tokens that the denoiser processes for one clip, at most."""
+        count = self.denoiser.token_count
+        return max(sum(map(count, (x.latent, *x.history))) for x in self.objective.input_shapes(latent))
 
     def tags(self) -> dict[str, str]:
         """What is learned."""
