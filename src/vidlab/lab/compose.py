@@ -91,6 +91,7 @@ def _of_process(group: str, process: str) -> str:
 def _target(group: str, name: str) -> str:
     """The class of a choice, which may be that of the choice it begins from."""
     node = OmegaConf.load(config_folder() / group / f"{name}.yaml")
+    assert isinstance(node, DictConfig)
     found: str = node["_target_"] if "_target_" in node else _target(group, str(node["defaults"][0]))
     return found
 
