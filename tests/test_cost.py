@@ -8,8 +8,14 @@ from vidlab.backbones.dit import DiT
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import LatentShape
 from vidlab.cost import DenoiserCounter, ModelCost, matmul_rate, mean_cost
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import InputShape
+from vidlab.diffusion.parameterizations import Velocity
+from vidlab.diffusion.schedules import LinearPath
+from vidlab.diffusion.time_samplers import Uniform
+from vidlab.diffusion.weightings import Constant
 from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
+from vidlab.training.denoiser_plan import DenoiserPlan
 
 LATENT = LatentShape(channels=3, frames=4, height=4, width=6)
 READ = InputShape(LATENT)
@@ -18,9 +24,14 @@ TOKENS = 4 * 2 * 3  # patches of 1x2x2
 PATCH = 12  # numbers in a patch
 
 
+def counter_of(make, latent=LATENT, text_width=TEXT) -> DenoiserCounter:
+    with torch.device("meta"):
+        return DenoiserCounter(make(latent=latent, text_width=text_width), text_width)
+
+
 def counted(layouts, text_tokens=S) -> ModelCost:
     make = partial(DiT, layouts=LayerPlan(layouts), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    return DenoiserCounter(make, LATENT, TEXT).cost(READ, text_tokens)
+    return counter_of(make, LATENT, TEXT).cost(READ, text_tokens)
 
 
 def by_hand(group: int, s: int = S) -> int:
@@ -68,7 +79,7 @@ class Reader(DiT):
 
 def test_a_history_counts():
     make = partial(Reader, layouts=LayerPlan((Full3D(),)), width=D, depth=1, heads=2, patch=(1, 2, 2))
-    counter, past = DenoiserCounter(make, LATENT, TEXT), LatentShape(3, 2, 2, 4)
+    counter, past = counter_of(make, LATENT, TEXT), LatentShape(3, 2, 2, 4)
     plain, read = counter.cost(READ, S), counter.cost(InputShape(LATENT, (past, past)), S)
     assert read.forward_flops - plain.forward_flops == 2 * 2 * 3 * 3 * (2 * 2 * 4)
     assert read.tokens == TOKENS + 2 * (2 * 1 * 2) and read.parameters == plain.parameters
@@ -87,8 +98,9 @@ def test_parameters_and_tokens():
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "flex"])
 def test_every_kernel_counts_by_the_formula(attention):
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    counter = DenoiserCounter(partial(make, attention=attention), LATENT, TEXT)
-    assert counter.cost(READ, S).forward_flops == 2 * by_hand(TOKENS)
+    plan = DenoiserPlan(make, LATENT, TEXT, attention, (), "none")
+    objective = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
+    assert plan.cost(objective, LATENT, S, 0).forward_flops == 2 * by_hand(TOKENS)
 
 
 def test_tokens_that_training_drops_are_not_counted():
@@ -97,22 +109,22 @@ def test_tokens_that_training_drops_are_not_counted():
     forward = {}
     for ratio in (0.0, 0.5):
         masked = partial(STIV, **sizes, mask_ratio=ratio, unmask_blocks=1) if ratio else partial(STIV, **sizes)
-        forward[ratio] = DenoiserCounter(masked, LATENT, TEXT).cost(READ, S).forward_flops
+        forward[ratio] = counter_of(masked, LATENT, TEXT).cost(READ, S).forward_flops
     # of a block: q, k, v, out and a gated feed-forward in spatial and temporal parts all halve or more
     assert 0.55 < forward[0.5] / forward[0.0] < 0.75
 
 
 def test_another_shape_and_length_are_counted_by_the_same_network():
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    counter, half = DenoiserCounter(make, LATENT, TEXT), LatentShape(3, 2, 4, 6)
-    assert counter.cost(InputShape(half), 2 * S) == DenoiserCounter(make, half, TEXT).cost(InputShape(half), 2 * S)
+    counter, half = counter_of(make, LATENT, TEXT), LatentShape(3, 2, 4, 6)
+    assert counter.cost(InputShape(half), 2 * S) == counter_of(make, half, TEXT).cost(InputShape(half), 2 * S)
     assert counter.cost(InputShape(half), S).forward_flops < counter.cost(READ, S).forward_flops == 2 * by_hand(TOKENS)
 
 
 def test_planning_touches_no_memory():
     huge = partial(DiT, layouts=LayerPlan((Full3D(),)), width=8192, depth=64, heads=64, patch=(1, 2, 2))
     latent = LatentShape(16, 32, 64, 64)
-    cost = DenoiserCounter(huge, latent, 4096).cost(InputShape(latent), 16)
+    cost = counter_of(huge, latent, 4096).cost(InputShape(latent), 16)
     assert cost.parameters > 50e9 and cost.tokens == 32 * 32 * 32
 
 

@@ -1,7 +1,7 @@
 """What a model costs: parameters, FLOPs, and the rate this machine reaches on plain matrix products."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import Controls, DenoiserInput, History, LatentShape, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, History, TextEmbedding
 from vidlab.diffusion.objective import InputShape
 
 
@@ -46,20 +46,16 @@ def mean_cost(costs: Sequence[tuple[float, ModelCost]]) -> ModelCost:
 class DenoiserCounter:
     """Counts what a training step of a denoiser computes, on the meta device: no memory is touched, any size is fine.
 
-    The network is built once, in training mode: tokens that it drops there are not counted. Attention is counted by
-    the formula of its products, whichever kernel computes them.
+    The network is in training mode: tokens that it drops there are not counted. Attention is counted by the formula of
+    its products, whichever kernel computes them.
 
     Args:
-        make_backbone: called with ``latent`` and ``text_width``.
-        latent: latents of one clip, as the network is built for.
+        backbone: built on the meta device, with an attention kernel that runs there.
         text_width: width of text tokens.
     """
 
-    def __init__(self, make_backbone: Callable[..., VideoDenoiser], latent: LatentShape, text_width: int) -> None:
-        chosen = getattr(make_backbone, "keywords", {}).get("attention")
-        settings = {} if chosen is None else {"attention": "sdpa"}  # the one kernel that runs on the meta device
-        with torch.device("meta"):
-            self.backbone = make_backbone(latent=latent, text_width=text_width, **settings).train()
+    def __init__(self, backbone: VideoDenoiser, text_width: int) -> None:
+        self.backbone = backbone.train()
         self.backbone.activation_checkpointing = False  # what is computed twice is no work of the model
         self.text_width = text_width
         self._counted: dict[tuple[InputShape, int, int], ModelCost] = {}

@@ -1,8 +1,10 @@
 """What every listed model promises: a file in conf/model is enough to be tested here."""
 
+import inspect
 import io
 from collections.abc import Iterator
 from dataclasses import replace
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def example(module: VideoDiffusion, batch=2, stretch=(1, 1, 1), text=True) -> De
         torch.randn(batch, 3, width), torch.arange(3) < lengths[:, None], torch.randn(batch, width)
     )
     latents = torch.randn(batch, latent.channels, *sizes)
-    return DenoiserInput(latents, t, module.objective.schedule.embedded(t), embedding if text else None)
+    return DenoiserInput(latents, t, 1000 * t, embedding if text else None)
 
 
 def test_there_are_models():
@@ -147,10 +149,32 @@ def test_padding_of_captions_changes_nothing(module, backbone):
 
 def test_features_are_returned_when_asked_for_and_others_refused(module, backbone):
     with torch.no_grad():
-        output = backbone(replace(example(module), requested=backbone.features))
-    assert set(output.features) == backbone.features
+        output = backbone(replace(example(module), requested=backbone.spec.features))
+    assert set(output.features) == backbone.spec.features
     with pytest.raises(ValueError, match="no_such_feature"):
         backbone(replace(example(module), requested=frozenset({"no_such_feature"})))
+
+
+def test_the_spec_says_what_is(module, backbone):
+    spec, takes = backbone.spec, inspect.signature(type(backbone)).parameters
+    # what is known before it is built
+    assert module.plan.spec == spec and module.patch == spec.patch
+    assert spec.takes_attention == ("attention" in takes) and spec.reads_controls == ("control_channels" in takes)
+    matrices = {n for n, p in backbone.named_parameters() if p.ndim >= 2 and n.endswith("weight")}
+    inside = {n for n in matrices if any(fnmatch(n, pattern) for pattern in spec.hidden_matrices)}
+    assert 2 <= len(inside) < len(matrices)
+    input = example(module)
+    text = replace(input.text, pooled=input.text.pooled.requires_grad_())
+    backbone(replace(input, text=text)).prediction.square().sum().backward()
+    read = text.pooled.grad is not None and bool(text.pooled.grad.any())
+    assert read == spec.reads_pooled_text
+
+
+def test_controls_are_declared_once_they_are_given():
+    module = build_module(composed("full3d", "conditioning=masked_video", "autoencoder=haar_frames"))
+    module.configure_model()
+    channels = module.conditioning.control_channels(module.latent, module.autoencoder.stride)
+    assert module.plan.spec.control_channels == () and module.denoiser.spec.control_channels == channels
 
 
 def test_the_meta_device_plans_it(module):

@@ -13,7 +13,6 @@ from vidlab.backbones.open_sora_plan_release import (
     export_release,
     load_release,
     read_release,
-    released,
     write_release,
 )
 from vidlab.clip import Controls, DenoiserInput, LatentShape
@@ -193,7 +192,7 @@ def test_a_model_is_built_from_a_released_folder_alone(tmp_path, sparse, control
     with torch.no_grad():  # the controls of a new model are silent
         [p.normal_(std=0.1) for p in model.parameters()]
     export_release(model, tmp_path, 20_000)
-    found = released(tmp_path, LatentShape(8, 2, 4, 4))
+    found = OpenSoraPlan.released(tmp_path, LatentShape(8, 2, 4, 4))
     assert [b.layout for b in found.transformer_blocks] == [b.layout for b in model.transformer_blocks]
     assert not found.training and not any(p.requires_grad for p in found.parameters())
     latents, t = torch.randn(2, 8, 2, 4, 4), torch.rand(2)
@@ -225,7 +224,7 @@ def test_the_published_configuration_is_the_published_model():
 def test_weights_are_converted_as_they_are_read(tmp_path):
     model = make()
     export_release(model, tmp_path, 20_000)
-    found = released(tmp_path, LatentShape(8, 2, 4, 4), dtype=torch.bfloat16)
+    found = OpenSoraPlan.released(tmp_path, LatentShape(8, 2, 4, 4), dtype=torch.bfloat16)
     assert all(torch.equal(p, model.get_parameter(name).bfloat16()) for name, p in found.named_parameters())
 
 
@@ -243,7 +242,7 @@ def test_configurations_of_other_models(tmp_path, change, message):
     config = read_json(tmp_path / CONFIG) | change
     (tmp_path / CONFIG).write_text(json.dumps(config))
     with pytest.raises(UserError, match=message):
-        released(tmp_path, LatentShape(8, 2, 4, 4))
+        OpenSoraPlan.released(tmp_path, LatentShape(8, 2, 4, 4))
     (tmp_path / CONFIG).unlink()
     with pytest.raises(UserError, match=r"is not a released denoiser: it has no config\.json"):
-        released(tmp_path, LatentShape(8, 2, 4, 4))
+        OpenSoraPlan.released(tmp_path, LatentShape(8, 2, 4, 4))

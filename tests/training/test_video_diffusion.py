@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from vidlab.autoencoders.haar import Haar
 from vidlab.backbones.base import VideoDenoiser
+from vidlab.backbones.dit import DiT
 from vidlab.callbacks.ema import EMA
 from vidlab.clip import ClipBatch, DenoiserInput, DenoiserOutput, LossContext
 from vidlab.diffusion.betas import LinearBetas
@@ -17,12 +19,15 @@ from vidlab.diffusion.schedules import LinearPath, VariancePreserving
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
+from vidlab.layers.layouts import Full3D, LayerPlan
 from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.optimization.optimizers import OptimizerFactory
 from vidlab.training.video_diffusion import VALIDATION_SEED
 
 BINS = (-4.0, 0.0, 4.0)
+# for latents of 2 x 2 x 2
+FITTING = partial(DiT, layouts=LayerPlan((Full3D(),)), width=12, depth=1, heads=2, patch=(1, 1, 1))
 
 
 class Answering(VideoDenoiser):
@@ -90,10 +95,10 @@ def test_planning_leaves_the_module_unbuilt(make_module):
 
 
 def test_latents_follow_from_the_clip_and_the_autoencoder(make_module):
-    latent = make_module(built=False, autoencoder=Haar(2, 4, 4)).latent
+    latent = make_module(built=False, backbone=FITTING, autoencoder=Haar(2, 4, 4)).latent
     assert (latent.channels, latent.frames, latent.height, latent.width) == (96, 2, 2, 2)
     with pytest.raises(UserError, match=r"data.height=9"):
-        make_module(built=False, autoencoder=Haar(2, 4, 4), clip_shape=(4, 9, 8))
+        make_module(built=False, backbone=FITTING, autoencoder=Haar(2, 4, 4), clip_shape=(4, 9, 8))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -278,7 +283,7 @@ def test_a_denoiser_that_knows_the_clip_has_no_error(make_module, make_trainer, 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_a_denoiser_that_answers_zero_has_the_error_of_its_input(make_module, make_trainer, scale):
     """Velocity 0 says x0 = z, so the error in pixels is (t (eps - x0))^2, divided by the latents' scale squared."""
-    module = make_module(built=False, autoencoder=Haar(2, 4, 4, scale), log_snr_bins=BINS)
+    module = make_module(built=False, backbone=FITTING, autoencoder=Haar(2, 4, 4, scale), log_snr_bins=BINS)
     module.backbone = Answering(lambda input: torch.zeros_like(input.latents))
     batch = fixed_clip(0.5)
     metrics = validated(make_trainer(), module, [batch])

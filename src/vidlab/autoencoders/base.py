@@ -41,11 +41,13 @@ class Autoencoder(nn.Module, ABC):
     """Pixels (B, 3, T, H, W) in [-1, 1] to latents (B, C, T', H', W') of about unit variance, and back.
 
     Subclasses set ``channels`` and ``stride``, and begin ``encode`` and ``decode`` with ``check_clip`` and
-    ``check_latents``.
+    ``check_latents``. Those that are trained declare ``hidden_matrices``, patterns of the names of matrices between the
+    first and the last layer, which Muon may take.
     """
 
     channels: int
     stride: Stride
+    hidden_matrices: tuple[str, ...] = ()
 
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:

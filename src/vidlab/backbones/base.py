@@ -1,7 +1,9 @@
-"""The protocol of every video denoiser."""
+"""What every video denoiser is, and what it declares of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -9,19 +11,52 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.errors import UserError
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What a denoiser declares, for the parts around it to read; nobody guesses it from its arguments.
+
+    Args:
+        patch: latent frames, rows and columns to a token.
+        reads_controls: it takes the argument ``control_channels``, the channels of each part of ``input.controls``.
+        control_channels: those it was built for.
+        takes_attention: it takes the argument ``attention``, the name of an attention kernel.
+        reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
+        features: names of what can be requested besides the prediction.
+        hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
+            and kernels suit Muon: by default those of blocks.
+        released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
+    """
+
+    patch: tuple[int, int, int] = (1, 1, 1)
+    reads_controls: bool = False
+    control_channels: tuple[int, ...] = ()
+    takes_attention: bool = False
+    reads_pooled_text: bool = True
+    features: frozenset[str] = frozenset()
+    hidden_matrices: tuple[str, ...] = ("*blocks.*",)
+    released_as: str | None = None
+
+
+@dataclass(frozen=True)
+class ReleasedWeights:
+    """Weights of a published folder by the names of the model that reads them, and what its user should know."""
+
+    weights: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 class VideoDenoiser(nn.Module, ABC):
     """Reads noisy latents and conditions, returns a prediction in the shape of the latents.
 
-    Args of every subclass begin with ``latent: LatentShape`` and ``text_width: int``; the rest is its own. One that has
-    attention takes its kernel's name as ``attention``, one that reads controls the channels of their parts as
-    ``control_channels``. ``features`` names what can be requested, ``reads_pooled_text`` says whether
-    ``input.text.pooled`` is used: what is learned for it alone is not trained where it is not.
+    Args of every subclass begin with ``latent: LatentShape`` and ``text_width: int``; the rest is its own, and what it
+    declares in ``spec``, of the class or set by its constructor. The spec is read from a copy on the meta device before
+    the model is built.
     """
 
-    features: frozenset[str] = frozenset()
-    reads_pooled_text: bool = True
+    spec: BackboneSpec = BackboneSpec()
     activation_checkpointing: bool = False
 
     @abstractmethod
@@ -32,16 +67,22 @@ class VideoDenoiser(nn.Module, ABC):
             ValueError: a requested feature this backbone does not have, or latents it cannot take.
         """
 
+    @property
+    def hidden_matrices(self) -> tuple[str, ...]:
+        """Patterns of the names of matrices that Muon may take."""
+        return self.spec.hidden_matrices
+
     @abstractmethod
     def token_count(self, latent: LatentShape) -> int:
         """Tokens per clip that the backbone processes for latents of this shape."""
 
     def check_requested(self, requested: frozenset[str]) -> None:
         """Refuse features that this backbone does not have."""
-        unknown = requested - self.features
+        features = self.spec.features
+        unknown = requested - features
         if unknown:
             raise ValueError(
-                f"{type(self).__name__} has no feature {sorted(unknown)}; it has {sorted(self.features) or 'none'}"
+                f"{type(self).__name__} has no feature {sorted(unknown)}; it has {sorted(features) or 'none'}"
             )
 
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
@@ -51,6 +92,22 @@ class VideoDenoiser(nn.Module, ABC):
     def inflated(self, name: str, weight: Tensor) -> Tensor | None:
         """A weight of an image model in the shape this video model needs, or None where there is no such rule."""
         return None
+
+    def write_released(self, folder: Path) -> None:
+        """Write the weights as the system of ``spec.released_as`` is published.
+
+        Raises:
+            UserError: the folder already holds weights, or there is no such form.
+        """
+        raise UserError(f"A {type(self).__name__} is not published in any form of its own.")
+
+    def read_released(self, folder: Path) -> ReleasedWeights:
+        """Weights for this model from a folder in the form of ``spec.released_as``.
+
+        Raises:
+            UserError: they are damaged or of another architecture, or there is no such form.
+        """
+        raise UserError(f"A {type(self).__name__} is not published in any form of its own.")
 
     def run(self, block: nn.Module, *inputs: Any) -> Any:
         """Apply a block; with ``activation_checkpointing`` its activations are recomputed in the backward pass."""

@@ -78,8 +78,7 @@ class DiT(PatchedDenoiser):
         check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
         _check_heads(width, heads)
         check_patch(latent, patch)
-        frames, rows, columns = patch
-        self.patch = (frames, rows, columns)
+        self.declare(patch, control_channels)
         self.latent_channels = latent.channels
         self.width = width
         self.head_dim = width // heads
@@ -87,7 +86,6 @@ class DiT(PatchedDenoiser):
         self.rope_scale = rope_scales(rope_scale)
         self.absolute_positions = absolute_positions
         self.activation_checkpointing = activation_checkpointing
-        self.control_channels = tuple(control_channels)
         self.tables = Tables()
         kernel = attention_kernel(attention)
         patch_channels = latent.channels * math.prod(patch)

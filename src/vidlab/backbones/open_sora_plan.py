@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -10,8 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from vidlab.backbones.base import VideoDenoiser, split_controls
+from vidlab.backbones.base import BackboneSpec, ReleasedWeights, split_controls
 from vidlab.backbones.open_sora_plan_block import OpenSoraPlanBlock
+from vidlab.backbones.open_sora_plan_config import (
+    RELEASE,
+    ReleasedArchitecture,
+    check_config,
+    model_settings,
+    other_layouts,
+    read_config,
+)
+from vidlab.backbones.open_sora_plan_release import export_release, load_release, read_release
 from vidlab.backbones.sizes import check_sizes
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.layers.attention import xavier_linears
@@ -115,7 +125,7 @@ class CaptionProjection(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(tokens), approximate="tanh"))
 
 
-class OpenSoraPlan(VideoDenoiser):
+class OpenSoraPlan(ReleasedArchitecture):
     """Open-Sora Plan v1.3 (arXiv 2412.00131): adaLN-single blocks with Skiparse attention and 3-D rotary positions.
 
     Parameters have the names and shapes of the released checkpoints, so those load strictly. The published model is
@@ -148,8 +158,6 @@ class OpenSoraPlan(VideoDenoiser):
         UserError: sizes that do not divide or are not positive.
     """
 
-    reads_pooled_text = False
-
     def __init__(
         self,
         latent: LatentShape,
@@ -169,12 +177,15 @@ class OpenSoraPlan(VideoDenoiser):
         check_sizes(latent, width, depth, heads, patch, multiple=6)
         self.latent_channels, self.text_width, self.width, self.heads = latent.channels, text_width, width, heads
         frames, rows, columns = patch
-        self.patch = (frames, rows, columns)
+        self.patch, self.control_channels = (frames, rows, columns), tuple(control_channels)
+        self.spec = BackboneSpec(
+            patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
+            reads_pooled_text=False, hidden_matrices=("transformer_blocks.*",), released_as=RELEASE,
+        )  # fmt: skip
         self.tables = Tables()
         self.rope_base = rope_base
         self.rope_scale = rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
-        self.control_channels = tuple(control_channels)
         kernel = attention_kernel(attention)
         self.pos_embed = PatchEmbed(latent.channels, width, self.patch)
         self.control_names = control_names(len(self.control_channels))
@@ -188,6 +199,43 @@ class OpenSoraPlan(VideoDenoiser):
         self.scale_shift_table = nn.Parameter(torch.empty(2, width))
         self.proj_out = nn.Linear(width, math.prod(patch) * latent.channels)
         self.reset_parameters()
+
+    @classmethod
+    def released(
+        cls,
+        folder: str | Path,
+        latent: LatentShape,
+        attention: str = "auto",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "OpenSoraPlan":
+        """The denoiser of a released folder, of the sizes its ``config.json`` names, in evaluation mode.
+
+        Args:
+            folder: with ``config.json`` and weights.
+            latent: shape of the latents it will be used for.
+            attention: attention kernel: auto, sdpa, xformers or flex.
+            dtype: of the weights; None keeps what is stored.
+            device: where the weights are read to.
+
+        Raises:
+            UserError: as ``read_config`` and ``load_release``.
+        """
+        settings = model_settings(read_config(folder))
+        with torch.device("meta"):
+            model = cls(latent, attention=attention, **settings)
+        load_release(model, folder, dtype, device)
+        return model.eval().requires_grad_(False)
+
+    @override
+    def write_released(self, folder: Path) -> None:
+        export_release(self, folder)
+
+    @override
+    def read_released(self, folder: Path) -> ReleasedWeights:
+        check_config(self, folder)
+        weights, differing = read_release(folder), other_layouts(self, folder)
+        return ReleasedWeights(weights, (f"{differing}: training adapts the weights to it",) if differing else ())
 
     def reset_parameters(self) -> None:
         """The original's start; see the class."""

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from torch import nn
+
+from vidlab.backbones.base import VideoDenoiser
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip
 
+RELEASE = "Open-Sora Plan v1.3"
 CONFIG = "config.json"
 # Fields of config.json that weights do not depend on: what the class was called, how far positions are
 # squeezed, and how layers attend.
@@ -31,7 +34,20 @@ FULL_LAYERS = "sparse_full_layers"
 FIRST_SPARSE, LAST_SPARSE = 2, 29
 
 
-def release_config(model: OpenSoraPlan) -> dict[str, Any]:
+class ReleasedArchitecture(VideoDenoiser):
+    """What the published ``config.json`` describes; the base of ``OpenSoraPlan``."""
+
+    latent_channels: int
+    text_width: int
+    width: int
+    heads: int
+    patch: tuple[int, int, int]
+    rope_scale: tuple[float, float, float]
+    control_channels: tuple[int, ...]
+    transformer_blocks: nn.ModuleList
+
+
+def release_config(model: ReleasedArchitecture) -> dict[str, Any]:
     """The fields of a published ``config.json`` that fix the architecture."""
     frames, rows, columns = model.rope_scale
     layouts = [block.layout for block in model.transformer_blocks]
@@ -110,7 +126,7 @@ def model_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def check_config(model: OpenSoraPlan, folder: str | Path) -> None:
+def check_config(model: ReleasedArchitecture, folder: str | Path) -> None:
     """Refuse a release whose ``config.json``, where it has one, describes weights of other shapes.
 
     Raises:
@@ -128,7 +144,7 @@ def check_config(model: OpenSoraPlan, folder: str | Path) -> None:
         raise UserError(f"{file} describes another model than model.backbone: {found}.")
 
 
-def other_layouts(model: OpenSoraPlan, folder: str | Path) -> str | None:
+def other_layouts(model: ReleasedArchitecture, folder: str | Path) -> str | None:
     """How the layers of a model attend otherwise than those of a release, in words; None where they do not.
 
     No weight depends on it, and yet the same weights then compute something else.

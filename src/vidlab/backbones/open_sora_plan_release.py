@@ -12,16 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_config import (
     CONFIG,
+    ReleasedArchitecture,
     check_config,
-    model_settings,
     other_layouts,
-    read_config,
     release_config,
 )
-from vidlab.clip import LatentShape
 from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.hub import read_json
@@ -111,7 +108,7 @@ def write_release(
         _write_json(folder / CONFIG, sealed(config))
 
 
-def export_release(model: OpenSoraPlan, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
+def export_release(model: ReleasedArchitecture, folder: str | Path, max_shard_bytes: int = SHARD_BYTES) -> None:
     """Write a model as a release, ``config.json`` included.
 
     Raises:
@@ -121,7 +118,7 @@ def export_release(model: OpenSoraPlan, folder: str | Path, max_shard_bytes: int
 
 
 def load_release(
-    model: OpenSoraPlan,
+    model: ReleasedArchitecture,
     folder: str | Path,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
@@ -142,33 +139,7 @@ def load_release(
         model.load_state_dict(state, assign=any(parameter.is_meta for parameter in model.parameters()))
 
 
-def released(
-    folder: str | Path,
-    latent: LatentShape,
-    attention: str = "auto",
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
-) -> OpenSoraPlan:
-    """The denoiser of a released folder, of the sizes its ``config.json`` names, in evaluation mode.
-
-    Args:
-        folder: with ``config.json`` and weights.
-        latent: shape of the latents it will be used for.
-        attention: attention kernel: auto, sdpa, xformers or flex.
-        dtype: of the weights; None keeps what is stored.
-        device: where the weights are read to.
-
-    Raises:
-        UserError: as ``read_config`` and ``load_release``.
-    """
-    settings = model_settings(read_config(folder))
-    with torch.device("meta"):
-        model = OpenSoraPlan(latent, attention=attention, **settings)
-    load_release(model, folder, dtype, device)
-    return model.eval().requires_grad_(False)
-
-
-def check_state(model: OpenSoraPlan, state: Mapping[str, Tensor], source: str) -> None:
+def check_state(model: ReleasedArchitecture, state: Mapping[str, Tensor], source: str) -> None:
     """Refuse weights whose names or shapes are not the model's.
 
     Raises:

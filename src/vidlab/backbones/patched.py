@@ -1,12 +1,13 @@
 """What denoisers on linear patches share: embedding latents with their controls, and growing from image models."""
 
 import math
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vidlab.backbones.base import VideoDenoiser, split_controls
+from vidlab.backbones.base import BackboneSpec, VideoDenoiser, split_controls
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.layers.patches import inflated_embedding, inflated_head, patchify
 
@@ -32,6 +33,15 @@ class PatchedDenoiser(VideoDenoiser):
     control_channels: tuple[int, ...]
     embed: nn.Linear
     controls: nn.ModuleList
+
+    def declare(self, patch: Sequence[int], control_channels: Sequence[int]) -> None:
+        """Set ``spec``: a transformer of blocks that reads pooled text and controls."""
+        frames, rows, columns = patch
+        self.patch, self.control_channels = (frames, rows, columns), tuple(control_channels)
+        self.spec = BackboneSpec(
+            patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
+            hidden_matrices=("blocks.*",),
+        )  # fmt: skip
 
     @override
     def token_count(self, latent: LatentShape) -> int:

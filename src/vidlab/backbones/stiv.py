@@ -101,14 +101,12 @@ class STIV(PatchedDenoiser):
             layer_offsets=layer_offsets, temporal_attention=temporal_attention,
             temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
         )  # fmt: skip
-        frames, rows, columns = patch
-        self.patch = (frames, rows, columns)
+        self.declare(patch, control_channels)
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
         self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
-        self.control_channels = tuple(control_channels)
         self.tables = Tables()
         kernel = attention_kernel(attention)
         patch_channels = latent.channels * math.prod(patch)

@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -37,10 +38,14 @@ MODULE_PARTS = {
 SCALARS = {"compile": False, "attention": "auto"}
 
 
-def build_module(cfg: DictConfig) -> Any:
+def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
     """The training module of a configuration, its denoiser not yet built: a ``ClipModule``.
 
     The task's class names the parts it takes; a part or scalar that was chosen and that it does not take is refused.
+
+    Args:
+        cfg: the configuration.
+        guard: entered wherever the denoiser is built, on the meta device to read its spec and later for use.
 
     Raises:
         UserError: a setting that cannot work, by its full key.
@@ -50,7 +55,7 @@ def build_module(cfg: DictConfig) -> Any:
     autoencoder = instantiate(cfg.autoencoder, "autoencoder")
     make = {
         "autoencoder": lambda _: autoencoder,
-        "backbone": lambda model: make_backbone(model, autoencoder.stride),
+        "backbone": lambda model: _guarded(make_backbone(model, autoencoder.stride), guard),
         "regularizers": lambda losses: {n: instantiate(node, f"losses.{n}") for n, node in losses.items() if node},
     }
     parts = {
@@ -65,6 +70,16 @@ def build_module(cfg: DictConfig) -> Any:
     module = task(clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width), **parts)
     assert isinstance(module, ClipModule)
     return module
+
+
+def _guarded(
+    make: Callable[..., VideoDenoiser], guard: Callable[[], AbstractContextManager[None]]
+) -> Callable[..., VideoDenoiser]:
+    def build(**settings: Any) -> VideoDenoiser:
+        with guard():
+            return make(**settings)
+
+    return build
 
 
 def check_process(objective: Objective, sampler: Sampler) -> None:

@@ -20,8 +20,7 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.image_vae import CONFIG, WEIGHTS, ImageVAE, weights_folder
 from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.autoencoders.wfvae.weights import export_weights
-from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.backbones.open_sora_plan_release import STEM, export_release, write_release
+from vidlab.backbones.open_sora_plan_release import STEM, write_release
 from vidlab.command_line import command, setting
 from vidlab.digests import sealed
 from vidlab.errors import UserError
@@ -67,9 +66,10 @@ def export(module: VideoDiffusion, folder: Path, origin: Origin) -> dict[str, st
     """
     _refuse_weights(folder)
     with folder_made_aside(folder) as aside:
-        if isinstance(module.denoiser, OpenSoraPlan):
-            export_release(module.denoiser, aside)
-            told = "as Open-Sora Plan publishes it, whose readers take no notice of the parts below"
+        published = module.denoiser.spec.released_as
+        if published is not None:
+            module.denoiser.write_released(aside)
+            told = f"as {published} is published, whose readers take no notice of the parts below"
         else:
             write_release(module.denoiser.state_dict(), aside)
             told = f"{STEM}*, a {type(module.denoiser).__name__}"

@@ -187,17 +187,13 @@ class OpenSoraPlanRelease:
 
     def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport:
         """Take every weight of the backbone or raise."""
-        from vidlab.backbones.open_sora_plan import OpenSoraPlan
-        from vidlab.backbones.open_sora_plan_config import check_config, other_layouts
-        from vidlab.backbones.open_sora_plan_release import read_release
+        from vidlab.backbones.open_sora_plan_config import RELEASE
 
         if not self.path:
             raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")
-        if not isinstance(module, VideoDiffusion) or not isinstance(module.denoiser, OpenSoraPlan):
+        if not isinstance(module, VideoDiffusion) or module.denoiser.spec.released_as != RELEASE:
             raise UserError("init=open_sora_plan fills an Open-Sora Plan denoiser: use model=paper/open_sora_plan.")
         folder = Path(self.path).expanduser()
-        check_config(module.denoiser, folder)
-        source = Source(str(folder), read_release(folder))
-        report = inherit(module.denoiser, [source], self.fresh, self.copies)
-        differing = other_layouts(module.denoiser, folder)
-        return replace(report, notes=(f"{differing}: training adapts the weights to it",) if differing else ())
+        found = module.denoiser.read_released(folder)
+        report = inherit(module.denoiser, [Source(str(folder), found.weights)], self.fresh, self.copies)
+        return replace(report, notes=found.notes)

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,9 +167,8 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, sett
             trained[group] = trained[group] if chosen is None else chosen
         if settings.steps is not None:
             trained.sampler.steps = settings.steps
-        module = build_module(trained)
-        with no_larger_than(state["state_dict"], checkpoint):
-            module.configure_model()
+        module = build_module(trained, partial(no_larger_than, state["state_dict"], checkpoint))
+        module.configure_model()
         module.on_load_checkpoint(state)
         module.load_state_dict(state["state_dict"])
         if settings.weights == "ema" and not state.get("averaged"):

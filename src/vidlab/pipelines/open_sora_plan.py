@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vidlab.backbones.open_sora_plan_release import released
+from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.clip import Conditions, Controls, TextEmbedding
 from vidlab.conditioning.masked_video import MaskedVideo, Stage
 from vidlab.data.video import to_frames
@@ -167,7 +167,7 @@ class OpenSoraPlanSystem:
     ) -> list[Latent]:
         """Latents of every video, on the CPU."""
         dtype = torch.bfloat16 if uses_bf16(request.precision, request.device) else torch.float32
-        denoiser = released(parts.denoiser, parts.latent, self.attention, dtype, request.device)
+        denoiser = OpenSoraPlan.released(parts.denoiser, parts.latent, self.attention, dtype, request.device)
         size, found = parts.latent, []
         for jobs in request.jobs.batches(request.batch_size):
             draw, count = jobs.draw(), len(jobs)

@@ -28,7 +28,10 @@ class TextEncoder(nn.Module, ABC):
         max_tokens: captions are cut to this many tokens, special tokens included.
         trainable: True when the encoder is learned with the denoiser, False when it is frozen.
         truncated: how many captions have been cut so far, in this process.
+        hidden_matrices: patterns of the names of matrices between the first and the last layer, which Muon may take.
     """
+
+    hidden_matrices: tuple[str, ...] = ()
 
     def __init__(self, width: int, max_tokens: int, trainable: bool) -> None:
         super().__init__()

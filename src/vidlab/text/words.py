@@ -86,6 +86,8 @@ class WordsEncoder(TextEncoder):
         UserError: an argument is out of range.
     """
 
+    hidden_matrices = ("layers.*",)
+
     def __init__(
         self,
         width: int = 128,

@@ -1,10 +1,8 @@
 """The one LightningModule of every video denoiser: it knows only the protocols."""
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, NoConditioning
-from vidlab.cost import DenoiserCounter, ModelCost, mean_cost
+from vidlab.cost import ModelCost
 from vidlab.diffusion.objective import Corrupted, Levels, Objective, ObjectiveLoss
 from vidlab.errors import UserError
 from vidlab.losses.base import Regularizer
@@ -27,6 +25,7 @@ from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.text.base import TextEncoder, with_null
+from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.held_out import HeldOut
 from vidlab.training.module import ClipModule, CliSelection
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
@@ -117,7 +116,9 @@ class VideoDiffusion(ClipModule):
         self.autoencoder = autoencoder.requires_grad_(False).eval()
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
-        self.make_backbone = self._with_settings(backbone, attention)
+        controls = self.conditioning.control_channels(self.latent, autoencoder.stride)
+        told = attention, controls, type(self.conditioning).__name__
+        self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, *told)
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
         self.sampler = sampler
@@ -135,28 +136,7 @@ class VideoDiffusion(ClipModule):
         self._check_parts()
         self._base_lrs = []
         self._step_means: StepMeans | None = None
-        self._counter: DenoiserCounter | None = None
         self.text_tokens = 0
-
-    def _with_settings(self, backbone: Callable[..., VideoDenoiser], attention: str) -> Callable[..., VideoDenoiser]:
-        """Fix what follows from other parts: the attention kernel and the channels of the controls."""
-        channels = self.conditioning.control_channels(self.latent, self.autoencoder.stride)
-        declared = getattr(backbone, "keywords", {}).get("control_channels")
-        if declared and not channels:
-            raise UserError(
-                f"The model reads controls (model.backbone.control_channels={list(declared)}) and "
-                f"conditioning={type(self.conditioning).__name__} gives none. Add conditioning=masked_video."
-            )
-        takes = inspect.signature(backbone).parameters
-        if channels and "control_channels" not in takes:
-            raise UserError(
-                f"conditioning={type(self.conditioning).__name__} gives control channels, and the model has no "
-                "control_channels to read them. Use conditioning=frame_replacement, or another model."
-            )
-        if attention != "auto" and "attention" not in takes:
-            raise UserError(f"attention={attention}: the model has no attention kernel to choose. Use attention=auto.")
-        settings = {"attention": attention} if "attention" in takes else {}
-        return partial(backbone, **settings, **({"control_channels": channels} if channels else {}))
 
     def _check_parts(self) -> None:
         """Refuse parts that cannot work together, before anything is built."""
@@ -185,8 +165,8 @@ class VideoDiffusion(ClipModule):
         if self.backbone is not None:
             return
         self.autoencoder.check_trained()
-        self.backbone = self.make_backbone(latent=self.latent, text_width=self.text_encoder.width)
-        if not self.backbone.reads_pooled_text:
+        self.backbone = self.plan.build()
+        if not self.backbone.spec.reads_pooled_text:
             self.text_encoder.freeze_pooled()
         if self.compile_backbone:
             self.backbone.compile()
@@ -207,17 +187,13 @@ class VideoDiffusion(ClipModule):
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
         channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        if self._counter is None:
-            self._counter = DenoiserCounter(self.make_backbone, self.latent, self.text_encoder.width)
         planned = min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
-        told = self.text_tokens or planned, channels
-        return mean_cost([(x.share, self._counter.cost(x, *told)) for x in self.objective.input_shapes(latent)])
+        return self.plan.cost(self.objective, latent, self.text_tokens or planned, channels)
 
     @property
     def patch(self) -> tuple[int, int, int]:
         """Latent frames, rows and columns to a token."""
-        frames, rows, columns = getattr(self.make_backbone, "keywords", {}).get("patch", (1, 1, 1))
-        return frames, rows, columns
+        return self.plan.spec.patch
 
     def token_count(self, latent: LatentShape) -> int:
         """Tokens that the denoiser processes for one clip, at most."""

@@ -117,10 +117,10 @@ def make_release(folder: Path) -> Sequence[Subject]:
 
 
 def read_release(folder: Path) -> Found:
-    from vidlab.backbones.open_sora_plan_release import released
+    from vidlab.backbones.open_sora_plan import OpenSoraPlan
     from vidlab.clip import LatentShape
 
-    return tensors(released(folder, LatentShape(8, 2, 4, 4)).state_dict())
+    return tensors(OpenSoraPlan.released(folder, LatentShape(8, 2, 4, 4)).state_dict())
 
 
 def make_index(folder: Path) -> Sequence[Subject]:

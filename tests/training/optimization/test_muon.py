@@ -12,6 +12,8 @@ from vidlab.training.optimization.optimizers import OptimizerFactory
 
 
 class Net(nn.Module):
+    hidden_matrices = ("blocks.*",)
+
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(3, 4)
@@ -51,6 +53,19 @@ def test_who_updates_what():
     ]  # fmt: skip
     rest = {n for group in optimizer.adamw.param_groups for n in group["names"]}
     assert rest == {"embed.weight", "embed.bias", "blocks.0.bias", "blocks.1.bias", "table"}
+
+
+def test_patterns_win_over_what_networks_declare():
+    optimizer = build(Net(), matrices=("*.1.weight",))
+    assert [n for group in optimizer.muon.param_groups for n in group["names"]] == ["blocks.1.weight"]
+
+
+def test_a_network_inside_another_declares_its_own_names():
+    networks = nn.ModuleDict({"backbone": Net(), "text": Net()})
+    groups = OptimizerFactory(torch.optim.AdamW, 0.1).groups(networks)
+    assert sorted(n for group in groups for n in group["hidden"] if n.endswith("weight")) == [
+        "backbone.blocks.0.weight", "backbone.blocks.1.weight", "text.blocks.0.weight", "text.blocks.1.weight",
+    ]  # fmt: skip
 
 
 def alike(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -134,6 +149,8 @@ def test_the_schedule_reaches_both_parts():
 
 
 class ConvNet(nn.Module):
+    hidden_matrices = ("blocks.*",)
+
     def __init__(self) -> None:
         super().__init__()
         self.embed = nn.Linear(3, 4)

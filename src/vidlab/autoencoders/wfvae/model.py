@@ -64,6 +64,11 @@ class WFVAE(Autoencoder):
 
     latent_scale: Tensor
     latent_shift: Tensor
+    # all but what meets pixels, latents and wavelet bands
+    hidden_matrices = (
+        "encoder.down1.[!0]*", "encoder.down2.*", "encoder.mid.*", "decoder.conv_in.*", "decoder.mid.*",
+        "decoder.up?.*", "decoder.layer.*",
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -77,9 +77,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
     which nothing matches is named in a warning.
 
     Args:
-        params: groups with ``params``, ``names``, ``weight_decay`` and ``lr``, as ``OptimizerFactory`` makes them.
+        params: groups with ``params``, ``names``, ``hidden``, ``weight_decay`` and ``lr``, of ``OptimizerFactory``.
         lr: learning rate of groups that name none.
-        matrices: shell-style patterns; a ``weight`` of two dimensions or more whose name matches one goes to Muon.
+        matrices: shell-style patterns of names; None is what the networks declare, which ``OptimizerFactory`` lists in
+            ``hidden`` of each group. A ``weight`` of two dimensions or more goes to Muon.
         momentum: of Muon, Nesterov.
         betas, eps: of AdamW.
         precision: of Muon's products, as the run's: bfloat16 where it resolves to that, else float32.
@@ -92,22 +93,24 @@ class MuonWithAdamW(torch.optim.Optimizer):
         self,
         params: Sequence[Mapping[str, Any]],
         lr: float,
-        matrices: Sequence[str] = ("*blocks.*", "text_encoder.layers.*"),
+        matrices: Sequence[str] | None = None,
         momentum: float = 0.95,
         betas: Sequence[float] = (0.9, 0.99),
         eps: float = 1e-8,
         precision: str | int = "auto",
     ) -> None:
+        declared = frozenset(name for group in params for name in group.get("hidden", ()))
+
         def hidden(name: str, parameter: torch.Tensor) -> bool:
-            matched = any(fnmatch(name, pattern) for pattern in matrices)
+            matched = name in declared if matrices is None else any(fnmatch(name, pattern) for pattern in matrices)
             return matched and parameter.ndim >= 2 and name.endswith("weight")
 
         inside = _selected(params, hidden)
         outside = _selected(params, lambda name, parameter: not hidden(name, parameter))
         if not inside or not outside:
             raise UserError(
-                f"optimizer.algorithm.matrices={list(matrices)} takes {'no' if not inside else 'every'} trainable "
-                "parameter. Use optimizer=adamw, or patterns of the matrices inside the blocks."
+                f"optimizer.algorithm.matrices={matrices and list(matrices)} takes {'no' if not inside else 'every'} "
+                "trainable parameter. Use optimizer=adamw, or patterns of the matrices inside the blocks."
             )
         _say_who_is_left_out(inside, outside)
         super().__init__([*inside, *outside], {"lr": lr})
@@ -183,7 +186,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def _say_who_is_left_out(inside: Sequence[Mapping[str, Any]], outside: Sequence[Mapping[str, Any]]) -> None:
-    """Warn of networks none of whose matrices matches: their author knows which are inside, the patterns do not."""
+    """Warn of networks none of whose matrices is declared: their author knows which are inside."""
     taken = {name.partition(".")[0] for group in inside for name in group["names"]}
     left: dict[str, list[str]] = {}
     for group in outside:
@@ -194,8 +197,8 @@ def _say_who_is_left_out(inside: Sequence[Mapping[str, Any]], outside: Sequence[
         if len(names) <= 2:  # a first and a last layer
             continue
         log.warning(
-            "optimizer.algorithm.matrices takes none of the %d matrices of %s: AdamW trains them all. Add a pattern of "
-            "those between its first and its last layer; they are called %s",
+            "optimizer.algorithm.matrices takes none of the %d matrices of %s: AdamW trains them all. Declare those "
+            "between its first and its last layer in its hidden_matrices, or give patterns here; they are called %s",
             len(names), network, ", ".join(names[:3]) + (", ..." if len(names) > 3 else ""),
         )  # fmt: skip
 
@@ -212,5 +215,6 @@ def _selected(groups: Sequence[Mapping[str, Any]], keep: Callable[[str, torch.Te
         pairs = [(n, p) for n, p in zip(group["names"], group["params"], strict=True) if keep(n, p)]
         if pairs:
             names, params = zip(*pairs, strict=True)
-            found.append({**group, "names": list(names), "params": list(params)})
+            rest = {key: value for key, value in group.items() if key != "hidden"}
+            found.append({**rest, "names": list(names), "params": list(params)})
     return found

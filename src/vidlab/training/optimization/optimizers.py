@@ -1,10 +1,10 @@
 """Parameter groups, the optimiser and learning-rate schedules."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -12,6 +12,19 @@ from torch import nn
 from vidlab.errors import UserError
 
 LrFactor = Callable[[int], float]
+
+
+@runtime_checkable
+class HiddenMatrices(Protocol):
+    """A network that declares which of its matrices lie between its first and its last layer.
+
+    ``hidden_matrices`` are shell-style patterns of its own parameter names.
+    """
+
+    @property
+    def hidden_matrices(self) -> Sequence[str]:
+        """The patterns."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,12 @@ class OptimizerFactory:
         return self.algorithm(groups, lr=self.lr)
 
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups with keys params, names, weight_decay and lr."""
+        """Parameter groups with keys params, names, weight_decay, lr, and hidden: names that a network declares."""
+        patterns = [
+            f"{prefix}.{pattern}".removeprefix(".")
+            for prefix, part in module.named_modules() if isinstance(part, HiddenMatrices)
+            for pattern in part.hidden_matrices
+        ]  # fmt: skip
         no_decay = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
         groups: dict[tuple[float, float], dict[str, Any]] = {}
         matched: set[str] = set()
@@ -70,9 +88,13 @@ class OptimizerFactory:
             pattern = next((p for p in self.lr_multipliers if fnmatch(name, p)), None)
             matched |= {pattern} if pattern else set()
             lr = self.lr * (self.lr_multipliers[pattern] if pattern else 1.0)
-            group = groups.setdefault((decay, lr), {"params": [], "names": [], "weight_decay": decay, "lr": lr})
+            group = groups.setdefault(
+                (decay, lr), {"params": [], "names": [], "hidden": [], "weight_decay": decay, "lr": lr}
+            )
             group["params"].append(parameter)
             group["names"].append(name)
+            if any(fnmatch(name, declared) for declared in patterns):
+                group["hidden"].append(name)
         unmatched = [pattern for pattern in self.lr_multipliers if pattern not in matched]
         if unmatched:
             raise UserError(

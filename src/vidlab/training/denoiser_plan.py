@@ -1,0 +1,84 @@
+"""A denoiser before it is built: what it declares, what other parts fix of it, and what a step of it costs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from vidlab.backbones.base import BackboneSpec, VideoDenoiser
+from vidlab.clip import LatentShape
+from vidlab.cost import DenoiserCounter, ModelCost, mean_cost
+from vidlab.diffusion.objective import Objective
+from vidlab.errors import UserError
+
+
+class DenoiserPlan:
+    """Reads the spec of a denoiser from a copy on the meta device, which holds no numbers, and fixes its settings.
+
+    Args:
+        backbone: called with ``latent``, ``text_width``, and ``attention`` and ``control_channels`` where its spec says
+            that it takes them; returns the denoiser.
+        latent: the latents it is built for.
+        text_width: width of text features.
+        attention: attention kernel.
+        control_channels: channels of each part of the controls that the conditioning gives.
+        conditioning: its name, for messages.
+
+    Raises:
+        UserError: the denoiser cannot take what the other parts give, or lacks what it reads.
+    """
+
+    def __init__(
+        self,
+        backbone: Callable[..., VideoDenoiser],
+        latent: LatentShape,
+        text_width: int,
+        attention: str,
+        control_channels: tuple[int, ...],
+        conditioning: str,
+    ) -> None:
+        self._backbone, self._latent, self._text_width = backbone, latent, text_width
+        self.spec: BackboneSpec = self._hollow().spec
+        self._check(attention, control_channels, conditioning)
+        self._settings: dict[str, Any] = {"attention": attention} if self.spec.takes_attention else {}
+        if control_channels:
+            self._settings["control_channels"] = control_channels
+        self._counter: DenoiserCounter | None = None
+
+    def _hollow(self, **settings: Any) -> VideoDenoiser:
+        with torch.device("meta"):
+            return self._backbone(latent=self._latent, text_width=self._text_width, **settings)
+
+    def _check(self, attention: str, control_channels: tuple[int, ...], conditioning: str) -> None:
+        if self.spec.control_channels and not control_channels:
+            raise UserError(
+                f"The model reads controls (model.backbone.control_channels={list(self.spec.control_channels)}) and "
+                f"conditioning={conditioning} gives none. Add conditioning=masked_video."
+            )
+        if control_channels and not self.spec.reads_controls:
+            raise UserError(
+                f"conditioning={conditioning} gives control channels, and the model has no "
+                "control_channels to read them. Use conditioning=frame_replacement, or another model."
+            )
+        if attention != "auto" and not self.spec.takes_attention:
+            raise UserError(f"attention={attention}: the model has no attention kernel to choose. Use attention=auto.")
+
+    def build(self) -> VideoDenoiser:
+        """The denoiser with its settings."""
+        return self._backbone(latent=self._latent, text_width=self._text_width, **self._settings)
+
+    def cost(self, objective: Objective, latent: LatentShape, text_tokens: int, control_channels: int) -> ModelCost:
+        """The mean cost of one clip of these latents over what the objective gives the denoiser to read.
+
+        Args:
+            objective: what it is trained for.
+            latent: of the clip.
+            text_tokens: tokens of its caption, padding included.
+            control_channels: channels of the controls, all parts together.
+        """
+        if self._counter is None:
+            # the one attention kernel that runs on the meta device
+            kernel = {"attention": "sdpa"} if self.spec.takes_attention else {}
+            self._counter = DenoiserCounter(self._hollow(**{**self._settings, **kernel}), self._text_width)
+        count = self._counter.cost
+        return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])
