@@ -314,7 +314,18 @@ class DenoiserOutput:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a regulariser may look at."""
+    """What a regulariser may look at.
+
+    Args:
+        batch: the clips.
+        input: what the denoiser read.
+        output: what it answered.
+        target: what the objective wanted.
+        step: global number of the batch.
+        draw: the clips' random numbers.
+        x0_of: the clean latents that a prediction implies, exactly converted by the objective.
+        decode: latents to pixels, not clamped; gradients pass.
+    """
 
     batch: ClipBatch
     input: DenoiserInput
@@ -322,3 +333,10 @@ class LossContext:
     target: Float[Tensor, "B C T H W"]
     step: int
     draw: KeyedRNG
+    x0_of: Callable[[DenoiserOutput, DenoiserInput], Float[Tensor, "B C T H W"]]
+    decode: Callable[[Float[Tensor, "B C t h w"]], Float[Tensor, "B 3 T H W"]]
+
+    @cached_property
+    def x0(self) -> Float[Tensor, "B C T H W"]:
+        """The clean latents that the prediction implies, float32, in its shape; converted once."""
+        return self.x0_of(self.output, self.input)

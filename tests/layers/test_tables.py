@@ -79,8 +79,8 @@ class Operations(TorchDispatchMode):
 
 def test_a_second_step_builds_no_rotations_and_no_positions(make_module, make_batch):
     module, operations = make_module(), Operations()
-    held_out = module.held_out(make_batch())
-    module.objective_at(held_out, held_out.draw.uniform("validation_t"))
+    held_out = module.measures.held_out(make_batch())
+    module.measures.loss_at(held_out, held_out.draw.uniform("validation_t"))
     with operations:
-        module.objective_at(held_out, held_out.draw.uniform("validation_t"))
+        module.measures.loss_at(held_out, held_out.draw.uniform("validation_t"))
     assert "addmm" in operations.names and not {"polar", "meshgrid"} & set(operations.names)

@@ -65,7 +65,7 @@ def test_an_image_is_the_first_latent_frame(make_causal, make_batch):
     evidence = FrameReplacement().for_inference(pixels, known, module.autoencoder)
     assert evidence.known.mask.flatten(1).tolist() == [[1, 0, 0]] * 2
     # nothing but the image is looked at
-    torch.testing.assert_close(evidence.known.latents[:, :, :1], module.encode(pixels)[:, :, :1])
+    torch.testing.assert_close(evidence.known.latents[:, :, :1], module.autoencoder.encode(pixels)[:, :, :1])
     with pytest.raises(UserError, match="only whole ones can replace noise"):
         FrameReplacement().for_inference(pixels, torch.arange(9).expand(2, 9) < 4, module.autoencoder)
     assert (
@@ -105,7 +105,7 @@ def test_the_autoencoder_drops_nothing_while_the_denoiser_trains(make_causal, ma
     module = make_causal().train()
     assert module.denoiser.training and not module.autoencoder.training
     pixels = make_batch(size=SIZE).pixels
-    assert torch.equal(module.encode(pixels), module.encode(pixels))
+    assert torch.equal(module.autoencoder.encode(pixels), module.autoencoder.encode(pixels))
 
 
 def test_random_weights_are_refused_before_training(make_module):

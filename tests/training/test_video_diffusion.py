@@ -22,8 +22,8 @@ from vidlab.errors import UserError
 from vidlab.layers.layouts import Full3D, LayerPlan
 from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.held_out import VALIDATION_SEED
 from vidlab.training.optimization.optimizers import OptimizerFactory
-from vidlab.training.video_diffusion import VALIDATION_SEED
 
 BINS = (-4.0, 0.0, 4.0)
 # for latents of 2 x 2 x 2
@@ -137,7 +137,7 @@ def test_training_learns_the_text_encoder_too(make_module, make_batch, make_trai
 def test_the_share_of_dropped_captions(make_module):
     count = 2000
     draw = KeyedRNG(1, tuple(map(str, range(count))), (0,) * count)
-    dropped = make_module(text_dropout=0.1).dropped_captions(["caption"] * count, draw)
+    dropped = make_module(text_dropout=0.1).encoders.dropped_captions(["caption"] * count, draw)
     share = dropped.count("") / count
     assert set(dropped) == {"", "caption"}
     assert abs(share - 0.1) < 5 * math.sqrt(0.1 * 0.9 / count)
@@ -146,13 +146,13 @@ def test_the_share_of_dropped_captions(make_module):
 def test_dropping_is_keyed_by_clip_and_has_its_ends(make_module):
     module, keys = make_module(text_dropout=0.5), tuple("abcdefghijklmnop")
     captions = list(keys)
-    together = module.dropped_captions(captions, KeyedRNG(0, keys, (0,) * 16))
-    apart = [module.dropped_captions([key], KeyedRNG(0, (key,), (0,)))[0] for key in keys]
+    together = module.encoders.dropped_captions(captions, KeyedRNG(0, keys, (0,) * 16))
+    apart = [module.encoders.dropped_captions([key], KeyedRNG(0, (key,), (0,)))[0] for key in keys]
     assert together == apart and 2 < together.count("") < 14
-    assert together != module.dropped_captions(captions, KeyedRNG(0, keys, (1,) * 16))  # another epoch, others
+    assert together != module.encoders.dropped_captions(captions, KeyedRNG(0, keys, (1,) * 16))  # another epoch, others
     draw = KeyedRNG(0, keys, (0,) * 16)
-    assert make_module(text_dropout=0.0).dropped_captions(captions, draw) == captions
-    assert make_module(text_dropout=1.0).dropped_captions(captions, draw) == [""] * 16
+    assert make_module(text_dropout=0.0).encoders.dropped_captions(captions, draw) == captions
+    assert make_module(text_dropout=1.0).encoders.dropped_captions(captions, draw) == [""] * 16
 
 
 def test_dropped_captions_reach_the_denoiser(make_module, make_batch, make_trainer, monkeypatch):
@@ -232,8 +232,8 @@ def test_a_regulariser_is_weighted_logged_trained_and_left_out_of_the_average(
     assert {"regularizer_modules.pull.strength", "regularizer_modules.pull.calls"} <= set(stored)
     other = make_module(regularizers={"pull": Pull()})
     other.load_state_dict(stored)
-    assert other.regularizers["pull"].strength.item() == term.strength.item()
-    assert other.regularizers["pull"].calls.item() == 1
+    assert other.regularizers.terms["pull"].strength.item() == term.strength.item()
+    assert other.regularizers.terms["pull"].calls.item() == 1
 
 
 def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_batch, make_trainer):
@@ -245,14 +245,17 @@ def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_
     noise = KeyedRNG(2, ("a", "b"), (0, 0)).normal("noise", (3, 4, 8, 8))
     torch.testing.assert_close(context.target, noise - batch.pixels)
     assert context.output.prediction.requires_grad
+    # velocity is noise - x0 on z = (1 - t) x0 + t noise, so x0 = z - t velocity; its pixels have a gradient
+    x0 = context.input.latents - context.input.t.view(-1, 1, 1, 1, 1) * context.output.prediction
+    torch.testing.assert_close(context.x0, x0)
+    assert context.x0 is context.x0 and context.decode(context.x0).requires_grad
     assert torch.equal(context.draw.normal("x", (2,)), KeyedRNG(2, ("a", "b"), (0, 0)).normal("x", (2,)))
 
 
-def test_what_regularisers_ask_for_is_asked_of_the_denoiser(make_module, make_batch, make_trainer):
+def test_what_regularisers_ask_for_is_a_feature_of_the_denoiser(make_module):
     terms = {"one": Pull(frozenset({"q"})), "two": Pull(frozenset({"q", "k"}))}
-    module = make_module(regularizers=terms)
-    with pytest.raises(ValueError, match=r"no feature \['k', 'q'\]"):
-        make_trainer(max_steps=1).fit(module, [make_batch("ab")])
+    with pytest.raises(UserError, match=r"losses: k, q are asked of the model, whose features are none"):
+        make_module(regularizers=terms)
 
 
 # validation
@@ -288,7 +291,7 @@ def test_a_denoiser_that_answers_zero_has_the_error_of_its_input(make_module, ma
     batch = fixed_clip(0.5)
     metrics = validated(make_trainer(), module, [batch])
     noise = KeyedRNG(VALIDATION_SEED, batch.keys, batch.epochs).normal("noise", (96, 2, 2, 2))
-    velocity = noise - module.encode(batch.pixels)
+    velocity = noise - module.autoencoder.encode(batch.pixels)
     levels = {value: 1 / (1 + math.exp(value / 2)) for value in BINS}  # log SNR = 2 log((1 - t) / t)
     expected = {value: (t**2 * velocity.square().mean() / scale**2).item() for value, t in levels.items()}
     for value in BINS:

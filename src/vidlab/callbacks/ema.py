@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vidlab.errors import UserError
 from vidlab.training.module import SelfAveraged
-from vidlab.training.video_diffusion import steps_taken
+from vidlab.training.step_interval import steps_taken
 
 
 def warmed_up_decay(step: int, decay: float) -> float:

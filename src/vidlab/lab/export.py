@@ -77,7 +77,7 @@ def export(module: VideoDiffusion, folder: Path, origin: Origin) -> dict[str, st
         parts["text encoder"] = _write_text_encoder(module, aside, origin.settings)
         parts["autoencoder"] = _write_autoencoder(module.autoencoder, aside, origin.settings)
         parts["the rest"] = f"{EXPORT}: objective, sampler, guidance, conditioning, tokenizer, sizes"
-        parts["left out"] = ", ".join(["optimizer, data", *(f"losses.{name}" for name in module.regularizers)])
+        parts["left out"] = ", ".join(["optimizer, data", *(f"losses.{name}" for name in module.regularizers.terms)])
         content = {"format": FORMAT, "vidlab": __version__, "weights": origin.weights, "step": origin.step}
         settings = _with_names(origin.settings, aside)
         write_json(aside / EXPORT, sealed({**content, "settings": settings}), indent=1)

@@ -172,7 +172,7 @@ class VideoPipeline:
                 chosen[group] = self.make_choice(group, value)
         if steps is not None:
             chosen["sampler"] = replace(chosen["sampler"], steps=steps)
-        check_belong(self.objective, chosen["sampler"], chosen["guidance"])
+        check_belong(self.objective, chosen["sampler"], chosen["guidance"], self.conditioning.takes_frames)
         return replace(self, **chosen)
 
     def check(self, prompts: Sequence[str], given: Sequence[str], segments: int = 1) -> None:

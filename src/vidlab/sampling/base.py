@@ -80,8 +80,14 @@ class Sampler(Protocol):
         ...
 
 
-def check_belong(objective: Objective, sampler: Sampler, guidance: Guidance) -> None:
+def check_belong(objective: Objective, sampler: Sampler, guidance: Guidance, takes_frames: bool = True) -> None:
     """Refuse an objective, a sampler and a guidance that do not belong together.
+
+    Args:
+        objective: what the model was trained for.
+        sampler: what makes its latents.
+        guidance: combines predictions.
+        takes_frames: frames can be given to the model.
 
     Raises:
         UserError: naming the settings and what is allowed.
@@ -92,10 +98,16 @@ def check_belong(objective: Objective, sampler: Sampler, guidance: Guidance) -> 
             f"objective={type(objective).__name__} is trained for the {objective.process} process. Use a sampler of "
             f"the {objective.process} process, or an objective of the {sampler.process} process."
         )
-    unknown = sampler.passes(guidance) - frozenset(CONDITIONS)
+    needed = sampler.passes(guidance)
+    unknown = needed - frozenset(CONDITIONS)
     if unknown:
         raise UserError(
             f"guidance={type(guidance).__name__} combines passes under {', '.join(sorted(unknown))}, of which "
             f"sampler={type(sampler).__name__} knows nothing. It can combine {', '.join(CONDITIONS)}."
+        )
+    if "image" in needed and not takes_frames:
+        raise UserError(
+            f"guidance={type(guidance).__name__} needs a model that knows frames apart from the prompt. "
+            "Use guidance=cfg, or train with conditioning=frame_replacement or conditioning=masked_video."
         )
     sampler.check(objective)

@@ -63,6 +63,17 @@ class DenoiserPlan:
         if attention != "auto" and not self.spec.takes_attention:
             raise UserError(f"attention={attention}: the model has no attention kernel to choose. Use attention=auto.")
 
+    def check_requested(self, features: frozenset[str]) -> None:
+        """Refuse features that regularisers read and the denoiser does not have.
+
+        Raises:
+            UserError: naming both.
+        """
+        unknown = sorted(features - self.spec.features)
+        if unknown:
+            has = ", ".join(sorted(self.spec.features)) or "none"
+            raise UserError(f"losses: {', '.join(unknown)} are asked of the model, whose features are {has}.")
+
     def build(self) -> VideoDenoiser:
         """The denoiser with its settings."""
         return self._backbone(latent=self._latent, text_width=self._text_width, **self._settings)

@@ -1,54 +1,36 @@
 """The one LightningModule of every video denoiser: it knows only the protocols."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
-from vidlab.autoencoders.base import Autoencoder, Posterior
+from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import ClipBatch, DenoiserOutput, LatentShape, LossContext, TextEmbedding
+from vidlab.clip import ClipBatch, LatentShape, LossContext
 from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost import ModelCost
-from vidlab.diffusion.objective import Corrupted, Levels, Objective, ObjectiveLoss
-from vidlab.errors import UserError
-from vidlab.losses.base import Regularizer
+from vidlab.diffusion.objective import Objective
+from vidlab.losses.base import Regularizer, Regularizers
 from vidlab.pipelines.video_pipeline import VideoPipeline
-from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
-from vidlab.text.base import TextEncoder, with_null
+from vidlab.text.base import TextEncoder
 from vidlab.training.denoiser_plan import DenoiserPlan
-from vidlab.training.held_out import HeldOut
+from vidlab.training.encoding import TrainingEncoders
+from vidlab.training.given_away import GivenAwayWarning
+from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.module import ClipModule, CliSelection
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
+from vidlab.training.step_interval import steps_taken
 from vidlab.training.step_means import StepMeans, scale_gradients
 
-log = logging.getLogger(__name__)
-
-Latents = Float[Tensor, "B C t h w"]
-Pixels = Float[Tensor, "B 3 T H W"]
-
-# Validation draws the same noise in every run, whatever its seed, so that runs compare.
-VALIDATION_SEED = 0
 # The caption length of plans made before a caption has been seen.
 PLANNED_TEXT_TOKENS = 16
-# A curriculum of conditionings is validated at its last stage, all along.
-END_OF_TRAINING = 2**62
-
-
-def steps_taken(trainer: Trainer) -> int:
-    """Optimiser steps that may have changed the weights: ``global_step`` less those that callbacks or a scaler left."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    dropped = sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
-    return trainer.global_step - dropped - getattr(trainer.precision_plugin, "skipped_steps", 0)
 
 
 class VideoDiffusion(ClipModule):
@@ -105,11 +87,7 @@ class VideoDiffusion(ClipModule):
         attention: str = "auto",
     ) -> None:
         super().__init__()
-        if not 0 <= text_dropout <= 1:
-            raise UserError(f"task.text_dropout={text_dropout} must lie in [0, 1].")
-        if latents not in ("sample", "mode"):
-            raise UserError(f"task.latents={latents}: choose sample or mode.")
-        self.latents = latents
+        self.encoders = TrainingEncoders(autoencoder, text_encoder, latents, text_dropout)
         self.conditioning: Conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
         self.objective = objective
@@ -123,42 +101,19 @@ class VideoDiffusion(ClipModule):
         self.lr_schedule = lr_schedule
         self.sampler = sampler
         self.guidance = guidance
-        self.regularizers = dict(regularizers or {})
-        self.regularizer_modules = nn.ModuleDict(
-            {name: term for name, term in self.regularizers.items() if isinstance(term, nn.Module)}
-        )
-        self.text_dropout = text_dropout
+        self.regularizers = Regularizers(dict(regularizers or {}))
+        self.regularizer_modules = self.regularizers.modules()
+        self.plan.check_requested(self.regularizers.requested)
         self.log_snr_bins = tuple(float(value) for value in log_snr_bins)
         self.seed = seed
         self.compile_backbone = compile
         self.backbone: VideoDenoiser | None = None
-        self._lengths_seen: set[int] = set()
-        self._check_parts()
+        self._given_away = GivenAwayWarning(self.conditioning)
+        self._given_away.check(self.latent.frames)
+        check_belong(objective, sampler, guidance, self.conditioning.takes_frames)
         self._base_lrs = []
         self._step_means: StepMeans | None = None
         self.text_tokens = 0
-
-    def _check_parts(self) -> None:
-        """Refuse parts that cannot work together, before anything is built."""
-        self._say_what_would_be_given_away(self.latent.frames)
-        check_belong(self.objective, self.sampler, self.guidance)
-        if "image" in self.sampler.passes(self.guidance) and not self.conditioning.takes_frames:
-            raise UserError(
-                f"guidance={type(self.guidance).__name__} needs a model that knows frames apart from the prompt. "
-                "Use guidance=cfg, or train with conditioning=frame_replacement or conditioning=masked_video."
-            )
-
-    def _say_what_would_be_given_away(self, latent_frames: int) -> None:
-        """Warn, once for each length, of clips that are trained without their condition."""
-        if latent_frames in self._lengths_seen:
-            return
-        self._lengths_seen.add(latent_frames)
-        if self.conditioning.gives_all(latent_frames):
-            log.warning(
-                "conditioning=%s would give all of a clip of %d latent frames away: such clips are trained as "
-                "text-to-video, without it. Longer clips, or another pattern, leave something to learn.",
-                type(self.conditioning).__name__, latent_frames,
-            )  # fmt: skip
 
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
@@ -223,56 +178,30 @@ class VideoDiffusion(ClipModule):
             raise RuntimeError("call configure_model() first")
         return self.backbone
 
-    def draw(self, batch: ClipBatch, seed: int) -> KeyedRNG:
-        """The batch's random numbers."""
-        return batch.draw(seed)
-
-    @torch.no_grad()
-    def encode(self, pixels: Pixels) -> Latents:
-        """Pixels to latents."""
-        return self.autoencoder.encode(pixels)
-
-    @torch.no_grad()
-    def latents_of(self, batch: ClipBatch, draw: KeyedRNG) -> Latents:
-        """Latents of training clips, encoded now or read from a cache; a variance is drawn from by key."""
-        if batch.encoded is None:
-            posterior = self.autoencoder.posterior(batch.pixels)
-        else:
-            log_variance = batch.encoded.log_variance
-            posterior = Posterior(batch.encoded.mean.float(), None if log_variance is None else log_variance.float())
-        if posterior.log_variance is None or self.latents == "mode":
-            return posterior.mode
-        return posterior.sample(draw.normal("posterior", tuple(posterior.mean.shape[1:])).to(posterior.mean))
-
-    def text_of(self, batch: ClipBatch, draw: KeyedRNG) -> TextEmbedding:
-        """Features of training captions, a keyed share of them those of the null prompt ""."""
-        if batch.encoded is None or batch.encoded.text is None:
-            return self.text_encoder(self.dropped_captions(batch.captions, draw))
-        dropped = draw.uniform("text_dropout") < self.text_dropout
-        return with_null(batch.encoded.text, dropped, self.text_encoder([""]))
-
     def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
         """One batch: corrupt, predict, compare.
 
         Returns:
             ``loss`` to minimise, and of each clip ``t`` and ``per_clip``, its part of the objective.
         """
-        draw = self.draw(batch, self.seed)
-        x0 = self.latents_of(batch, draw)
-        self._say_what_would_be_given_away(x0.shape[2])
+        draw = batch.draw(self.seed)
+        x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)
+        self._given_away.check(x0.shape[2])
         pixels = None if batch.encoded else batch.pixels
-        evidence = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number)
-        text = self.text_of(batch, draw)
+        given = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number)
+        text = self.encoders.text_of(batch, draw)
         self.text_tokens = text.tokens.shape[1]
-        conditions = self.pipeline.conditions(text, evidence, x0, batch.size, draw, batch.micro)
+        conditions = self.pipeline.conditions(text, given, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
-        requested = frozenset[str]().union(*(term.requested for term in self.regularizers.values()))
-        corrupted = replace(corrupted, input=replace(corrupted.input, requested=requested))
+        corrupted = replace(corrupted, input=replace(corrupted.input, requested=self.regularizers.requested))
         output = self.denoiser(corrupted.input)
         objective = self.objective.loss(corrupted, output)
-        terms = self._regularizers(batch, corrupted, output, draw)
-        weighted = (self.regularizers[name].weight * value for name, value in terms.items())
-        loss = sum(weighted, start=objective.total)
+        context = LossContext(
+            batch, corrupted.input, output, corrupted.target, batch.number, draw,
+            x0_of=lambda output, input: self.objective.denoised(output, input).x0, decode=self.autoencoder.decode,
+        )  # fmt: skip
+        terms = self.regularizers.values(context)
+        loss = self.regularizers.added_to(objective.total, terms)
         found = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
         if self._step_means is None:
             self._log_step(found)
@@ -282,18 +211,6 @@ class VideoDiffusion(ClipModule):
             loss = loss * share
         self.count(batch)
         return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
-
-    def dropped_captions(self, captions: Sequence[str], draw: KeyedRNG) -> list[str]:
-        """Captions with a keyed share replaced by the null prompt ""."""
-        dropped = (draw.uniform("text_dropout") < self.text_dropout).tolist()
-        return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
-
-    def _regularizers(
-        self, batch: ClipBatch, corrupted: Corrupted, output: DenoiserOutput, draw: KeyedRNG
-    ) -> dict[str, Tensor]:
-        """Each term of a batch, not yet weighted."""
-        context = LossContext(batch, corrupted.input, output, corrupted.target, batch.number, draw)
-        return {name: term(context) for name, term in self.regularizers.items()}
 
     def on_after_backward(self) -> None:
         """After the last batch of a step: what its gradient lacks to that of the mean over all batches and ranks."""
@@ -311,37 +228,21 @@ class VideoDiffusion(ClipModule):
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
-        held_out = self.held_out(batch)
-        errors = {f"val/x0_mse/log_snr_{value:g}": self.x0_errors(held_out, value).mean()
+        measures = self.measures
+        held_out = measures.held_out(batch)
+        errors = {f"val/x0_mse/log_snr_{value:g}": measures.x0_errors(held_out, value).mean()
                   for value in self.log_snr_bins}  # fmt: skip
         mean = torch.stack(list(errors.values())).mean()
         metrics = {"val/x0_mse": mean, **errors}
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
-        for t in self.objective.validation_levels(held_out.draw):
-            loss = self.objective_at(held_out, t)
+        for loss in measures.losses(held_out):
             counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
             self.log("val/loss", loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
 
-    def held_out(self, batch: ClipBatch) -> HeldOut:
-        """A validation batch with its latents, its conditions and its fixed random numbers."""
-        draw = self.draw(batch, VALIDATION_SEED)
-        x0 = self.encode(batch.pixels)
-        evidence = self.conditioning.for_training(batch.pixels, x0, self.autoencoder, draw, END_OF_TRAINING)
-        text = self.text_encoder(batch.captions)
-        conditions = self.pipeline.conditions(text, evidence, x0, batch.size, micro=batch.micro)
-        text_only = replace(conditions, known=None, controls=self.pipeline.nothing_known(batch.pixels).controls)
-        return HeldOut(batch.pixels, x0, conditions, text_only, draw)
-
-    def objective_at(self, held_out: HeldOut, t: Levels) -> ObjectiveLoss:
-        """The objective of held-out clips at given noise levels."""
-        corrupted = self.objective.prepare_at(held_out.x0, t, held_out.conditions, held_out.draw)
-        return self.objective.loss(corrupted, self.denoiser(corrupted.input))
-
-    def x0_errors(self, held_out: HeldOut, log_snr: float) -> Pixels:
-        """Squared errors in pixels of the x0 that the prediction implies at one log SNR, from the text alone."""
-        told = held_out.text_only, held_out.draw
-        x0 = self.objective.predict_x0(self.denoiser, held_out.x0, log_snr, *told)
-        return (self.autoencoder.decode(x0) - held_out.pixels).square()
+    @property
+    def measures(self) -> HeldOutMeasures:
+        """What is measured of the model as it is now, on held-out clips."""
+        return HeldOutMeasures(self.pipeline)
 
     @property
     def pipeline(self) -> VideoPipeline:
@@ -372,17 +273,8 @@ class VideoDiffusion(ClipModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients.
-
-        Without a limit gradients are only looked at: clipping to an infinite norm would turn one infinite element
-        into NaN everywhere.
-        """
-        limit = self.optimizer_factory.clip_norm
-        parameters = list(trainable_parameters(self))
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if limit is not None:
-            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        self.log("train/grad_norm", norm)
+        """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
+        self.log("train/grad_norm", self.optimizer_factory.clip(self))
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""

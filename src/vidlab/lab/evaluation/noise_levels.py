@@ -40,7 +40,7 @@ def errors_by_noise_level(
         keys += batch.keys
         shape = batch.size
         with torch.inference_mode(), autocast(module.device.type, precision):
-            held_out = module.held_out(batch.to(module.device))
+            held_out = module.measures.held_out(batch.to(module.device))
             for name, measure in measures.items():
                 found[name].append(measure(held_out).double().cpu())
     results = {}
@@ -55,11 +55,11 @@ def _middles(levels: int) -> Sequence[float]:
 
 
 def _loss_at(module: VideoDiffusion, t: float) -> Measure:
-    return lambda held_out: module.objective_at(held_out, held_out.x0.new_full((len(held_out.x0),), t)).per_clip
+    return lambda held_out: module.measures.loss_at(held_out, held_out.x0.new_full((len(held_out.x0),), t)).per_clip
 
 
 def _x0_error_at(module: VideoDiffusion, log_snr: float) -> Measure:
-    return lambda held_out: module.x0_errors(held_out, log_snr).flatten(1).mean(1)
+    return lambda held_out: module.measures.x0_errors(held_out, log_snr).flatten(1).mean(1)
 
 
 def _result(

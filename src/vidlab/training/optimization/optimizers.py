@@ -70,6 +70,18 @@ class OptimizerFactory:
             raise UserError("Nothing to train: every parameter of the model is frozen.")
         return self.algorithm(groups, lr=self.lr)
 
+    def clip(self, module: nn.Module) -> torch.Tensor:
+        """Clip the global gradient norm of what is trained to ``clip_norm``; returns the norm as it was.
+
+        Without a limit gradients are only looked at: clipping to an infinite norm would turn one infinite element
+        into NaN everywhere.
+        """
+        parameters = list(trainable_parameters(module))
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return norm
+
     def groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """Parameter groups with keys params, names, weight_decay, lr, and hidden: names that a network declares."""
         patterns = [
