@@ -118,7 +118,7 @@ class DiT(PatchedDenoiser):
         """Predict the objective's target for every latent position."""
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = self.embed_patches(input)
+        tokens = self.embed_patches(input)  # (B, L, D)
         if self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
@@ -126,15 +126,15 @@ class DiT(PatchedDenoiser):
         for block in self.blocks:
             tokens = self.run(block, tokens, context)
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
-        patches = self.head(modulate(tokens, shift, scale))
+        patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
         return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
 
     def _context(self, input: DenoiserInput, grid: Grid) -> tuple[BlockContext, Float[Tensor, "B #L D"]]:
-        condition = self.time(input.embedded_t)
+        condition = self.time(input.embedded_t)  # (B, D), or (B, T, D) with a level per latent frame
         if input.text is not None:
             pooled = self.text_pooled(input.text.pooled)
             condition = condition + (pooled if condition.ndim == 2 else pooled[:, None])
-        condition = per_token(condition, self.patch[0], grid)
+        condition = per_token(condition, self.patch[0], grid)  # (B, 1 or L, D)
         context = BlockContext(
             grid=grid,
             rotation=self.tables.get(

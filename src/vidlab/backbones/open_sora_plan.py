@@ -256,8 +256,8 @@ class OpenSoraPlan(ReleasedArchitecture):
         """Predict the objective's target for every latent position."""
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = self.embed_patches(input)
-        embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)
+        tokens = self.embed_patches(input)  # (B, L, D)
+        embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
         for block in self.transformer_blocks:
             tokens = self.run(block, tokens, context)
@@ -270,7 +270,7 @@ class OpenSoraPlan(ReleasedArchitecture):
 
     def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
         """Tokens of the noisy latents, plus those of each control."""
-        tokens = self.pos_embed(input.latents)
+        tokens = self.pos_embed(input.latents)  # (B, L, D)
         parts = split_controls(input.controls, self.control_channels)
         for name, part in zip(self.control_names, parts, strict=True):
             tokens = tokens + self.get_submodule(name)(part.to(tokens.dtype))

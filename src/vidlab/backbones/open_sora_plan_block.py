@@ -87,7 +87,7 @@ class OpenSoraPlanBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], context: BlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
-        parts = (context.modulation + self.scale_shift_table.flatten()).chunk(6, dim=-1)
+        parts = (context.modulation + self.scale_shift_table.flatten()).chunk(6, dim=-1)  # (B, 1 or L, D) each
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
         hidden = modulate(x, shift1, scale1)
         x = torch.addcmul(x, gate1, self.attn1.within(hidden, self.layout, context.grid, context.rotation))

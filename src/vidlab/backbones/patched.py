@@ -49,7 +49,7 @@ class PatchedDenoiser(VideoDenoiser):
 
     def embed_patches(self, input: DenoiserInput) -> Float[Tensor, "B L D"]:
         """Patches of the noisy latents, plus those of each control."""
-        tokens = self.embed(patchify(input.latents, self.patch))
+        tokens = self.embed(patchify(input.latents, self.patch))  # (B, L, D)
         for embed, part in zip(self.controls, split_controls(input.controls, self.control_channels), strict=True):
             tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
         return tokens

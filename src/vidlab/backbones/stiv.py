@@ -154,8 +154,8 @@ class STIV(PatchedDenoiser):
         """
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = self.embed_patches(input)
-        condition = per_token(self.condition(input), self.patch[0], grid)
+        tokens = self.embed_patches(input)  # (B, L, D)
+        condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
         step = self._step(input, grid, condition)
         if self.mask_token is None or not self.training:
             tokens = self._blocks(tokens, self.blocks, step)
@@ -163,7 +163,7 @@ class STIV(PatchedDenoiser):
             scores = checked_scores(input.micro.get(TOKEN_DROP), len(tokens), grid)
             tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step)
         shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)
-        patches = self.head(modulate(tokens, shift, scale))
+        patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
         return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
 
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
@@ -175,7 +175,7 @@ class STIV(PatchedDenoiser):
     def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext) -> Tensor:
         """The first blocks on the kept places, the last ``unmask_blocks`` on all."""
         cut = len(self.blocks) - self.unmask_blocks
-        tokens, fewer = keep(tokens, kept, whole.grid)
+        tokens, fewer = keep(tokens, kept, whole.grid)  # (B, k, D), k the tokens of kept places
         per_clip = whole.condition.shape[1] == 1
         step = replace(
             whole,

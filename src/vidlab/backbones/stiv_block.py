@@ -101,7 +101,7 @@ class Modulation(nn.Module):
         values = condition if self.own is None else self.own(condition)
         if self.offsets is not None:
             values = values + self.offsets
-        chunks = values.chunk(3 * self.parts, dim=-1)
+        chunks = values.chunk(3 * self.parts, dim=-1)  # (B, 1 or L, D) each
         return [chunks[3 * i : 3 * i + 3] for i in range(self.parts)]
 
 
@@ -133,7 +133,7 @@ class STIVBlock(nn.Module):
         spatial, mlp, *temporal = self.modulation(step.condition)
         x = self._add(x, spatial, self.spatial(self._read(x, spatial), Spatial(), step.grid, step.spatial))
         if self.temporal is not None:
-            hidden = self._read(x, temporal[0]) if temporal else _norm(x)
+            hidden = self._read(x, temporal[0]) if temporal else _norm(x)  # (B, L, D)
             mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
             x = self._add(x, temporal[0], mixed) if temporal else x + mixed
         if step.text is not None and step.text_mask is not None:

@@ -57,7 +57,7 @@ class SingletonCondition(nn.Module):
         Raises:
             ValueError: a micro-condition is missing or has another shape.
         """
-        total = self._normed(self.time(input.embedded_t))
+        total = self._normed(self.time(input.embedded_t))  # (B, D) or (B, T, D)
         per_clip = [] if input.text is None else [self.pooled(input.text.pooled)]
         per_clip += [embed(micro_values(input.micro, name)) for name, embed in self.micro.items()]
         for part in per_clip:

@@ -24,21 +24,21 @@ def kept_places(scores: Float[Tensor, "B places"], ratio: float) -> Kept:
 
 def keep(tokens: Tokens, kept: Kept, grid: Grid) -> tuple[Float[Tensor, "B k D"], Grid]:
     """Tokens of the kept places, the same in all frames, and their grid: one row of places per frame."""
-    frames = tokens.unflatten(1, (grid.frames, grid.places))
+    frames = tokens.unflatten(1, (grid.frames, grid.places))  # (B, T, places, D)
     index = repeat(kept, "b k -> b t k d", t=grid.frames, d=tokens.shape[-1])
     return frames.gather(2, index).flatten(1, 2), Grid(grid.frames, 1, kept.shape[1])
 
 
 def fill(tokens: Float[Tensor, "B k D"], kept: Kept, grid: Grid, token: Float[Tensor, "D"]) -> Tokens:
     """The whole grid again: kept tokens at their places, ``token`` at all others."""
-    whole = token.to(tokens.dtype).expand(len(tokens), grid.frames, grid.places, -1)
+    whole = token.to(tokens.dtype).expand(len(tokens), grid.frames, grid.places, -1)  # (B, T, places, D)
     index = repeat(kept, "b k -> b t k d", t=grid.frames, d=tokens.shape[-1])
     return whole.scatter(2, index, tokens.unflatten(1, (grid.frames, -1))).flatten(1, 2)
 
 
 def keep_rotation(rotation: Complex[Tensor, "L 1 half"], kept: Kept, grid: Grid) -> Complex[Tensor, "B k 1 half"]:
     """The angles of the kept places: each keeps its position in the whole grid."""
-    frames = rotation.unflatten(0, (grid.frames, grid.places))
+    frames = rotation.unflatten(0, (grid.frames, grid.places))  # (T, places, 1, d / 2)
     return rearrange(frames[:, kept], "t b k one half -> b (t k) one half")
 
 

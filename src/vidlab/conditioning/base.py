@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.clip import Controls, History, KnownLatents, LatentShape, Stride
 from vidlab.errors import UserError
@@ -94,36 +95,32 @@ class Conditioning(Protocol):
 
 
 @dataclass(frozen=True)
-class NoConditioning:
+class NoConditioning(Conditioning):
     """Nothing is known but the caption."""
 
     takes_frames: bool = False
     reads_pixels: bool = False
 
+    @override
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
-        """None."""
         return ()
 
+    @override
     def default_num_frames(self, frames: int) -> int:
-        """None."""
         return 0
 
+    @override
     def gives_all(self, latent_frames: int) -> bool:
-        """Nothing is known."""
         return False
 
+    @override
     def for_training(
         self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
     ) -> FrameConditions:
-        """Nothing."""
         return FrameConditions()
 
+    @override
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
-        """Nothing.
-
-        Raises:
-            UserError: a frame is marked.
-        """
         if frames.any():
             raise UserError(
                 "This model was trained without conditioning on frames, so no image or video can be given. "

@@ -3,16 +3,25 @@
 from dataclasses import dataclass, field
 
 import torch
+from typing_extensions import override
 
 from vidlab.clip import KnownLatents, LatentShape, Stride
-from vidlab.conditioning.base import FrameConditions, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.base import (
+    Conditioning,
+    FrameConditions,
+    FrameEncoder,
+    Frames,
+    Latents,
+    Pixels,
+    by_latent_frame,
+)
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 
 
 @dataclass(frozen=True)
-class FrameReplacement:
+class FrameReplacement(Conditioning):
     """After noising, known latent frames are put in clean, and the error there does not count.
 
     Encode, noise, replace, then patches: with a temporal patch of 2 the first token holds a clean and a noisy frame.
@@ -45,14 +54,16 @@ class FrameReplacement:
         if self.unconditional not in ("own", "noised"):
             raise UserError(f"conditioning.unconditional={self.unconditional}: choose own or noised.")
 
+    @override
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
-        """None: known frames enter in place of noisy ones."""
         return ()
 
+    @override
     def default_num_frames(self, frames: int) -> int:
         """The frames at the start that the pattern gives."""
         return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
 
+    @override
     def for_training(
         self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
     ) -> FrameConditions:
@@ -63,10 +74,12 @@ class FrameReplacement:
             frames = torch.zeros_like(frames)
         return FrameConditions(known=self._known(x0, kept[:, None] & frames.to(x0.device)))
 
+    @override
     def gives_all(self, latent_frames: int) -> bool:
         """Whether the pattern would leave no frame of so many to learn from; such clips are trained without it."""
         return bool(self.pattern.frames(latent_frames).all())
 
+    @override
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """The latent frames of the given pixel frames.
 

@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.clip import Controls, LatentShape, Stride
-from vidlab.conditioning.base import FrameConditions, FrameEncoder, Frames, Latents, Pixels, by_latent_frame
+from vidlab.conditioning.base import (
+    Conditioning,
+    FrameConditions,
+    FrameEncoder,
+    Frames,
+    Latents,
+    Pixels,
+    by_latent_frame,
+)
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 
@@ -55,7 +64,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class MaskedVideo:
+class MaskedVideo(Conditioning):
     """Known frames enter as latents of the masked video and as a mask, beside the noisy latents.
 
     Masked pixels are black before encoding. The mask is 1 where a frame is *discarded*, folded to the latents' frames
@@ -89,14 +98,17 @@ class MaskedVideo:
         if not 0 <= self.clean <= 1:
             raise UserError(f"conditioning.clean={self.clean} must lie in [0, 1].")
 
+    @override
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """Latents of the masked video, and one mask channel for each pixel frame of a latent frame."""
         return (latent.channels, stride.frames)
 
+    @override
     def default_num_frames(self, frames: int) -> int:
         """Half: continuation keeps any number."""
         return max(frames // 2, 1)
 
+    @override
     def gives_all(self, latent_frames: int) -> bool:
         """The error counts everywhere, so that nothing is left out of it."""
         return False
@@ -105,6 +117,7 @@ class MaskedVideo:
         """The stage of a training step."""
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
 
+    @override
     def for_training(
         self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
     ) -> FrameConditions:
@@ -128,6 +141,7 @@ class MaskedVideo:
         rows = zip(draw.uniform("task").tolist(), draw.uniform("condition_share").tolist(), order, strict=True)
         return torch.stack([_kept(stage.task(u), stage, count, share, ranks) for u, share, ranks in rows])
 
+    @override
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Latents of the video with all other frames black, and the folded mask."""
         masked = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, -1.0))

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.errors import UserError
 
@@ -20,7 +21,7 @@ class FramePattern(Protocol):
 
 
 @dataclass(frozen=True)
-class First:
+class First(FramePattern):
     """The first ``count`` frames: an image for 1, a video to continue for more.
 
     Raises:
@@ -33,23 +34,23 @@ class First:
         if self.count < 1:
             raise UserError(f"conditioning.pattern.count={self.count} must be at least 1.")
 
+    @override
     def frames(self, count: int) -> Bool[Tensor, "count"]:
-        """The start of the clip."""
         return torch.arange(count) < self.count
 
 
 @dataclass(frozen=True)
-class Ends:
+class Ends(FramePattern):
     """The first and the last frame: interpolation."""
 
+    @override
     def frames(self, count: int) -> Bool[Tensor, "count"]:
-        """Both ends."""
         place = torch.arange(count)
         return (place == 0) | (place == count - 1)
 
 
 @dataclass(frozen=True)
-class EveryNth:
+class EveryNth(FramePattern):
     """Frames 0, n, 2n, ...: temporal upsampling (STIV, section on applications).
 
     Raises:
@@ -62,6 +63,6 @@ class EveryNth:
         if self.n < 2:
             raise UserError(f"conditioning.pattern.n={self.n} must be at least 2.")
 
+    @override
     def frames(self, count: int) -> Bool[Tensor, "count"]:
-        """Every n-th."""
         return torch.arange(count) % self.n == 0

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.errors import UserError
 
@@ -24,7 +25,7 @@ class Betas(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearBetas:
+class LinearBetas(Betas):
     """Betas equally spaced from ``first`` to ``last`` (Ho et al. 2020, section 4).
 
     Args:
@@ -43,13 +44,13 @@ class LinearBetas:
     def __post_init__(self) -> None:
         _check_range(self.steps, self.first, self.last)
 
+    @override
     def values(self) -> Float[Tensor, "N"]:
-        """Equal steps in beta."""
         return torch.linspace(self.first, self.last, self.steps, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class ScaledLinearBetas:
+class ScaledLinearBetas(Betas):
     """Betas whose square roots are equally spaced: the table of Stable Diffusion (Rombach et al. 2022).
 
     Args:
@@ -68,13 +69,13 @@ class ScaledLinearBetas:
     def __post_init__(self) -> None:
         _check_range(self.steps, self.first, self.last)
 
+    @override
     def values(self) -> Float[Tensor, "N"]:
-        """Equal steps in sqrt(beta)."""
         return torch.linspace(self.first**0.5, self.last**0.5, self.steps, dtype=torch.float64).square()
 
 
 @dataclass(frozen=True)
-class CosineBetas:
+class CosineBetas(Betas):
     """alpha^2 follows cos^2(pi/2 (u + offset) / (1 + offset)) for u from 0 to 1 (Nichol & Dhariwal 2021, eq. 17).
 
     Args:
@@ -97,15 +98,17 @@ class CosineBetas:
         if not 0 < self.max_beta < 1:
             raise UserError(f"objective.schedule.betas: max_beta={self.max_beta} must lie in (0, 1); 0.999 is usual.")
 
+    @override
     def values(self) -> Float[Tensor, "N"]:
         """1 minus the ratio of neighbouring alpha^2, kept below ``max_beta``."""
         u = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
+        # Nichol & Dhariwal 2021, eq. 17
         signal = torch.cos(torch.pi / 2 * (u + self.offset) / (1 + self.offset)).square()
         return (1 - signal[1:] / signal[:-1]).clamp(max=self.max_beta)
 
 
 @dataclass(frozen=True)
-class ZeroTerminalSNR:
+class ZeroTerminalSNR(Betas):
     """Shifts and scales the alpha of other betas so that the last step is pure noise (Lin et al. 2023, algorithm 1).
 
     The first step keeps its alpha and the last beta becomes 1.
@@ -116,8 +119,8 @@ class ZeroTerminalSNR:
 
     betas: Betas
 
+    @override
     def values(self) -> Float[Tensor, "N"]:
-        """The changed table."""
         root = (1 - self.betas.values()).cumprod(0).sqrt()
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         signal = root.square()

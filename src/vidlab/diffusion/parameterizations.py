@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.diffusion.schedules import PathCoefficients
 
@@ -54,7 +55,7 @@ class Parameterization(Protocol):
         ...
 
 
-class LinearTarget(ABC):
+class LinearTarget(Parameterization, ABC):
     """Target a x0 + b eps with a and b depending on the path: everything follows from ``mix``."""
 
     name: str
@@ -63,24 +64,29 @@ class LinearTarget(ABC):
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """The factors (a, b)."""
 
+    @override
     def target(self, x0: Latents, epsilon: Latents, path: PathCoefficients) -> Latents:
         """a x0 + b eps."""
         a, b = self.mix(path)
         return a * x0 + b * epsilon
 
+    @override
     def denoised(self, prediction: Latents, z: Latents, path: PathCoefficients) -> Denoised:
         """Solve the two linear equations for x0 and eps."""
         a, b = self.mix(path)
         determinant = determinant_of(self, path)
+        # Cramer's rule for z = alpha x0 + sigma eps and y = a x0 + b eps
         return Denoised(
             x0=(b * z - path.sigma * prediction) / determinant,
             epsilon=(path.alpha * prediction - a * z) / determinant,
         )
 
+    @override
     def x0_gain(self, path: PathCoefficients) -> Tensor:
         """|sigma / determinant|."""
         return (path.sigma / determinant_of(self, path)).abs()
 
+    @override
     def epsilon_gain(self, path: PathCoefficients) -> Tensor:
         """|alpha / determinant|."""
         return (path.alpha / determinant_of(self, path)).abs()
@@ -94,6 +100,7 @@ class Velocity(LinearTarget):
 
     name = "velocity"
 
+    @override
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """(d_alpha, d_sigma)."""
         return path.d_alpha, path.d_sigma
@@ -104,6 +111,7 @@ class VPrediction(LinearTarget):
 
     name = "v"
 
+    @override
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """(-sigma, alpha)."""
         return -path.sigma, path.alpha
@@ -114,18 +122,21 @@ class Epsilon(LinearTarget):
 
     name = "epsilon"
 
+    @override
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """(0, 1)."""
         return torch.zeros_like(path.alpha), torch.ones_like(path.sigma)
 
+    @override
     def target(self, x0: Latents, epsilon: Latents, path: PathCoefficients) -> Latents:
-        """Eps."""
         return epsilon
 
+    @override
     def denoised(self, prediction: Latents, z: Latents, path: PathCoefficients) -> Denoised:
         """x0 = (z - sigma eps) / alpha."""
         return Denoised(x0=(z - path.sigma * prediction) / path.alpha, epsilon=prediction)
 
+    @override
     def epsilon_gain(self, path: PathCoefficients) -> Tensor:
         """Ones, also where alpha = 0."""
         return torch.ones_like(path.alpha)
@@ -136,18 +147,21 @@ class X0Prediction(LinearTarget):
 
     name = "x0"
 
+    @override
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """(1, 0)."""
         return torch.ones_like(path.alpha), torch.zeros_like(path.sigma)
 
+    @override
     def target(self, x0: Latents, epsilon: Latents, path: PathCoefficients) -> Latents:
-        """x0."""
         return x0
 
+    @override
     def denoised(self, prediction: Latents, z: Latents, path: PathCoefficients) -> Denoised:
         """Eps = (z - alpha x0) / sigma."""
         return Denoised(x0=prediction, epsilon=(z - path.alpha * prediction) / path.sigma)
 
+    @override
     def x0_gain(self, path: PathCoefficients) -> Tensor:
         """Ones, also where sigma = 0."""
         return torch.ones_like(path.alpha)

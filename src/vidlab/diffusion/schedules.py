@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.diffusion.betas import Betas
 from vidlab.errors import UserError
@@ -56,7 +57,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class LinearPath:
+class LinearPath(Schedule):
     """The straight path of flow matching: alpha = 1 - t, sigma = t.
 
     Rectified flow (Liu et al. 2022, eq. 1), conditional optimal transport in flow matching (Lipman et al. 2022,
@@ -68,22 +69,25 @@ class LinearPath:
 
     embedding_scale: float = 1000.0
 
+    @override
     def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
         """alpha = 1 - t, sigma = t."""
         one = torch.ones_like(t)
         return PathCoefficients(alpha=1 - t, sigma=t, d_alpha=-one, d_sigma=one)
 
+    @override
     def embedded(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """``embedding_scale * t``."""
         return self.embedding_scale * t
 
+    @override
     def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """log SNR = 2 log((1 - t) / t), so t = sigmoid(-log_snr / 2)."""
         return torch.sigmoid(-log_snr / 2)
 
 
 @dataclass(frozen=True)
-class VariancePreserving:
+class VariancePreserving(Schedule):
     """The path of DDPM in continuous time: alpha^2 + sigma^2 = 1, with alpha from a table of N betas.
 
     DDPM's step i is t = (i + 1) / N, where alpha^2 = prod_{j <= i} (1 - beta_j) (Ho et al. 2020, eq. 4), and t = 0 is
@@ -108,7 +112,7 @@ class VariancePreserving:
         betas = self.betas.values()
         if not bool((betas > 0).all() and (betas[:-1] < 1).all() and betas[-1] <= 1):
             raise UserError("objective.schedule.betas: every beta must lie in (0, 1), the last in (0, 1].")
-        signal = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+        signal = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])  # alpha^2 by step; Ho et al. 2020, eq. 4
         alpha, sigma = signal.sqrt(), (1 - signal).sqrt()
         # phi and its complement: the sine of each is exact where it vanishes, cos(pi / 2) is not
         self._angles[torch.device("cpu")] = torch.stack([torch.atan2(sigma, alpha), torch.atan2(alpha, sigma)])
@@ -131,6 +135,7 @@ class VariancePreserving:
         """N, the number of betas."""
         return self._angles[torch.device("cpu")].shape[1] - 1
 
+    @override
     def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
         """alpha = cos(phi), sigma = sin(phi), d_alpha = -sin(phi) phi', d_sigma = cos(phi) phi'."""
         table = self._table(t.device)
@@ -142,10 +147,12 @@ class VariancePreserving:
         alpha, sigma = complement.sin(), angle.sin()
         return PathCoefficients(*(value.to(t.dtype) for value in (alpha, sigma, -sigma * slope, alpha * slope)))
 
+    @override
     def embedded(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """N t - 1, the number of DDPM's step; -1 at t = 0."""
         return (self._position(t, self._table(t.device).dtype) - 1).to(t.dtype)
 
+    @override
     def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """phi = atan(exp(-log_snr / 2)), looked up in the table; 1 for a log SNR below that of t = 1."""
         angles = self._table(log_snr.device)[0]
@@ -156,7 +163,7 @@ class VariancePreserving:
 
 
 @dataclass(frozen=True)
-class BoundedAlpha:
+class BoundedAlpha(Schedule):
     """A variance-preserving schedule whose alpha does not fall below a bound, for samplers that divide by it.
 
     Where the bound holds, alpha is the bound, sigma = sqrt(1 - alpha^2) and neither changes with t.
@@ -169,8 +176,8 @@ class BoundedAlpha:
     schedule: Schedule
     least: float
 
+    @override
     def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
-        """Those of the schedule, or of the bound."""
         path = self.schedule.coefficients(t)
         bounded = path.alpha < self.least
         sigma = (1 - self.least**2) ** 0.5
@@ -181,10 +188,10 @@ class BoundedAlpha:
             d_sigma=torch.where(bounded, 0.0, path.d_sigma),
         )
 
+    @override
     def embedded(self, t: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-        """As the schedule's."""
         return self.schedule.embedded(t)
 
+    @override
     def t_at_log_snr(self, log_snr: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-        """As the schedule's."""
         return self.schedule.t_at_log_snr(log_snr)

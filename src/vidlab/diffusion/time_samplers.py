@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributed as dist
+from typing_extensions import override
 
 from vidlab.errors import UserError
 
@@ -21,16 +22,16 @@ class TimeSampler(Protocol):
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(TimeSampler):
     """t uniform in [0, 1)."""
 
+    @override
     def from_uniform(self, u: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
-        """The identity."""
         return u
 
 
 @dataclass(frozen=True)
-class LogitNormal:
+class LogitNormal(TimeSampler):
     """logit(t) ~ N(mean, std^2): more training in the middle (Esser et al. 2024, eq. 19).
 
     ``mean > 0`` moves weight towards noise.
@@ -39,14 +40,16 @@ class LogitNormal:
     mean: float = 0.0
     std: float = 1.0
 
+    @override
     def from_uniform(self, u: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """t = sigmoid(mean + std * Phi^-1(u)), with u kept off the open ends."""
         eps = torch.finfo(u.dtype).eps
+        # Esser et al. 2024, eq. 19
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u.clamp(eps, 1 - eps)))
 
 
 @dataclass(frozen=True)
-class DiscreteUniform:
+class DiscreteUniform(TimeSampler):
     """One of ``steps`` equally likely levels 1/steps, 2/steps, ..., 1: the steps of DDPM (Ho et al. 2020, algorithm 1).
 
     Args:
@@ -62,13 +65,14 @@ class DiscreteUniform:
         if self.steps < 1:
             raise UserError(f"objective.time_sampler: steps={self.steps} must be at least 1; 1000 is usual.")
 
+    @override
     def from_uniform(self, u: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """t = (floor(u steps) + 1) / steps."""
         return ((u * self.steps).floor() + 1).clamp(max=self.steps) / self.steps
 
 
 @dataclass(frozen=True)
-class RankStratified:
+class RankStratified(TimeSampler):
     """Every process draws from its own equal share of the noise levels (Open-Sora Plan v1.3).
 
     A global batch then covers all levels evenly, which steadies the loss. The level of a clip depends on its rank: a
@@ -80,6 +84,7 @@ class RankStratified:
 
     base: TimeSampler
 
+    @override
     def from_uniform(self, u: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
         """``base`` at (rank + u) / world size."""
         if not (dist.is_available() and dist.is_initialized()):

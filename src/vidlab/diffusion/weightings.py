@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.diffusion.parameterizations import Parameterization, determinant_of
 from vidlab.diffusion.schedules import PathCoefficients
@@ -29,16 +30,16 @@ class Weighting(Protocol):
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Weighting):
     """Weight 1: the plain mean squared error of the target."""
 
+    @override
     def weight(self, path: PathCoefficients, parameterization: Parameterization) -> Float[Tensor, "*t"]:
-        """Ones."""
         return torch.ones_like(path.alpha)
 
 
 @dataclass(frozen=True)
-class VelocityError:
+class VelocityError(Weighting):
     """Turns the squared error of a prediction into that of the velocity it implies.
 
     At input z, a prediction off by e implies a velocity off by e (sigma' alpha - alpha' sigma) / determinant, and the
@@ -61,8 +62,8 @@ class VelocityError:
         if not 0 < self.min_sigma <= 1:
             raise UserError(f"objective.weighting.min_sigma={self.min_sigma} must lie in (0, 1].")
 
+    @override
     def weight(self, path: PathCoefficients, parameterization: Parameterization) -> Float[Tensor, "*t"]:
-        """One factor per noise level."""
         slope = path.d_sigma * path.alpha - path.d_alpha * path.sigma
         a, b = parameterization.mix(path)
         least = self.min_sigma * torch.maximum(a.abs(), b.abs())
@@ -70,7 +71,7 @@ class VelocityError:
 
 
 @dataclass(frozen=True)
-class MinSNR:
+class MinSNR(Weighting):
     """The error of x0 weighted by min(SNR, gamma), with SNR = alpha^2 / sigma^2 (Hang et al. 2023, section 3.4).
 
     On a variance-preserving path that is min(SNR, gamma) / (SNR + 1) on the error of v and min(1, gamma / SNR) on that
@@ -94,15 +95,15 @@ class MinSNR:
         if self.min_weight < 0:
             raise UserError(f"objective.weighting.min_weight={self.min_weight} must not be negative; 0 is no bound.")
 
+    @override
     def weight(self, path: PathCoefficients, parameterization: Parameterization) -> Float[Tensor, "*t"]:
-        """One factor per noise level."""
         # SNR x0_gain^2 = epsilon_gain^2. At either end of the path one of the two gains may be infinite, never both.
         x0, epsilon = parameterization.x0_gain(path), parameterization.epsilon_gain(path)
         return torch.minimum(epsilon.square(), self.gamma * x0.square()).clamp(min=self.min_weight)
 
 
 @dataclass(frozen=True)
-class P2:
+class P2(Weighting):
     """The error of eps weighted by 1 / (k + SNR)^gamma: less for imperceptible detail (Choi et al. 2022).
 
     SNR = alpha^2 / sigma^2, kept below 1e8.
@@ -124,8 +125,8 @@ class P2:
         if self.gamma < 0:
             raise UserError(f"objective.weighting.gamma={self.gamma} must not be negative; 0 is the plain error.")
 
+    @override
     def weight(self, path: PathCoefficients, parameterization: Parameterization) -> Float[Tensor, "*t"]:
-        """One factor per noise level."""
         path = replace(path, sigma=path.sigma.clamp(min=P2_MIN_SIGMA))
         snr = (path.alpha / path.sigma).square()
         return parameterization.epsilon_gain(path).square() * (self.k + snr).pow(-self.gamma)

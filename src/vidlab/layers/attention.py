@@ -33,9 +33,9 @@ class QKNorm(nn.Module):
 def attend_within(layout: TokenLayout, grid: Grid, kernel: AttentionKernel, q: Heads, k: Heads, v: Heads) -> Heads:
     """Attention of every token to its group; no mask is built where nothing is padded."""
     mask = layout.key_mask(grid, q.shape[0], q.shape[2], q.device)
-    q, k, v = (layout.partition(part, grid) for part in (q, k, v))
+    q, k, v = (layout.partition(part, grid) for part in (q, k, v))  # groups instead of B or N: (B', L', N', d)
     groups = kernel(q, k, v, mask)
-    return layout.restore(groups, grid)
+    return layout.restore(groups, grid)  # (B, L, N, d)
 
 
 class SelfAttention(nn.Module):
@@ -59,11 +59,11 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """Attend within each group of the layout."""
         # unflatten + unbind: their backward is one stack, where a permutation would copy once more
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
         k = rotate(self.k_norm(k), rotation).to(v.dtype)
         mixed = attend_within(layout, grid, self.kernel, q, k, v)
-        return self.out(mixed.flatten(2))
+        return self.out(mixed.flatten(2))  # (B, L, D)
 
 
 class CrossAttention(nn.Module):
@@ -83,8 +83,8 @@ class CrossAttention(nn.Module):
         self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B L D"]:
         """Attend to the real text tokens."""
-        q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)
-        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)  # (B, L, N, d)
+        k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, S, N, d) each
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         return self.out(rearrange(self.kernel(q, k, v, mask[:, None, None, :]), "b l n d -> b l (n d)"))
 

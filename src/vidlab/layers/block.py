@@ -61,8 +61,8 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], context: BlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.table(context.modulation)
-        hidden = modulate(x, shift1, scale1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.table(context.modulation)  # (B, 1 or L, D) each
+        hidden = modulate(x, shift1, scale1)  # (B, L, D)
         x = torch.addcmul(x, gate1, self.attention(hidden, self.layout, context.grid, context.rotation))
         if context.text is not None and context.text_mask is not None:
             normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)

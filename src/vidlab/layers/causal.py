@@ -2,7 +2,8 @@
 
 A causal network reads the first frame alone and later frames in groups, so images are videos of one frame. Processed
 in chunks with a ``Stream`` that remembers the tail of each layer's input, a video of any length gives what it gives
-in one piece, in the memory of one chunk.
+in one piece, in the memory of one chunk. A layer keeps k + mT - s floor(mT / s + 1) of its input frames after frame 0
+and m chunks of T frames, for a kernel of k frames and a stride of s (Open-Sora Plan report, arXiv 2412.00131, eq. 5).
 """
 
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ def sinusoidal(t: Float[Tensor, "*t"], width: int, max_period: float = 10000.0) 
         raise ValueError(f"width={width} must be even")
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
-    angles = t.float()[..., None] * torch.exp(-math.log(max_period) * exponent)
+    angles = t.float()[..., None] * torch.exp(-math.log(max_period) * exponent)  # (*t, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

@@ -52,7 +52,7 @@ def inflated_embedding(
     share = _times_the_frames(weight.shape[1], channels, patch)
     if share is None:
         return None
-    frames = weight.unflatten(1, (channels, -1, patch[1] * patch[2])).repeat(1, 1, share, 1)
+    frames = weight.unflatten(1, (channels, -1, patch[1] * patch[2])).repeat(1, 1, share, 1)  # (D, C, p, q r)
     return frames.flatten(1) / share
 
 
@@ -61,7 +61,7 @@ def inflated_head(value: Float[Tensor, "K *D"], channels: int, patch: Sequence[i
     share = _times_the_frames(value.shape[0], channels, patch)
     if share is None:
         return None
-    frames = value.unflatten(0, (channels, -1, patch[1] * patch[2]))
+    frames = value.unflatten(0, (channels, -1, patch[1] * patch[2]))  # (C, p, q r, ...)
     return frames.repeat(1, share, *(1 for _ in frames.shape[2:])).flatten(0, 2)
 
 
@@ -73,6 +73,6 @@ def _times_the_frames(features: int, channels: int, patch: Sequence[int]) -> int
 def per_token(condition: Float[Tensor, "B D"] | Float[Tensor, "B T D"], patch_frames: int, grid: Grid) -> Tensor:
     """(B, D) to (B, 1, D); (B, T, D), one per latent frame, to (B, L, D), averaged over a patch's frames."""
     if condition.ndim == 2:
-        return condition[:, None]
-    per_patch = rearrange(condition, "b (t p) d -> b t p d", p=patch_frames).mean(dim=2)
-    return per_patch.repeat_interleave(grid.places, dim=1)
+        return condition[:, None]  # (B, 1, D)
+    per_patch = rearrange(condition, "b (t p) d -> b t p d", p=patch_frames).mean(dim=2)  # (B, T / p, D)
+    return per_patch.repeat_interleave(grid.places, dim=1)  # (B, L, D)

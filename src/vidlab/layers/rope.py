@@ -82,19 +82,19 @@ def rotation_along(
     for axis, (size, count, stretch) in enumerate(zip(sizes, planes, scale, strict=True)):
         if not count:
             continue
-        frequency = base ** (-torch.arange(count, device=device, dtype=torch.float32) / count)
+        frequency = base ** (-torch.arange(count, device=device, dtype=torch.float32) / count)  # (planes,)
         position = torch.arange(size, device=device, dtype=torch.float32) / stretch
         view = [1, 1, 1, count]
         view[axis] = size
-        angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))
-    flat = torch.cat(angles, dim=-1).reshape(grid.tokens, 1, sum(planes))
+        angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))  # (T, H, W, planes)
+    flat = torch.cat(angles, dim=-1).reshape(grid.tokens, 1, sum(planes))  # (L, 1, d / 2)
     return torch.polar(torch.ones_like(flat), flat)
 
 
 def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
     """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32."""
-    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(planes * by).flatten(-2)
+    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, L, N, d / 2)
+    return torch.view_as_real(planes * by).flatten(-2)  # (B, L, N, d)
 
 
 def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
@@ -107,7 +107,7 @@ def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B
     """
     if x.shape[-1] % 6:
         raise ValueError(f"head_dim={x.shape[-1]} is not a multiple of 6: two halves on each of three axes")
-    real, imaginary = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)
+    real, imaginary = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)  # (B, L, N, 3, d / 6) each
     cos, sin = by.real.unflatten(-1, (3, -1)), by.imag.unflatten(-1, (3, -1))
     turned = (real * cos - imaginary * sin, imaginary * cos + real * sin)
-    return torch.stack(turned, dim=-2).flatten(-3)
+    return torch.stack(turned, dim=-2).flatten(-3)  # (B, L, N, d)

@@ -1,1 +1,1 @@
-"""Solvers, guidance, and the loop that turns noise into a video."""
+"""Samplers, solvers and guidance: from noise to the latents of a video."""

@@ -73,7 +73,7 @@ class GaussianSampler(Sampler):
                 f"sampler.shift={self.shift} would move the levels of sampler.spacing={type(self.spacing).__name__}. "
                 "Use sampler.shift=1, or the Trailing spacing."
             )
-        # at u = 1 the quotient may come out one rounding above 1, where no schedule is defined
+        # Esser et al. 2024, eq. 23. At u = 1 the quotient may come out one rounding above 1, where there is no schedule
         levels = (self.shift * u / (1 + (self.shift - 1) * u) for u in self.spacing.times(self.steps, schedule))
         return [min(t, 1.0) for t in levels]
 

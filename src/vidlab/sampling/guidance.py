@@ -54,7 +54,7 @@ Scale = float | ScaleSchedule
 
 
 @dataclass(frozen=True)
-class LinearScale:
+class LinearScale(ScaleSchedule):
     """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, linearly in t.
 
     Args:
@@ -71,13 +71,14 @@ class LinearScale:
     def __post_init__(self) -> None:
         _check_scales("guidance.scale", start=self.start, end=self.end)
 
+    @override
     def at(self, t: float) -> float:
         """end + (start - end) t."""
         return self.end + (self.start - self.end) * t
 
 
 @dataclass(frozen=True)
-class CosineScale:
+class CosineScale(ScaleSchedule):
     """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, along half a cosine: flat at both ends.
 
     Args:
@@ -94,6 +95,7 @@ class CosineScale:
     def __post_init__(self) -> None:
         _check_scales("guidance.scale", start=self.start, end=self.end)
 
+    @override
     def at(self, t: float) -> float:
         """end + (start - end) (1 - cos(pi t)) / 2."""
         return self.end + (self.start - self.end) * (1 - math.cos(math.pi * t)) / 2
@@ -108,12 +110,12 @@ class NoGuidance(Guidance):
     def passes(self) -> tuple[str, ...]:
         return ("full",)
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
-        """Only what is asked for."""
         return ("full",)
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        """The prediction under all conditions."""
         return predictions["full"]
 
 
@@ -140,16 +142,17 @@ class ClassifierFreeGuidance(Guidance):
     def passes(self) -> tuple[str, ...]:
         return ("full",) if self.scale == 1 else ("full", "null")
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
         """Both conditions, or only the full one where the scale is 1."""
         return ("full",) if scale_at(self.scale, t) == 1 else ("full", "null")
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        """Extrapolate from the unconditional to the conditional prediction."""
         scale = scale_at(self.scale, t)
         if scale == 1:
             return predictions["full"]
-        return predictions["null"].lerp(predictions["full"], scale)
+        return predictions["null"].lerp(predictions["full"], scale)  # Ho & Salimans 2022, eq. 6
 
 
 @dataclass(frozen=True)
@@ -175,12 +178,13 @@ class PromptGuidance(Guidance):
     def passes(self) -> tuple[str, ...]:
         return ("full",) if self.scale == 1 else ("full", "image")
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
         """With and without the prompt, or only the full condition where the scale is 1."""
         return ("full",) if scale_at(self.scale, t) == 1 else ("full", "image")
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        """Extrapolate along the prompt."""
         scale = scale_at(self.scale, t)
         if scale == 1:
             return predictions["full"]
@@ -212,13 +216,14 @@ class SeparateImageText(Guidance):
     def passes(self) -> tuple[str, ...]:
         return ("full", "image", "null")
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
-        """All three conditions."""
         return ("full", "image", "null")
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        """Extrapolate along the image, then along the prompt."""
         full, image, null = (predictions[name] for name in self.needs(t))
+        # Brooks et al. 2023, eq. 3
         return null + scale_at(self.image_scale, t) * (image - null) + scale_at(self.text_scale, t) * (full - image)
 
 
@@ -253,12 +258,12 @@ class Interval(Guidance):
     def passes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(("full", *self.inner.passes)))
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
-        """What the guidance within needs, or only the full condition."""
         return self._chosen(t).needs(t)
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        """The guidance within, or the conditional prediction."""
         return self._chosen(t).combine(predictions, t)
 
     def _chosen(self, t: float) -> Guidance:
@@ -282,10 +287,11 @@ class Renormalize(Guidance):
     def passes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.inner.passes, "full")))
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
-        """What the guidance within needs, and the full condition."""
         return _with_full(self.inner, t)
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
         """Guided |full| / |guided|."""
         guided = self.inner.combine(predictions, t)
@@ -319,15 +325,16 @@ class Rescale(Guidance):
     def passes(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.inner.passes, "full")))
 
+    @override
     def needs(self, t: float) -> tuple[str, ...]:
-        """What the guidance within needs, and the full condition."""
         return _with_full(self.inner, t)
 
+    @override
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
         """Guided (factor std(full) / std(guided) + 1 - factor)."""
         guided = self.inner.combine(predictions, t)
         ratio = _ratio(_deviation(predictions["full"]), _deviation(guided))
-        return guided * (self.factor * ratio + 1 - self.factor)
+        return guided * (self.factor * ratio + 1 - self.factor)  # Lin et al. 2023, eq. 15 and 16
 
 
 def scale_at(scale: Scale, t: float) -> float:

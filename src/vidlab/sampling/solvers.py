@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.diffusion.parameterizations import Denoised
 from vidlab.diffusion.schedules import Schedule
@@ -44,15 +45,14 @@ class Solver(Protocol):
 
 
 @dataclass(frozen=True)
-class Euler:
+class Euler(Solver):
     """z_s = alpha_s x0 + sigma_s eps: first order, one evaluation per step.
 
     The velocity's Euler step on the linear path, and DDIM without noise (Song et al. 2021, eq. 12) on any other.
     """
 
+    @override
     def stepper(self, schedule: Schedule, noise: StepNoise) -> Step:
-        """Explicit Euler steps."""
-
         def step(z: Latents, t: float, s: float, denoise: Denoise) -> Latents:
             alpha, sigma = level(schedule, s)
             x0, epsilon = evaluate(denoise, z, t)
@@ -62,15 +62,14 @@ class Euler:
 
 
 @dataclass(frozen=True)
-class Heun:
+class Heun(Solver):
     """The trapezoidal rule: x0 and eps averaged over both ends of the step (Karras et al. 2022, algorithm 1).
 
     Second order, two evaluations per step. The step to clean data is Euler's, since eps may be undefined there.
     """
 
+    @override
     def stepper(self, schedule: Schedule, noise: StepNoise) -> Step:
-        """Steps of two evaluations."""
-
         def step(z: Latents, t: float, s: float, denoise: Denoise) -> Latents:
             (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, t), level(schedule, s)
             x0, epsilon = evaluate(denoise, z, t)
@@ -84,7 +83,7 @@ class Heun:
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Solver):
     """Part of the predicted noise is replaced by fresh noise (Song et al. 2021, eq. 12 and 16, for any path).
 
     z_s = alpha_s x0 + sqrt(sigma_s^2 - fresh^2) eps + fresh n, with
@@ -103,13 +102,13 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise UserError(f"sampler.solver.eta={self.eta} must lie in [0, 1]; 0 adds no noise, 1 is DDPM.")
 
+    @override
     def stepper(self, schedule: Schedule, noise: StepNoise) -> Step:
-        """Steps with fresh noise."""
         return _renoising(schedule, noise, self.eta)
 
 
 @dataclass(frozen=True)
-class AncestralEuler:
+class AncestralEuler(Solver):
     """An Euler step below the next level, then fresh noise up to it: "Euler a" of k-diffusion.
 
     With r = sigma / alpha: up = min(r_s, eta sqrt(r_s^2 (r_t^2 - r_s^2) / r_t^2)), down = sqrt(r_s^2 - up^2), and
@@ -129,13 +128,13 @@ class AncestralEuler:
         if self.eta < 0:
             raise UserError(f"sampler.solver.eta={self.eta} must not be negative; 0 adds no noise.")
 
+    @override
     def stepper(self, schedule: Schedule, noise: StepNoise) -> Step:
-        """Steps with fresh noise."""
         return _renoising(schedule, noise, self.eta)
 
 
 @dataclass(frozen=True)
-class DPMSolverPlusPlus2M:
+class DPMSolverPlusPlus2M(Solver):
     """Second-order multistep solver in half the log SNR, one evaluation per step (Lu et al. 2022b, algorithm 2).
 
     With lambda = log(alpha / sigma), h = lambda_s - lambda_t and h' that of the step before,
@@ -143,8 +142,8 @@ class DPMSolverPlusPlus2M:
     The first step, and one to clean data, take D = x0; so does the second where the first began at alpha = 0.
     """
 
+    @override
     def stepper(self, schedule: Schedule, noise: StepNoise) -> Step:
-        """Steps that remember the clean latents of the step before."""
         before: tuple[Tensor, float] | None = None
 
         def step(z: Latents, t: float, s: float, denoise: Denoise) -> Latents:
@@ -170,9 +169,9 @@ def _renoising(schedule: Schedule, noise: StepNoise, eta: float) -> Step:
         number = next(numbers)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, t), level(schedule, s)
         share = (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
-        fresh = min(eta * math.sqrt(max(1 - share, 0.0)), 1.0)
+        fresh = min(eta * math.sqrt(max(1 - share, 0.0)), 1.0)  # of sigma_s; Song et al. 2021, eq. 16
         x0, epsilon = evaluate(denoise, z, t)
-        moved = alpha_s * x0 + sigma_s * math.sqrt(1 - fresh**2) * epsilon
+        moved = alpha_s * x0 + sigma_s * math.sqrt(1 - fresh**2) * epsilon  # Song et al. 2021, eq. 12
         return moved if fresh * sigma_s == 0 else moved + fresh * sigma_s * noise(number).to(z)
 
     return step

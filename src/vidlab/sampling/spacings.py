@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+from typing_extensions import override
 
 from vidlab.diffusion.schedules import Schedule
 from vidlab.errors import UserError
@@ -26,16 +27,17 @@ class Spacing(Protocol):
 
 
 @dataclass(frozen=True)
-class Trailing:
+class Trailing(Spacing):
     """Equal steps in t from 1 to 0: starts at pure noise, as zero terminal SNR needs."""
 
+    @override
     def times(self, steps: int, schedule: Schedule) -> list[float]:
         """1, 1 - 1/steps, ..., 0."""
         return torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
 
 
 @dataclass(frozen=True)
-class Leading:
+class Leading(Spacing):
     """Every (grid // steps)-th level counted from the cleanest: the spacing of DDIM. It never evaluates t = 1.
 
     Args:
@@ -59,6 +61,7 @@ class Leading:
         if self.end not in ("clean", "first"):
             raise UserError(f"sampler.spacing.end={self.end}: choose clean or first.")
 
+    @override
     def times(self, steps: int, schedule: Schedule) -> list[float]:
         """(i + offset + 1) / grid for i = (steps - 1) stride, ..., stride, 0; then 0, or 1 / grid."""
         _check_steps(steps, self.grid)
@@ -75,7 +78,7 @@ class Leading:
 
 
 @dataclass(frozen=True)
-class Linspace:
+class Linspace(Spacing):
     """Equal steps over a grid of levels from t = 1 to t = 1/grid, both evaluated.
 
     Args:
@@ -90,6 +93,7 @@ class Linspace:
     def __post_init__(self) -> None:
         _check_grid(self.grid)
 
+    @override
     def times(self, steps: int, schedule: Schedule) -> list[float]:
         """(i + 1) / grid for ``steps`` equally spaced i from grid - 1 to 0, rounded; then 0."""
         _check_steps(steps, self.grid)
@@ -100,7 +104,7 @@ class Linspace:
 
 
 @dataclass(frozen=True)
-class Karras:
+class Karras(Spacing):
     """Equal steps in (sigma / alpha)^(1/rho): more at low noise (Karras et al. 2022, eq. 5).
 
     Args:
@@ -121,10 +125,12 @@ class Karras:
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"sampler.spacing.{name}={value} must be positive and finite.")
 
+    @override
     def times(self, steps: int, schedule: Schedule) -> list[float]:
         """The levels at which sigma / alpha has the wanted values; then 0."""
         low, high = self._ends(schedule)
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+        # Karras et al. 2022, eq. 5
         ratios = (high ** (1 / self.rho) + ramp * (low ** (1 / self.rho) - high ** (1 / self.rho))) ** self.rho
         return [*schedule.t_at_log_snr(-2 * ratios.log()).tolist(), 0.0]
 

@@ -1,4 +1,4 @@
-"""The one LightningModule of every video denoiser: it knows only the protocols."""
+"""Training of video denoisers as one LightningModule, whatever backbone, objective and conditioning are chosen."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
