@@ -109,7 +109,7 @@ def test_saving_and_loading_restores_the_function(module, backbone):
     file = io.BytesIO()
     torch.save(backbone.state_dict(), file)
     file.seek(0)
-    other = module.make_backbone(latent=module.latent, text_width=module.text_encoder.width).eval()
+    other = module.plan.build().eval()
     input = example(module)
     assert not torch.equal(other(input).prediction, backbone(input).prediction)
     other.load_state_dict(torch.load(file, weights_only=True))

@@ -55,7 +55,7 @@ class Parameterization(Protocol):
         ...
 
 
-class LinearTarget(Parameterization, ABC):
+class LinearTarget(ABC):
     """Target a x0 + b eps with a and b depending on the path: everything follows from ``mix``."""
 
     name: str
@@ -64,13 +64,11 @@ class LinearTarget(Parameterization, ABC):
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """The factors (a, b)."""
 
-    @override
     def target(self, x0: Latents, epsilon: Latents, path: PathCoefficients) -> Latents:
         """a x0 + b eps."""
         a, b = self.mix(path)
         return a * x0 + b * epsilon
 
-    @override
     def denoised(self, prediction: Latents, z: Latents, path: PathCoefficients) -> Denoised:
         """Solve the two linear equations for x0 and eps."""
         a, b = self.mix(path)
@@ -81,12 +79,10 @@ class LinearTarget(Parameterization, ABC):
             epsilon=(path.alpha * prediction - a * z) / determinant,
         )
 
-    @override
     def x0_gain(self, path: PathCoefficients) -> Tensor:
         """|sigma / determinant|."""
         return (path.sigma / determinant_of(self, path)).abs()
 
-    @override
     def epsilon_gain(self, path: PathCoefficients) -> Tensor:
         """|alpha / determinant|."""
         return (path.alpha / determinant_of(self, path)).abs()
