@@ -33,11 +33,14 @@ def weights(tmp_path) -> Path:
 @pytest.fixture
 def make_causal(make_module, weights):
     def make(**parts):
-        backbone = partial(DiT, layouts=LayerPlan((Full3D(),)), width=12, depth=1, heads=2, patch=(1, 1, 1))
+        backbone = FITTING
         autoencoder = WFVAE(**TINY, path=str(weights), dropout=0.5)
         return make_module(**{"autoencoder": autoencoder, "backbone": backbone, "clip_shape": SIZE, **parts})
 
     return make
+
+
+FITTING = partial(DiT, layouts=LayerPlan((Full3D(),)), width=12, depth=1, heads=2, patch=(1, 1, 1))
 
 
 def masked_video(task="i2v") -> MaskedVideo:
@@ -110,7 +113,7 @@ def test_the_autoencoder_drops_nothing_while_the_denoiser_trains(make_causal, ma
 
 def test_random_weights_are_refused_before_training(make_module):
     with pytest.raises(UserError, match=r"autoencoder\.path is not set"):
-        make_module(autoencoder=WFVAE(**TINY), clip_shape=SIZE)
+        make_module(backbone=FITTING, autoencoder=WFVAE(**TINY), clip_shape=SIZE)
 
 
 def test_where_weights_are_looked_for(weights, tmp_path, monkeypatch):
