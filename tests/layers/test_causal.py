@@ -7,12 +7,6 @@ from vidlab.layers.causal import CausalConv3d, CausalSequential, CausalUpsample,
 KERNELS = [(k, s) for k in (1, 2, 3, 4, 5) for s in range(1, k + 1)]
 
 
-def cached_frames(kernel: int, stride: int, chunk: int, chunks: int) -> int:
-    """Equation 5 of the Open-Sora Plan report: k + mT - s floor(mT / s + 1)."""
-    seen = chunks * chunk
-    return kernel + seen - stride * (seen // stride + 1)
-
-
 def through(layer, x, sizes) -> tuple[torch.Tensor, Stream]:
     """A clip in chunks of these sizes."""
     stream, parts = Stream(), []
