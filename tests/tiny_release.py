@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae.weights import wavelet_kernels
+from vidlab.autoencoders.wfvae.kernels import wavelet_kernels
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.open_sora_plan_release import write_release
 from vidlab.clip import LatentShape

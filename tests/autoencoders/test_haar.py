@@ -108,3 +108,21 @@ def test_identity():
     assert autoencoder.encode(x) is x and autoencoder.decode(x) is x
     assert autoencoder.latent_shape(4, 8, 16) == (3, 4, 8, 16) and autoencoder.stride == Stride(1, 1, 1)
     assert isinstance(autoencoder, Autoencoder)
+
+
+def test_a_latent_frame_of_haar_frames_is_one_frame():
+    """As ``conf/autoencoder/haar_frames.yaml``: 4 x 4 pixels, an orthonormal basis, one scalar."""
+    model = Haar(1, 4, 4, scale=0.3)
+    assert (model.stride, model.channels) == (Stride(1, 4, 4), 48)
+    x = torch.rand(2, 3, 5, 8, 8) * 2 - 1
+    latents = model.encode(x)
+    assert latents.shape == (2, 48, 5, 2, 2)
+    for frame in range(5):  # an image is a clip of one frame, and a clip grows frame by frame
+        assert torch.equal(model.encode(x[:, :, frame : frame + 1]), latents[:, :, frame : frame + 1])
+    torch.testing.assert_close(latents.square().sum((1, 3, 4)), 0.09 * x.square().sum((1, 3, 4)))  # orthonormal
+    # by hand: 1 everywhere is 4 times the block mean; columns 0 0 1 1 have the mean 1/2 and one coarse wavelet, -1/2
+    flat = model.encode(torch.ones(1, 3, 1, 4, 4))[0, :16, 0, 0, 0] / 0.3
+    step = model.encode(torch.tensor([0.0, 0, 1, 1]).expand(1, 3, 1, 4, 4).clone())[0, :16, 0, 0, 0] / 0.3
+    torch.testing.assert_close(flat, torch.tensor([4.0] + [0.0] * 15), rtol=0, atol=1e-6)
+    torch.testing.assert_close(step, torch.tensor([2.0, -2.0] + [0.0] * 14), rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.decode(latents), x)

@@ -3,13 +3,14 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from vidlab.autoencoders.learned import WAVELET_BANDS
 from vidlab.autoencoders.tiling import Tiling, tiled
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae.streaming import DecodingStream, EncodingStream
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.layers.causal import whole
 
+BANDS = frozenset({WAVELET_BANDS})
 TINY = {"latent_channels": 4, "width": 8, "encoder_energy": 4, "decoder_energy": 4, "encoder_blocks": 1,
         "decoder_blocks": 1}  # fmt: skip
 
@@ -134,8 +135,8 @@ def test_frames_fed_in_any_number(sizes):
     model, x = tiny(), clip(13)
     with torch.no_grad():
         direct = model.encode(x)
-        stream = EncodingStream(model)
-        parts = [stream.feed(part) for part in x.split(sizes, dim=2)]
+        stream = model.encoding_stream()
+        parts = [stream.feed(part).mean for part in x.split(sizes, dim=2)]
     stream.finish()
     torch.testing.assert_close(torch.cat(parts, dim=2), direct)
     fed = torch.tensor(sizes).cumsum(0)
@@ -147,7 +148,7 @@ def test_latents_fed_in_any_number(sizes):
     model, latents = tiny(), torch.randn(1, 4, 4, 2, 2)
     with torch.no_grad():
         direct = model.decode(latents)
-    stream = DecodingStream(model)
+    stream = model.decoding_stream()
     parts = [stream.feed(part) for part in latents.split(sizes, dim=2)]
     last = stream.finish()
     assert last is not None and last.shape[2] == 2  # what the interpolation held back
@@ -156,14 +157,14 @@ def test_latents_fed_in_any_number(sizes):
 
 def test_a_stream_of_one_image():
     model, latents = tiny(), torch.randn(1, 4, 1, 2, 2)
-    stream = DecodingStream(model)
+    stream = model.decoding_stream()
     with torch.no_grad():
         torch.testing.assert_close(stream.feed(latents), model.decode(latents))
     assert stream.finish() is None
 
 
 def test_left_over_frames_are_an_error():
-    stream = EncodingStream(tiny())
+    stream = tiny().encoding_stream()
     stream.feed(clip(7))
     with pytest.raises(UserError, match=r"1 \+ 4n frames; 2 at its end"):
         stream.finish()
@@ -171,18 +172,18 @@ def test_left_over_frames_are_an_error():
 
 def test_what_comes_out_of_one_stream_goes_into_the_other():
     model, x = tiny(), clip(9)
-    encoding, decoding = EncodingStream(model), DecodingStream(model)
-    parts = [decoding.feed(encoding.feed(frame)) for frame in x.split(1, dim=2)]  # at times no latents
+    encoding, decoding = model.encoding_stream(), model.decoding_stream()
+    parts = [decoding.feed(encoding.feed(frame).mean) for frame in x.split(1, dim=2)]  # at times no latents
     parts.append(decoding.finish())
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(parts, dim=2), model.decode(model.encode(x)))
     assert decoding.finish() is None
-    with pytest.raises(UserError, match="finished; a new one needs a new DecodingStream"):
+    with pytest.raises(UserError, match="finished; a new one needs a new decoding stream"):
         decoding.feed(torch.randn(1, 4, 1, 2, 2))
 
 
 def test_a_stream_is_of_one_size():
-    encoding, decoding = EncodingStream(tiny()), DecodingStream(tiny())
+    encoding, decoding = tiny().encoding_stream(), tiny().decoding_stream()
     encoding.feed(clip(5))
     with pytest.raises(UserError, match=r"1 videos of 24 x 16 after 1 of 16 x 16"):
         encoding.feed(clip(4, height=24))
@@ -239,9 +240,9 @@ def test_memory_does_not_grow_with_length():
 
 def test_streams_hold_a_constant_number_of_values():
     model, x = tiny(), clip(33)
-    encoding, decoding, held = EncodingStream(model), DecodingStream(model), []
+    encoding, decoding, held = model.encoding_stream(), model.decoding_stream(), []
     for part in (x[:, :, :1], *x[:, :, 1:].split(4, dim=2)):
-        decoding.feed(encoding.feed(part))
+        decoding.feed(encoding.feed(part).mean)
         held.append((encoding.held_values(), decoding.held_values()))
     assert len(set(held[2:])) == 1 and min(held[2]) > 0
 
@@ -249,8 +250,8 @@ def test_streams_hold_a_constant_number_of_values():
 def test_the_energy_path_alone_reconstructs_low_frequencies():
     """With a backbone that gives nothing, decoder bands equal to the encoder's give back its low band of low bands."""
     model, x = tiny(), clip(9)
-    flow = model.analyse(x).flow
-    assert flow.level2.shape == (1, 12, 5, 4, 4) and flow.level3.shape == (1, 24, 3, 2, 2)
+    level2, level3 = model.encode_to_moments(x, BANDS).features[WAVELET_BANDS]
+    assert level2.shape == (1, 12, 5, 4, 4) and level3.shape == (1, 24, 3, 2, 2)
     for module in (model.decoder.conv_out, model.decoder.connect_l1[-1], model.decoder.connect_l2[-1]):
         nn.init.zeros_(module.weight)
         nn.init.zeros_(module.bias)
@@ -264,23 +265,25 @@ def test_the_energy_path_alone_reconstructs_low_frequencies():
 
 def test_bands_of_decoder_and_encoder_correspond():
     model, x = tiny(), clip(9)
-    analysis = model.analyse(x)
-    decoded = model.synthesise(analysis.posterior.mode)
+    encoded = model.encode_to_moments(x, BANDS)
+    decoded = model.decode_z(encoded.posterior.mode, BANDS)
     assert decoded.pixels.shape == x.shape
-    assert decoded.flow.level2.shape == analysis.flow.level2.shape
-    assert decoded.flow.level3.shape == analysis.flow.level3.shape
+    bands = zip(decoded.features[WAVELET_BANDS], encoded.features[WAVELET_BANDS], strict=True)
+    assert [(ours.shape == theirs.shape) for ours, theirs in bands] == [True, True]
+    assert model.encode_to_moments(x).features == {}
+    with pytest.raises(ValueError, match=r"WFVAE has no feature \['h'\]; it has \['wavelet_bands'\]"):
+        model.decode_z(encoded.posterior.mode, frozenset({"h"}))
 
 
 def test_every_parameter_learns():
     model, x = tiny().train(), clip(9)
-    analysis = model.analyse(x)
-    z = analysis.posterior.sample(torch.randn_like(analysis.posterior.mean))
-    decoded = model.synthesise(z)
-    (decoded.pixels.square().sum() + analysis.posterior.log_variance.sum()).backward()
+    posterior = model.encode_to_moments(x).posterior
+    decoded = model.decode_z(posterior.sample(torch.randn_like(posterior.mean)))
+    (decoded.pixels.square().sum() + posterior.log_variance.sum()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()]
     # a constant added to all keys moves no attention
     assert [name for name in idle if not name.endswith(".k.conv.bias")] == []
-    assert model.last_layer().grad is not None
+    assert model.last_decoder_weight().grad is not None
 
 
 def test_scale_and_shift_of_each_channel():
@@ -428,8 +431,7 @@ def test_it_learns_a_clip():
     x = torch.stack([torch.roll(ramp, 2 * t).expand(3, 16, 16) for t in range(5)], dim=1)[None]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(80):
-        analysis = model.analyse(x)
-        loss = (model.synthesise(analysis.posterior.mode).pixels - x).abs().mean()
+        loss = (model.decode_z(model.encode_to_moments(x).posterior.mode).pixels - x).abs().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

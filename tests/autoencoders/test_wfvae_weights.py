@@ -9,16 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vidlab.autoencoders.weight_files import SAFETENSORS
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae.release import published
-from vidlab.autoencoders.wfvae.weights import (
-    SAFETENSORS,
-    config_of,
-    export_weights,
-    load_weights,
-    settings_of,
-    wavelet_kernels,
-)
+from vidlab.autoencoders.wfvae.kernels import wavelet_kernels
+from vidlab.autoencoders.wfvae.published_config import config_of, settings_of
+from vidlab.autoencoders.wfvae.weights import export_weights, load_weights
 from vidlab.errors import UserError
 from vidlab.hub import read_json
 
@@ -122,18 +117,18 @@ def test_a_published_folder_loads_and_says_so(tmp_path, caplog):
 
 def test_sizes_from_the_folder_alone(tmp_path):
     model = tiny()
-    other = published(write(tmp_path / "vae", model, CONFIG | {"scale": [1, 2, 3, 4]}), chunk=2).eval()
+    other = WFVAE.from_published(write(tmp_path / "vae", model, CONFIG | {"scale": [1, 2, 3, 4]}), chunk=2).eval()
     assert other.encoder_sizes == model.encoder_sizes and other.decoder_sizes == model.decoder_sizes
     assert other.compat and other.chunk == 2 and other.latent_scale.flatten().tolist() == [1, 2, 3, 4]
 
 
 def test_settings_count_before_those_of_the_folder(tmp_path):
     folder = write(tmp_path / "vae", tiny(), CONFIG | {"scale": [1, 2, 3, 4]})
-    other = published(folder, scale=1.0, shift=[0.5] * 4, dropout=0.25)
+    other = WFVAE.from_published(folder, scale=1.0, shift=[0.5] * 4, dropout=0.25)
     assert other.latent_scale.flatten().tolist() == [1] * 4 and other.latent_shift.flatten().tolist() == [0.5] * 4
     assert other.encoder_sizes.dropout == 0.25
     with pytest.raises(UserError, match=r"autoencoder.width=\d+ must be"):
-        published(folder, width=16)
+        WFVAE.from_published(folder, width=16)
 
 
 def test_the_release_of_v1_3_has_its_sizes():
@@ -148,7 +143,7 @@ def test_the_release_of_v1_3_has_its_sizes():
 
 def test_a_round_trip_is_exact(tmp_path):
     first = write(tmp_path / "a", tiny())
-    export_weights(published(first), tmp_path / "b")
+    export_weights(WFVAE.from_published(first), tmp_path / "b")
     a, b = load_file(first / SAFETENSORS), load_file(tmp_path / "b" / SAFETENSORS)
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     config = read_json(tmp_path / "b" / "config.json")
@@ -163,9 +158,9 @@ def test_exact_wavelets_are_exported_as_they_are(tmp_path):
     export_weights(tiny(compat=False), tmp_path)
     kernel = load_file(tmp_path / SAFETENSORS)["encoder.wavelet_transform_in.h_conv.conv.weight"]
     assert kernel.unique().item() == pytest.approx(8**-0.5, rel=1e-7)
-    assert published(tmp_path).trained and not published(tmp_path).compat
+    assert WFVAE.from_published(tmp_path).trained and not WFVAE.from_published(tmp_path).compat
     with pytest.raises(UserError, match=r"wavelets of 1 / \(2 sqrt 2\)\. Set autoencoder\.compat=false"):
-        published(tmp_path, compat=True)
+        WFVAE.from_published(tmp_path, compat=True)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -263,7 +258,7 @@ def test_another_architecture_is_named(tmp_path, changes, message):
 def test_a_silent_configuration_means_the_published_defaults(tmp_path):
     folder = write(tmp_path / "vae", tiny(), {k: v for k, v in CONFIG.items() if k != "norm_type"})
     with pytest.raises(UserError, match="norm_type=groupnorm"):
-        published(folder)
+        WFVAE.from_published(folder)
 
 
 class Harmful:
@@ -286,7 +281,7 @@ def test_damaged_and_harmful_files(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=f"neither {SAFETENSORS} nor a .ckpt file"):
         load_weights(tiny(), "vae")
     with pytest.raises(UserError, match="it has no config"):
-        published("vae")
+        WFVAE.from_published("vae")
     write(tmp_path / "vae", tiny())
     for text, message in {"{": "is not JSON", "[]": "must hold an object"}.items():
         (tmp_path / "vae" / "config.json").write_text(text)

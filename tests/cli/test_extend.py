@@ -19,6 +19,12 @@ LOOP, GENERATE = (command.strip() for title, command in BLOCKS if title == "gene
 # settings of other models and sources do not exist for those of the examples
 SMALL = [argument for argument in TINY if not argument.startswith(("model.", "data.source"))]
 
+ADVERSARY = ("task.discriminator.width=4", "task.discriminator_start=0", "data.frames=8", "data.height=16",
+             "data.width=16", "trainer.val_check_interval=2")  # fmt: skip
+GENERATING = ("sampler.", "callbacks.previews")
+DENOISER = ("data.height=16", "data.width=16", "trainer.max_steps=1", "model.backbone.width=48",
+            "model.backbone.heads=2", "model.backbone.depth=1")  # fmt: skip
+
 
 @pytest.fixture
 def mine(commands, empty_store, tmp_path) -> Lab:
@@ -42,22 +48,27 @@ def decode(video):
 def run(lab: Lab, command: str, *more: str):
     python, program, *arguments = shlex.split(command)
     assert python == "python"
+    small = [word for word in SMALL if "task=autoencoder" not in arguments or not word.startswith(GENERATING)]
     path = {"PYTHONPATH": f"{lab.folder}:{REPOSITORY / 'src'}"}
-    return lab.commands.run(program, *arguments, *SMALL, *more, cwd=lab.folder, env=path)
+    return lab.commands.run(program, *arguments, *small, *more, cwd=lab.folder, env=path)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["backbone", "objective", "loss", "source"])
+@pytest.mark.parametrize("command", COMMANDS, ids=["backbone", "objective", "loss", "autoencoder", "source"])
 def test_the_example_trains(mine, command):
-    done = run(mine, command, "trainer.max_steps=2")
+    done = run(mine, command, "trainer.max_steps=2", *(ADVERSARY if "task=autoencoder" in command else ()))
     assert done.code == 0, done.err
     run_ = only(mine)
-    assert run_.status == "FINISHED" and ("train/loss", 1) in run_.curve
+    last = 0 if "task=autoencoder" in command else 1  # the second step is the adversary's
+    assert run_.status == "FINISHED" and ("train/loss", last) in run_.curve
     assert (("train/smooth", 1) in run_.curve) == ("losses=smooth" in command)
     config = (mine.runs[0] / "config.yaml").read_text()
     assert "mylab." in config
     own = {"ConvDenoiser": "mylab.conv", "Smoothness": "mylab.smooth", "Stripes": "mylab.stripes",
-           "Sigmoid": "mylab.sigmoid"}  # fmt: skip
+           "Sigmoid": "mylab.sigmoid", "StridedAutoencoder": "mylab.strided"}  # fmt: skip
     (name,) = (f"{module}.{own_class}" for own_class, module in own.items() if f"{module}.{own_class}" in config)
+    if "task=autoencoder" in command:
+        check_the_autoencoder(mine, run_, done.out, name)
+        return
     assert re.search(rf"python generate\.py .* allow='\[{name}\]'$", done.out, re.MULTILINE)  # as it is to be typed
     if "model=conv" in command:
         env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
@@ -65,6 +76,22 @@ def test_the_example_trains(mine, command):
         assert done.code == 2 and f"add allow='[{name}]' to the command line" in done.message, done.err
         done = mine.generate(*shlex.split(GENERATE)[2:], env=env)
         assert done.code == 0, done.err
+
+
+def check_the_autoencoder(mine: Lab, run_, out: str, name: str) -> None:
+    """It trained against an adversary; a denoiser trains on its latents; it is evaluated in parts and as a whole."""
+    logged = {key for key, _ in run_.curve}
+    assert {"train/kl", "train/adaptive_weight", "val/psnr", "val/latent_std"} <= logged
+    assert "train/wavelet" not in logged
+    (command,) = re.findall(r"python train\.py (model=skiparse .*)", out)
+    denoised = run(mine, "python train.py", "hydra.searchpath=[pkg://mylab.conf]", *shlex.split(command), *DENOISER)
+    assert denoised.code == 0, denoised.err
+    shapes = ("data=moving_shapes", "frames=8", "height=16", "width=16", "num_videos=2")
+    words = (f"autoencoders=[{mine.runs[0]}]", *shapes, f"allow=[{name}]", "accelerator=cpu", "frames_at_once=2")
+    env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
+    done = mine.commands.run("evaluate.py", *words, cwd=mine.folder, env=env)
+    assert done.code == 0, done.err
+    assert "8 x 4 x 4 x 4" in (next(mine.folder.glob("evaluations/*/report.md"))).read_text()
 
 
 def test_a_metric_and_a_pipeline_of_ones_own(mine):

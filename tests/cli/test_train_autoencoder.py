@@ -7,7 +7,7 @@ import shlex
 import pytest
 import torch
 
-from vidlab.autoencoders.wfvae.release import published
+from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.lab.evaluation.entries import trained_autoencoder
 from vidlab.lab.export import main as export
 from vidlab.lab.trusted_config import Allowed, trained_config
@@ -56,7 +56,7 @@ def test_from_training_to_a_denoiser_on_its_latents(lab):
     )
     assert denoised.code == 0, denoised.err
     export([str(folder), str(lab.folder / "exported")])
-    released = published(lab.folder / "exported")
+    released = WFVAE.from_published(lab.folder / "exported")
     assert not released.compat
     checkpoint = folder / "checkpoints" / "last.ckpt"
     trained = trained_autoencoder(stored, trained_config(stored, checkpoint, Allowed()), checkpoint, "ema")

@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset as wds
+from cached_parts import Noisy
+from omegaconf import OmegaConf
 
 from vidlab.curation.cache_writer import LOCK_NAME, missing_shards
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import CorruptClipError, DataError, UserError
+from vidlab.lab.cache_key import settings
 from vidlab.lab.compose import build_data
 
 NOISY = ["autoencoder._target_=cached_parts.Noisy"]
@@ -46,6 +49,28 @@ def test_training_from_a_cache_gives_the_losses_of_training_from_pixels(lab, tmp
     # the tolerance tells other crops and captions apart
     other = lab.train(*words, "data.views=3")
     assert other.train != pytest.approx(pixels.train, **TOLERANCE)
+
+
+def test_clips_pass_the_autoencoder_in_parts(lab, tmp_path, monkeypatch):
+    """The cache is the same: it does not say how many frames passed at a time, and training takes either."""
+    given, posterior = [], Noisy.posterior
+    monkeypatch.setattr(Noisy, "posterior", lambda self, x: given.append(x.shape[2]) or posterior(self, x))
+    words = [*NOISY, "autoencoder.frames=1", "model.token=[1,4,4]"]
+    whole = lab.encode(tmp_path / "whole", *words)
+    assert set(given) == {4}
+    given.clear()
+    parts = lab.encode(tmp_path / "parts", *words, "frames_at_once=3")
+    assert set(given) == {3, 1}
+    assert CacheHeader.read(parts) == CacheHeader.read(whole)
+    found, expected = (lab.train(*words, f"data.cache={folder}") for folder in (parts, whole))
+    assert found.train == pytest.approx(expected.train, **TOLERANCE) and found.keys == expected.keys
+    with pytest.raises(UserError, match=r"frames_at_once=0 must be 1 or more, or null"):
+        lab.encode(tmp_path / "none", *words, "frames_at_once=0")
+
+
+def test_how_many_frames_an_autoencoder_takes_at_once_is_no_part_of_a_cache():
+    node = OmegaConf.create({"_target_": "x.Y", "width": 8, "chunk": 2, "frames_at_once": 4, "path": "a"})
+    assert settings(node, "autoencoder") == {"autoencoder": "x.Y", "autoencoder.width": 8}
 
 
 def test_bucketed_training_from_a_cache(lab, tmp_path, bert):

@@ -11,7 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from vidlab.autoencoders.wfvae.release import published
+from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.autoencoders.wfvae.weights import export_weights
 from vidlab.digests import sealed
 from vidlab.errors import UserError
@@ -119,7 +119,7 @@ def test_an_autoencoder_of_its_own_goes_with_it(tmp_path, wfvae):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         entry = build_entry(str(folder), compose("evaluate", ["autoencoders=[x]"]))
     latents = torch.randn(1, 8, 2, 2, 2)
-    expected = published(tmp_path / "gone").eval().decode(latents)
+    expected = WFVAE.from_published(tmp_path / "gone").eval().decode(latents)
     assert entry.step == 7 and torch.equal(entry.autoencoder.decode(latents), expected)
 
 

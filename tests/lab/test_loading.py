@@ -10,6 +10,7 @@ from PIL import Image
 from test_exported import HAAR, PROMPTS, composed, exported, trained
 
 import vidlab
+from vidlab.autoencoders.haar import Haar
 from vidlab.data.video import read_frames
 from vidlab.errors import UserError
 from vidlab.lab.generate import from_checkpoint
@@ -50,6 +51,22 @@ def test_the_videos_of_generate_py_bit_by_bit(checkpoint, precision):
     assert found[0].frames.shape == (4, 16, 16, 3) and found[0].frames.dtype == np.uint8
     again = pipe(PROMPTS, num_videos=2, seed=1, steps=2, precision=precision, progress=False)
     assert not same(again, found)
+
+
+def test_clips_are_decoded_in_parts(with_frames, monkeypatch):
+    """The frames that pass at a time are as many as asked for, and the video is the same."""
+    given, decode = [], Haar.decode
+    monkeypatch.setattr(Haar, "decode", lambda self, latents: given.append(latents.shape[2]) or decode(self, latents))
+    whole = vidlab.load(with_frames)(PROMPTS, 2, steps=2, progress=False)
+    assert set(given) == {4}
+    given.clear()
+    parts = vidlab.load(with_frames, frames_at_once=3)(PROMPTS, 2, steps=2, progress=False)
+    assert set(given) == {3, 1}
+    for found in (parts, by_program(with_frames, "frames_at_once=3")):
+        for a, b in zip(found, whole, strict=True):
+            assert np.abs(a.frames.astype(int) - b.frames).max() <= 1  # of 255, at the edge of rounding
+    with pytest.raises(UserError, match="frames_at_once=0 must be 1 or more"):
+        vidlab.load(with_frames, frames_at_once=0)
 
 
 def test_samplers_and_guidances_by_name_and_by_themselves(checkpoint):

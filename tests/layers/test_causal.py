@@ -101,3 +101,12 @@ def test_nothing_is_kept_of_a_whole_clip_and_copies_of_a_chunk():
     kept = [stream.recall(layer) for layer in layers]
     assert [frames.shape[2] for frames in kept] == [2, 1] and stream.held_values() == 3 * 16
     assert all(frames.untyped_storage().nbytes() == frames.nbytes for frames in kept)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zeros_may_stand_before_the_first_frame(stride):
+    layer, x = CausalConv3d(2, 3, 3, (stride, 1, 1), padding=1, zeros_before=True), torch.randn(1, 2, 9, 4, 4)
+    expected = layer.conv(torch.nn.functional.pad(x, (0, 0, 0, 0, 2, 0)))
+    torch.testing.assert_close(layer(x, whole()), expected)
+    for sizes in ((1, 4, 4), (1,) * 9):
+        torch.testing.assert_close(through(layer, x, sizes)[0], expected)

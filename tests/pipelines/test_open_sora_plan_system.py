@@ -11,7 +11,6 @@ from hydra import compose, initialize_config_dir
 
 from tiny_release import make_release, write_text_encoder, write_vae
 from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae.release import published
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.errors import MissingPackageError, UserError
@@ -69,7 +68,8 @@ def euler_a_by_hand(release: Path, prompt: str, given: GivenFrames | None, seed=
         negative = compose("generate", ["system=open_sora_plan", "prompt=x"]).system.negative_prompt
     encoder = PretrainedEncoder(str(release / "text_encoder"), 512)
     texts = [encoder([TEMPLATE.format(prompt)]), encoder([negative])]
-    denoiser, vae = OpenSoraPlan.released(release / folder, LatentShape(4, 3, 2, 4)), published(release / "vae").eval()
+    denoiser = OpenSoraPlan.released(release / folder, LatentShape(4, 3, 2, 4))
+    vae = WFVAE.from_published(release / "vae").eval()
     controls = None
     if given is not None:
         from vidlab.clip import Controls

@@ -10,20 +10,24 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
+from vidlab.autoencoders.base import Posterior
 from vidlab.autoencoders.haar import Haar
 from vidlab.autoencoders.identity import Identity
+from vidlab.autoencoders.learned import DecoderOutput, EncoderOutput, LearnedAutoencoder
 from vidlab.autoencoders.wfvae import WFVAE
 from vidlab.callbacks.ema import EMA, warmed_up_decay
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
 from vidlab.callbacks.reconstructions import Reconstructions
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
+from vidlab.clip import Stride
 from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.plan import BucketStats
 from vidlab.errors import UserError
 from vidlab.losses.adversarial import PatchDiscriminator3D
 from vidlab.perceptual.lpips import LPIPS
 from vidlab.training.autoencoder.reconstruction import LossWeights
+from vidlab.training.autoencoder.trainer_checks import check_data
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from vidlab.training.optimization.clipping import AdaptiveClipper
 from vidlab.training.optimization.optimizers import Constant, LinearDecay, OptimizerFactory
@@ -39,7 +43,7 @@ def tiny_module(**parts) -> VideoAutoencoder:
     defaults = {
         "autoencoder": WFVAE(2, 4, 4, 4, 1, 1, 1, dropout=0.1),
         "clip_shape": SIZE,
-        "optimizer": OptimizerFactory(ADAMW, lr=1e-3, clip_norm=1.0),
+        "optimizer": OptimizerFactory(ADAMW, lr=1e-3, clip_norm=1.0, lr_multipliers={"*": 1.0}),
         "lr_schedule": Constant(),
         "discriminator": PatchDiscriminator3D(width=4, layers=2),
     }
@@ -67,12 +71,12 @@ def changed(before: dict[str, torch.Tensor], network: nn.Module) -> bool:
 )
 def test_turns(start, accumulate, expected):
     module = tiny_module(discriminator_start=start, accumulate=accumulate)
-    assert "".join("GD"[module.turn(step)] for step in range(8)) == expected
+    assert "".join("GD"[module.turns.turn(step)] for step in range(8)) == expected
 
 
 def test_without_a_discriminator_every_step_is_the_generators():
     module = tiny_module(discriminator=None)
-    assert [module.turn(step) for step in range(4)] == [0, 0, 0, 0] and len(module.players) == 1
+    assert [module.turns.turn(step) for step in range(4)] == [0, 0, 0, 0] and len(module.players) == 1
 
 
 class Watch(EMA):
@@ -103,6 +107,19 @@ def test_the_adversary_may_have_an_optimiser_of_its_own(batches, make_trainer):
     make_trainer(max_steps=2).fit(module, batches)
     assert all(torch.equal(before[name], value) for name, value in module.discriminator.named_parameters())
     assert [player.clip_norm for player in module.players] == [1.0, 0.5] and module.players[1].steps == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, [5e-5, 1e-3]), ({"*": 1.0}, [1e-3]), ({"*.bias": 2.0}, [1e-3, 2e-3])]
+)
+def test_the_rates_an_autoencoder_declares_hold_where_no_others_are_given(given, expected):
+    module = tiny_module(optimizer=OptimizerFactory(ADAMW, lr=1e-3, lr_multipliers=given))
+    module._trainer = SimpleNamespace(max_steps=1)
+    (autoencoder, discriminator), _ = module.configure_optimizers()
+    assert sorted({group["lr"] for group in autoencoder.param_groups}) == pytest.approx(expected)
+    assert {group["lr"] for group in discriminator.param_groups} == {1e-3}
+    slow = [name for group in autoencoder.param_groups if group["lr"] < 1e-3 for name in group["names"]]
+    assert slow == ([] if given else [n for n in slow if n.startswith(("encoder.connect_l", "encoder.down1.0."))])
 
 
 def test_only_training_clips_are_mirrored(batches, make_trainer):
@@ -218,10 +235,10 @@ def test_the_adversary_gets_its_share_of_the_last_layers_gradient(batches):
     """Equation 4: lambda times |d adversarial / d last layer| is half of |d reconstruction / d last layer|."""
     module = tiny_module()
     logged: dict[str, torch.Tensor] = {}
-    module._log = lambda values, step: logged.update(values)
+    module.log_terms = lambda values, step: logged.update(values)
     module._trainer = SimpleNamespace(global_step=0)
     module._generate(batches[0])
-    last = module.autoencoder.last_layer()
+    last = module.autoencoder.last_decoder_weight()
     of_rest, of_adversary = (
         torch.autograd.grad(logged[name], last, retain_graph=True)[0].norm()
         for name in ("reconstruction", "adversarial")
@@ -233,7 +250,7 @@ def test_the_adversary_gets_its_share_of_the_last_layers_gradient(batches):
 def test_a_clip_that_breaks_the_loss_is_named(turn, batches, make_trainer):
     module = tiny_module(discriminator_start=0)
     broken = 2 if turn == "generator" else 3
-    assert "GD"[module.turn(broken)] == turn[0].upper()
+    assert "GD"[module.turns.turn(broken)] == turn[0].upper()
     batches[broken].pixels[1].fill_(3e38)  # overflows in the network
     named = re.escape(batches[broken].keys[1])
     with pytest.raises(UserError, match=rf"First without a finite loss: 1 of the 2 clips of a batch, {named}\.$"):
@@ -290,6 +307,44 @@ def test_reconstructions_need_something_reconstructed(make_module, make_batch, m
         trainer.validate(make_module(), [make_batch("ab")])
 
 
+class Plain(LearnedAutoencoder):
+    """The least that training needs: one linear map of blocks, and no wavelet bands."""
+
+    def __init__(self) -> None:
+        super().__init__(2, Stride(1, 4, 4))
+        self.down, self.up = nn.Conv3d(3, 4, (1, 4, 4), (1, 4, 4)), nn.ConvTranspose3d(2, 3, (1, 4, 4), (1, 4, 4))
+
+    def encode_to_moments(self, pixels, requested=frozenset()):
+        self.check_requested(requested)
+        return EncoderOutput(Posterior(*self.down(pixels).chunk(2, dim=1)))
+
+    def decode_z(self, z, requested=frozenset()):
+        self.check_requested(requested)
+        return DecoderOutput(self.up(z))
+
+    def last_decoder_weight(self):
+        return self.up.weight
+
+
+def test_another_learned_autoencoder_trains(batches, make_trainer):
+    watch, weights = Watch(), LossWeights(wavelet=0.0, kl=1e-3)
+    module = tiny_module(autoencoder=Plain(), weights=weights)
+    trainer = make_trainer(max_steps=4, callbacks=[watch])
+    trainer.fit(module, batches)
+    assert watch.notes == [(1, "G"), (2, "D"), (3, "G"), (4, "D")]
+    assert "train/adaptive_weight" in trainer.callback_metrics and "train/wavelet" not in trainer.callback_metrics
+    make_trainer().validate(module, batches[:2])
+    with torch.no_grad():
+        posterior = module.eval().autoencoder.posterior(torch.cat([batch.pixels for batch in batches[:2]]))
+    total = posterior.mean.var(unbiased=False) + posterior.log_variance.exp().mean()
+    torch.testing.assert_close(total, torch.ones(()), rtol=1e-4, atol=1e-4)
+
+
+def test_bands_of_one_that_has_none_cannot_be_compared():
+    with pytest.raises(UserError, match=r"task\.weights\.wavelet=0\.1: Plain has no wavelet .*wavelet=0\."):
+        tiny_module(autoencoder=Plain())
+
+
 @pytest.mark.parametrize("autoencoder", [Identity(), Haar(4, 4, 4, 0.3)])
 def test_nothing_to_train(autoencoder):
     with pytest.raises(UserError, match=rf"{type(autoencoder).__name__} has nothing to train. Use autoencoder=wfvae"):
@@ -310,16 +365,12 @@ def test_bad_settings():
 
 
 def test_the_smallest_bucket_decides_whether_lpips_can_read_it():
-    module = tiny_module(perceptual=LPIPS("vgg"))
     plan = SimpleNamespace(stats=[BucketStats(Bucket(5, height, 64), 1, 1, 1, 1) for height in (64, 24)])
-    module._trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(plan=plan, val_clips=1),
-        precision_plugin=None, strategy=None,
-    )  # fmt: skip
-    module.on_fit_start()
+    data = SimpleNamespace(plan=plan, val_clips=1)
+    check_data(data, LPIPS("vgg"), measures_latents=True)
     plan.stats.append(BucketStats(Bucket(5, 8, 64), 1, 1, 1, 1))
     with pytest.raises(UserError, match=r"data\.height=8, data\.width=64: LPIPS \(vgg\) reads frames of at least 16"):
-        module.on_fit_start()
+        check_data(data, LPIPS("vgg"), measures_latents=True)
 
 
 def test_it_can_be_trained_further_but_not_as_another_model(batches, make_trainer, tmp_path):

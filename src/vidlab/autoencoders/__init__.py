@@ -1,1 +1,1 @@
-"""Pixels to latents and back."""
+"""Autoencoders, pixels to latents and back: Haar, identity, trilinear, per-frame image VAE, WF-VAE."""

@@ -1,8 +1,10 @@
-"""The protocol of everything that turns pixels into latents and back."""
+"""The protocol of everything that turns pixels into latents and back: encode, decode, streams, exported form."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -37,17 +39,91 @@ class Posterior:
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
 
+@runtime_checkable
+class EncodingStream(Protocol):
+    """Frames of one batch of videos in, latents out as soon as they are complete; no gradients.
+
+    What all calls give, put together along time, is ``posterior`` of the whole videos. What is kept between calls does
+    not grow with the length.
+    """
+
+    def feed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Posterior:
+        """The distribution of the latents that are complete after these frames, at times of none.
+
+        Args:
+            pixels: any number of frames.
+
+        Raises:
+            UserError: frames that the autoencoder does not take, or of another size than before.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Check that nothing is left.
+
+        Raises:
+            UserError: frames at the end have no latent frame.
+        """
+        ...
+
+    def held_values(self) -> int:
+        """How many numbers are kept between calls."""
+        ...
+
+
+@runtime_checkable
+class DecodingStream(Protocol):
+    """Latents of one batch of videos in, frames out; no gradients. Put together, they are ``decode`` of all latents."""
+
+    def feed(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
+        """Frames that are complete after these latents, not clamped; none after no latents.
+
+        Raises:
+            UserError: latents of other channels or another size than before, or after ``finish``.
+        """
+        ...
+
+    def finish(self) -> Float[Tensor, "B 3 T H W"] | None:
+        """The frames that still waited; None if there are none, or if this was asked before."""
+        ...
+
+    def held_values(self) -> int:
+        """How many numbers are kept between calls."""
+        ...
+
+
+@dataclass(frozen=True)
+class ExportedFormat:
+    """How the weights of an autoencoder are kept where others read them.
+
+    Args:
+        told: in words, such as ``as WF-VAE is published``.
+        write: writes them into a folder that holds none.
+        left_out: settings for which the form has no place, by their keys, with what to do about them.
+    """
+
+    told: str
+    write: Callable[[Path], None]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
 class Autoencoder(nn.Module, ABC):
     """Pixels (B, 3, T, H, W) in [-1, 1] to latents (B, C, T', H', W') of about unit variance, and back.
 
     Subclasses set ``channels`` and ``stride``, and begin ``encode`` and ``decode`` with ``check_clip`` and
-    ``check_latents``. Those that are trained declare ``hidden_matrices``, patterns of the names of matrices between the
-    first and the last layer, which Muon may take.
+    ``check_latents``. One that codes groups of frames by themselves streams as ``FrameGroups``. Those that are trained
+    declare ``hidden_matrices``, patterns of the names of matrices between the first and the last layer, which Muon may
+    take.
+
+    Attributes:
+        published_class: ``_class_name`` in the ``config.json`` of published folders that this class reads; None reads
+            none.
     """
 
     channels: int
     stride: Stride
     hidden_matrices: tuple[str, ...] = ()
+    published_class: ClassVar[str | None] = None
 
     @abstractmethod
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
@@ -63,6 +139,25 @@ class Autoencoder(nn.Module, ABC):
     @abstractmethod
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         """Pixels of latents; not clamped."""
+
+    def encoding_stream(self) -> EncodingStream:
+        """A stream for one batch of videos of any length, in the memory of the frames that are fed at a time.
+
+        Raises:
+            UserError: this autoencoder needs whole clips.
+        """
+        raise UserError(self._whole_clips())
+
+    def decoding_stream(self) -> DecodingStream:
+        """As ``encoding_stream``, of latents.
+
+        Raises:
+            UserError: this autoencoder needs all latents of a clip.
+        """
+        raise UserError(self._whole_clips())
+
+    def _whole_clips(self) -> str:
+        return f"{type(self).__name__} codes whole clips and cannot be fed in parts. Use frames_at_once=null."
 
     def latent_shape(self, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(C, T', H', W') for a clip size.
@@ -147,6 +242,36 @@ class Autoencoder(nn.Module, ABC):
         place = Path(reference).expanduser()
         found = place.is_file() or any(place.glob("*.safetensors")) or any(place.glob("*.ckpt"))
         return str(place.resolve()) if found else None
+
+    @classmethod
+    def published_settings(cls, folder: Path) -> dict[str, Any]:
+        """Arguments of this class that a folder of published weights fixes; {} where it says nothing.
+
+        Raises:
+            UserError: its ``config.json`` is damaged or of something else.
+        """
+        return {}
+
+    @classmethod
+    def from_published(cls, folder: str | Path, **settings: Any) -> "Autoencoder":
+        """The autoencoder of a published folder.
+
+        Args:
+            folder: with ``config.json`` and weights.
+            settings: arguments that count before those of the folder.
+
+        Raises:
+            UserError: it cannot be read, or a setting is not the folder's.
+        """
+        return cls(**(cls.published_settings(Path(folder).expanduser()) | settings), path=str(folder))
+
+    def exported_format(self) -> ExportedFormat | None:
+        """How its weights are written for others; None where it has none, or they are kept by the name of their source.
+
+        Raises:
+            UserError: they cannot be read where they came from.
+        """
+        return None
 
     def _lead(self, name: str) -> int:
         """Frames at the start that have a latent frame of their own."""

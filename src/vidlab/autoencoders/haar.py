@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.streaming import FrameGroups
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 
@@ -25,7 +25,7 @@ def haar_matrix(size: int) -> Float[Tensor, "size size"]:
     return torch.cat([coarse, fine]) / math.sqrt(2)
 
 
-class Haar(Autoencoder):
+class Haar(FrameGroups):
     """Block-wise orthonormal 3-D Haar transform: the tensor product of one Haar matrix per axis.
 
     The transform preserves squared error and is inverted by its transpose. Channels are ordered
@@ -54,10 +54,11 @@ class Haar(Autoencoder):
         basis = torch.kron(haar_matrix(frames), space)
         self.register_buffer("basis", basis.float(), persistent=False)
 
+    @override
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """Orthonormal Haar coefficients times ``scale``."""
         self.check_clip(pixels)
         s = self.stride
+        # (B, T', H', W', 3, K): the K pixels of a block last
         blocks = rearrange(pixels, "b c (t p) (h q) (w r) -> b t h w c (p q r)", p=s.frames, q=s.height, r=s.width)
         with torch.autocast(pixels.device.type, enabled=False):
             coefficients = blocks.float() @ (self.scale * self.basis).mT

@@ -1,14 +1,14 @@
-"""Diffusion in pixel space."""
+"""The identity autoencoder, for diffusion in pixel space."""
 
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.streaming import FrameGroups
 from vidlab.clip import Stride
 
 
-class Identity(Autoencoder):
+class Identity(FrameGroups):
     """Latents are the pixels themselves: 3 channels, stride 1."""
 
     def __init__(self) -> None:

@@ -1,26 +1,30 @@
-"""Frame by frame through a pretrained image autoencoder of diffusers."""
+"""A pretrained image autoencoder (AutoencoderKL of diffusers), applied frame by frame and frozen."""
 
+import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
-from vidlab.autoencoders.base import Autoencoder, Posterior
+from vidlab.autoencoders.base import ExportedFormat, Posterior
+from vidlab.autoencoders.streaming import FrameGroups
+from vidlab.autoencoders.weight_files import CONFIG, SAFETENSORS
 from vidlab.clip import Stride
 from vidlab.errors import MissingPackageError, UserError
 from vidlab.hub import model_folder, refuse_code
 
-CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 SUBFOLDER = "vae"  # where a whole pipeline keeps it
 KIND = "AutoencoderKL"
 # Of a scale or a shift: far above any, and within float32.
 LARGEST_NUMBER = 1e30
 
 
-class ImageVAE(Autoencoder):
+class ImageVAE(FrameGroups):
     """The KL autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), each frame by itself; frozen.
 
     Latents are ``(z - shift) * scale`` of the published z, ``scale`` and ``shift`` being ``scaling_factor`` and
@@ -37,6 +41,8 @@ class ImageVAE(Autoencoder):
         UserError: the path is unset, not found, not readable or another kind of autoencoder.
     """
 
+    published_class = KIND
+
     def __init__(self, path: str | None = None, frames_at_once: int | None = 16) -> None:
         super().__init__()
         if not path:
@@ -46,7 +52,7 @@ class ImageVAE(Autoencoder):
             )
         if frames_at_once is not None and frames_at_once < 1:
             raise UserError(f"autoencoder.frames_at_once={frames_at_once} must be 1 or more, or null.")
-        self.frames_at_once = frames_at_once
+        self.path, self.frames_at_once = path, frames_at_once
         self.network = _load(path).eval().requires_grad_(False)
         config = self.network.config
         side = 2 ** (len(config.block_out_channels) - 1)
@@ -55,42 +61,56 @@ class ImageVAE(Autoencoder):
         if self.scale <= 0:
             raise UserError(f"autoencoder.path={path}: scaling_factor={self.scale} in config.json must be positive.")
 
+    @override
     def train(self, mode: bool = True) -> "ImageVAE":
-        """Stays in evaluation mode."""
-        return super().train(False)
+        return super().train(False)  # frozen
 
+    @override
     def posterior(self, pixels: Float[Tensor, "B 3 T H W"]) -> Posterior:
-        """The distribution of the scaled latents."""
         self.check_clip(pixels)
         moments = []
         for part in self._frames(pixels):
             found = self.network.encode(part).latent_dist
-            moments.append(torch.stack([found.mean.float(), found.logvar.float()], dim=1))
+            moments.append(torch.stack([found.mean.float(), found.logvar.float()], dim=1))  # (frames, 2, C, h, w)
         mean, log_variance = _clips(torch.cat(moments), len(pixels)).unbind(1)
         gain = 2 * torch.tensor(self.scale).log().item()
         return Posterior((mean - self.shift) * self.scale, log_variance + gain)
 
+    @override
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """The mean of the posterior."""
         return self.posterior(pixels).mode
 
+    @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        """Pixels, frame by frame."""
         self.check_latents(latents)
         z = latents / self.scale + self.shift
         frames = torch.cat([self.network.decode(part).sample.float() for part in self._frames(z)])
         return _clips(frames, len(latents))
 
     @classmethod
+    @override
     def locate(cls, reference: str) -> str | None:
-        """A local folder's absolute place; anything else is a hub id, never a run."""
         folder = Path(reference).expanduser()
-        return str(folder.resolve()) if folder.exists() else reference
+        return str(folder.resolve()) if folder.exists() else reference  # a hub id, never a run
+
+    @override
+    def exported_format(self) -> ExportedFormat | None:
+        if not Path(self.path).expanduser().is_dir():
+            return None  # a hub id is a name everywhere
+        source = weights_folder(self.path)
+        return ExportedFormat(f"a copy of {source}", partial(_copy, source))
 
     def _frames(self, clips: Tensor) -> tuple[Tensor, ...]:
         """(B, C, T, H, W) as batches of frames in the weights' precision."""
         frames = clips.transpose(1, 2).flatten(0, 1).to(self.network.dtype)
         return frames.split(self.frames_at_once or len(frames))
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Published weights of one folder to another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, SAFETENSORS):
+        shutil.copyfile(source / name, folder / name)
 
 
 def _clips(frames: Tensor, count: int) -> Tensor:
@@ -141,12 +161,12 @@ def weights_folder(path: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    files = [f"{place}{name}" for place in ("", f"{SUBFOLDER}/") for name in (CONFIG, WEIGHTS)]
+    files = [f"{place}{name}" for place in ("", f"{SUBFOLDER}/") for name in (CONFIG, SAFETENSORS)]
     found = model_folder(path, "autoencoder.path", files, lambda folder: _place(folder) is not None)
     place = _place(found)
     if place is None:
         raise UserError(
-            f"autoencoder.path={path}: {found} holds no {CONFIG} with {WEIGHTS}, nor does its folder {SUBFOLDER}. "
+            f"autoencoder.path={path}: {found} holds no {CONFIG} with {SAFETENSORS}, nor does its folder {SUBFOLDER}. "
             "Pickled weights are not read."
         )
     return place
@@ -155,7 +175,7 @@ def weights_folder(path: str) -> Path:
 def _place(folder: Path) -> Path | None:
     """Where the weights lie: in the folder itself, or in a pipeline's."""
     places = (folder, folder / SUBFOLDER)
-    return next((one for one in places if (one / CONFIG).is_file() and (one / WEIGHTS).is_file()), None)
+    return next((one for one in places if (one / CONFIG).is_file() and (one / SAFETENSORS).is_file()), None)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Clips of any size through an autoencoder that takes only some."""
+"""Clips of any size through an autoencoder that takes only some: padded by repetition, and cut back."""
 
 import torch
 from jaxtyping import Float
@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.streaming import decode_in_chunks, encode_in_chunks
 
 
 def pad_clip(
@@ -25,21 +26,30 @@ def cut_clip(
     return pixels[:, :, :frames, :height, :width]
 
 
-def encode_padded(autoencoder: Autoencoder, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-    """Latents of a clip, repeated at its ends to the next size that fits."""
+def encode_padded(
+    autoencoder: Autoencoder,
+    pixels: Float[Tensor, "B 3 T H W"],
+    frames_at_once: int | None = None,
+    device: torch.device | str | None = None,
+) -> Float[Tensor, "B C t h w"]:
+    """Latents of a clip, repeated at its ends to the next size that fits.
+
+    ``frames_at_once`` and ``device`` are as in ``encode_in_chunks``.
+    """
     fitting = autoencoder.fitting_size(*pixels.shape[2:])
-    return autoencoder.encode(pad_clip(pixels, fitting) if fitting != tuple(pixels.shape[2:]) else pixels)
+    padded = pad_clip(pixels, fitting) if fitting != tuple(pixels.shape[2:]) else pixels
+    return encode_in_chunks(autoencoder, padded, frames_at_once, device)
 
 
 def decode_cut(
-    autoencoder: Autoencoder, latents: Float[Tensor, "B C t h w"], size: tuple[int, int, int]
+    autoencoder: Autoencoder,
+    latents: Float[Tensor, "B C t h w"],
+    size: tuple[int, int, int],
+    frames_at_once: int | None = None,
+    device: torch.device | str | None = None,
 ) -> Float[Tensor, "B 3 T H W"]:
-    """Pixels of latents that ``encode_padded`` gave for a clip of (frames, height, width), in [-1, 1]."""
-    return cut_clip(autoencoder.decode(latents), size).float().clamp(-1, 1)
+    """Pixels of latents that ``encode_padded`` gave for a clip of (frames, height, width), in [-1, 1].
 
-
-@torch.no_grad()
-def reconstruct(autoencoder: Autoencoder, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
-    """There and back: what is left of a clip of any size, in [-1, 1]."""
-    frames, height, width = pixels.shape[2:]
-    return decode_cut(autoencoder, encode_padded(autoencoder, pixels), (frames, height, width))
+    ``frames_at_once`` and ``device`` are as in ``decode_in_chunks``.
+    """
+    return cut_clip(decode_in_chunks(autoencoder, latents, frames_at_once, device), size).float().clamp(-1, 1)

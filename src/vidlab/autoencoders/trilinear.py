@@ -1,4 +1,4 @@
-"""Fewer pixels by trilinear interpolation: what a learned autoencoder of as many values has to beat."""
+"""A baseline autoencoder without weights: the clip at a lower resolution, by trilinear interpolation."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import Stride
@@ -44,16 +45,16 @@ class Trilinear(Autoencoder):
         self.stride = Stride(frames, height, width, first_frame_alone=True)
         self.channels, self.span = channels, span
 
+    @override
     def encode(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
-        """The small clip's values, then zeros."""
         self.check_clip(pixels)
-        shape = self.latent_shape(*pixels.shape[2:])
+        shape = self.latent_shape(*pixels.shape[2:])  # (C, T', H', W'): the small clip's values, then zeros
         with torch.autocast(pixels.device.type, enabled=False):
             small = F.interpolate(pixels.float(), size=self.grid(shape), mode="trilinear").flatten(1)
         return F.pad(small, (0, math.prod(shape) - small.shape[1])).view(-1, *shape)
 
+    @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
-        """The small clip at full resolution."""
         self.check_latents(latents)
         grid = self.grid(tuple(latents.shape[1:]))
         small = latents.flatten(1)[:, : 3 * math.prod(grid)].view(-1, 3, *grid)

@@ -14,6 +14,7 @@ from jaxtyping import BFloat16
 from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.streaming import posterior_in_chunks
 from vidlab.curation.cache_writer import CacheRecord, EncodedClip, write_shard
 from vidlab.data.clip_reader import ClipReader, LoadedClip
 from vidlab.data.clip_transform import ClipTransform
@@ -37,19 +38,21 @@ class Encoders:
         text: captions to features; None for an encoder that is learned with the model.
         device: where they compute.
         bf16: whether the autoencoder computes under bfloat16 autocast, as it does in training with bf16-mixed.
+        frames_at_once: frames of a clip that pass the autoencoder at a time; None is all.
     """
 
     autoencoder: Autoencoder
     text: TextEncoder | None
     device: torch.device
     bf16: bool = False
+    frames_at_once: int | None = None
 
     @torch.no_grad()
     def latents(self, clips: Sequence[LoadedClip]) -> BFloat16[Tensor, "M B C t h w"]:
         """Mean and, where there is one, log-variance of clips of one size."""
         pixels = torch.stack([to_pixels(clip.content) for clip in clips if isinstance(clip.content, np.ndarray)])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            posterior = self.autoencoder.posterior(pixels.to(self.device))
+            posterior = posterior_in_chunks(self.autoencoder, pixels, self.frames_at_once, self.device)
         moments = [posterior.mean] + ([] if posterior.log_variance is None else [posterior.log_variance])
         return torch.stack([moment.to(torch.bfloat16) for moment in moments]).cpu()
 

@@ -9,6 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vidlab.assets import cache_folder
+from vidlab.autoencoders.streaming import check_chunk
 from vidlab.command_line import command, setting
 from vidlab.curation.encode import Bench, ClipsToEncode, Encoders
 from vidlab.curation.index_report import report_text
@@ -29,7 +30,7 @@ STAGES = ("index", "encode")
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1}
 PRECISIONS = ("32-true", "bf16-mixed")
 # words of the command line that train.py does not know
-OWN = ("stage", "folder", *LEAST)
+OWN = ("stage", "folder", "frames_at_once", *LEAST)
 
 
 def run_curation(cfg: DictConfig) -> None:
@@ -44,6 +45,7 @@ def run_curation(cfg: DictConfig) -> None:
     for name, least in LEAST.items():
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise UserError(f"{name}={cfg[name]}: it must be a whole number of {least} or more.")
+    check_chunk(cfg.frames_at_once)
     take_published_sizes(cfg, words())
     print(terminal(run_index(cfg) if cfg.stage == "index" else run_encoding(cfg)))
 
@@ -116,7 +118,8 @@ def build_encoders(cfg: DictConfig, number: int) -> Encoders:
     autoencoder = instantiate(cfg.autoencoder, "autoencoder").requires_grad_(False).eval().to(device)
     text = instantiate(cfg.text_encoder, "text_encoder")
     bf16 = resolve_precision(cfg.precision, accelerator) == "bf16-mixed"
-    return Encoders(autoencoder, None if text.trainable else text.eval().to(device), device, bf16)
+    learned = text.trainable
+    return Encoders(autoencoder, None if learned else text.eval().to(device), device, bf16, cfg.frames_at_once)
 
 
 def build_bench(settings: str, folder: Path, header: CacheHeader, number: int) -> Bench:

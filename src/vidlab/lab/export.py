@@ -17,9 +17,6 @@ from torch import Tensor
 
 from vidlab import __version__
 from vidlab.autoencoders.base import Autoencoder
-from vidlab.autoencoders.image_vae import CONFIG, WEIGHTS, ImageVAE, weights_folder
-from vidlab.autoencoders.wfvae import WFVAE
-from vidlab.autoencoders.wfvae.weights import export_weights
 from vidlab.backbones.open_sora_plan_release import STEM, write_release
 from vidlab.command_line import command, setting
 from vidlab.digests import sealed
@@ -125,17 +122,13 @@ def _trained(module: VideoDiffusion) -> dict[str, Tensor]:
 
 
 def _write_autoencoder(autoencoder: Autoencoder, folder: Path, settings: Mapping[str, Any]) -> str:
-    if isinstance(autoencoder, WFVAE):
-        export_weights(autoencoder, folder / AUTOENCODER)
-        return f"{AUTOENCODER}/, as WF-VAE is published"
-    path = str((settings.get("autoencoder") or {}).get("path") or "")
-    if isinstance(autoencoder, ImageVAE) and Path(path).expanduser().is_dir():
-        source = weights_folder(path)
-        for name in (CONFIG, WEIGHTS):
-            shutil.copyfile(source / name, _made(folder / AUTOENCODER) / name)
-        return f"{AUTOENCODER}/, a copy of {source}"
+    form = autoencoder.exported_format()
+    if form is not None:
+        form.write(folder / AUTOENCODER)
+        return f"{AUTOENCODER}/, {form.told}"
     if not autoencoder.state_dict():
         return f"no weights, by its settings ({type(autoencoder).__name__})"
+    path = str((settings.get("autoencoder") or {}).get("path") or "")
     if not path:
         raise UserError(f"autoencoder: the weights of a {type(autoencoder).__name__} have no form to be exported in.")
     return f"by its name, {path}, which must be there for whoever reads the export"
@@ -162,14 +155,15 @@ def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> dict[str, str]
     Raises:
         UserError: it is of a kind that has no published form, or the folder already holds weights.
     """
-    if not isinstance(autoencoder, WFVAE):
-        raise UserError(f"The run trained a {type(autoencoder).__name__}; the one autoencoder written is WF-VAE.")
+    form = autoencoder.exported_format()
+    if form is None:
+        raise UserError(f"The run trained a {type(autoencoder).__name__}, which declares no form to be exported in.")
     _refuse_weights(folder)
     with folder_made_aside(folder) as aside:
-        export_weights(autoencoder, aside)
-    parts = {"autoencoder": "as WF-VAE is published, latent scale and shift included"}
-    if autoencoder.tiling is not None:
-        parts["left out"] = "autoencoder.tiling, for which the published form has no place: give it where it is used"
+        form.write(aside)
+    parts = {"autoencoder": f"{form.told}, latent scale and shift included"}
+    if form.left_out:
+        parts["left out"] = "; ".join(f"{name}, {why}" for name, why in form.left_out.items())
     return parts
 
 

@@ -1,6 +1,7 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,7 +17,7 @@ from vidlab.pipelines.generated import GeneratedVideo, write
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
 from vidlab.pipelines.video_pipeline import GenerationSettings
 
-OPTIONAL = (*SIZES, "steps", "video_frames", "overlap")
+OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
 LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
 
 
@@ -53,7 +54,7 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     settings = GenerationSettings(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, cfg.fps
     )
-    pipeline = pipeline.to(_device(cfg))
+    pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
     usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
     return pipeline.source, list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
 
@@ -67,6 +68,8 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
     for name, plain in (("segments", 1), ("interpolate", False)):
         if cfg[name] != plain:
             raise UserError(f"{name}={cfg[name]}: a system makes videos of one clip. Use {name}={str(plain).lower()}.")
+    if cfg.frames_at_once is not None:
+        raise UserError(f"frames_at_once={cfg.frames_at_once}: a system has settings of its own, such as system.chunk.")
     if cfg.steps is not None:
         if cfg.get("sampler") is None:
             raise UserError(f"steps={cfg.steps}: the system names no sampler. Add one, such as sampler=euler.")

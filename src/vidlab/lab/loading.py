@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from vidlab.autoencoders.streaming import check_chunk
 from vidlab.command_line import command, setting
 from vidlab.errors import UserError
 from vidlab.lab.cli.error_messages import choices_among, did_you_mean
@@ -94,6 +95,7 @@ def load(
     frames: int | None = None,
     height: int | None = None,
     width: int | None = None,
+    frames_at_once: int | None = None,
 ) -> VideoPipeline:
     """A trained model, ready to make videos: ``vidlab.load("last")("a blue circle moving right").save("x.mp4")``.
 
@@ -107,12 +109,15 @@ def load(
         frames: of a clip; None is as trained.
         height: of a clip in pixels; None is as trained.
         width: of a clip in pixels; None is as trained.
+        frames_at_once: frames that the autoencoder decodes at a time: long clips in bounded memory; None is all.
 
     Raises:
         UserError: nothing is there, it is damaged or of an autoencoder, or names a class that is not allowed.
     """
+    check_chunk(frames_at_once)
     settings = LoadSettings(weights, tracking_uri, frames, height, width)
     pipeline = load_pipeline(reference, settings, name, allow, key="load")
+    pipeline = replace(pipeline, frames_at_once=frames_at_once)
     return pipeline if device is None else pipeline.to(device)
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.lab.cli.hydra_main import locate_target
 from vidlab.layers.layouts import LayerPlan, TokenLayout
 
 BACKBONE = ("width", "depth", "heads", "patch", "rope_scale", "layouts")
@@ -46,18 +48,12 @@ def _denoiser(cfg: DictConfig, typed: Sequence[str]) -> None:
 
 def _autoencoder(cfg: DictConfig, typed: Sequence[str]) -> None:
     autoencoder = cfg.get("autoencoder")
-    if not autoencoder or not autoencoder.get("path") or not _is(autoencoder, "vidlab.autoencoders.wfvae.WFVAE"):
+    if not autoencoder or not autoencoder.get("path"):
         return
-    from vidlab.autoencoders.wfvae.weights import CONFIG, SETTINGS, settings_of, stored_compat
-    from vidlab.hub import read_json
-
-    file = Path(str(autoencoder.path)).expanduser() / CONFIG
-    if not file.is_file():
-        return
-    found = settings_of(read_json(file), str(file))
-    sizes = {name: found[name] for name in SETTINGS.values() if name != "dropout"}
-    sizes["compat"] = stored_compat(file.parent)
-    _set(autoencoder, sizes, typed, "autoencoder")
+    kind = locate_target(autoencoder._target_, "autoencoder")
+    if isinstance(kind, type) and issubclass(kind, Autoencoder):
+        sizes = kind.published_settings(Path(str(autoencoder.path)).expanduser())
+        _set(autoencoder, sizes, typed, "autoencoder")
 
 
 def _set(node: DictConfig, values: Mapping[str, Any], typed: Sequence[str], prefix: str) -> None:

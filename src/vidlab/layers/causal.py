@@ -51,13 +51,15 @@ def whole() -> Stream:
 class CausalConv3d(nn.Module):
     """A 3-D convolution whose output at a time depends on no later frame; MAGVIT-v2 (arXiv 2310.05737, section 3.2).
 
-    Before the first frame stand k_t - 1 copies of it. T frames give floor((T - 1) / s_t) + 1.
+    Before the first frame stand k_t - 1 copies of it, or zeros. T frames give floor((T - 1) / s_t) + 1. In a stream it
+    keeps as many frames as equation 5 of the Open-Sora Plan report (arXiv 2412.00131) says.
 
     Args:
         in_channels, out_channels: channels.
         kernel: size, of all axes or (frames, rows, columns).
         stride: step, of all axes or (frames, rows, columns); in time at most the kernel.
         padding: zeros on each spatial side.
+        zeros_before: whether zeros stand before the first frame instead of its copies.
 
     Raises:
         ValueError: a temporal stride that skips frames.
@@ -70,8 +72,10 @@ class CausalConv3d(nn.Module):
         kernel: int | Sequence[int] = 3,
         stride: int | Sequence[int] = 1,
         padding: int = 0,
+        zeros_before: bool = False,
     ) -> None:
         super().__init__()
+        self.zeros_before = zeros_before
         kernels, strides = _per_axis(kernel), _per_axis(stride)
         if not 1 <= strides[0] <= kernels[0]:
             raise ValueError(f"temporal stride {strides[0]} must be 1 to {kernels[0]}, the kernel's frames")
@@ -83,6 +87,7 @@ class CausalConv3d(nn.Module):
         before = stream.recall(self)
         if before is None:
             before = x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1)
+            before = torch.zeros_like(before) if self.zeros_before else before
         x = torch.cat([before, x], dim=2) if kernel > 1 else x
         outputs = max((x.shape[2] - kernel) // stride + 1, 0)
         stream.keep(self, x[:, :, outputs * stride :])

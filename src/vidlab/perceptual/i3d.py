@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.errors import UserError
 from vidlab.perceptual.weights import load_weights, take
@@ -102,9 +103,9 @@ class I3D(nn.Module):
         self.logits = nn.Conv3d(channels, CLASSES, 1)
         self.eval().requires_grad_(False)
 
+    @override
     def train(self, mode: bool = True) -> "I3D":
-        """Stays in evaluation mode."""
-        return super().train(False)
+        return super().train(False)  # frozen
 
     def forward(self, videos: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 400"]:
         """Logits, in the precision of the weights."""
@@ -115,15 +116,15 @@ class I3D(nn.Module):
                 f"these have {frames} frames of {size[0]} x {size[1]}."
             )
         x = videos.to(self.first.weight.dtype)
-        x = F.relu_(self.first(x))
+        x = F.relu_(self.first(x))  # (B, 64, T / 2, H / 2, W / 2)
         x = _max_pool(x, (1, 3, 3), (1, 2, 2))
-        x = F.relu_(self.third(F.relu_(self.second(x))))
+        x = F.relu_(self.third(F.relu_(self.second(x))))  # (B, 192, T / 2, H / 4, W / 4)
         for name, block in self.blocks.items():
             if name in _POOLS:
                 x = _max_pool(x, *_POOLS[name])
             x = block(x)
-        # The classifier is linear, so it may follow the average over time.
-        x = F.avg_pool3d(x, (2, 7, 7), 1).mean(2, keepdim=True)
+        # (B, 1024, T / 8, H / 32, W / 32). The classifier is linear, so it may follow the average over time.
+        x = F.avg_pool3d(x, (2, 7, 7), 1).mean(2, keepdim=True)  # (B, 1024, 1, h, w)
         return self.logits(x).mean((3, 4)).squeeze(2)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.errors import UserError
 from vidlab.perceptual.weights import load_weights, take
@@ -152,9 +153,9 @@ class Inception(nn.Module):
             self.layers.add_module(name, module)
         self.eval().requires_grad_(False)
 
+    @override
     def train(self, mode: bool = True) -> "Inception":
-        """Stays in evaluation mode."""
-        return super().train(False)
+        return super().train(False)  # frozen
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2048"]:
         """Pooled features, in float32."""

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from vidlab.errors import UserError
 from vidlab.perceptual.weights import load_weights, take
@@ -58,9 +59,9 @@ class LPIPS(nn.Module):
         self.register_buffer("scale", torch.tensor(_SCALE).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
 
+    @override
     def train(self, mode: bool = True) -> "LPIPS":
-        """Stays in evaluation mode."""
-        return super().train(False)
+        return super().train(False)  # frozen
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
         """The five taps, each (B, C_l, H_l, W_l), of images in [-1, 1]; not yet normalised."""
@@ -83,10 +84,10 @@ class LPIPS(nn.Module):
 
     def forward(self, first: Float[Tensor, "B 3 H W"], second: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
         """Distances >= 0 of images in [-1, 1], pair by pair; 0 for equal images."""
-        total = torch.zeros(len(first), device=first.device)
+        total = torch.zeros(len(first), device=first.device)  # equation 1, a layer l at a time
         pairs = zip(self.features(first), self.features(second), self.heads, strict=True)
         for a, b, head in pairs:
-            difference = (unit_length(a) - unit_length(b)).square()
+            difference = (unit_length(a) - unit_length(b)).square()  # (B, C_l, H_l, W_l)
             total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
         return total
 

@@ -1,4 +1,4 @@
-"""The one place where clips are resized before a frozen network sees them: scores move with the filter."""
+"""Resizing clips for frozen feature networks, by a named filter: scores move with the filter."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -40,6 +40,6 @@ def resize_videos(
     clips, channels, frames, *size = videos.shape
     if tuple(size) == (height, width):
         return videos
-    flat = videos.transpose(1, 2).reshape(clips * frames, channels, *size)
+    flat = videos.transpose(1, 2).reshape(clips * frames, channels, *size)  # (B T, C, H, W)
     small = resize_frames(flat, height, width, resize)
     return small.view(clips, frames, channels, height, width).transpose(1, 2)

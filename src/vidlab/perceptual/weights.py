@@ -1,4 +1,4 @@
-"""Where the weights of frozen networks come from: a pinned asset or a local file, read without running code."""
+"""Weights of frozen feature networks out of a pinned asset or a local file, read without running code."""
 
 from collections.abc import Callable
 from pathlib import Path

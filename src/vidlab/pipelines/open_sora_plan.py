@@ -147,9 +147,9 @@ class OpenSoraPlanSystem:
 
     def encode_frames(self, parts: Parts, request: GenerationRequest) -> Mapping[str, Controls]:
         """What the denoiser is told of the given frames (``given``) and of none (``nothing``); on the CPU."""
-        from vidlab.autoencoders.wfvae.release import published
+        from vidlab.autoencoders.wfvae import WFVAE
 
-        vae = published(parts.vae, chunk=self.chunk).eval().to(request.device)
+        vae = WFVAE.from_published(parts.vae, chunk=self.chunk).eval().to(request.device)
         conditioning = MaskedVideo([Stage({"i2v": 1.0})])
         pixels, known = torch.zeros(1, 3, *self.clip_shape), torch.zeros(1, self.frames, dtype=torch.bool)
         told = {"nothing": (pixels, known)}
@@ -183,9 +183,9 @@ class OpenSoraPlanSystem:
 
     def decode(self, parts: Parts, request: GenerationRequest, latents: Sequence[Latent]) -> list[np.ndarray]:
         """Frames of each video, uint8."""
-        from vidlab.autoencoders.wfvae.release import published
+        from vidlab.autoencoders.wfvae import WFVAE
 
-        vae = published(parts.vae, chunk=self.chunk).eval().to(request.device)
+        vae = WFVAE.from_published(parts.vae, chunk=self.chunk).eval().to(request.device)
         return [to_frames(vae.decode(z[None].to(request.device))[0]) for z in latents]
 
 

@@ -120,7 +120,7 @@ def check_vae(folder: Path, config: Mapping[str, Any], denoiser: Path) -> None:
     Raises:
         UserError: naming both folders.
     """
-    from vidlab.autoencoders.wfvae.weights import settings_of
+    from vidlab.autoencoders.wfvae.published_config import settings_of
 
     file = folder / CONFIG
     published = read_json(file)

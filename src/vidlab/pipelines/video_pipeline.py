@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
+from vidlab.autoencoders.streaming import decode_in_chunks
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Conditions, LatentShape, TextEmbedding
 from vidlab.conditioning.base import Conditioning, FrameConditions
@@ -77,6 +78,7 @@ class VideoPipeline:
         frame_stride: source frames from one frame to the next in training, told to models that read it.
         source: where the model comes from, for messages.
         make_choice: makes a sampler or a guidance of a choice's name, given the group and the name.
+        frames_at_once: frames that the autoencoder decodes at a time: long clips in bounded memory; None is all.
     """
 
     denoiser: VideoDenoiser
@@ -90,6 +92,7 @@ class VideoPipeline:
     frame_stride: int = 1
     source: str = ""
     make_choice: MakeChoice | None = None
+    frames_at_once: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -279,7 +282,7 @@ class VideoPipeline:
             "null": self.conditions(null, nothing, noise, size, micro=micro),
         }
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
-        return self.autoencoder.decode(latents).clamp(-1, 1)
+        return decode_in_chunks(self.autoencoder, latents, self.frames_at_once).clamp(-1, 1)
 
     def conditions(
         self,

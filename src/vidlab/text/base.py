@@ -1,4 +1,4 @@
-"""What every text encoder is: captions in, ``TextEmbedding`` out."""
+"""The protocol of text encoders, captions to ``TextEmbedding``; masks, masked means and the null prompt."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import UserError
@@ -55,8 +56,8 @@ class TextEncoder(nn.Module, ABC):
     def freeze_pooled(self) -> None:
         """Stop training what is learned for ``pooled`` alone: the denoiser does not read it, so no gradient comes."""
 
+    @override
     def forward(self, captions: Sequence[str]) -> TextEmbedding:
-        """``encode``."""
         return self.encode(captions)
 
     def check(self, prompt: str) -> None:
@@ -95,7 +96,7 @@ def token_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Bo
 
 def masked_mean(tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B D"]:
     """The mean over the real tokens of each caption."""
-    weight = mask.to(tokens.dtype).unsqueeze(-1)
+    weight = mask.to(tokens.dtype).unsqueeze(-1)  # (B, S, 1)
     return (tokens * weight).sum(1) / weight.sum(1)
 
 

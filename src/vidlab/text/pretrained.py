@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import MissingPackageError, UserError
@@ -68,16 +69,17 @@ class PretrainedEncoder(TextEncoder):
         self._cache = FeatureCache(cache_mb * 2**20) if cache_mb > 0 else None
         self._check_length(path)
 
+    @override
     def train(self, mode: bool = True) -> "PretrainedEncoder":
-        """Stays in evaluation mode."""
-        return super().train(False)
+        return super().train(False)  # frozen
 
+    @override
     def count_tokens(self, caption: str) -> int:
-        """Tokens of the model's own tokenizer, special tokens included."""
         return len(self._ids([caption])[0])
 
+    @override
     def tokenization(self) -> str:
-        """The tokenizer's whole state, or its vocabulary and special tokens where it has no such form."""
+        # the tokenizer's whole state, or its vocabulary and special tokens where it has no such form
         self._ids([""])  # the first call undoes padding and truncation that the file may ask for
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is not None:
@@ -85,13 +87,13 @@ class PretrainedEncoder(TextEncoder):
         return json.dumps([self.tokenizer.get_vocab(), self.tokenizer.all_special_tokens], sort_keys=True)
 
     @torch.no_grad()
+    @override
     def encode(self, captions: Sequence[str]) -> TextEmbedding:
-        """Captions -> ``TextEmbedding`` in float32, without gradient, on the encoder's device."""
         ids = self._ids(captions)
         self._note_truncated([len(row) for row in ids])
         ids = [self._cut(row) for row in ids]
         if self._cache is None:
-            tokens = self._forward(ids)
+            tokens = self._forward(ids)  # (B, S, D)
         else:
             device = next(self.model.parameters()).device
             rows = [self._remembered(tuple(row)).to(device, torch.float32) for row in ids]

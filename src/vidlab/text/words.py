@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import UserError
@@ -117,22 +118,22 @@ class WordsEncoder(TextEncoder):
         nn.init.normal_(self.start, std=0.1)
         nn.init.normal_(self.positions, std=0.02)
 
+    @override
     def count_tokens(self, caption: str) -> int:
-        """Words and punctuation marks, plus the start token."""
-        return 1 + len(split_words(caption))
+        return 1 + len(split_words(caption))  # the start token
 
+    @override
     def freeze_pooled(self) -> None:
-        """Stop training the map of the mean."""
         self.pool.requires_grad_(False)
 
+    @override
     def encode(self, captions: Sequence[str]) -> TextEmbedding:
-        """Captions -> ``TextEmbedding``; gradients flow to every parameter."""
         words = [split_words(caption) for caption in captions]
         self._note_truncated([1 + len(found) for found in words])
         words = [found[: self.max_tokens - 1] for found in words]
         device = self.start.device
         mask = token_mask([1 + len(found) for found in words], device)
-        tokens = self._embed(self._ids(words).to(device))
+        tokens = self._embed(self._ids(words).to(device))  # (B, S, D)
         for layer in self.layers:
             tokens = layer(tokens, mask)
         tokens = self.norm(tokens)
@@ -155,7 +156,7 @@ class WordsEncoder(TextEncoder):
 
     def _embed(self, ids: Int[Tensor, "B W K"]) -> Float[Tensor, "B S D"]:
         start = self.start.expand(len(ids), 1, -1)
-        tokens = torch.cat([start, self.table(ids).sum(2)], dim=1)
+        tokens = torch.cat([start, self.table(ids).sum(2)], dim=1)  # K rows of each word to one: (B, 1 + W, D)
         return tokens + self.positions[: tokens.shape[1]]
 
 
@@ -183,7 +184,7 @@ class TextLayer(nn.Module):
     def forward(self, tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """One layer; padded positions are never attended to."""
         q, k, v = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, N, S, D / N)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
         tokens = tokens + self.attention_gain * self.out(mixed.transpose(1, 2).flatten(2))
         return tokens + self.mlp_gain * self.mlp(tokens)

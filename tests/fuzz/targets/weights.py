@@ -97,9 +97,9 @@ def parts_of(folder: Path) -> Sequence[Subject]:
 
 
 def read_wfvae(folder: Path) -> Found:
-    from vidlab.autoencoders.wfvae.release import published
+    from vidlab.autoencoders.wfvae import WFVAE
 
-    return tensors(published(folder).state_dict())
+    return tensors(WFVAE.from_published(folder).state_dict())
 
 
 def make_release(folder: Path) -> Sequence[Subject]:

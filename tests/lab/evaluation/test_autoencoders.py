@@ -159,7 +159,7 @@ def test_published_folders(cfg, tmp_path):
     assert isinstance(found.autoencoder, WFVAE) and found.autoencoder.compat
     assert found.name == "released" and isinstance(found.autoencoder, WFVAE) and not found.autoencoder.training
     (tmp_path / "released" / "config.json").write_text('{"_class_name": "VQModel"}')
-    with pytest.raises(UserError, match=r"holds a VQModel; vidlab reads WFVAEModel, AutoencoderKL"):
+    with pytest.raises(UserError, match=r"holds a VQModel; vidlab reads AutoencoderKL, CausalVideoVAE, WFVAEModel"):
         build_entry("released", cfg)
 
 
@@ -176,4 +176,4 @@ def test_runs_of_autoencoders_and_of_denoisers(cfg, tmp_path):
     node["path"] = str(tmp_path / "a.ckpt")  # of a denoiser: its autoencoder is frozen and lies elsewhere
     frozen = {"state_dict": {"backbone.x": torch.zeros(1)}, "config": OmegaConf.to_yaml(config)}
     torch.save(frozen, tmp_path / "b.ckpt")
-    assert torch.equal(build_entry("b.ckpt", cfg).autoencoder.last_layer(), model.last_layer())
+    assert torch.equal(build_entry("b.ckpt", cfg).autoencoder.last_decoder_weight(), model.last_decoder_weight())

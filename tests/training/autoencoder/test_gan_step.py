@@ -19,7 +19,7 @@ def played(player: GANOptimizerStep, gradient: tuple[float, float]) -> list[floa
     """Where a step of SGD with rate 1 leads."""
     optimizer = torch.optim.SGD(player.network.parameters(), lr=1.0)
     player.network.place.grad = torch.tensor(gradient)
-    player.play(optimizer, lambda o: o.step(), ["a"])
+    player.step(optimizer, lambda o: o.step(), ["a"])
     assert player.network.place.grad is None
     return player.network.place.tolist()
 
@@ -57,7 +57,7 @@ def test_state_with_gradients_that_wait():
     player.network.place.grad = torch.tensor([5.0, 6.0])
     state, other = player.state(unfinished=True), GANOptimizerStep("generator", Point(), None)
     other.restore(state)
-    other.take_up()
+    other.restore_gradients()
     assert other.network.place.grad.tolist() == [5.0, 6.0]
     assert (other.steps, other.statistics) == (1, player.statistics)
     assert not player.state(unfinished=False)["gradients"]

@@ -1,5 +1,5 @@
 """WF-VAE (Li et al. 2024): a causal video autoencoder whose latents carry an energy flow of wavelets."""
 
-from vidlab.autoencoders.wfvae.model import WFVAE, Analysis
+from vidlab.autoencoders.wfvae.model import WFVAE
 
-__all__ = ["WFVAE", "Analysis"]
+__all__ = ["WFVAE"]

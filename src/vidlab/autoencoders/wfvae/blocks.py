@@ -1,5 +1,6 @@
-"""The layers of WF-VAE. Each takes (frames, stream); those of one frame leave the stream alone.
+"""The layers of WF-VAE: norms, residual blocks, attention within frames, down- and upsampling.
 
+Each takes (frames, stream); those of one frame leave the stream alone.
 Attributes are named as in the published weights.
 """
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
+from typing_extensions import override
 
 from vidlab.layers.causal import CausalConv3d, CausalUpsample, Stream
 
@@ -21,16 +23,16 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(channels, eps=1e-6)
 
+    @override
     def forward(self, x: Frames) -> Frames:
-        """Normalised."""
         return self.norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class FrameConv2d(nn.Conv2d):
     """A 2-D convolution of every frame."""
 
+    @override
     def forward(self, x: Frames, stream: Stream | None = None) -> Float[Tensor, "B D T h w"]:
-        """Frame by frame."""
         return super().forward(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
 
 
@@ -45,8 +47,8 @@ class ResnetBlock2D(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = FrameConv2d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Frames:
-        """Same shape."""
         h = self.conv1(silu(self.norm1(x)))
         return x + self.conv2(self.dropout(silu(self.norm2(h))))
 
@@ -63,8 +65,8 @@ class ResnetBlock3D(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels, 3, padding=1)
         self.nin_shortcut = CausalConv3d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Widened:
-        """``out_channels`` channels."""
         h = self.conv1(silu(self.norm1(x)), stream)
         h = self.conv2(self.dropout(silu(self.norm2(h))), stream)
         return (self.nin_shortcut(x, stream) if self.nin_shortcut is not None else x) + h
@@ -81,8 +83,8 @@ class FrameAttention(nn.Module):
         self.v = CausalConv3d(channels, channels, 1)
         self.proj_out = CausalConv3d(channels, channels, 1)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Frames:
-        """Same shape."""
         h = self.norm(x)
         # (B, C, T, H, W) to (B, T, H W, C)
         q, k, v = (layer(h, stream).permute(0, 2, 3, 4, 1).flatten(2, 3) for layer in (self.q, self.k, self.v))
@@ -97,8 +99,8 @@ class Downsample2D(nn.Module):
         super().__init__()
         self.conv = FrameConv2d(channels, channels, 3, stride=2)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Float[Tensor, "B C T h w"]:
-        """Half the size."""
         return self.conv(pad(x, (0, 1, 0, 1)))
 
 
@@ -109,8 +111,8 @@ class Downsample3D(nn.Module):
         super().__init__()
         self.conv = CausalConv3d(channels, channels, 3, stride=2)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Float[Tensor, "B C t h w"]:
-        """Half the size."""
         return self.conv(pad(x, (0, 1, 0, 1)), stream)
 
 
@@ -121,8 +123,8 @@ class Upsample2D(nn.Module):
         super().__init__()
         self.conv = FrameConv2d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Float[Tensor, "B C T h w"]:
-        """Twice the size."""
         return self.conv(interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
 
 
@@ -134,9 +136,9 @@ class Upsample3D(nn.Module):
         self.time = CausalUpsample()
         self.conv = CausalConv3d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Frames, stream: Stream) -> Float[Tensor, "B C t h w"]:
-        """Twice the size; in a stream one frame waits for the next chunk."""
-        x = self.time(x, stream)
+        x = self.time(x, stream)  # 1 + 2 (T - 1) frames; in a stream one waits for the next chunk
         return self.conv(interpolate(x, scale_factor=(1.0, 2.0, 2.0), mode="trilinear"), stream)
 
 

@@ -1,4 +1,7 @@
-"""Encoder and decoder of WF-VAE: a convolutional backbone beside the main flow of energy in wavelet bands."""
+"""Encoder and decoder of WF-VAE: a causal convolutional backbone beside the flow of energy in wavelet sub-bands.
+
+Open-Sora Plan report (arXiv 2412.00131), section 2.1 and figure 2; arXiv 2411.17459, section 3.2.
+"""
 
 from dataclasses import dataclass
 
@@ -7,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from vidlab.autoencoders.base import Posterior
 from vidlab.autoencoders.wfvae.blocks import (
     ChannelNorm,
     Downsample2D,
@@ -20,7 +24,9 @@ from vidlab.autoencoders.wfvae.blocks import (
     middle,
 )
 from vidlab.layers.causal import CausalConv3d, CausalSequential, Stream
-from vidlab.layers.wavelets import causal_haar3d, haar2d, inverse_causal_haar3d, inverse_haar2d
+from vidlab.layers.wavelets import at_least_single, causal_haar3d, haar2d, inverse_causal_haar3d, inverse_haar2d
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)  # of the published implementation, which took it from latent diffusion
 
 Clip = Float[Tensor, "B C T H W"]
 LowBand = Float[Tensor, "B 3 t y x"]
@@ -51,6 +57,11 @@ class Encoded:
     moments: Float[Tensor, "B D T H W"]
     flow: WaveletFlow
 
+    @property
+    def posterior(self) -> Posterior:
+        """Of z, in single precision."""
+        return posterior_of(self.moments)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -58,6 +69,12 @@ class Decoded:
 
     pixels: Float[Tensor, "B 3 T H W"]
     flow: WaveletFlow
+
+
+def posterior_of(moments: Float[Tensor, "B D T H W"]) -> Posterior:
+    """Mean and bounded log variance of z, (B, C, T', H', W') each, of the encoder's 2 C channels."""
+    mean, log_variance = at_least_single(moments).chunk(2, dim=1)
+    return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE))
 
 
 @dataclass(frozen=True)
@@ -116,14 +133,14 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "B 3 T H W"], stream: Stream) -> Encoded:
         """1 + 4n frames, in later chunks of a stream 4n, of sides that are multiples of 8."""
-        bands = causal_haar3d(pixels, stream, self.gain)
-        level2 = haar2d(bands[:, :3])
-        level3 = causal_haar3d(level2[:, :3], stream, self.gain)
+        bands = causal_haar3d(pixels, stream, self.gain)  # (B, 24, (T + 1) / 2, H / 2, W / 2)
+        level2 = haar2d(bands[:, :3])  # (B, 12, (T + 1) / 2, H / 4, W / 4)
+        level3 = causal_haar3d(level2[:, :3], stream, self.gain)  # (B, 24, (T + 3) / 4, H / 8, W / 8)
         # bands are in single precision even where weights are not
         into1, into2, into3 = (level.to(self.connect_l1.weight.dtype) for level in (bands, level2, level3))
-        h = self.down1(into1, stream)
-        h = self.down2(torch.cat([h, self.connect_l1(into2)], dim=1), stream)
-        h = self.mid(torch.cat([h, self.connect_l2(into3)], dim=1), stream)
+        h = self.down1(into1, stream)  # (B, width, (T + 1) / 2, H / 4, W / 4)
+        h = self.down2(torch.cat([h, self.connect_l1(into2)], dim=1), stream)  # (B, 2 width, (T + 3) / 4, H / 8, W / 8)
+        h = self.mid(torch.cat([h, self.connect_l2(into3)], dim=1), stream)  # (B, 4 width, (T + 3) / 4, H / 8, W / 8)
         return Encoded(self.conv_out(silu(self.norm_out(h)), stream), WaveletFlow(level2, level3))
 
 
@@ -173,6 +190,7 @@ class Decoder(nn.Module):
         them where none comes.
         """
         h = self.mid(self.conv_in(latents.to(self.conv_out.weight.dtype), stream), stream)
+        # (B, 4 width + energy, T', H', W'); the last channels leave for the bands
         level3 = self.connect_l2(h[:, -self.energy :], stream)
         low = inverse_causal_haar3d(level3, stream, self.gain)
         h = h[:, : -self.energy]
@@ -191,12 +209,12 @@ class Decoder(nn.Module):
 
     def _fine(self, h: Clip, low: LowBand, level3: Tensor | None, stream: Stream) -> Decoded:
         """From the interpolation in time on."""
-        for layer in list(self.up2)[-2:]:
+        for layer in list(self.up2)[-2:]:  # twice the frames after the first, rows and columns
             h = layer(h, stream)
         level2 = self.connect_l1(h[:, -self.energy :], stream)
         level2 = add_low(level2, self._in_step(low, h.shape[2], stream))
-        h = self.up1(h[:, : -self.energy], stream)
-        h = self.layer(h, stream)
+        h = self.up1(h[:, : -self.energy], stream)  # (B, 2 width, (T + 1) / 2, H / 2, W / 2)
+        h = self.layer(h, stream)  # (B, width, (T + 1) / 2, H / 2, W / 2)
         bands = add_low(self.conv_out(silu(self.norm_out(h))), inverse_haar2d(level2))
         flow = WaveletFlow(level2, level3 if level3 is not None else bands[:, :, :0, ::4, ::4])
         return Decoded(inverse_causal_haar3d(bands, stream, self.gain), flow)

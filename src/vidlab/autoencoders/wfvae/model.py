@@ -1,41 +1,42 @@
-"""WF-VAE: a causal video autoencoder around a flow of wavelet energy."""
+"""WF-VAE (Open-Sora Plan): a causal 4 x 8 x 8 video autoencoder around a flow of energy in wavelet sub-bands."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.autoencoders.base import Autoencoder, Posterior
+from vidlab.autoencoders.base import ExportedFormat, Posterior
+from vidlab.autoencoders.causal_streaming import CausalDecodingStream, CausalEncodingStream
+from vidlab.autoencoders.learned import WAVELET_BANDS, DecoderOutput, EncoderOutput, LearnedAutoencoder
 from vidlab.autoencoders.tiling import Tiling, tiled
-from vidlab.autoencoders.wfvae.coders import CoderSizes, Decoded, Decoder, Encoder, WaveletFlow
+from vidlab.autoencoders.wfvae.coders import CoderSizes, Decoder, Encoder, posterior_of
 from vidlab.autoencoders.wfvae.init import start_as_wavelets
-from vidlab.autoencoders.wfvae.weights import RELEASED_SCALE, load_weights
+from vidlab.autoencoders.wfvae.published_config import KIND
+from vidlab.autoencoders.wfvae.weights import (
+    RELEASED_SCALE,
+    export_weights,
+    load_weights,
+    stored_settings,
+    stored_sizes,
+)
 from vidlab.clip import Stride
 from vidlab.errors import UserError
 from vidlab.layers.causal import Stream, whole
-from vidlab.layers.wavelets import EXACT, RELEASED, at_least_single
+from vidlab.layers.wavelets import EXACT, RELEASED
 
-LOG_VARIANCE_RANGE = (-30.0, 20.0)  # of the published implementation, which took it from latent diffusion
 STARTS = ("random", "wavelets")
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What training looks at on the way down: the posterior of unscaled latents, and the encoder's bands."""
-
-    posterior: Posterior
-    flow: WaveletFlow
-
-
-class WFVAE(Autoencoder):
+class WFVAE(LearnedAutoencoder):
     """The Wavelet-Flow VAE of Open-Sora Plan (arXiv 2412.00131, section 2.1; arXiv 2411.17459), 4 x 8 x 8.
 
     Of 1 + 4n frames the first has a latent frame of its own, so an image is a video of one frame. Latents are
@@ -62,13 +63,17 @@ class WFVAE(Autoencoder):
         UserError: a setting out of range, or weights that do not fit.
     """
 
-    latent_scale: Tensor
-    latent_shift: Tensor
     # all but what meets pixels, latents and wavelet bands
     hidden_matrices = (
         "encoder.down1.[!0]*", "encoder.down2.*", "encoder.mid.*", "decoder.conv_in.*", "decoder.mid.*",
         "decoder.up?.*", "decoder.layer.*",
     )  # fmt: skip
+    features = frozenset({WAVELET_BANDS})
+    published_class = KIND
+    lr_multipliers: ClassVar = {
+        "encoder.connect_l*": 0.05,
+        "encoder.down1.0.*": 0.05,
+    }  # they read bands up to 16
 
     def __init__(
         self,
@@ -89,16 +94,14 @@ class WFVAE(Autoencoder):
         path: str | None = None,
         start: str = "random",
     ) -> None:
-        super().__init__()
         at_least = {"latent_channels": 1, "width": 1, "encoder_energy": 1, "decoder_energy": 1, "encoder_blocks": 0,
                     "decoder_blocks": 1, "connect_blocks": 0, "chunk": 1}  # fmt: skip
         given = {**locals(), "chunk": 1 if chunk is None else chunk}
         for name, least in at_least.items():
             if given[name] < least:
                 raise UserError(f"autoencoder.{name}={given[name]} must be {least} or more.")
-        self.stride = Stride(4, 8, 8, first_frame_alone=True)
-        self.channels, self.compat = latent_channels, compat
-        self.chunk, self.tiling = chunk, tiling
+        super().__init__(latent_channels, Stride(4, 8, 8, first_frame_alone=True), RELEASED_SCALE, 0.0)
+        self.compat, self.chunk, self.tiling = compat, chunk, tiling
         gain = RELEASED if compat else EXACT
         self.encoder_sizes = CoderSizes(
             latent_channels, width, encoder_energy, encoder_blocks, 0, attention, dropout
@@ -109,9 +112,6 @@ class WFVAE(Autoencoder):
         with torch.device("meta") if path is not None else nullcontext():  # weights that are replaced are not drawn
             self.encoder = Encoder(self.encoder_sizes, gain)
             self.decoder = Decoder(self.decoder_sizes, gain)
-        self.trained = False
-        self.register_buffer("latent_scale", self.per_channel(RELEASED_SCALE, "scale"))
-        self.register_buffer("latent_shift", self.per_channel(0.0, "shift"))
         if start not in STARTS:
             raise UserError(f"autoencoder.start={start}: choose {' or '.join(STARTS)}.")
         if path is None and start == "wavelets":
@@ -120,93 +120,72 @@ class WFVAE(Autoencoder):
             load_weights(self, path)
         self.set_latent_scale(scale, shift)
 
-    def set_latent_scale(
-        self, scale: float | Sequence[float] | None = None, shift: float | Sequence[float] | None = None
-    ) -> None:
-        """Change what latents are shifted and multiplied by; None leaves one as it is.
-
-        Raises:
-            UserError: a wrong number of channels, or a scale that is not above 0.
-        """
-        with torch.no_grad():
-            if scale is not None:
-                self.latent_scale.copy_(self.per_channel(scale, "scale"))
-            if shift is not None:
-                self.latent_shift.copy_(self.per_channel(shift, "shift"))
-
-    def per_channel(self, value: float | Sequence[float], name: str) -> Float[Tensor, "C 1 1 1"]:
-        """A scale or shift for each channel.
-
-        Raises:
-            UserError: a wrong number of channels, or a scale that is not above 0.
-        """
-        values = [float(value)] * self.channels if isinstance(value, int | float) else [float(v) for v in value]
-        if len(values) != self.channels:
-            raise UserError(
-                f"autoencoder.{name} has {len(values)} numbers and the latents have {self.channels} channels: give one "
-                "number, or one for each channel."
-            )
-        if not all(math.isfinite(v) for v in values) or (name == "scale" and min(values) <= 0):
-            raise UserError(f"autoencoder.{name}={value} must be finite{', and above 0' if name == 'scale' else ''}.")
-        return torch.tensor(values).view(-1, 1, 1, 1)
-
-    def posterior(self, pixels: Pixels) -> Posterior:
-        """The distribution of the scaled latents.
-
-        Raises:
-            UserError: a clip the autoencoder cannot take.
-        """
+    @override
+    def encode_to_moments(self, pixels: Pixels, requested: frozenset[str] = frozenset()) -> EncoderOutput:
+        self.check_requested(requested)
         self.check_clip(pixels)
-        moments = self._tiled_moments(pixels)
-        mean, log_variance = at_least_single(moments).chunk(2, dim=1)
-        mean = (mean - self.latent_shift) * self.latent_scale
-        return Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE) + 2 * self.latent_scale.log())
+        found = self.encoder(pixels, whole())
+        return EncoderOutput(found.posterior, {WAVELET_BANDS: found.flow.bands} if requested else {})
 
-    def encode(self, pixels: Pixels) -> Latents:
-        """The mean of the posterior."""
-        return self.posterior(pixels).mode
+    @override
+    def decode_z(self, z: Latents, requested: frozenset[str] = frozenset()) -> DecoderOutput:
+        self.check_requested(requested)
+        found = self.decoder(z, whole())
+        return DecoderOutput(found.pixels, {WAVELET_BANDS: found.flow.bands} if requested else {})
 
+    @override
+    def last_decoder_weight(self) -> Float[Tensor, "K D h w"]:
+        return self.decoder.conv_out.weight
+
+    @override
+    def posterior(self, pixels: Pixels) -> Posterior:
+        self.check_clip(pixels)
+        if self.tiling is None:
+            return self.scaled(posterior_of(self._moments(pixels)))
+        return self.scaled(posterior_of(tiled(self._moments, pixels, self.tiling, 1 / self.stride.height)))
+
+    @override
     def decode(self, latents: Latents) -> Pixels:
-        """Pixels, (1 + 4 (T' - 1), 8 H', 8 W')."""
         self.check_latents(latents)
         z = self.unscaled(latents)
         if self.tiling is None:
             return self._pixels(z)
         return tiled(self._pixels, z, self.tiling.divided(self.stride.height), self.stride.height)
 
-    def analyse(self, pixels: Pixels) -> Analysis:
-        """Posterior of the *unscaled* latents, which the KL term pulls to a standard normal, and the bands."""
-        self.check_clip(pixels)
-        encoded = self.encoder(pixels, whole())
-        mean, log_variance = at_least_single(encoded.moments).chunk(2, dim=1)
-        return Analysis(Posterior(mean, log_variance.clamp(*LOG_VARIANCE_RANGE)), encoded.flow)
-
-    def synthesise(self, z: Latents) -> Decoded:
-        """Pixels and the decoder's bands, of *unscaled* latents."""
-        return self.decoder(z, whole())
-
-    def unscaled(self, latents: Latents) -> Latents:
-        """The decoder's z of latents."""
-        return latents / self.latent_scale + self.latent_shift
-
-    def last_layer(self) -> Float[Tensor, "K D h w"]:
-        """The weight at which the adversarial and the reconstruction loss are balanced."""
-        return self.decoder.conv_out.weight
+    @override
+    def encoding_stream(self) -> CausalEncodingStream:
+        return CausalEncodingStream(self, lambda frames, stream: self.scaled(self.encoder(frames, stream).posterior))
 
     @override
-    def check_trained(self) -> None:
-        if not self.trained:
-            raise UserError(
-                "autoencoder.path is not set, so the autoencoder has random weights. Give a run of task=autoencoder, "
-                "or published weights (a folder with config.json and diffusion_pytorch_model.safetensors)."
-            )
+    def decoding_stream(self) -> CausalDecodingStream:
+        # the interpolation in time looks one latent ahead, so the last frames come at the end
+        def decode(latents: Latents, stream: Stream) -> Pixels:
+            return self.decoder(self.unscaled(latents), stream).pixels
 
-    def _tiled_moments(self, pixels: Pixels) -> Tensor:
-        if self.tiling is None:
-            return self._moments(pixels)
-        return tiled(self._moments, pixels, self.tiling, 1 / self.stride.height)
+        return CausalDecodingStream(self, decode, self.decoder.finish)
 
-    def _moments(self, pixels: Pixels) -> Tensor:
+    @override
+    def load_trained(self, path: str | Path) -> None:
+        load_weights(self, path)
+
+    @classmethod
+    @override
+    def published_settings(cls, folder: Path) -> dict[str, Any]:
+        return stored_sizes(folder)
+
+    @classmethod
+    @override
+    def from_published(cls, folder: str | Path, **settings: Any) -> "WFVAE":
+        return cls(**(stored_settings(Path(folder).expanduser()) | settings), path=str(folder))
+
+    @override
+    def exported_format(self) -> ExportedFormat:
+        tiling = "for which the published form has no place: give it where it is used"
+        left_out = {} if self.tiling is None else {"autoencoder.tiling": tiling}
+        return ExportedFormat("as WF-VAE is published", partial(export_weights, self), left_out)
+
+    def _moments(self, pixels: Pixels) -> Float[Tensor, "B D t h w"]:
+        """Means and log variances of z, ``chunk`` latent frames at a time; gradients pass."""
         if self.chunk is None:
             return self.encoder(pixels, whole()).moments
         stream, parts = Stream(), []
@@ -216,6 +195,7 @@ class WFVAE(Autoencoder):
         return torch.cat(parts, dim=2)
 
     def _pixels(self, z: Latents) -> Pixels:
+        """Frames of z, ``chunk`` latent frames at a time; gradients pass."""
         if self.chunk is None:
             return self.decoder(z, whole()).pixels
         stream, parts, chunks = Stream(), [], z.split(self.chunk, dim=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vidlab.autoencoders.streaming import check_chunk
 from vidlab.clip import ClipBatch
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
@@ -30,6 +31,7 @@ def evaluate_autoencoders(cfg: DictConfig, folder: Path) -> None:
     Raises:
         UserError: an autoencoder, the data or a setting cannot be used, or no metric can be measured.
     """
+    check_chunk(cfg.frames_at_once)
     items = OmegaConf.to_container(cfg.autoencoders, resolve=True)
     assert isinstance(items, list)
     entries = [build_entry(item, cfg) for item in items]
@@ -37,7 +39,7 @@ def evaluate_autoencoders(cfg: DictConfig, folder: Path) -> None:
     batches = held_out_batches(data)
     metrics, left_out = usable_metrics(chosen_metrics(cfg), data.view.frames)
     device = "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
-    setup = Setup(device, cfg.precision, float(cfg.fps))
+    setup = Setup(device, cfg.precision, float(cfg.fps), cfg.frames_at_once)
     originals = write_originals(batches, folder / "originals", setup.fps)
     made: list[Reconstructed] = []
     evaluated: list[Evaluated] = []

@@ -1,7 +1,7 @@
 """The autoencoders that an evaluation names, built and with weights."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,19 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vidlab.autoencoders.base import Autoencoder
-from vidlab.autoencoders.image_vae import ImageVAE
-from vidlab.autoencoders.wfvae.release import published
+from vidlab.autoencoders.weight_files import CONFIG, OURS
 from vidlab.errors import UserError
-from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.hydra_main import instantiate, locate_target
 from vidlab.lab.compose import locate_autoencoder
 from vidlab.lab.exported import load_stored
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.runs.resolve import EXPORT, read_run_record, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
-from vidlab.lab.trusted_config import Allowed, trained_config
+from vidlab.lab.trusted_config import Allowed, shipped_targets, trained_config
 from vidlab.tensors import refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
 
-GROUP, CHOICE, CONFIG = "autoencoder", "choice", "config.json"
-# What published folders say they hold, and what builds it.
-PUBLISHED: Mapping[str, Callable[[str], Autoencoder]] = {"WFVAEModel": published, "AutoencoderKL": ImageVAE}
-OURS = "autoencoder."  # where a checkpoint keeps an autoencoder that was trained
+GROUP, CHOICE = "autoencoder", "choice"
 
 
 @dataclass(frozen=True)
@@ -115,9 +111,17 @@ def _from_published(folder: Path) -> Entry:
         kind = str(json.loads((folder / CONFIG).read_text())["_class_name"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"autoencoders: {folder / CONFIG} names no _class_name, so its weights are unknown.") from error
-    if kind not in PUBLISHED:
-        raise UserError(f"autoencoders: {folder} holds a {kind}; vidlab reads {', '.join(PUBLISHED)}.")
-    return Entry(folder.name, str(folder), PUBLISHED[kind](str(folder)))
+    known = published_classes()
+    if kind not in known:
+        raise UserError(f"autoencoders: {folder} holds a {kind}; vidlab reads {', '.join(known)}.")
+    return Entry(folder.name, str(folder), known[kind].from_published(folder))
+
+
+def published_classes() -> dict[str, type[Autoencoder]]:
+    """The autoencoders of ``conf/autoencoder`` that have a published form, by what their folders say they hold."""
+    found = [locate_target(name, GROUP) for name in sorted(shipped_targets(GROUP))]
+    kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Autoencoder)]
+    return {kind.published_class: kind for kind in kinds if kind.published_class is not None}
 
 
 def _built(node: DictConfig, cfg: DictConfig) -> Autoencoder:

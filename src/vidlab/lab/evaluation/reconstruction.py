@@ -36,11 +36,14 @@ class Setup:
         device: ``cpu`` or ``cuda``.
         precision: of the autoencoder.
         fps: of the files.
+        frames_at_once: frames that pass the autoencoder at a time, so that memory does not grow with length; None is
+            all.
     """
 
     device: str
     precision: str
     fps: float
+    frames_at_once: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,20 +148,30 @@ class _Clock:
 
     def warm_up(self, pixels: Float[Tensor, "B 3 T H W"]) -> tuple[ResourceUsage, ResourceUsage]:
         """Memory of both ways; the time is not counted, as first calls choose their kernels."""
-        clip, device = pixels.to(self.setup.device), self.setup.device
-        latents, down = profile(lambda: encode_padded(self.autoencoder, clip), device)
-        _, up = profile(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        clip, device = self._placed(pixels), self.setup.device
+        latents, down = profile(lambda: self._encoded(clip), device)
+        _, up = profile(lambda: self._decoded(latents, clip), device)
         return down, up
 
     def run(self, pixels: Float[Tensor, "B 3 T H W"]) -> "_Round":
         """There and back; the speed is kept."""
-        clip, device = pixels.to(self.setup.device), self.setup.device
-        latents, down = timed(lambda: encode_padded(self.autoencoder, clip), device)
-        made, up = timed(lambda: decode_cut(self.autoencoder, latents, _size(clip)), device)
+        clip, device = self._placed(pixels), self.setup.device
+        latents, down = timed(lambda: self._encoded(clip), device)
+        made, up = timed(lambda: self._decoded(latents, clip), device)
         frames = clip.shape[0] * clip.shape[2]
         self.encoding.append(frames / down)
         self.decoding.append(frames / up)
         return _Round(made, LatentMoments.of(Posterior(latents.float(), None)))
+
+    def _placed(self, pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 3 T H W"]:
+        """Whole clips where the autoencoder is; those that pass in parts stay, and their parts move."""
+        return pixels.to(self.setup.device) if self.setup.frames_at_once is None else pixels
+
+    def _encoded(self, clip: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B C t h w"]:
+        return encode_padded(self.autoencoder, clip, self.setup.frames_at_once, self.setup.device)
+
+    def _decoded(self, latents: Float[Tensor, "B C t h w"], clip: Tensor) -> Float[Tensor, "B 3 T H W"]:
+        return decode_cut(self.autoencoder, latents, _size(clip), self.setup.frames_at_once, clip.device)
 
 
 def _size(pixels: Tensor) -> tuple[int, int, int]:

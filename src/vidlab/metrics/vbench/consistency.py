@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from vidlab.metrics.base import ClipMetric
 from vidlab.metrics.sets.features import Extractor, FrameExtractor
-from vidlab.perceptual.i3d import CLASSES, MIN_FRAMES, load_i3d
 from vidlab.perceptual.lpips import LPIPS, Net, load_lpips
 from vidlab.perceptual.resize import Filter
 
@@ -76,25 +75,9 @@ class _DeepestTap(nn.Module):
         return self.network.features(images)[-1].mean((2, 3))
 
 
-class _StillClip(nn.Module):
-    """I3D of an image shown for as long as I3D needs."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B D"]:
-        return self.network(images[:, :, None].expand(-1, -1, MIN_FRAMES, -1, -1))
-
-
 def lpips_frames(
     net: Net = "alex", weights: str | None = None, size: int = 224, resize: Filter = "bilinear_antialias"
 ) -> FrameExtractor:
     """The last layer of LPIPS' trunk per frame, averaged over space; ``net`` and ``weights`` as in ``load_lpips``."""
     network = _DeepestTap(load_lpips(net, weights))
     return FrameExtractor(network, f"LPIPS {net} conv5", len(network.network.heads[-1]), size, resize)
-
-
-def i3d_frames(weights: str = "asset:i3d-kinetics-400.ckpt", resize: Filter = "bilinear") -> FrameExtractor:
-    """I3D's logits of each frame, shown still for 9 frames, so 9 times as slow; ``weights`` as in ``load_i3d``."""
-    return FrameExtractor(_StillClip(load_i3d(weights)), "I3D logits of still frames", CLASSES, 224, resize, batch=1)

@@ -1,1 +1,1 @@
-"""Parts of autoencoder training."""
+"""Parts of autoencoder training: losses, turns of generator and discriminator, augmentation, latent scale."""

@@ -1,4 +1,4 @@
-"""Clips mirrored, turned and reversed: more of a small set, for what no caption speaks of."""
+"""Data augmentation of autoencoder training: clips flipped in space and time, rows and columns exchanged."""
 
 import torch
 from jaxtyping import Float

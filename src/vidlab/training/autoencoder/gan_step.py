@@ -44,12 +44,12 @@ class GANOptimizerStep:
         self.steps = self.discarded = self._in_a_row = 0
         self._waiting: dict[str, Tensor] = {}
 
-    def play(self, optimizer: Optimizer, step: Callable[[Optimizer], Any], keys: Sequence[str]) -> dict[str, float]:
+    def step(self, optimizer: Optimizer, take: Callable[[Optimizer], Any], keys: Sequence[str]) -> dict[str, float]:
         """Use the gradients that have accumulated, and clear them.
 
         Args:
             optimizer: of the network.
-            step: takes a step of it.
+            take: takes a step of it.
             keys: the clips the gradients are of, for the log of discarded ones.
 
         Returns:
@@ -66,7 +66,7 @@ class GANOptimizerStep:
             found["clip_threshold"] = threshold
         if self._keeps(norm):
             self._limit(gradients, norm)
-            step(optimizer)
+            take(optimizer)
             self.steps += 1
         else:
             log.warning(
@@ -108,7 +108,7 @@ class GANOptimizerStep:
         self.steps, self.discarded, self._in_a_row = state["steps"], state["discarded"], state["in_a_row"]
         self._waiting = dict(state["gradients"])
 
-    def take_up(self) -> None:
+    def restore_gradients(self) -> None:
         """Put restored gradients in place, once nothing that follows a checkpoint's reading clears them."""
         parameters = dict(self.network.named_parameters())
         refuse_other_shapes(self._waiting, parameters, f"The checkpoint's waiting gradients of the {self.name}", BESIDE)

@@ -1,4 +1,4 @@
-"""The perceptual distance that an autoencoder is trained on."""
+"""LPIPS as a loss of autoencoder training: trained weights, smallest frames, distances frame by frame."""
 
 import torch
 from jaxtyping import Float

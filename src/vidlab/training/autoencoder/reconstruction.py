@@ -1,13 +1,12 @@
-"""A clip through an autoencoder, and the terms of its loss that need no adversary."""
+"""The loss of a learned autoencoder without its adversary: absolute error, LPIPS, KL and wavelet terms."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.autoencoders.learned import LearnedAutoencoder
-from vidlab.autoencoders.wfvae import Analysis
-from vidlab.autoencoders.wfvae.coders import Decoded
+from vidlab.autoencoders.base import Posterior
+from vidlab.autoencoders.learned import WAVELET_BANDS, LearnedAutoencoder
 from vidlab.errors import UserError
 from vidlab.losses.autoencoding import kl_loss, reconstruction_loss, wavelet_loss
 from vidlab.perceptual.lpips import LPIPS
@@ -22,7 +21,7 @@ class LossWeights:
     Args:
         perceptual: of LPIPS beside the absolute error, lambda_lpips: 1, in the authors' third stage 0.1.
         kl: lambda_KL.
-        wavelet: lambda_WL; 0 leaves the term out of the loss, and it is logged all the same.
+        wavelet: lambda_WL; 0 leaves the term out of the loss, and it is logged all the same where there are bands.
         adversarial: share of the reconstruction's gradient at the last layer that the adversary's gets (equation 4).
 
     Raises:
@@ -39,13 +38,33 @@ class LossWeights:
             if value < 0:
                 raise UserError(f"task.weights.{name}={value} must not be negative.")
 
+    def check(self, autoencoder: LearnedAutoencoder) -> None:
+        """Refuse a weight of a term that an autoencoder cannot give.
+
+        Raises:
+            UserError: ``wavelet`` is not 0, and there are no bands.
+        """
+        if self.wavelet and WAVELET_BANDS not in autoencoder.features:
+            raise UserError(
+                f"task.weights.wavelet={self.wavelet}: {type(autoencoder).__name__} has no wavelet sub-bands to "
+                "compare. Set task.weights.wavelet=0."
+            )
+
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A batch, encoded and decoded, and the terms of its loss without the adversary."""
+    """A batch, encoded and decoded, and the terms of its loss without the adversary.
 
-    analysis: Analysis
-    decoded: Decoded
+    Args:
+        posterior: of z, the unscaled latents.
+        pixels: what was decoded, not clamped.
+        terms: unweighted, by the names they are logged under.
+        reconstruction: absolute error and LPIPS together, which the adversary is balanced against.
+        total: the weighted sum of all.
+    """
+
+    posterior: Posterior
+    pixels: Float[Tensor, "B 3 T H W"]
     terms: dict[str, Tensor]
     reconstruction: Float[Tensor, ""]
     total: Float[Tensor, ""]
@@ -67,18 +86,21 @@ def reconstruct(
         perceptual: the LPIPS network; None leaves the term out.
         draw: random numbers of the clips.
     """
-    analysis = autoencoder.analyse(pixels)
-    posterior = analysis.posterior
+    wanted = autoencoder.features & {WAVELET_BANDS}
+    encoded = autoencoder.encode_to_moments(pixels, wanted)
+    posterior = encoded.posterior
     assert posterior.log_variance is not None
-    z = posterior.mode
+    z = posterior.mode  # (B, C, T', H', W')
     if draw is not None:
         z = posterior.sample(draw.normal("posterior", tuple(z.shape[1:])).to(z))
-    decoded = autoencoder.synthesise(z)
+    decoded = autoencoder.decode_z(z, wanted)
     distances = None if perceptual is None else frame_distances(perceptual, pixels, decoded.pixels)
     reconstruction = reconstruction_loss(pixels, decoded.pixels, distances, weights.perceptual)
     kl = kl_loss(posterior.mean, posterior.log_variance)
-    wavelet = wavelet_loss(analysis.flow.bands, decoded.flow.bands)
-    total = reconstruction + weights.kl * kl + weights.wavelet * wavelet
-    terms = {"l1": (pixels - decoded.pixels).abs().mean(), "kl": kl, "wavelet": wavelet}
+    total = reconstruction + weights.kl * kl
+    terms = {"l1": (pixels - decoded.pixels).abs().mean(), "kl": kl}
+    if wanted:
+        terms["wavelet"] = wavelet_loss(encoded.features[WAVELET_BANDS], decoded.features[WAVELET_BANDS])
+        total = total + weights.wavelet * terms["wavelet"]
     terms |= {} if distances is None else {"lpips": distances.mean()}
-    return Reconstruction(analysis, decoded, terms, reconstruction, total)
+    return Reconstruction(posterior, decoded.pixels, terms, reconstruction, total)
