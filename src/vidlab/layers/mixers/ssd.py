@@ -1,0 +1,196 @@
+"""The state-space dual (SSD) of Mamba-2 by chunks, in PyTorch.
+
+Dao & Gu 2024 (arXiv 2405.21060), section 6. For each head, with values x_t (P), keys B_t and queries C_t (S) and a
+state h_t (P x S):
+
+    h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,    y_t = h_t C_t + D x_t.
+
+Within a chunk of Q tokens this is masked linear attention; between chunks only the state is passed on. Spans of a few
+chunks are computed one after the other, forward and backward, each in a scratch memory that does not grow with the
+length. Kept for the backward pass are the inputs and one state for each span; the gradients are derived by hand.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vidlab.layers.mixers.ssd_span import chunked, cut_span, span_backward, span_forward, unchunked
+
+CHUNK = 64
+"""Tokens of a chunk: with heads and states of 64 the products within chunks and between them cost the same."""
+
+# Scratch of one span: the largest tensor of it, Q x Q numbers for each head and chunk. On a CPU all of a span's tensors
+# then stay in the second cache; a GPU wants work for all of its processors at once.
+SPAN_BYTES = {"cpu": 2**20, "cuda": 2**27}
+# The decay from chunk to chunk is a matrix of the chunks of a span.
+MOST_CHUNKS = 64
+
+
+def ssd(
+    x: Float[Tensor, "B L N P"],
+    dt: Float[Tensor, "B L N"],
+    A: Float[Tensor, "N"],
+    B: Float[Tensor, "B L G S"],
+    C: Float[Tensor, "B L G S"],
+    D: Float[Tensor, "N"] | None = None,
+    initial_state: Float[Tensor, "B N P S"] | None = None,
+    real: Bool[Tensor, "B L"] | None = None,
+    chunk: int = CHUNK,
+) -> tuple[Float[Tensor, "B L N P"], Float[Tensor, "B N P S"]]:
+    """The recurrence above, exactly, for any length, in time and memory linear in it; differentiable once.
+
+    Products, sums and states are float32, or float64 where ``x`` is, also under autocast.
+
+    Args:
+        x: values of N heads.
+        dt: step sizes, at least 0; 0 leaves the state alone.
+        A: decay rates, at most 0.
+        B: keys; head n takes group n // (N / G).
+        C: queries, in groups likewise.
+        D: weight of the direct path from x to y; None leaves it out.
+        initial_state: the state before the first token; zeros by default.
+        real: False at pads: they do not change the state, whatever they hold, and only their own outputs see them.
+        chunk: Q, a matter of speed alone.
+
+    Returns:
+        y, in the dtype of ``x``, and the state behind the last token, float32 or float64.
+
+    Raises:
+        ValueError: N is no multiple of G, or ``chunk`` is not positive.
+    """
+    if x.shape[2] % B.shape[2] or chunk < 1:
+        raise ValueError(
+            f"{x.shape[2]} heads in {B.shape[2]} groups by chunks of {chunk}: choose a divisor of the heads"
+        )
+    if real is not None:
+        pads = ~real[..., None]
+        x, dt = x.masked_fill(pads[..., None], 0.0), dt.masked_fill(pads, 0.0)
+        B = B.masked_fill(pads[..., None], 0.0)  # 0 times NaN is NaN
+    if initial_state is None:
+        initial_state = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3], dtype=state_dtype(x.dtype))
+    y, state, _ = _ssd(x, dt, A, B, C, D, initial_state, min(chunk, max(x.shape[1], 1)))
+    return y, state
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What states are computed in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def span_tokens(x: Tensor, chunk: int) -> int:
+    """Tokens of a span: as many chunks as the scratch memory holds, in spans of almost equal length."""
+    limit = SPAN_BYTES.get(x.device.type, SPAN_BYTES["cuda"])
+    fits = limit // (x.shape[0] * x.shape[2] * chunk * chunk * 4)
+    most = max(1, min(fits, MOST_CHUNKS))
+    chunks = max(1, -(-x.shape[1] // chunk))
+    spans = -(-chunks // most)
+    return -(-chunks // spans) * chunk
+
+
+def _spans(length: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _float32(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast: what is computed within is computed in the dtypes given."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+# Operators for torch.compile: a graph does not depend on the number of spans, so that lengths may vary in it.
+@torch.library.custom_op(
+    "vidlab::ssd", mutates_args=(),
+    schema="(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state, int chunk)"
+    " -> (Tensor, Tensor, Tensor)",
+)  # fmt: skip
+def _ssd(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last state, and the states before the spans, (spans, B, N, P, S)."""
+    y, entries = torch.empty_like(x, memory_format=torch.contiguous_format), []
+    dtype = state_dtype(x.dtype)
+    state = state.to(dtype, copy=True)
+    with _float32(x):
+        for part in _spans(x.shape[1], span_tokens(x, chunk)):
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], chunk, dtype)
+            entries.append(state)
+            within, state = span_forward(span, state)
+            out = unchunked(within, span.shape, x.shape[2], part.stop - part.start)
+            y[:, part] = out if D is None else torch.addcmul(out, x[:, part], D[:, None].to(dtype))
+    return y, state.clone(), torch.stack(entries) if entries else state.new_empty(0, *state.shape)
+
+
+@torch.library.custom_op(
+    "vidlab::ssd_backward", mutates_args=(),
+    schema="(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor entries,"
+    " int chunk) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)  # fmt: skip
+def _ssd_backward(
+    dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    entries: Tensor, chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, dt, A, B, C, D (zeros without a direct path) and the first state."""
+    dx, ddt, dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, B, C))
+    dtype, heads = state_dtype(x.dtype), x.shape[2]
+    dA, dD = (torch.zeros(heads, dtype=dtype, device=x.device) for _ in range(2))
+    dstate = dstate.to(dtype)
+    with _float32(x):
+        spans = _spans(x.shape[1], span_tokens(x, chunk))
+        for part, state in zip(reversed(spans), entries.flip(0), strict=True):
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], chunk, dtype)
+            found = span_backward(span, state, chunked(dy[:, part], chunk, heads, dtype), dstate)
+            length, dstate = part.stop - part.start, found.state
+            du = unchunked(found.u, span.shape, heads, length)
+            dx[:, part] = du * dt[:, part, :, None]
+            if D is not None:
+                dx[:, part] += dy[:, part] * D[:, None]
+                dD += (dy[:, part] * x[:, part]).sum((0, 1, 3), dtype=dtype)
+            ddt[:, part] = unchunked(found.dt[..., None], span.shape, heads, length)[..., 0]
+            dB[:, part] = unchunked(found.B, span.shape, B.shape[2], length)
+            dC[:, part] = unchunked(found.C, span.shape, C.shape[2], length)
+            dA += found.rates.view(span.shape).sum((0, 2))
+    return dx, ddt, dA.to(A.dtype), dB, dC, dD, dstate.clone()
+
+
+@_ssd.register_fake
+def _ssd_shapes(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, spans = state_dtype(x.dtype), -(-x.shape[1] // span_tokens(x, chunk))
+    entries = state.new_empty((spans, *state.shape), dtype=dtype)
+    return x.new_empty(x.shape), state.new_empty(state.shape, dtype=dtype), entries
+
+
+@_ssd_backward.register_fake
+def _ssd_backward_shapes(
+    dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    entries: Tensor, chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    dx, ddt, dA, dB, dC = (t.new_empty(t.shape) for t in (x, dt, A, B, C))
+    return (
+        dx,
+        ddt,
+        dA,
+        dB,
+        dC,
+        A.new_empty(A.shape, dtype=entries.dtype),
+        dstate.new_empty(dstate.shape, dtype=entries.dtype),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, state, ctx.chunk = inputs
+    ctx.state_dtype = state.dtype
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _gradients(ctx: Any, dy: Tensor, dstate: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, entries = ctx.saved_tensors
+    dx, ddt, dA, dB, dC, dD, dfirst = _ssd_backward(dy, dstate, *tensors, entries, ctx.chunk)
+    D = tensors[-1]
+    return dx, ddt, dA, dB, dC, None if D is None else dD.to(D.dtype), dfirst.to(ctx.state_dtype), None
+
+
+_ssd.register_autograd(_gradients, setup_context=_keep)
