@@ -65,14 +65,29 @@ def ssd(
         raise ValueError(
             f"{x.shape[2]} heads in {B.shape[2]} groups by chunks of {chunk}: choose a divisor of the heads"
         )
-    if real is not None:
-        pads = ~real[..., None]
-        x, dt = x.masked_fill(pads[..., None], 0.0), dt.masked_fill(pads, 0.0)
-        B = B.masked_fill(pads[..., None], 0.0)  # 0 times NaN is NaN
+    x, dt, B = silence_pads(x, dt, B, real)
     if initial_state is None:
-        initial_state = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3], dtype=state_dtype(x.dtype))
+        initial_state = zero_state(x, B)
     y, state, _ = _ssd(x, dt, A, B, C, D, initial_state, min(chunk, max(x.shape[1], 1)))
     return y, state
+
+
+def silence_pads(
+    x: Float[Tensor, "B L N P"],
+    dt: Float[Tensor, "B L N"],
+    B: Float[Tensor, "B L G S"],
+    real: Bool[Tensor, "B L"] | None,
+) -> tuple[Float[Tensor, "B L N P"], Float[Tensor, "B L N"], Float[Tensor, "B L G S"]]:
+    """Zeros at pads. A step of 0 would be enough for finite numbers, but 0 times NaN is NaN."""
+    if real is None:
+        return x, dt, B
+    pads = ~real[..., None]
+    return x.masked_fill(pads[..., None], 0.0), dt.masked_fill(pads, 0.0), B.masked_fill(pads[..., None], 0.0)
+
+
+def zero_state(x: Float[Tensor, "B L N P"], B: Float[Tensor, "B L G S"]) -> Float[Tensor, "B N P S"]:
+    """The state before anything was seen."""
+    return x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[3], dtype=state_dtype(x.dtype))
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -36,8 +36,8 @@ class SSDMixer(nn.Module):
         gate: a key of ``GATES``.
 
     Attributes:
-        rows: which rows of ``in_proj`` give z (gate), x (values), B (keys), C (queries) and dt. Matrices of attention go
-            there as they are: W_v to x, W_k to B, W_q to C.
+        rows: which rows of ``in_proj`` give z (gate), x (values), B (keys), C (queries) and dt. Matrices of attention
+            go there as they are: W_v to x, W_k to B, W_q to C.
 
     Raises:
         UserError: sizes that do not divide, or an unknown choice.

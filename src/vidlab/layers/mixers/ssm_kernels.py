@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.errors import UserError
-from vidlab.layers.mixers.mamba_ssm import chunk_scan, chunk_scan_or_none
+from vidlab.layers.mixers import mamba_ssm
 from vidlab.layers.mixers.ssd import ssd
 
 Heads = Float[Tensor, "B L N P"]
@@ -63,13 +64,22 @@ def auto(
     x: Heads, dt: Steps, A: PerHead, B: Groups, C: Groups, D: PerHead | None = None,
     initial_state: State | None = None, real: Real | None = None,
 ) -> tuple[Heads, State]:  # fmt: skip
-    """mamba-ssm's Triton kernels for what is on a CUDA GPU, where the package is there; else PyTorch."""
-    triton = chunk_scan_or_none() if x.is_cuda else None
-    return (triton or ssd)(x, dt, A, B, C, D, initial_state, real)
+    """mamba-ssm's Triton kernels on a CUDA GPU where the package is there; else PyTorch, and always for float64."""
+    kernel = mamba_ssm.chunk_scan if x.is_cuda and x.dtype != torch.float64 and mamba_ssm.available() else ssd
+    return kernel(x, dt, A, B, C, D, initial_state, real)
+
+
+def _mamba_ssm() -> SSMKernel:
+    if not mamba_ssm.available():
+        raise UserError(
+            "ssm=mamba_ssm: the packages mamba-ssm and triton are not both installed. Install a set of "
+            "requirements-gpu.txt, or use ssm=auto."
+        )
+    return mamba_ssm.chunk_scan
 
 
 SSM_KERNELS: dict[str, Callable[[], SSMKernel]] = {
     "auto": lambda: auto,
     "torch": lambda: ssd,
-    "mamba_ssm": chunk_scan,
+    "mamba_ssm": _mamba_ssm,
 }
