@@ -48,7 +48,7 @@ def chunk_scan(
     x, dt, B = silence_pads(x, dt, B, real)
     state = zero_state(x, B) if initial_state is None else initial_state.float()
     B, C, D = B.to(x.dtype), C.to(x.dtype), None if D is None else D.float()
-    y, last = _chunk_scan(x, dt.float(), A.float(), B, C, D, state)
+    y, last = torch.ops.vidlab.mamba_chunk_scan(x, dt.float(), A.float(), B, C, D, state)
     return y, last
 
 
@@ -73,10 +73,13 @@ def ssd_combined() -> ModuleType:
 
 
 # Operators for torch.compile, which would otherwise trace through the package's own autograd function and autotuner.
-@torch.library.custom_op(
-    "vidlab::mamba_chunk_scan", mutates_args=(),
-    schema="(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state) -> (Tensor, Tensor)",
-)  # fmt: skip
+torch.library.define(
+    "vidlab::mamba_chunk_scan",
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state) -> (Tensor, Tensor)",
+)
+
+
+@torch.library.impl("vidlab::mamba_chunk_scan", "CompositeExplicitAutograd")
 def _chunk_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -84,11 +87,14 @@ def _chunk_scan(
     return kernel(x, dt, A, B, C, CHUNK, D=D, initial_states=state, return_final_states=True)
 
 
-@torch.library.custom_op(
-    "vidlab::mamba_chunk_scan_backward", mutates_args=(),
-    schema="(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state)"
+torch.library.define(
+    "vidlab::mamba_chunk_scan_backward",
+    "(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)  # fmt: skip
+)
+
+
+@torch.library.impl("vidlab::mamba_chunk_scan_backward", "CompositeExplicitAutograd")
 def _chunk_scan_backward(
     dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -100,14 +106,14 @@ def _chunk_scan_backward(
     return dx, ddt, dA, dB, dC, torch.zeros_like(A) if dD is None else dD, dfirst
 
 
-@_chunk_scan.register_fake
+@torch.library.register_fake("vidlab::mamba_chunk_scan")
 def _chunk_scan_shapes(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), state.new_empty(state.shape, dtype=state_dtype(x.dtype))
 
 
-@_chunk_scan_backward.register_fake
+@torch.library.register_fake("vidlab::mamba_chunk_scan_backward")
 def _chunk_scan_backward_shapes(
     dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -120,9 +126,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 
 def _gradients(ctx: Any, dy: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
-    dx, ddt, dA, dB, dC, dD, dfirst = _chunk_scan_backward(dy, dstate, *ctx.saved_tensors)
+    dx, ddt, dA, dB, dC, dD, dfirst = torch.ops.vidlab.mamba_chunk_scan_backward(dy, dstate, *ctx.saved_tensors)
     has_direct_path = ctx.saved_tensors[5] is not None
     return dx, ddt, dA, dB, dC, dD if has_direct_path else None, dfirst
 
 
-_chunk_scan.register_autograd(_gradients, setup_context=_keep)
+torch.library.register_autograd("vidlab::mamba_chunk_scan", _gradients, setup_context=_keep)

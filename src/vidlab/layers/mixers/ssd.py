@@ -24,7 +24,7 @@ CHUNK = 64
 
 # Scratch of one span: the largest tensor of it, Q x Q numbers for each head and chunk. On a CPU all of a span's tensors
 # then stay in the second cache; a GPU wants work for all of its processors at once.
-SPAN_BYTES = {"cpu": 2**20, "cuda": 2**27}
+SPAN_BYTES = {"cpu": 2**19, "cuda": 2**27}
 # The decay from chunk to chunk is a matrix of the chunks of a span.
 MOST_CHUNKS = 64
 
@@ -68,7 +68,7 @@ def ssd(
     x, dt, B = silence_pads(x, dt, B, real)
     if initial_state is None:
         initial_state = zero_state(x, B)
-    y, state, _ = _ssd(x, dt, A, B, C, D, initial_state, min(chunk, max(x.shape[1], 1)))
+    y, state, _ = torch.ops.vidlab.ssd(x, dt, A, B, C, D, initial_state, min(chunk, max(x.shape[1], 1)))
     return y, state
 
 
@@ -115,11 +115,14 @@ def _float32(x: Tensor) -> AbstractContextManager[object]:
 
 
 # Operators for torch.compile: a graph does not depend on the number of spans, so that lengths may vary in it.
-@torch.library.custom_op(
-    "vidlab::ssd", mutates_args=(),
-    schema="(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state, int chunk)"
+torch.library.define(
+    "vidlab::ssd",
+    "(Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor state, int chunk)"
     " -> (Tensor, Tensor, Tensor)",
-)  # fmt: skip
+)
+
+
+@torch.library.impl("vidlab::ssd", "CompositeExplicitAutograd")
 def _ssd(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,19 +132,21 @@ def _ssd(
     state = state.to(dtype, copy=True)
     with _float32(x):
         for part in _spans(x.shape[1], span_tokens(x, chunk)):
-            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], chunk, dtype)
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
             entries.append(state)
-            within, state = span_forward(span, state)
-            out = unchunked(within, span.shape, x.shape[2], part.stop - part.start)
-            y[:, part] = out if D is None else torch.addcmul(out, x[:, part], D[:, None].to(dtype))
+            out, state = span_forward(span, state)
+            y[:, part] = unchunked(out, span.shape, x.shape[2], part.stop - part.start)
     return y, state.clone(), torch.stack(entries) if entries else state.new_empty(0, *state.shape)
 
 
-@torch.library.custom_op(
-    "vidlab::ssd_backward", mutates_args=(),
-    schema="(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor entries,"
-    " int chunk) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)  # fmt: skip
+torch.library.define(
+    "vidlab::ssd_backward",
+    "(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor entries, int chunk)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl("vidlab::ssd_backward", "CompositeExplicitAutograd")
 def _ssd_backward(
     dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     entries: Tensor, chunk: int,
@@ -154,22 +159,20 @@ def _ssd_backward(
     with _float32(x):
         spans = _spans(x.shape[1], span_tokens(x, chunk))
         for part, state in zip(reversed(spans), entries.flip(0), strict=True):
-            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], chunk, dtype)
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
             found = span_backward(span, state, chunked(dy[:, part], chunk, heads, dtype), dstate)
             length, dstate = part.stop - part.start, found.state
-            du = unchunked(found.u, span.shape, heads, length)
-            dx[:, part] = du * dt[:, part, :, None]
-            if D is not None:
-                dx[:, part] += dy[:, part] * D[:, None]
-                dD += (dy[:, part] * x[:, part]).sum((0, 1, 3), dtype=dtype)
+            dx[:, part] = unchunked(found.x, span.shape, heads, length)
             ddt[:, part] = unchunked(found.dt[..., None], span.shape, heads, length)[..., 0]
             dB[:, part] = unchunked(found.B, span.shape, B.shape[2], length)
             dC[:, part] = unchunked(found.C, span.shape, C.shape[2], length)
-            dA += found.rates.view(span.shape).sum((0, 2))
+            dA += found.A.view(span.shape).sum((0, 2))
+            if found.D is not None:
+                dD += found.D.view(span.shape).sum((0, 2))
     return dx, ddt, dA.to(A.dtype), dB, dC, dD, dstate.clone()
 
 
-@_ssd.register_fake
+@torch.library.register_fake("vidlab::ssd")
 def _ssd_shapes(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +181,7 @@ def _ssd_shapes(
     return x.new_empty(x.shape), state.new_empty(state.shape, dtype=dtype), entries
 
 
-@_ssd_backward.register_fake
+@torch.library.register_fake("vidlab::ssd_backward")
 def _ssd_backward_shapes(
     dy: Tensor, dstate: Tensor, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
     entries: Tensor, chunk: int,
@@ -203,9 +206,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _gradients(ctx: Any, dy: Tensor, dstate: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, entries = ctx.saved_tensors
-    dx, ddt, dA, dB, dC, dD, dfirst = _ssd_backward(dy, dstate, *tensors, entries, ctx.chunk)
+    dx, ddt, dA, dB, dC, dD, dfirst = torch.ops.vidlab.ssd_backward(dy, dstate, *tensors, entries, ctx.chunk)
     D = tensors[-1]
     return dx, ddt, dA, dB, dC, None if D is None else dD.to(D.dtype), dfirst.to(ctx.state_dtype), None
 
 
-_ssd.register_autograd(_gradients, setup_context=_keep)
+torch.library.register_autograd("vidlab::ssd", _gradients, setup_context=_keep)

@@ -3,16 +3,19 @@
 The letters are those of Dao & Gu 2024 (arXiv 2405.21060), section 6, for one head and one chunk of Q tokens:
 
     u = dt x,  s = cumsum(dt A),  W = (C B^T) o L with L_ij = exp(s_i - s_j) for i >= j, else 0,
-    y = W u + exp(s) o (C H^T),  S = (exp(s_Q - s) o u)^T B,  H' = exp(s_Q) H + S,
+    y = W u + exp(s) o (C H^T) + D x,  S = (exp(s_Q - s) o u)^T B,  H' = exp(s_Q) H + S,
 
 where H is the state before the chunk and H' the one behind it. Everything here is float32 or float64.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -22,28 +25,37 @@ class Span:
     Args:
         x, B, C: (M, Q, P or S), a matrix for each of the M = B N c chunks of all heads.
         dt: (M, Q).
-        rates: A of each matrix, (M, 1).
+        A: (M, 1).
+        D: (M, 1, 1), or None.
         shape: (B, N, c).
     """
 
     x: Tensor
     dt: Tensor
+    A: Tensor
     B: Tensor
     C: Tensor
-    rates: Tensor
+    D: Tensor | None
     shape: tuple[int, int, int]
 
 
-def cut_span(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int, dtype: torch.dtype) -> Span:
+def cut_span(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, chunk: int, dtype: torch.dtype
+) -> Span:
     """The span of tokens (B, l, N, ...), with groups repeated for their heads."""
-    heads, chunks = x.shape[2], -(-x.shape[1] // chunk)
-    shape = (x.shape[0], heads, chunks)
+    heads = x.shape[2]
+    shape = (x.shape[0], heads, -(-x.shape[1] // chunk))
+
+    def each(value: Tensor) -> Tensor:
+        return value.to(dtype)[None, :, None].expand(shape).reshape(-1, 1)
+
     return Span(
         x=chunked(x, chunk, heads, dtype),
         dt=chunked(dt[..., None], chunk, heads, dtype)[..., 0],
+        A=each(A),
         B=chunked(B, chunk, heads, dtype),
         C=chunked(C, chunk, heads, dtype),
-        rates=A.to(dtype)[None, :, None].expand(shape).reshape(-1, 1),
+        D=None if D is None else each(D)[..., None],
         shape=shape,
     )
 
@@ -55,12 +67,12 @@ def chunked(x: Tensor, chunk: int, heads: int, dtype: torch.dtype) -> Tensor:
     x = x.unflatten(1, (-1, chunk)).permute(0, 3, 1, 2, 4)  # (B, G, c, Q, d)
     if x.shape[1] != heads:
         x = x.repeat_interleave(heads // x.shape[1], dim=1)  # (B, N, c, Q, d)
-    return x.to(dtype).flatten(0, 2).contiguous()
+    return x.to(dtype, memory_format=torch.contiguous_format).contiguous().flatten(0, 2)
 
 
 def unchunked(x: Tensor, shape: tuple[int, int, int], groups: int, length: int) -> Tensor:
     """(B N c, Q, d) -> (B, l, G, d), the sum over the heads of a group."""
-    x = x.unflatten(0, shape).permute(0, 2, 3, 1, 4).flatten(1, 2)  # (B, c Q, N, d)
+    x = x.unflatten(0, shape).permute(0, 2, 3, 1, 4).flatten(1, 2)  # (B, c Q, N, d), no copy
     if groups != x.shape[2]:
         x = x.unflatten(2, (groups, -1)).sum(3)
     return x[:, :length]
@@ -71,84 +83,115 @@ class Decays:
     """How much of what enters a span is left at each place.
 
     Args:
-        sums: s, (M, Q).
         within: L, (M, Q, Q).
         since_start: exp(s), (M, Q, 1).
         to_end: exp(s_Q - s), (M, Q, 1).
-        between: from behind chunk j - 1 (the state before the span for j = 0) to before chunk i (behind the span for
-            i = c), (B N, c + 1, c + 1).
+        totals: log2(e) s_Q, (B N, c).
     """
 
     within: Tensor
     since_start: Tensor
     to_end: Tensor
-    between: Tensor
+    totals: Tensor
 
 
 def decays(span: Span) -> Decays:
-    """All decays of a span; what a later token would give an earlier one is -inf before it is 0."""
-    sums = (span.dt * span.rates).cumsum(1)  # (M, Q)
-    totals = sums[:, -1].unflatten(0, span.shape).flatten(0, 1)  # (B N, c)
+    """All decays of a span. They are powers of two: torch's exp2 is three times faster than its exp on a CPU."""
+    sums = (span.dt * (span.A * LOG2_E)).cumsum(1)  # log2(e) s: (M, Q)
     return Decays(
-        within=lower_exp(sums),
-        since_start=sums.exp()[..., None],
-        to_end=(sums[:, -1:] - sums).exp()[..., None],
-        between=lower_exp(F.pad(totals.cumsum(1), (1, 0))),
+        within=lower_exp2(sums),
+        since_start=sums.exp2()[..., None],
+        to_end=(sums[:, -1:] - sums).exp2()[..., None],
+        totals=sums[:, -1].view(-1, span.shape[2]),
     )
 
 
-def lower_exp(sums: Tensor) -> Tensor:
-    """exp(s_i - s_j) for i >= j, else 0: (M, n) -> (M, n, n)."""
-    later = torch.ones(sums.shape[1], sums.shape[1], dtype=torch.bool, device=sums.device).triu(1)
-    return (sums[:, :, None] - sums[:, None, :]).masked_fill_(later, float("-inf")).exp_()
+def lower_exp2(sums: Tensor) -> Tensor:
+    """2^(s_i - s_j) for i >= j, else 0: (M, n) -> (M, n, n).
+
+    What a later token would give an earlier one is -inf before it is a power, so that no infinity meets a zero. Adding
+    is seven times faster than ``masked_fill`` on a CPU.
+    """
+    later = sums.new_full((sums.shape[1], sums.shape[1]), float("-inf")).triu_(1)
+    return (sums[:, :, None] - sums[:, None, :]).add_(later).exp2_()
 
 
-def entering_states(span: Span, decay: Decays, u_to_end: Tensor, state: Tensor) -> Tensor:
-    """H before each chunk and behind the last: (B N, c + 1, P S), from the state before the span."""
-    added = torch.bmm(u_to_end.mT, span.B).view(decay.between.shape[0], -1, state[0, 0].numel())  # S: (B N, c, P S)
-    return torch.bmm(decay.between, torch.cat([state.view(len(added), 1, -1), added], dim=1))
+def pass_states(added: Tensor, totals: Tensor, first: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
+    """H_{k+1} = 2^totals_k H_k + added_k from chunk to chunk, or from the last to the first.
+
+    On a GPU one product with the matrix of all decays between chunks, since there a loop is a row of tiny kernels.
+
+    Args:
+        added: (B N, c, P S).
+        totals: (B N, c).
+        first: the state that is there, (B N, P S).
+        backwards: run from the last chunk.
+
+    Returns:
+        The state each chunk finds, (B N, c, P S), and the last one, (B N, P S).
+    """
+    if added.is_cuda:
+        between = lower_exp2(F.pad(totals.cumsum(1), (1, 0)))  # (B N, c + 1, c + 1)
+        if backwards:
+            states = torch.bmm(between.mT, torch.cat([added, first[:, None]], dim=1))
+            return states[:, 1:].contiguous(), states[:, 0]
+        states = torch.bmm(between, torch.cat([first[:, None], added], dim=1))
+        return states[:, :-1].contiguous(), states[:, -1]
+    found, decay = torch.empty_like(added), totals.exp2()[..., None]
+    order = range(added.shape[1])
+    for k in reversed(order) if backwards else order:
+        found[:, k] = first
+        first = torch.addcmul(added[:, k], first, decay[:, k])
+    return found, first
 
 
 def span_forward(span: Span, state: Tensor) -> tuple[Tensor, Tensor]:
-    """y without the direct path (M, Q, P), and the state behind the span."""
+    """y (M, Q, P), and the state behind the span."""
     decay = decays(span)
     u = span.x * span.dt[..., None]
-    states = entering_states(span, decay, u * decay.to_end, state)
-    before = states[:, :-1].reshape(-1, *state.shape[2:])  # (M, P, S)
+    before, last = _states_before(span, decay, u * decay.to_end, state)
     weights = torch.bmm(span.C, span.B.mT).mul_(decay.within)  # W: (M, Q, Q)
     y = torch.bmm(span.C, before.mT).mul_(decay.since_start).baddbmm_(weights, u)
-    return y, states[:, -1].reshape(state.shape).clone()
+    if span.D is not None:
+        y.addcmul_(span.x, span.D)
+    return y, last.reshape(state.shape)
+
+
+def _states_before(span: Span, decay: Decays, u_to_end: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """H (M, P, S), and the state behind the span (B N, P S)."""
+    added = torch.bmm(u_to_end.mT, span.B)  # S: (M, P, S)
+    found, last = pass_states(added.view(*decay.totals.shape, -1), decay.totals, state.flatten(0, 1).flatten(1))
+    return found.view(added.shape), last
 
 
 @dataclass(frozen=True)
 class SpanGradients:
-    """Gradients of a span's tensors, in their shapes, and of the state before it."""
+    """Gradients of a span's tensors: x, B, C (M, Q, P or S), dt (M, Q), A and D (M,), and of the state before it."""
 
-    u: Tensor
+    x: Tensor
     dt: Tensor
+    A: Tensor
     B: Tensor
     C: Tensor
-    rates: Tensor
+    D: Tensor | None
     state: Tensor
 
 
 def span_backward(span: Span, state: Tensor, dy: Tensor, dstate: Tensor) -> SpanGradients:
-    """Gradients, given those of y (M, Q, P) and of the state behind the span.
+    """Gradients, given the state before the span and those of y (M, Q, P) and of the state behind the span.
 
-    With a = dt A, y and H' depend on s_i only through what is scaled by exp(s_i) and by exp(-s_j): the first is linear
-    in C_i, the second in u_j. So ds_i = C_i . dC_i - u_i . du_i, and exp(s_Q) adds dH' . H' to the last.
+    y and H' depend on s_i only through what is scaled by exp(s_i) and by exp(-s_j). The first is linear in C_i, the
+    second in u_j, and all of H' is scaled by exp(s_Q). So ds_i = C_i . dC_i - u_i . du_i, and + dH' . H' at the last.
     """
     decay = decays(span)
     u = span.x * span.dt[..., None]
     u_to_end, dy_since_start = u * decay.to_end, dy * decay.since_start
-    states = entering_states(span, decay, u_to_end, state)
-    before = states[:, :-1].reshape(-1, *state.shape[2:])  # (M, P, S)
-
-    # the recurrence of the states, backwards: dH = exp(s_Q) dH' + (exp(s) o dy)^T C
-    read = torch.bmm(dy_since_start.mT, span.C).view(len(states), -1, states.shape[-1])  # (B N, c, P S)
-    dstates = torch.bmm(decay.between.mT, torch.cat([read, dstate.reshape(len(states), 1, -1)], dim=1))
-    behind = dstates[:, 1:].reshape(before.shape)  # dH': (M, P, S)
-    through = (dstates[:, 1:] * states[:, 1:]).sum(-1).flatten()  # dH' . H': (M,)
+    before, last = _states_before(span, decay, u_to_end, state)  # H
+    read = torch.bmm(dy_since_start.mT, span.C).view(*decay.totals.shape, -1)  # what y adds to dH: (B N, c, P S)
+    behind, dfirst = pass_states(read, decay.totals, dstate.flatten(0, 1).flatten(1), backwards=True)  # dH'
+    after = torch.cat([before.view(read.shape)[:, 1:], last[:, None]], dim=1)  # H'
+    through = (behind * after).sum(-1).flatten()  # dH' . H': (M,)
+    behind = behind.view(before.shape)
 
     weights = torch.bmm(span.C, span.B.mT).mul_(decay.within)  # W
     dscores = torch.bmm(dy, u.mT).mul_(decay.within)  # of C B^T: (M, Q, Q)
@@ -159,12 +202,10 @@ def span_backward(span: Span, state: Tensor, dy: Tensor, dstate: Tensor) -> Span
     x_du = (span.x * du).sum(-1)  # (M, Q)
     dsums = (span.C * dC).sum(-1) - span.dt * x_du
     dsums[:, -1] += through
-    da = dsums.flip(1).cumsum(1).flip(1)
+    da = dsums.flip(1).cumsum(1).flip(1)  # of dt A
+    dx, dD = du.mul_(span.dt[..., None]), None
+    if span.D is not None:
+        dx, dD = dx.addcmul_(dy, span.D), (dy * span.x).sum((1, 2))
     return SpanGradients(
-        u=du,
-        dt=x_du + span.rates * da,
-        B=dB,
-        C=dC,
-        rates=(span.dt * da).sum(1),
-        state=dstates[:, 0].reshape(state.shape),
+        x=dx, dt=x_du + span.A * da, A=(span.dt * da).sum(1), B=dB, C=dC, D=dD, state=dfirst.reshape(state.shape)
     )
