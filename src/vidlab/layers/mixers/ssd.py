@@ -68,7 +68,7 @@ def ssd(
     x, dt, B = silence_pads(x, dt, B, real)
     if initial_state is None:
         initial_state = zero_state(x, B)
-    y, state, _ = torch.ops.vidlab.ssd(x, dt, A, B, C, D, initial_state, min(chunk, max(x.shape[1], 1)))
+    y, state, _ = torch.ops.vidlab.ssd(x, dt, A, B, C, D, initial_state, chunk)
     return y, state
 
 
@@ -100,12 +100,13 @@ def span_tokens(x: Tensor, chunk: int) -> int:
     limit = SPAN_BYTES.get(x.device.type, SPAN_BYTES["cuda"])
     fits = limit // (x.shape[0] * x.shape[2] * chunk * chunk * 4)
     most = max(1, min(fits, MOST_CHUNKS))
-    chunks = max(1, -(-x.shape[1] // chunk))
+    chunks = -(-x.shape[1] // chunk)  # no max or min of the length: it would tie a compiled graph to it
     spans = -(-chunks // most)
     return -(-chunks // spans) * chunk
 
 
-def _spans(length: int, step: int) -> list[slice]:
+def _spans(x: Tensor, chunk: int) -> list[slice]:
+    length, step = x.shape[1], span_tokens(x, chunk)
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
@@ -129,9 +130,9 @@ def _ssd(
     """y, the last state, and the states before the spans, (spans, B, N, P, S)."""
     y, entries = torch.empty_like(x, memory_format=torch.contiguous_format), []
     dtype = state_dtype(x.dtype)
-    state = state.to(dtype, copy=True)
+    state, spans, chunk = state.to(dtype, copy=True), _spans(x, chunk), min(chunk, x.shape[1])
     with _float32(x):
-        for part in _spans(x.shape[1], span_tokens(x, chunk)):
+        for part in spans:
             span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
             entries.append(state)
             out, state = span_forward(span, state)
@@ -141,7 +142,8 @@ def _ssd(
 
 torch.library.define(
     "vidlab::ssd_backward",
-    "(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor entries, int chunk)"
+    "(Tensor dy, Tensor dstate, Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor entries,"
+    " int chunk)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
@@ -155,9 +157,8 @@ def _ssd_backward(
     dx, ddt, dB, dC = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, dt, B, C))
     dtype, heads = state_dtype(x.dtype), x.shape[2]
     dA, dD = (torch.zeros(heads, dtype=dtype, device=x.device) for _ in range(2))
-    dstate = dstate.to(dtype)
+    dstate, spans, chunk = dstate.to(dtype), _spans(x, chunk), min(chunk, x.shape[1])
     with _float32(x):
-        spans = _spans(x.shape[1], span_tokens(x, chunk))
         for part, state in zip(reversed(spans), entries.flip(0), strict=True):
             span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
             found = span_backward(span, state, chunked(dy[:, part], chunk, heads, dtype), dstate)
