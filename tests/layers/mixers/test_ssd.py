@@ -6,7 +6,7 @@ from state_space_references import inputs, recurrence, selective_scan
 
 from vidlab.layers.mixers import ssd as module
 from vidlab.layers.mixers.ssd import ssd
-from vidlab.layers.mixers.ssd_span import pass_states
+from vidlab.layers.mixers.ssd_span import states_by_loop, states_by_product
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,9 @@ def gradients(function, parts):
     """y and the last state, then the gradients of all inputs under fixed random weights."""
     y, state = function(*parts)
     generator = torch.Generator().manual_seed(1)
-    loss = sum((out * torch.randn(out.shape, generator=generator, dtype=out.dtype)).sum() for out in (y, state))
+    loss = sum(
+        (out * torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)).sum() for out in (y, state)
+    )
     return [y, state, *torch.autograd.grad(loss, parts)]
 
 
@@ -153,11 +155,12 @@ def test_memory_for_the_backward_pass_is_the_inputs_and_few_states():
     assert given <= sum(kept.values()) < 1.1 * given
 
 
+@pytest.mark.parametrize("run", [states_by_loop, states_by_product])
 @pytest.mark.parametrize("backwards", [False, True])
-def test_states_pass_from_chunk_to_chunk(backwards):
+def test_states_pass_from_chunk_to_chunk(backwards, run):
     # decays 1/2, 1/4: 8 -> 4 + 1 -> 5/4 + 2, and from the end 8 -> 2 + 2 -> 2 + 1
     added, totals = torch.tensor([[[1.0], [2.0]]]), torch.tensor([[-1.0, -2.0]])
-    found, last = pass_states(added, totals, torch.tensor([[8.0]]), backwards)
+    found, last = run(added, totals, torch.tensor([[8.0]]), backwards)
     assert found.flatten().tolist() == ([4.0, 8.0] if backwards else [8.0, 5.0])
     assert last.item() == (3.0 if backwards else 3.25)
 
@@ -174,6 +177,31 @@ def test_heads_that_do_not_divide_are_refused():
     x, dt, A, B, C, _, _ = inputs(5, groups=4)
     with pytest.raises(ValueError, match="4 heads in 3 groups"):
         ssd(x, dt, A, B[:, :, :3], C[:, :, :3])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("length", [1, 70, 5000])
+def test_a_gpu_computes_the_same(length, dtype, tolerance):
+    parts = inputs(length, size=64, states=64)
+    expected = gradients(ssd, parts)
+    found = gradients(ssd, [part.detach().to("cuda", dtype).requires_grad_() for part in parts])
+    for a, b in zip(found, expected, strict=True):
+        assert (a.cpu().double() - b).abs().max() < tolerance * max(1.0, b.abs().max())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_host_never_waits_for_a_gpu():
+    parts = [part.detach().cuda().requires_grad_() for part in inputs(500, dtype=torch.float32)]
+    real = torch.rand(2, 500, device="cuda") < 0.9
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        y, _ = ssd(*parts, real)
+        torch.autograd.grad(y, parts, torch.ones_like(y))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_operators_are_registered_as_torch_wants_them():

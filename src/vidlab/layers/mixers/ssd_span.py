@@ -119,8 +119,6 @@ def lower_exp2(sums: Tensor) -> Tensor:
 def pass_states(added: Tensor, totals: Tensor, first: Tensor, backwards: bool = False) -> tuple[Tensor, Tensor]:
     """H_{k+1} = 2^totals_k H_k + added_k from chunk to chunk, or from the last to the first.
 
-    On a GPU one product with the matrix of all decays between chunks, since there a loop is a row of tiny kernels.
-
     Args:
         added: (B N, c, P S).
         totals: (B N, c).
@@ -130,19 +128,28 @@ def pass_states(added: Tensor, totals: Tensor, first: Tensor, backwards: bool = 
     Returns:
         The state each chunk finds, (B N, c, P S), and the last one, (B N, P S).
     """
-    if added.is_cuda:
-        between = lower_exp2(F.pad(totals.cumsum(1), (1, 0)))  # (B N, c + 1, c + 1)
-        if backwards:
-            states = torch.bmm(between.mT, torch.cat([added, first[:, None]], dim=1))
-            return states[:, 1:].contiguous(), states[:, 0]
-        states = torch.bmm(between, torch.cat([first[:, None], added], dim=1))
-        return states[:, :-1].contiguous(), states[:, -1]
+    run = states_by_product if added.is_cuda else states_by_loop
+    return run(added, totals, first, backwards)
+
+
+def states_by_loop(added: Tensor, totals: Tensor, first: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
+    """One chunk after the other; on a CPU half the time of the product."""
     found, decay = torch.empty_like(added), totals.exp2()[..., None]
     order = range(added.shape[1])
     for k in reversed(order) if backwards else order:
         found[:, k] = first
         first = torch.addcmul(added[:, k], first, decay[:, k])
     return found, first
+
+
+def states_by_product(added: Tensor, totals: Tensor, first: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
+    """A product with the matrix of all decays between chunks: on a GPU a loop is a row of tiny kernels."""
+    between = lower_exp2(F.pad(totals.cumsum(1), (1, 0)))  # (B N, c + 1, c + 1)
+    if backwards:
+        states = torch.bmm(between.mT, torch.cat([added, first[:, None]], dim=1))
+        return states[:, 1:].contiguous(), states[:, 0]
+    states = torch.bmm(between, torch.cat([first[:, None], added], dim=1))
+    return states[:, :-1].contiguous(), states[:, -1]
 
 
 def span_forward(span: Span, state: Tensor) -> tuple[Tensor, Tensor]:
