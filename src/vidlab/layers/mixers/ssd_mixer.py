@@ -1,6 +1,7 @@
 """The state-space mixer of Mamba-2 without its output projection and norm: what M4V puts in place of attention."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from typing_extensions import override
 from vidlab.errors import UserError
 from vidlab.layers.mixers.mixer import MixerKernels, Real
 
-GATES = {"add": torch.add, "silu_mul": lambda y, z: y * F.silu(z)}
+GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "silu_mul": lambda y, z: y * F.silu(z)}
 """How the second branch z meets the scan's output: M4V's figure draws a plus, Mamba has y SiLU(z)."""
 
 DT_RANGE = (1e-3, 0.1)

@@ -155,10 +155,11 @@ def states_by_product(added: Tensor, totals: Tensor, first: Tensor, backwards: b
 def span_forward(span: Span, state: Tensor) -> tuple[Tensor, Tensor]:
     """y (M, Q, P), and the state behind the span."""
     decay = decays(span)
-    u = span.x * span.dt[..., None]
-    before, last = _states_before(span, decay, u * decay.to_end, state)
     weights = torch.bmm(span.C, span.B.mT).mul_(decay.within)  # W: (M, Q, Q)
-    y = torch.bmm(span.C, before.mT).mul_(decay.since_start).baddbmm_(weights, u)
+    u = span.x * span.dt[..., None]
+    y = torch.bmm(weights, u)
+    before, last = _states_before(span, decay, u.mul_(decay.to_end), state)
+    y.baddbmm_(span.C * decay.since_start, before.mT)
     if span.D is not None:
         y.addcmul_(span.x, span.D)
     return y, last.reshape(state.shape)
@@ -192,20 +193,24 @@ def span_backward(span: Span, state: Tensor, dy: Tensor, dstate: Tensor) -> Span
     """
     decay = decays(span)
     u = span.x * span.dt[..., None]
-    u_to_end, dy_since_start = u * decay.to_end, dy * decay.since_start
+    dscores = torch.bmm(dy, u.mT).mul_(decay.within)  # of C B^T: (M, Q, Q)
+    du = torch.bmm(torch.bmm(span.C, span.B.mT).mul_(decay.within).mT, dy)  # W^T dy
+    dB, dC = torch.bmm(dscores.mT, span.C), torch.bmm(dscores, span.B)
+    del dscores  # what is freed stays in the cache, for the next of its size
+
+    u_to_end, dy_since_start = u.mul_(decay.to_end), dy * decay.since_start
     before, last = _states_before(span, decay, u_to_end, state)  # H
-    read = torch.bmm(dy_since_start.mT, span.C).view(*decay.totals.shape, -1)  # what y adds to dH: (B N, c, P S)
+    # the recurrence backwards: dH = exp(s_Q) dH' + (exp(s) o dy)^T C
+    read = torch.bmm(dy_since_start.mT, span.C).view(*decay.totals.shape, -1)  # (B N, c, P S)
     behind, dfirst = pass_states(read, decay.totals, dstate.flatten(0, 1).flatten(1), backwards=True)  # dH'
     after = torch.cat([before.view(read.shape)[:, 1:], last[:, None]], dim=1)  # H'
-    through = (behind * after).sum(-1).flatten()  # dH' . H': (M,)
+    through = after.mul_(behind).sum(-1).flatten()  # dH' . H': (M,)
     behind = behind.view(before.shape)
+    del read, after
 
-    weights = torch.bmm(span.C, span.B.mT).mul_(decay.within)  # W
-    dscores = torch.bmm(dy, u.mT).mul_(decay.within)  # of C B^T: (M, Q, Q)
-    du = torch.bmm(span.B, behind.mT).mul_(decay.to_end).baddbmm_(weights.mT, dy)
-    dB = torch.bmm(u_to_end, behind).baddbmm_(dscores.mT, span.C)
-    dC = torch.bmm(dy_since_start, before).baddbmm_(dscores, span.B)
-
+    dC.baddbmm_(dy_since_start, before)
+    dB.baddbmm_(u_to_end, behind)
+    du.baddbmm_(span.B * decay.to_end, behind.mT)
     x_du = (span.x * du).sum(-1)  # (M, Q)
     dsums = (span.C * dC).sum(-1) - span.dt * x_du
     dsums[:, -1] += through
