@@ -7,7 +7,7 @@
 # Without mamba-ssm its tests are skipped and its rows are missing. Most of the time its kernels are being compiled.
 out=${1:-.}
 
-# float32 products as TF32, as mamba-ssm's kernels take them
+# with TF32 products where a candidate allows them, as mamba-ssm's kernels do
 timeout 280 python3 benchmarks/ssd.py --heads 30 --tokens 1024 4096 15648 32768 --dtype bfloat16 --rounds 5 --compile \
     --products high --memory-at 4096 15648 --plot "$out/ssd_bfloat16.png" \
     --leave-out minimal_ssd_chunk128 minimal_ssd_chunk256

@@ -95,7 +95,7 @@ CANDIDATES: dict[str, Callable[..., Tensor]] = {
 def candidates(device: str, compile_too: bool) -> dict[str, Callable[..., Tensor]]:
     """All that run on this device."""
     found = dict(CANDIDATES)
-    if compile_too:
+    if compile_too and device == "cuda":
         found["ssd_compiled"] = compiled_spans
         found["minimal_ssd_compiled"] = torch.compile(minimal_ssd, dynamic=True)
     if device == "cuda" and mamba_ssm.available():
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--dtype", type=lambda name: getattr(torch, name), default=torch.float32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory-at", nargs="*", type=int, default=[4096], help="lengths whose memory is measured")
-    parser.add_argument("--compile", action="store_true", help="compiled candidates too")
+    parser.add_argument("--compile", action="store_true", help="on a GPU, compiled candidates too")
     parser.add_argument("--products", default="highest", help="of float32 on a GPU: highest, or high for TF32")
     parser.add_argument("--leave-out", nargs="*", default=[], help="candidates that are not measured")
     parser.add_argument("--plot", type=Path, default=PLOT)

@@ -10,21 +10,22 @@ chunks are computed one after the other, forward and backward, each in a scratch
 length. Kept for the backward pass are the inputs and one state for each span; the gradients are derived by hand.
 """
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vidlab.layers.mixers.ssd_span import chunked, cut_span, span_backward, span_forward, unchunked
+from vidlab.layers.mixers.ssd_span import Scratch, chunked, cut_span, span_backward, span_forward, unchunked
 
-CHUNK = 64
-"""Tokens of a chunk: with heads and states of 64 the products within chunks and between them cost the same."""
+CHUNKS = {"cpu": 32, "cuda": 64}
+"""Tokens of a chunk. Shorter ones save products within chunks and cost traffic of states between them."""
 
-# Scratch of one span: the largest tensor of it, Q x Q numbers for each head and chunk. On a CPU all of a span's tensors
-# then stay in the second cache; a GPU wants work for all of its processors at once.
-SPAN_BYTES = {"cpu": 2**19, "cuda": 2**27}
+# Scratch of one span: its largest tensor within chunks, Q x Q numbers for each head and chunk. On a CPU a span then
+# stays in the caches; a GPU wants work for all of its processors at once.
+SPAN_BYTES = {"cpu": 2**18, "cuda": 2**27}
 # The decay from chunk to chunk is a matrix of the chunks of a span.
 MOST_CHUNKS = 64
 
@@ -38,7 +39,7 @@ def ssd(
     D: Float[Tensor, "N"] | None = None,
     initial_state: Float[Tensor, "B N P S"] | None = None,
     real: Bool[Tensor, "B L"] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> tuple[Float[Tensor, "B L N P"], Float[Tensor, "B N P S"]]:
     """The recurrence above, exactly, for any length, in time and memory linear in it; differentiable once.
 
@@ -53,7 +54,7 @@ def ssd(
         D: weight of the direct path from x to y; None leaves it out.
         initial_state: the state before the first token; zeros by default.
         real: False at pads: they do not change the state, whatever they hold, and only their own outputs see them.
-        chunk: Q, a matter of speed alone.
+        chunk: Q, a matter of speed alone; by default what is fastest on the device.
 
     Returns:
         y, in the dtype of ``x``, and the state behind the last token, float32 or float64.
@@ -61,6 +62,7 @@ def ssd(
     Raises:
         ValueError: N is no multiple of G, or ``chunk`` is not positive.
     """
+    chunk = chunk or CHUNKS.get(x.device.type, CHUNKS["cuda"])
     if x.shape[2] % B.shape[2] or chunk < 1:
         raise ValueError(
             f"{x.shape[2]} heads in {B.shape[2]} groups by chunks of {chunk}: choose a divisor of the heads"
@@ -110,9 +112,19 @@ def _spans(x: Tensor, chunk: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def _float32(x: Tensor) -> AbstractContextManager[object]:
-    """No autocast: what is computed within is computed in the dtypes given."""
-    return torch.autocast(x.device.type, enabled=False)
+@contextmanager
+def _float32(x: Tensor) -> Iterator[None]:
+    """No autocast and no TF32: the gradient of the steps is a difference of sums that must round alike."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision if x.is_cuda else None
+    with torch.autocast(x.device.type, enabled=False):
+        try:
+            if before is not None:
+                matmul.fp32_precision = "ieee"
+            yield
+        finally:
+            if before is not None:
+                matmul.fp32_precision = before
 
 
 # Operators for torch.compile: a graph does not depend on the number of spans, so that lengths may vary in it.
@@ -131,11 +143,12 @@ def _ssd(
     y, entries = torch.empty_like(x, memory_format=torch.contiguous_format), []
     dtype = state_dtype(x.dtype)
     state, spans, chunk = state.to(dtype, copy=True), _spans(x, chunk), min(chunk, x.shape[1])
+    scratch = Scratch(x)
     with _float32(x):
         for part in spans:
-            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype, scratch)
             entries.append(state)
-            out, state = span_forward(span, state)
+            out, state = span_forward(span, state, scratch)
             y[:, part] = unchunked(out, span.shape, x.shape[2], part.stop - part.start)
     return y, state.clone(), torch.stack(entries) if entries else state.new_empty(0, *state.shape)
 
@@ -158,10 +171,13 @@ def _ssd_backward(
     dtype, heads = state_dtype(x.dtype), x.shape[2]
     dA, dD = (torch.zeros(heads, dtype=dtype, device=x.device) for _ in range(2))
     dstate, spans, chunk = dstate.to(dtype), _spans(x, chunk), min(chunk, x.shape[1])
+    scratch = Scratch(x)
     with _float32(x):
         for part, state in zip(reversed(spans), entries.flip(0), strict=True):
-            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype)
-            found = span_backward(span, state, chunked(dy[:, part], chunk, heads, dtype), dstate)
+            span = cut_span(x[:, part], dt[:, part], A, B[:, part], C[:, part], D, chunk, dtype, scratch)
+            found = span_backward(
+                span, state, chunked(dy[:, part], chunk, heads, dtype, scratch, "dy"), dstate, scratch
+            )
             length, dstate = part.stop - part.start, found.state
             dx[:, part] = unchunked(found.x, span.shape, heads, length)
             ddt[:, part] = unchunked(found.dt[..., None], span.shape, heads, length)[..., 0]
