@@ -1,0 +1,50 @@
+"""What every sequence mixer is: (B, L, D) tokens in, (B, L, D) tokens out, from left to right."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vidlab.layers.kernels import AttentionKernel
+from vidlab.layers.kernels import auto as auto_attention
+from vidlab.layers.mixers.ssm_kernels import SSMKernel
+from vidlab.layers.mixers.ssm_kernels import auto as auto_ssm
+
+Real = Bool[Tensor, "B L"]
+
+
+class Mixer(Protocol):
+    """A causal mixer: the output at a token depends on it and on the real tokens before it, never on a pad."""
+
+    def __call__(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> Float[Tensor, "B L D"]:
+        """Mix.
+
+        Args:
+            x: tokens in the order of the scan.
+            real: False at pads, which may stand anywhere; None where every token is real. What comes out at a pad
+                has no meaning.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MixerKernels:
+    """The kernels that a mixer may choose from; each takes its own.
+
+    Args:
+        attention: softmax attention, ``attention=``.
+        ssm: state spaces, ``ssm=``.
+    """
+
+    attention: AttentionKernel = auto_attention
+    ssm: SSMKernel = auto_ssm
+
+
+class MixerFactory(Protocol):
+    """A mixer class with everything chosen but its size, as ``mixer=`` composes it."""
+
+    def __call__(self, width: int, heads: int, kernels: MixerKernels) -> torch.nn.Module:
+        """A ``Mixer`` of D = ``width`` and N = ``heads``."""
+        ...
