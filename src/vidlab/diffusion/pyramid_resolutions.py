@@ -1,0 +1,74 @@
+"""Resolutions of pyramid flow: latents and noise at half the size, a quarter, and so on; and back up."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from vidlab.errors import UserError
+
+Latents = Float[Tensor, "B C T H W"]
+Pyramid = tuple[Tensor, ...]  # (B, C, T, h, w) at every level, each twice the size of the one before
+
+
+def halved(latents: Latents) -> Float[Tensor, "B C T half_H half_W"]:
+    """Bilinear at half the size, which is the mean of each 2x2 block."""
+    return F.avg_pool3d(latents, (1, 2, 2))
+
+
+def doubled(latents: Latents) -> Float[Tensor, "B C T two_H two_W"]:
+    """Nearest neighbour at twice the size: every value fills a 2x2 block."""
+    return latents.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
+
+
+def latent_pyramid(latents: Latents, levels: int) -> Pyramid:
+    """Clean latents at ``levels`` resolutions, coarsest first; the last is the one given."""
+    return _pyramid(latents, levels, 1.0)
+
+
+def noise_pyramid(noise: Latents, levels: int) -> Pyramid:
+    """Noise at ``levels`` resolutions, coarsest first: 2x2 means times 2, which keeps the variance at 1."""
+    return _pyramid(noise, levels, 2.0)
+
+
+def block_noise(noise: Latents, gamma: float = 1 / 3) -> Latents:
+    """Noise of variance 1 whose four values of a 2x2 block have correlation -gamma.
+
+    sqrt(1 + gamma) (z - m) + sqrt(1 - 3 gamma) m, with m the block's mean: both parts are projections, so the
+    covariance (1 + gamma) I - gamma J is exact for every gamma in (0, 1/3], also at 1/3, where it is singular, has no
+    Cholesky factor, and each block sums to zero.
+
+    Args:
+        noise: z, standard normal.
+        gamma: minus the correlation.
+    """
+    mean = doubled(halved(noise))
+    return math.sqrt(1 + gamma) * (noise - mean) + math.sqrt(max(1 - 3 * gamma, 0.0)) * mean
+
+
+def check_divides(height: int, width: int, levels: int, patch: tuple[int, int, int]) -> None:
+    """Refuse latents that cannot be halved often enough and still be cut into whole patches.
+
+    Raises:
+        UserError: naming the setting to change.
+    """
+    if patch[0] != 1:
+        raise UserError(
+            f"objective=pyramid_flow makes one latent frame after another, and a token of this model holds {patch[0]}. "
+            "Use tokens of one latent frame, such as model.token=[1,4,4] with autoencoder=haar_frames."
+        )
+    for name, size, step in (("height", height, patch[1]), ("width", width, patch[2])):
+        if size % (step * 2 ** (levels - 1)):
+            fitting = next((n for n in range(levels, 0, -1) if size % (step * 2 ** (n - 1)) == 0), 1)
+            raise UserError(
+                f"objective.stages={levels}: latents of {name} {size}, in patches of {step}, cannot be halved "
+                f"{levels - 1} times. Use objective.stages={fitting}, or another data.{name}."
+            )
+
+
+def _pyramid(finest: Latents, levels: int, gain: float) -> Pyramid:
+    found = [finest]
+    for _ in range(levels - 1):
+        found.append(gain * halved(found[-1]))
+    return tuple(reversed(found))
