@@ -47,23 +47,18 @@ def block_noise(noise: Latents, gamma: float = 1 / 3) -> Latents:
     return math.sqrt(1 + gamma) * (noise - mean) + math.sqrt(max(1 - 3 * gamma, 0.0)) * mean
 
 
-def check_divides(height: int, width: int, levels: int, patch: tuple[int, int, int]) -> None:
-    """Refuse latents that cannot be halved often enough and still be cut into whole patches.
+def check_divides(height: int, width: int, levels: int) -> None:
+    """Refuse latents that cannot be halved often enough.
 
     Raises:
         UserError: naming the setting to change.
     """
-    if patch[0] != 1:
-        raise UserError(
-            f"objective=pyramid_flow makes one latent frame after another, and a token of this model holds {patch[0]}. "
-            "Use tokens of one latent frame, such as model.token=[1,4,4] with autoencoder=haar_frames."
-        )
-    for name, size, step in (("height", height, patch[1]), ("width", width, patch[2])):
-        if size % (step * 2 ** (levels - 1)):
-            fitting = next((n for n in range(levels, 0, -1) if size % (step * 2 ** (n - 1)) == 0), 1)
+    for name, size in (("height", height), ("width", width)):
+        if size % 2 ** (levels - 1):
+            fitting = next(n for n in range(levels, 0, -1) if size % 2 ** (n - 1) == 0)
             raise UserError(
-                f"objective.stages={levels}: latents of {name} {size}, in patches of {step}, cannot be halved "
-                f"{levels - 1} times. Use objective.stages={fitting}, or another data.{name}."
+                f"objective.stages={levels}: latents of {name} {size} cannot be halved {levels - 1} times. Use "
+                f"objective.stages={fitting}, or another data.{name}."
             )
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.diffusion.pyramid_resolutions import block_noise, doubled
+from vidlab.diffusion.pyramid_resolutions import block_noise, doubled, halved
 from vidlab.diffusion.schedules import over_latents
 from vidlab.errors import UserError
 
@@ -97,6 +97,27 @@ class Flow:
     def velocity(self) -> Latents:
         """dx/dr = start - end, the network's target."""
         return self.start - self.end
+
+
+def noise_and_latents(
+    start: Latents, end: Latents, sigma_start: Float[Tensor, "B 1 1 1 1"], sigma_end: Float[Tensor, "B 1 1 1 1"]
+) -> tuple[Latents, Latents]:
+    """The noise n and clean latents x whose flow has these ends, of which both are made.
+
+    The coarser latents in the start are block means of x. So with P the mean over 2x2 blocks, start = sigma_s n +
+    (1 - sigma_s) P x and end = sigma_e n + (1 - sigma_e) x are two equations for P n and P x, and n - P n is that of
+    the start over sigma_s. Sides that are odd can only be those of a first stage, where sigma_s = 1 and n = start.
+
+    Args:
+        start: at r = 1.
+        end: at r = 0.
+        sigma_start, sigma_end: of the stage of each clip.
+    """
+    odd = start.shape[-1] % 2 or start.shape[-2] % 2
+    mean, mean_end = (start, end) if odd else (doubled(halved(start)), doubled(halved(end)))
+    mean_noise = ((1 - sigma_start) * mean_end - (1 - sigma_end) * mean) / (sigma_end - sigma_start)
+    noise = mean_noise + (start - mean) / sigma_start
+    return noise, (end - sigma_end * noise) / (1 - sigma_end)
 
 
 def stage_table(bounds: Sequence[float], steps: int = 1000, gamma: float = 1 / 3) -> tuple[Stage, ...]:
