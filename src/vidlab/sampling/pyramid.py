@@ -183,7 +183,7 @@ def first_frames(known: KnownLatents | None) -> tuple[Latents, ...]:
             "This model makes one frame after another, so that only the first frames can be given: image=... or "
             "video=..., without last_image, and with interpolate=false."
         )
-    return known.latents[:, :, :count].split(1, dim=2)
+    return known.latents[:, :, :count].split(1, dim=2) if count else ()
 
 
 def _jump_noise(draw: KeyedRNG | None, frame: int, stage: int, like: Latents) -> Latents:
