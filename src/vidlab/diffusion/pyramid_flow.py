@@ -23,6 +23,7 @@ from vidlab.diffusion.objective import (
 )
 from vidlab.diffusion.parameterizations import Denoised
 from vidlab.diffusion.pyramid_history import Corruption, LinearCorruption, corrupted, frame_levels, history_of
+from vidlab.diffusion.pyramid_predictions import StagePoint, StagePrediction, StageVelocity
 from vidlab.diffusion.pyramid_resolutions import Pyramid, check_divides, latent_pyramid, noise_pyramid
 from vidlab.diffusion.pyramid_stages import Stage, equal_bounds, noise_and_latents, stage_table
 from vidlab.errors import UserError
@@ -45,14 +46,18 @@ class PyramidProcess(Protocol):
         """Noise levels of a stage."""
         ...
 
+    def velocity(self, prediction: Latents, input: DenoiserInput) -> Latents:
+        """dx/dr that a network's answer implies, in float32."""
+        ...
+
 
 @dataclass(frozen=True)
 class PyramidFlow(Objective):
     """Autoregressive pyramid flow matching (Jin et al. 2024, arXiv 2410.05954), as M4V trains it (arXiv 2506.10915).
 
     A training batch is one frame of each clip at one stage, and the frames before it as history: the newest at the
-    stage's resolution, each older one at half of that, down to the coarsest. The network predicts start - end of the
-    stage's flow (``Stage.flow``); the error is plain and that of the current frame alone. Which stage and which frame
+    stage's resolution, each older one at half of that, down to the coarsest. The error is that of the velocity,
+    start - end of the stage's flow (``Stage.flow``), plain and of the current frame alone. Which stage and which frame
     is drawn for a whole global batch, from (seed, batch number), so that the shapes of a batch agree on every rank;
     levels and noise are each clip's own.
 
@@ -64,6 +69,7 @@ class PyramidFlow(Objective):
         stages: K; each doubles the resolution.
         stage_ratios: how often each stage is trained, such as [1, 2, 1] in the authors' training script; None is
             equally often, the default of their class.
+        prediction: what the network answers.
         corruption: noise on the history in training.
         image_share: share of batches that train the first frame alone, as an image; all others draw one of the frames.
             1/9 is M4V's ratio of 1:8.
@@ -78,6 +84,7 @@ class PyramidFlow(Objective):
 
     stages: int = 3
     stage_ratios: Sequence[float] | None = None
+    prediction: StagePrediction = field(default_factory=StageVelocity)
     corruption: Corruption = field(default_factory=LinearCorruption)
     image_share: float = 1 / 9
     gamma: float = 1 / 3
@@ -99,7 +106,7 @@ class PyramidFlow(Objective):
 
     @override
     def tags(self) -> Mapping[str, str]:
-        return {"objective": type(self).__name__}
+        return {"objective": f"{type(self).__name__} of {self.prediction.name}"}
 
     @override
     def input_shapes(self, latent: LatentShape) -> tuple[InputShape, ...]:
@@ -154,7 +161,9 @@ class PyramidFlow(Objective):
 
         Batches of different stages that accumulate to one step weigh equally, as in steps of their own.
         """
-        loss = squared_error(corrupted, output)
+        error = output.prediction.float() - corrupted.target.float()
+        error = self.prediction.velocity_error(error, self._point(corrupted.input))
+        loss = squared_error(replace(corrupted, target=torch.zeros_like(error)), DenoiserOutput(error))
         coarser = self.stages - 1 - self._stages_of(corrupted.input.embedded_t)
         return replace(loss, counted=loss.counted * 4.0**coarser)
 
@@ -165,16 +174,13 @@ class PyramidFlow(Objective):
         Both ends of the stage follow from its velocity, and both latents and noise from its ends
         (``noise_and_latents``).
         """
-        z, v = input.latents.float(), output.prediction.float()
-        embedded = input.embedded_t.view(-1, 1, 1, 1, 1).float()
-        number = self._stages_of(embedded)
-        sigma_start, sigma_end, t_start, t_end = (
-            sum(value * (number == k) for k, value in enumerate(values))
-            for values in zip(*((s.sigma_start, s.sigma_end, s.t_start, s.t_end) for s in self.table), strict=True)
-        )  # (B, 1, 1, 1, 1) each
-        r = (embedded - t_end) / (t_start - t_end)
-        noise, latents = noise_and_latents(z + (1 - r) * v, z - r * v, sigma_start, sigma_end)
+        z, v, at = input.latents.float(), self.velocity(output.prediction, input), self._point(input)
+        noise, latents = noise_and_latents(z + (1 - at.r) * v, z - at.r * v, at.sigma_start, at.sigma_end)
         return Denoised(latents, noise)
+
+    def velocity(self, prediction: Latents, input: DenoiserInput) -> Latents:
+        """dx/dr that a network's answer implies, in float32."""
+        return self.prediction.velocity(prediction.float(), input.latents.float(), self._point(input))
 
     @override
     def predict_x0(
@@ -191,8 +197,7 @@ class PyramidFlow(Objective):
         found = []
         for frame in range(x0.shape[2]):
             example = self._example(x0, self.stages - 1, frame, r, conditions, draw, corrupt=False)
-            end = example.input.latents.float() - r.view(-1, 1, 1, 1, 1) * backbone(example.input).prediction.float()
-            found.append(end)  # sigma_end is 0: where the flow ends are the clean latents
+            found.append(self.denoised(backbone(example.input), example.input).x0)
         return torch.cat(found, dim=2)
 
     def _example(
@@ -220,7 +225,7 @@ class PyramidFlow(Objective):
                 history=history_of(past, frame, number),
                 micro=conditions.micro,
             ),
-            target=flow.velocity,
+            target=self.prediction.target(flow, now[number]),
             weight=torch.ones_like(r),
         )
 
@@ -246,6 +251,15 @@ class PyramidFlow(Objective):
         """The stage of each number: t_end < t <= t_start. The end of the last stage belongs to it."""
         below = [(embedded <= stage.t_end).long() for stage in self.table[:-1]]
         return sum(below, start=torch.zeros_like(embedded, dtype=torch.long))
+
+    def _point(self, input: DenoiserInput) -> StagePoint:
+        embedded = input.embedded_t.view(-1, 1, 1, 1, 1).float()
+        number = self._stages_of(embedded)
+        sigma_start, sigma_end, t_start, t_end = (
+            torch.stack([value * (number == k) for k, value in enumerate(values)]).sum(dim=0)
+            for values in zip(*((s.sigma_start, s.sigma_end, s.t_start, s.t_end) for s in self.table), strict=True)
+        )  # (B, 1, 1, 1, 1) each
+        return StagePoint(sigma_start, sigma_end, (embedded - t_end) / (t_start - t_end))
 
     def _at(self, latent: LatentShape, level: int, frames: int) -> LatentShape:
         by = 2 ** (self.stages - 1 - level)

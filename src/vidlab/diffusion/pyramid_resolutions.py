@@ -22,6 +22,14 @@ def doubled(latents: Latents) -> Float[Tensor, "B C T two_H two_W"]:
     return latents.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 
+def block_means(latents: Latents) -> Latents:
+    """P: every value replaced by the mean of its 2x2 block; sides that are odd stay as they are.
+
+    Odd sides can only be those of a first stage, which has no coarser one to be told of.
+    """
+    return latents if latents.shape[-1] % 2 or latents.shape[-2] % 2 else doubled(halved(latents))
+
+
 def latent_pyramid(latents: Latents, levels: int) -> Pyramid:
     """Clean latents at ``levels`` resolutions, coarsest first; the last is the one given."""
     return _pyramid(latents, levels, 1.0)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.diffusion.pyramid_resolutions import block_noise, doubled, halved
+from vidlab.diffusion.pyramid_resolutions import block_means, block_noise, doubled
 from vidlab.diffusion.schedules import over_latents
 from vidlab.errors import UserError
 
@@ -106,15 +106,14 @@ def noise_and_latents(
 
     The coarser latents in the start are block means of x. So with P the mean over 2x2 blocks, start = sigma_s n +
     (1 - sigma_s) P x and end = sigma_e n + (1 - sigma_e) x are two equations for P n and P x, and n - P n is that of
-    the start over sigma_s. Sides that are odd can only be those of a first stage, where sigma_s = 1 and n = start.
+    the start over sigma_s.
 
     Args:
         start: at r = 1.
         end: at r = 0.
         sigma_start, sigma_end: of the stage of each clip.
     """
-    odd = start.shape[-1] % 2 or start.shape[-2] % 2
-    mean, mean_end = (start, end) if odd else (doubled(halved(start)), doubled(halved(end)))
+    mean, mean_end = block_means(start), block_means(end)
     mean_noise = ((1 - sigma_start) * mean_end - (1 - sigma_end) * mean) / (sigma_end - sigma_start)
     noise = mean_noise + (start - mean) / sigma_start
     return noise, (end - sigma_end * noise) / (1 - sigma_end)

@@ -155,7 +155,7 @@ class _FrameMaker:
         told = [name for name in names if not name.endswith(WITHOUT_HISTORY)]
         alone = [name for name in names if name.endswith(WITHOUT_HISTORY)]
         found = self._predict(single, told, self.histories[stage_number]) | self._predict(single, alone, ())
-        return self.guidance.combine(found, t)
+        return self.objective.velocity(self.guidance.combine(found, t), single)
 
     def _predict(self, single: DenoiserInput, names: Sequence[str], history: tuple[History, ...]) -> dict[str, Latents]:
         if not names:
