@@ -36,11 +36,31 @@ SMALL = [
     "model.backbone.depth=2", "text_encoder.width=16", "text_encoder.heads=2", "sampler.steps=2",
 ]  # fmt: skip
 
+# what makes one frame after another, and what is made for that
+PYRAMIDS = [f"objective={name}" for name in OBJECTIVES if name.startswith("pyramid_flow")]
+GAUSSIANS = [f"objective={name}" for name in OBJECTIVES if not name.startswith("pyramid_flow")]
+BY_FRAME = ["guidance=first_and_later", "guidance=self_quality"]
+READ_HISTORY = ["model=full3d", "model=skiparse"]  # at this depth its layers are all full ones
+
+
+def refused_pairs(lefts: list[str], rights: list[str], reason: str) -> dict[frozenset[str], str]:
+    return {frozenset({left, right}): reason for left in lefts for right in rights}
+
+
 # (group, choice), (group, choice): the reason it is refused with
 REFUSED = {
     frozenset({"guidance=separate_image_text", "conditioning=none"}): "guidance=SeparateImageText needs a model",
     frozenset({"guidance=prompt", "conditioning=none"}): "guidance=PromptGuidance needs a model",
-}
+    **refused_pairs(PYRAMIDS, [f"sampler={name}" for name in SAMPLERS if name != "pyramid"], "undoes the gaussian"),
+    **refused_pairs(GAUSSIANS, ["sampler=pyramid"], "undoes the pyramid process"),
+    **refused_pairs(GAUSSIANS, BY_FRAME, "combines passes under"),
+    **refused_pairs(
+        PYRAMIDS, [f"model={name}" for name in MODELS if f"model={name}" not in READ_HISTORY], "reads no history"
+    ),
+    **refused_pairs(
+        PYRAMIDS, ["conditioning=masked_video", "conditioning=masked_video_curriculum"], "adds channels of a whole clip"
+    ),
+}  # fmt: skip
 
 
 @cache
@@ -54,8 +74,10 @@ def batch(size: tuple[int, int, int]) -> ClipBatch:
     return ClipBatch(pixels, ("a red square", "a dog"), ("a", "b"), (0, 0), 0, (8.0, 8.0))
 
 
+@cache
 def refusal(*overrides: str) -> str | None:
-    return next((reason for pair, reason in REFUSED.items() if pair <= set(overrides)), None)
+    chosen = frozenset(overrides)
+    return next((reason for pair, reason in REFUSED.items() if pair <= chosen), None)
 
 
 PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true"]  # 16-mixed needs a GPU
@@ -63,18 +85,45 @@ SHAPES = {"one": [(8, 8, 8)], "buckets": [(8, 8, 8), (8, 8, 16)], "joint_images"
 PER_FRAME = ["autoencoder=haar_frames", "model.token=[1,4,4]"]  # images are clips of one frame
 
 
+GROUPS = ("model", "objective", "conditioning", "sampler")
+
+
+def named(row) -> tuple[str, ...]:
+    """The settings of a row, or of its numbered places."""
+    numbered = enumerate(row) if isinstance(row[0], str) else row
+    return tuple(f"{GROUPS[place]}={choice}" for place, choice in numbered if place < len(GROUPS))
+
+
 def rows_of_all_pairs(*factors: list[str]) -> list[tuple[str, ...]]:
-    """Few rows in which every two choices of different factors meet: each the best of 60 drawn."""
+    """Few rows in which every two choices of different factors meet, unless no row may have both: the best of 60 drawn.
+
+    What an objective does not go with is refused; with any one of them all other factors go together.
+    """
     draw, rows = random.Random(0), []
+
+    def objectives(*places: tuple[int, str]) -> list[str]:
+        """Those that go with what stands at some places."""
+        return [x for x in factors[1] if refusal(*named([*(p for p in places if p[0] != 1), (1, x)])) is None]
+
+    def row_with(*places: tuple[int, str]) -> list[str]:
+        fixed = dict(places)
+        row = {1: fixed.get(1) or draw.choice(objectives(*places))}
+        for place, factor in enumerate(factors):
+            fitting = [x for x in factor if refusal(*named([(1, row[1]), (place, x)])) is None or place == 1]
+            row[place] = fixed.get(place) or row.get(place) or draw.choice(fitting)
+        return [row[place] for place in range(len(factors))]
+
+    def possible(*places: tuple[int, str]) -> bool:
+        found = objectives(*places)
+        return dict(places).get(1, found[0] if found else None) in found
+
     missing = {
         ((a, x), (b, y)) for a, b in itertools.combinations(range(len(factors)), 2) for x in factors[a]
-        for y in factors[b]
+        for y in factors[b] if possible((a, x), (b, y))
     }  # fmt: skip
     while missing:
-        (a, x), (b, y) = min(missing)
-        drawn = [[draw.choice(factor) for factor in factors] for _ in range(60)]
-        for row in drawn:
-            row[a], row[b] = x, y
+        pair = min(missing)
+        drawn = [row_with(*pair) for _ in range(60)]
         best = max(drawn, key=lambda row: len(missing & set(pairs(row))))
         rows.append(tuple(best))
         missing -= set(pairs(best))
@@ -92,7 +141,8 @@ def trained(monkeypatch, overrides: tuple[str, ...], precision: str, shapes: str
     """A module after a backward pass of every shape; each reaches every parameter, as DDP demands."""
     assert refusal(*overrides) is None
     torch.manual_seed(0)
-    module = composed.__wrapped__(*overrides, *(PER_FRAME if shapes == "joint_images" else []))
+    per_frame = shapes == "joint_images" or any(one in PYRAMIDS for one in overrides)
+    module = composed.__wrapped__(*overrides, *(PER_FRAME if per_frame else []))
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
     monkeypatch.setattr(module, "count", lambda _: None)
     module.configure_model()
@@ -110,7 +160,8 @@ def trained(monkeypatch, overrides: tuple[str, ...], precision: str, shapes: str
 
 
 def sampled(module: VideoDiffusion, sampler: str, precision: str = "32-true") -> None:
-    module.sampler = composed("model=full3d", f"sampler={sampler}").sampler
+    objective = PYRAMIDS[:1] + PER_FRAME if sampler == "pyramid" else []
+    module.sampler = composed("model=full3d", f"sampler={sampler}", *objective).sampler
     with precision_plugin(precision, "cpu").forward_context():
         video = module.pipeline.clips(["a red square"], KeyedRNG(0, ("x",), (0,)))
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
@@ -127,14 +178,28 @@ def test_every_pair_trains_and_samples(row, monkeypatch):
 @pytest.mark.parametrize(("model", "objective", "conditioning"), itertools.product(MODELS, OBJECTIVES, CONDITIONINGS))
 def test_every_combination_trains_and_samples(model, objective, conditioning, monkeypatch):
     overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
+    reason = refusal(*overrides)
+    if reason is not None:
+        with pytest.raises(UserError, match=reason):
+            composed(*overrides, *PER_FRAME)
+        return
     module = trained(monkeypatch, overrides, "32-true", "one")
     for name in SAMPLERS:
-        sampled(module, name)
+        if refusal(*overrides, f"sampler={name}") is None:
+            sampled(module, name)
+
+
+@pytest.mark.parametrize(("left", "right"), [sorted(pair) for pair in REFUSED if any(one in pair for one in PYRAMIDS)])
+def test_what_does_not_go_with_pyramid_flow_is_refused(left, right):
+    with pytest.raises(UserError, match=REFUSED[frozenset({left, right})]):
+        composed(left, right, *PER_FRAME)
 
 
 @pytest.mark.parametrize(("conditioning", "guidance"), itertools.product(CONDITIONINGS, GUIDANCES))
 def test_every_guidance_serves_every_conditioning(conditioning, guidance):
-    overrides = (f"conditioning={conditioning}", f"guidance={guidance}")
+    objective = PYRAMIDS[0] if f"guidance={guidance}" in BY_FRAME else GAUSSIANS[0]
+    per_frame = PER_FRAME if objective in PYRAMIDS else []
+    overrides = (f"conditioning={conditioning}", f"guidance={guidance}", objective, *per_frame)
     reason = refusal(*overrides)
     if reason is not None:
         with pytest.raises(UserError, match=reason):
@@ -144,7 +209,8 @@ def test_every_guidance_serves_every_conditioning(conditioning, guidance):
     module.configure_model()
     module.eval()
     known = torch.zeros(1, 8, dtype=torch.bool)
-    known[:, 0] = known[:, -1] = module.conditioning.takes_frames
+    known[:, 0] = module.conditioning.takes_frames
+    known[:, -1] = module.conditioning.takes_frames and objective in GAUSSIANS
     video = module.pipeline.clips(["a dog"], KeyedRNG(0, ("x",), (0,)), torch.zeros(1, 3, 8, 8, 8), known)
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
     if conditioning.startswith("frame_"):

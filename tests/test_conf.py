@@ -71,6 +71,9 @@ WITH = {
     "lengths/causal": ["autoencoder=trilinear"],
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
     "guidance/prompt": ["conditioning=frame_replacement"],
+    "guidance/first_and_later": ["objective=pyramid_flow"],
+    "guidance/self_quality": ["objective=pyramid_flow"],
+    "sampler/pyramid": ["objective=pyramid_flow"],
 }
 
 

@@ -82,3 +82,12 @@ def test_keys_and_epochs_go_together():
         KeyedRNG(0, ("a", "b"), (0,))
     with pytest.raises(ValueError, match="2 keys but 1 visits"):
         KeyedRNG(0, ("a", "b"), (0, 0), visits=(0,))
+
+
+def test_a_shared_number_is_that_of_the_batch_alone():
+    one = KeyedRNG(3, ("a",), (0,), batch=7)
+    assert one.shared("stage") == KeyedRNG(3, ("b", "c"), (1, 1), batch=7).shared("stage")
+    others = [KeyedRNG(3, ("a",), (0,), batch=8).shared("stage"), KeyedRNG(4, ("a",), (0,), batch=7).shared("stage")]
+    assert len({one.shared("stage"), one.shared("frame"), *others}) == 4
+    drawn = [KeyedRNG(0, (), (), batch=number).shared("stage") for number in range(2000)]
+    assert abs(sum(drawn) / 2000 - 0.5) < 0.03 and min(drawn) >= 0 and max(drawn) < 1

@@ -197,7 +197,7 @@ class ClipBatch:
 
     def draw(self, seed: int) -> KeyedRNG:
         """The random numbers of these visits of these clips, made where the batch is."""
-        return KeyedRNG(seed, self.keys, self.epochs, self.device, self.visits)
+        return KeyedRNG(seed, self.keys, self.epochs, self.device, self.visits, self.number)
 
     def to(self, device: torch.device | str) -> "ClipBatch":
         """The same batch with its clips on another device."""

@@ -49,6 +49,7 @@ class KeyedRNG:
         epochs: the epoch each clip is visited in (a batch may straddle two epochs).
         device: where numbers are made. CPU and CUDA generators give different streams for one seed.
         visits: how often each clip was visited earlier in its epoch; empty where none was.
+        batch: the global batch number, of which ``shared`` numbers are.
     """
 
     seed: int
@@ -56,6 +57,7 @@ class KeyedRNG:
     epochs: tuple[int, ...]
     device: torch.device | str = "cpu"
     visits: tuple[int, ...] = ()
+    batch: int = 0
 
     def __post_init__(self) -> None:
         if len(self.keys) != len(self.epochs):
@@ -76,6 +78,14 @@ class KeyedRNG:
         for row, source in zip(out.unbind(0), self._generators(purpose), strict=True):
             row.uniform_(generator=source)
         return out
+
+    def shared(self, purpose: str) -> float:
+        """One uniform number in [0, 1) for all clips of a global batch, the same on every rank.
+
+        For what clips of a batch must agree in, such as their shape. It is keyed by (seed, batch number, purpose), and
+        made on the CPU.
+        """
+        return torch.rand((), generator=generator(self.seed, "batch", self.batch, purpose)).item()
 
     def _generators(self, purpose: str) -> Iterator[torch.Generator]:
         visits = self.visits or (0,) * len(self.keys)

@@ -164,10 +164,10 @@ def cached_words(folder: Path) -> tuple[str, ...]:
     return (*MODEL, f"data.cache={encoded}", "data.views=2")
 
 
-def generated(model: str, sampler: str) -> str:
+def generated(model: str, sampler: str, *words: str) -> str:
     """The hash of videos made by an untrained model whose parameters are all random."""
     torch.manual_seed(0)
-    module = build_module(composed("train", f"model={model}", f"sampler={sampler}", *TINY))
+    module = build_module(composed("train", f"model={model}", f"sampler={sampler}", *words, *TINY))
     module.configure_model()
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -190,7 +190,8 @@ def record(folder: Path) -> dict[str, Any]:
         found = run_named(name, optimizer, folder)
         losses[f"{name} {optimizer}"] = found.losses
         orders[name] = found.order.hexdigest()
-    videos = {f"{m} {s}": generated(m, s) for m, s in itertools.product(MODELS, choices("sampler"))}
+    videos = {f"{m} {s}": generated(m, s) for m, s in itertools.product(MODELS, choices("sampler")) if s != "pyramid"}
+    videos["full3d pyramid"] = generated("full3d", "pyramid", "objective=pyramid_flow")
     return {"losses": losses, "orders": orders, "videos": videos}
 
 

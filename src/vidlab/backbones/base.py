@@ -24,6 +24,7 @@ class BackboneSpec:
         control_channels: those it was built for.
         takes_attention: it takes the argument ``attention``, the name of an attention kernel.
         reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
+        reads_history: ``input.history`` is read: earlier frames, seen by later ones and not the other way round.
         features: names of what can be requested besides the prediction.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
@@ -35,6 +36,7 @@ class BackboneSpec:
     control_channels: tuple[int, ...] = ()
     takes_attention: bool = False
     reads_pooled_text: bool = True
+    reads_history: bool = False
     features: frozenset[str] = frozenset()
     hidden_matrices: tuple[str, ...] = ("*blocks.*",)
     released_as: str | None = None

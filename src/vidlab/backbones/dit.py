@@ -2,25 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_patch, check_positive
-from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.clip import DenoiserInput, DenoiserOutput, History, LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
-from vidlab.layers.layouts import Grid, LayerPlan
+from vidlab.layers.layouts import Full3D, Grid, LayerPlan
 from vidlab.layers.modulation import ModulationTable, modulate
-from vidlab.layers.patches import patch_grid, per_token, unpatchify
-from vidlab.layers.positions import fourier_positions
-from vidlab.layers.rope import axis_split, rope_scales, rotation
+from vidlab.layers.patches import patch_grid, patchify, per_token, unpatchify
+from vidlab.layers.positions import fourier_at, fourier_positions
+from vidlab.layers.rope import axis_split, rope_scales, rotation, rotation_at
 from vidlab.layers.tables import Tables
+from vidlab.layers.token_places import frame_causal, next_frames, token_places
 
 # Over the noise of the patches, which a new embedding passes on at about unit variance.
 POSITION_SCALE = 2.0
@@ -31,6 +34,10 @@ class DiT(PatchedDenoiser):
 
     Peebles & Xie 2023 (DiT), with 3-D rotary positions, adaLN-single and cross-attention to text as in
     PixArt-alpha and Open-Sora Plan. Dropping the text (``input.text is None``) skips cross-attention.
+
+    Where every layer is ``Full3D``, ``input.history`` is read: tokens of earlier frames, at their own resolution, stand
+    before those of the latents, and a token sees what is not after its own frame. All are modulated by the noise level
+    of the latents, as in Pyramid Flow.
 
     Args:
         latent: shape of the latents.
@@ -78,7 +85,8 @@ class DiT(PatchedDenoiser):
         check_positive(width=width, depth=depth, heads=heads, patch=min(patch))
         _check_heads(width, heads)
         check_patch(latent, patch)
-        self.declare(patch, control_channels)
+        full = all(isinstance(layout, Full3D) for layout in layouts.layers(depth))
+        self.declare(patch, control_channels, reads_history=full)
         self.latent_channels = latent.channels
         self.width = width
         self.head_dim = width // heads
@@ -119,15 +127,37 @@ class DiT(PatchedDenoiser):
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)  # (B, L, D)
-        if self.absolute_positions:
+        context, condition = self._context(input, grid)
+        if input.history:
+            tokens, context = self._after_history(input.history, tokens, context)
+        elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
-        context, condition = self._context(input, grid)
         for block in self.blocks:
             tokens = self.run(block, tokens, context)
+        if input.history:
+            tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
         return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
+
+    def _after_history(
+        self, history: tuple[History, ...], tokens: Float[Tensor, "B L D"], context: BlockContext
+    ) -> tuple[Float[Tensor, "B more D"], BlockContext]:
+        """Earlier frames before the latents in one sequence, each token at its place in the grid of the latents."""
+        if not self.spec.reads_history or self.patch[0] != 1 or context.modulation.shape[1] != 1:
+            raise ValueError("history needs the layout Full3D in every layer, patches of one frame and one t per clip")
+        grid = context.grid
+        grids = [*(patch_grid(part.latents, self.patch) for part in history), grid]
+        indices = [part.frame_index for part in history]
+        indices.append(next_frames(indices, grid.frames))
+        places = torch.cat([token_places(one, index, grid) for one, index in zip(grids, indices, strict=True)])
+        earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
+        sequence = torch.cat([*earlier, tokens], dim=1)  # (B, tokens of the history + L, D)
+        if self.absolute_positions:
+            sequence = sequence + POSITION_SCALE * fourier_at(places, self.width, self.rope_scale)
+        turned = rotation_at(places, axis_split(self.head_dim), self.rope_base, self.rope_scale)
+        return sequence, replace(context, rotation=turned, visible=frame_causal(places[:, 0]))
 
     def _context(self, input: DenoiserInput, grid: Grid) -> tuple[BlockContext, Float[Tensor, "B #L D"]]:
         condition = self.time(input.embedded_t)  # (B, D), or (B, T, D) with a level per latent frame

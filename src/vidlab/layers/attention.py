@@ -30,8 +30,21 @@ class QKNorm(nn.Module):
         return rms_norm(x, self.gain)
 
 
-def attend_within(layout: TokenLayout, grid: Grid, kernel: AttentionKernel, q: Heads, k: Heads, v: Heads) -> Heads:
-    """Attention of every token to its group; no mask is built where nothing is padded."""
+def attend_within(
+    layout: TokenLayout,
+    grid: Grid,
+    kernel: AttentionKernel,
+    q: Heads,
+    k: Heads,
+    v: Heads,
+    visible: Bool[Tensor, "L L"] | None = None,
+) -> Heads:
+    """Attention of every token to its group; no mask is built where nothing is padded.
+
+    With ``visible``, True where a token (row) sees another (column), the whole sequence is one group.
+    """
+    if visible is not None:
+        return kernel(q, k, v, visible[None, None])
     mask = layout.key_mask(grid, q.shape[0], q.shape[2], q.device)
     q, k, v = (layout.partition(part, grid) for part in (q, k, v))  # groups instead of B or N: (B', L', N', d)
     groups = kernel(q, k, v, mask)
@@ -55,14 +68,19 @@ class SelfAttention(nn.Module):
         self.k_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B L D"], layout: TokenLayout, grid: Grid, rotation: Rotation
+        self,
+        x: Float[Tensor, "B L D"],
+        layout: TokenLayout,
+        grid: Grid,
+        rotation: Rotation,
+        visible: Bool[Tensor, "L L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
-        """Attend within each group of the layout."""
+        """Attend within each group of the layout, or to what is visible."""
         # unflatten + unbind: their backward is one stack, where a permutation would copy once more
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
         k = rotate(self.k_norm(k), rotation).to(v.dtype)
-        mixed = attend_within(layout, grid, self.kernel, q, k, v)
+        mixed = attend_within(layout, grid, self.kernel, q, k, v, visible)
         return self.out(mixed.flatten(2))  # (B, L, D)
 
 

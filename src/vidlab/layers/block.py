@@ -24,6 +24,7 @@ class BlockContext:
         modulation: the shared adaLN-single output, (B, 1 or L, 6 D).
         text: projected text tokens, or None.
         text_mask: which text tokens are real.
+        visible: True where a token (row) sees another (column), in place of the layout; None where there is no history.
     """
 
     grid: Grid
@@ -31,6 +32,7 @@ class BlockContext:
     modulation: Float[Tensor, "B #L six_D"]
     text: Float[Tensor, "B S D"] | None
     text_mask: Bool[Tensor, "B S"] | None
+    visible: Bool[Tensor, "L L"] | None = None
 
 
 class DiTBlock(nn.Module):
@@ -63,7 +65,8 @@ class DiTBlock(nn.Module):
         """One block."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.table(context.modulation)  # (B, 1 or L, D) each
         hidden = modulate(x, shift1, scale1)  # (B, L, D)
-        x = torch.addcmul(x, gate1, self.attention(hidden, self.layout, context.grid, context.rotation))
+        mixed = self.attention(hidden, self.layout, context.grid, context.rotation, context.visible)
+        x = torch.addcmul(x, gate1, mixed)
         if context.text is not None and context.text_mask is not None:
             normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
             x = x + self.cross_attention(normed, context.text, context.text_mask)

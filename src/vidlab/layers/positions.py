@@ -38,7 +38,18 @@ def fourier_positions(
         for size, stretch in zip((grid.frames, grid.height, grid.width), scale, strict=True)
     ]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
-    angle = (position[:, None] * _wave_vectors(width // 2, device)).sum(-1)
+    return _waves(position, width)
+
+
+def fourier_at(
+    places: Float[Tensor, "L 3"], width: int, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Float[Tensor, "L D"]:
+    """The same waves at any places (t, y, x), such as those of ``token_places``."""
+    return _waves(places / torch.tensor(scale, device=places.device), width)
+
+
+def _waves(position: Float[Tensor, "L 3"], width: int) -> Float[Tensor, "L D"]:
+    angle = (position[:, None] * _wave_vectors(width // 2, position.device)).sum(-1)
     return torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)
 
 

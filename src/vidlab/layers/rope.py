@@ -91,6 +91,21 @@ def rotation_along(
     return torch.polar(torch.ones_like(flat), flat)
 
 
+def rotation_at(
+    places: Float[Tensor, "L 3"],
+    planes: tuple[int, int, int],
+    base: float = 10000.0,
+    scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Rotation:
+    """``rotation_along`` for tokens at any places (t, y, x), such as those of ``token_places``."""
+    angles = []
+    for position, count, stretch in zip(places.unbind(-1), planes, scale, strict=True):
+        frequency = base ** (-torch.arange(count, device=places.device, dtype=torch.float32) / max(count, 1))
+        angles.append((position / stretch)[:, None] * frequency)  # (L, planes of the axis)
+    flat = torch.cat(angles, dim=-1)[:, None]  # (L, 1, half)
+    return torch.polar(torch.ones_like(flat), flat)
+
+
 def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
     """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32."""
     planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, L, N, d / 2)

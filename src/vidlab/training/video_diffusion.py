@@ -24,6 +24,7 @@ from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
+from vidlab.training.input_checks import check_inputs
 from vidlab.training.module import ClipModule, CliSelection
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
 from vidlab.training.step_interval import steps_taken
@@ -111,6 +112,7 @@ class VideoDiffusion(ClipModule):
         self._given_away = GivenAwayWarning(self.conditioning)
         self._given_away.check(self.latent.frames)
         check_belong(objective, sampler, guidance, self.conditioning.takes_frames)
+        check_inputs(objective.input_shapes(self.latent), self.latent, sum(controls), self.plan.spec)
         self._base_lrs = []
         self._step_means: StepMeans | None = None
         self.text_tokens = 0
