@@ -23,6 +23,7 @@ class BackboneSpec:
         reads_controls: it takes the argument ``control_channels``, the channels of each part of ``input.controls``.
         control_channels: those it was built for.
         takes_attention: it takes the argument ``attention``, the name of an attention kernel.
+        takes_ssm: it takes the argument ``ssm``, the name of a state-space kernel.
         reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
         reads_history: ``input.history`` is read: earlier frames, seen by later ones and not the other way round.
         features: names of what can be requested besides the prediction.
@@ -35,6 +36,7 @@ class BackboneSpec:
     reads_controls: bool = False
     control_channels: tuple[int, ...] = ()
     takes_attention: bool = False
+    takes_ssm: bool = False
     reads_pooled_text: bool = True
     reads_history: bool = False
     features: frozenset[str] = frozenset()

@@ -13,10 +13,11 @@ class Tables:
     """Remembers constant tensors of one network: on a small model the dozens of operations that build one show.
 
     Under ``torch.compile``, on the meta device and with fake tensors, where building costs nothing, tables are built
-    anew. The oldest goes when there are over ``KEPT``. A copy of the network starts without any.
+    anew. The oldest goes when there are over ``kept``. A copy of the network starts without any.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int = KEPT) -> None:
+        self.kept = kept
         self._built: dict[tuple[object, ...], Tensor] = {}
 
     def get(self, build: Callable[..., Tensor], *settings: object, device: torch.device) -> Tensor:
@@ -37,10 +38,10 @@ class Tables:
             table = build(*settings, device=device)
         if type(table) is not Tensor or table.is_meta:
             return table
-        if len(self._built) >= KEPT:
+        if len(self._built) >= self.kept:
             del self._built[next(iter(self._built))]
         self._built[key] = table
         return table
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_built": {}}
+        return {"kept": self.kept, "_built": {}}

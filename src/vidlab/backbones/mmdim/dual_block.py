@@ -1,0 +1,94 @@
+"""The dual-stream MM-DiT block: text and video with weights of their own, one attention over both."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vidlab.layers.attention import QKNorm
+from vidlab.layers.kernels import AttentionKernel
+from vidlab.layers.modulation import modulate
+from vidlab.layers.rope import Rotation, rotate
+
+Heads = Float[Tensor, "B L N d"]
+
+
+@dataclass(frozen=True)
+class DualBlockContext:
+    """What every dual-stream block of one forward pass shares.
+
+    Args:
+        rotation: rotary angles of [text, video].
+        mask: which tokens may see which; None where all may see all.
+        text_condition: activated condition of the text.
+        video_condition: activated condition of the frames.
+    """
+
+    rotation: Rotation
+    mask: Bool[Tensor, "#B 1 L L"] | None
+    text_condition: Float[Tensor, "B 1 D"]
+    video_condition: Float[Tensor, "B #V D"]
+
+
+class Stream(nn.Module):
+    """The weights of one stream of a block: modulation, projections with biases, feed-forward; 18 D^2."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = QKNorm(width // heads)
+        self.k_norm = QKNorm(width // heads)
+        self.out = nn.Linear(width, width)
+        hidden = int(width * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+
+    def parts(self, condition: Float[Tensor, "B #L D"]) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of the attention, then of the feed-forward."""
+        return self.modulation(condition).chunk(6, dim=-1)
+
+    def heads_of(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> tuple[Heads, Heads, Heads]:
+        """Queries and keys of unit root mean square in float32, and values."""
+        q, k, v = self.qkv(modulate(x, parts[0], parts[1])).unflatten(-1, (3, self.heads, -1)).unbind(2)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def finish(
+        self, x: Float[Tensor, "B L D"], mixed: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]
+    ) -> Float[Tensor, "B L D"]:
+        """What the attention gave, and the feed-forward."""
+        _, _, gate1, shift2, scale2, gate2 = parts
+        x = torch.addcmul(x, gate1, self.out(mixed))
+        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+
+
+class DualStreamBlock(nn.Module):
+    """MM-DiT (Esser et al. 2024, figure 2b) with three-axis rotary positions, as Pyramid Flow has it.
+
+    36 D^2 weights. All gates start at zero, so a new block is the identity. Without text the video is alone.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, kernel: AttentionKernel) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.text = Stream(width, heads, mlp_ratio)
+        self.video = Stream(width, heads, mlp_ratio)
+
+    def forward(
+        self, text: Float[Tensor, "B S D"] | None, video: Float[Tensor, "B V D"], context: DualBlockContext
+    ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"]]:
+        """One block on both streams."""
+        video_parts = self.video.parts(context.video_condition)
+        q, k, v = self.video.heads_of(video, video_parts)
+        if text is None:
+            return None, self.video.finish(video, self._attend(q, k, v, context), video_parts)
+        text_parts = self.text.parts(context.text_condition)
+        pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
+        q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
+        mixed_text, mixed_video = self._attend(q, k, v, context).split([text.shape[1], video.shape[1]], dim=1)
+        return self.text.finish(text, mixed_text, text_parts), self.video.finish(video, mixed_video, video_parts)
+
+    def _attend(self, q: Heads, k: Heads, v: Heads, context: DualBlockContext) -> Float[Tensor, "B L D"]:
+        q, k = (rotate(x, context.rotation).to(v.dtype) for x in (q, k))
+        return self.kernel(q, k, v, context.mask).flatten(2)

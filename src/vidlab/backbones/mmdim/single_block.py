@@ -1,0 +1,101 @@
+"""The single-stream MM-DiM block: a causal mixer over text and frames of several resolutions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidlab.backbones.mmdim.temporal import TemporalBranch
+from vidlab.layers.attention import xavier_linears, zero_init
+from vidlab.layers.mixers.mixer import MixerKernels
+from vidlab.layers.mixers.recomposition import FrameGrids, Recomposition, TextEnds
+from vidlab.layers.modulation import modulate
+
+REGISTER_STD = 0.02
+
+
+@dataclass(frozen=True)
+class SingleBlockContext:
+    """What every single-stream block of one forward pass shares.
+
+    Args:
+        frames: the grids.
+        text: both ends of the text, or None.
+        scans: of ``scan_tables``.
+        unscans: of ``unscan_tables``.
+        temporal_mask: of the temporal branch; None where there is none.
+        condition: activated condition of [text, frames].
+    """
+
+    frames: FrameGrids
+    text: TextEnds | None
+    scans: Int[Tensor, "paths R"]
+    unscans: Int[Tensor, "paths V"]
+    temporal_mask: Bool[Tensor, "n n"] | None
+    condition: Float[Tensor, "B #L D"]
+
+    def recomposition(self, layer: int) -> Recomposition:
+        """That of a layer: the scan paths take turns."""
+        path = layer % len(self.scans)
+        return Recomposition(self.scans[path], self.unscans[path], self.text)
+
+
+class MMDiMBlock(nn.Module):
+    """The single-stream block of FLUX with its attention replaced by a causal mixer (M4V, figure 2).
+
+    U = (1 + scale) LN(X) + shift feeds three branches: M = GELU(W U); Y = mixer(R) on the re-composed sequence R, put
+    back into place; and the temporal branch on the frames, added to Y. Then X + gate W' [Y, M]. 12 D^2 weights besides
+    the mixer's, which are 3 D^2 for attention and 4 D^2 for SSD, and 4 D^2 more with the temporal branch. The gate
+    starts at zero, so a new block is the identity. Figure 2 draws no output projection of the mixer, and FLUX has none.
+
+    Args:
+        width: D.
+        heads: N.
+        mlp_ratio: hidden width of the feed-forward over D.
+        layer: which of these blocks it is, from 0; the scan path follows.
+        mixer: makes the mixer.
+        kernels: what the mixer may choose from.
+        temporal: whether there is a temporal branch.
+        registers: rows of learned tokens, one of which precedes each frame.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, layer: int, mixer: Callable[..., nn.Module],
+        kernels: MixerKernels, temporal: bool, registers: int,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.layer = layer
+        hidden = int(width * mlp_ratio)
+        self.modulation = nn.Linear(width, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"))
+        self.mixer = mixer(width, heads, kernels)
+        self.temporal = TemporalBranch(width, heads) if temporal else None
+        self.registers = nn.Parameter(torch.empty(registers, width))
+        self.out = nn.Linear(width + hidden, width)
+
+    def reset_parameters(self) -> None:
+        """Xavier linears, a closed gate, small registers; the mixer keeps the start it gave itself."""
+        for part in (self.mlp, self.temporal, self.out):
+            if part is not None:
+                xavier_linears(part)
+        zero_init(self.modulation)
+        nn.init.normal_(self.registers, std=REGISTER_STD)
+
+    def forward(self, x: Float[Tensor, "B L D"], context: SingleBlockContext) -> Float[Tensor, "B L D"]:
+        """One block on [text, frames]."""
+        shift, scale, gate = self.modulation(context.condition).chunk(3, dim=-1)
+        u = modulate(x, shift, scale)
+        y = self.mix(u, context.recomposition(self.layer))
+        if self.temporal is not None and context.temporal_mask is not None:
+            slots = x.shape[1] - context.frames.tokens
+            moved = self.temporal(u[:, slots:], context.frames, context.temporal_mask)
+            y = y + F.pad(moved, (0, 0, slots, 0))
+        return torch.addcmul(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
+
+    def mix(self, u: Float[Tensor, "B L D"], recomposition: Recomposition) -> Float[Tensor, "B L D"]:
+        """The main path: re-compose, mix, put back."""
+        sequence = recomposition.apply(u, self.registers)  # (B, S + R + S, D)
+        return recomposition.invert(self.mixer(sequence, recomposition.real()))

@@ -1,0 +1,44 @@
+"""Several mixers side by side."""
+
+from collections.abc import Callable, Sequence
+from functools import reduce
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from vidlab.errors import UserError
+from vidlab.layers.mixers.mixer import MixerKernels, Real
+
+
+class ParallelMixer(nn.Module):
+    """The sum of what several mixers make of the same tokens, each with weights of its own.
+
+    M4V's ablation has attention and a state space in parallel; how they are joined is not printed.
+
+    Args:
+        width: D.
+        heads: N.
+        kernels: each mixer takes its own.
+        mixers: make the mixers.
+
+    Raises:
+        UserError: there are none.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kernels: MixerKernels | None = None,
+        mixers: Sequence[Callable[..., nn.Module]] = (),
+    ) -> None:
+        super().__init__()
+        if not mixers:
+            raise UserError("mixer=parallel: mixer.mixers is empty: name at least one mixer.")
+        self.mixers = nn.ModuleList(make(width, heads, kernels or MixerKernels()) for make in mixers)
+
+    @override
+    def forward(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> Float[Tensor, "B L D"]:
+        return reduce(torch.add, (mixer(x, real) for mixer in self.mixers))
