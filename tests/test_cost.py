@@ -98,7 +98,7 @@ def test_parameters_and_tokens():
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "flex"])
 def test_every_kernel_counts_by_the_formula(attention):
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    plan = DenoiserPlan(make, LATENT, TEXT, attention, (), "none")
+    plan = DenoiserPlan(make, LATENT, TEXT, {"attention": attention, "ssm": "auto"}, (), "none")
     objective = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
     assert plan.cost(objective, LATENT, S, 0).forward_flops == 2 * by_hand(TOKENS)
 

@@ -13,6 +13,7 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Controls, DenoiserInput, History, TextEmbedding
 from vidlab.diffusion.objective import InputShape
+from vidlab.layers.mixers.flops import FLOP_FORMULAS
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ def mean_cost(costs: Sequence[tuple[float, ModelCost]]) -> ModelCost:
 class DenoiserCounter:
     """Counts what a training step of a denoiser computes, on the meta device: no memory is touched, any size is fine.
 
-    The network is in training mode: tokens that it drops there are not counted. Attention is counted by the formula of
-    its products, whichever kernel computes them.
+    The network is in training mode: tokens that it drops there are not counted. Attention and state spaces are counted
+    by the formula of their products, whichever kernel computes them.
 
     Args:
         backbone: built on the meta device, with an attention kernel that runs there.
@@ -70,7 +71,11 @@ class DenoiserCounter:
         """
         key = (shape, text_tokens, control_channels)
         if key not in self._counted:
-            with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+            with (
+                torch.device("meta"),
+                FlopCounterMode(display=False, custom_mapping=dict(FLOP_FORMULAS)) as counter,
+                torch.no_grad(),
+            ):
                 self.backbone(self._input(shape, text_tokens, control_channels))
             self._counted[key] = ModelCost(
                 parameters=sum(p.numel() for p in self.backbone.parameters()),

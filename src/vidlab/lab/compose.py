@@ -35,7 +35,7 @@ MODULE_PARTS = {
     **{name: name for name in ("autoencoder", "text_encoder", "objective", "conditioning", "optimizer", "lr_schedule")},
     **{"sampler": "sampler", "guidance": "guidance", "backbone": "model", "regularizers": "losses"},
 }
-SCALARS = {"compile": False, "attention": "auto"}
+SCALARS = {"compile": False, "attention": "auto", "ssm": "auto"}
 
 
 def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
@@ -65,7 +65,9 @@ def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[Non
     }
     if "objective" in parts and "sampler" in parts:
         check_process(parts["objective"], parts["sampler"])
-    scalars = {name: cfg[name] for name in ("seed", *SCALARS) if name in takes}
+    # configurations of older runs lack newer scalars
+    scalars = {"seed": cfg["seed"]} | {n: cfg.get(n, plain) for n, plain in SCALARS.items()}
+    scalars = {name: value for name, value in scalars.items() if name in takes}
     task = instantiate(cfg.task, "task", **scalars)
     module = task(clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width), **parts)
     assert isinstance(module, ClipModule)
@@ -120,7 +122,8 @@ def accepted(cfg: DictConfig) -> frozenset[str]:
     target = get_class(cfg.task["_target_"])
     takes = frozenset(inspect.signature(target).parameters)
     groups = [group for name, group in MODULE_PARTS.items() if name not in takes and cfg.get(group) is not None]
-    scalars = [f"{name}={cfg[name]}" for name, plain in SCALARS.items() if name not in takes and cfg[name] != plain]
+    chosen_scalars = {name: cfg.get(name, plain) for name, plain in SCALARS.items() if name not in takes}
+    scalars = [f"{name}={value}" for name, value in chosen_scalars.items() if value != SCALARS[name]]
     if groups or scalars:
         chosen = [*groups, *scalars]
         raise UserError(

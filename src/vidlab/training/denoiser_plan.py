@@ -1,6 +1,6 @@
 """A denoiser before it is built: what it declares, what other parts fix of it, and what a step of it costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,16 +11,20 @@ from vidlab.cost import DenoiserCounter, ModelCost, mean_cost
 from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 
+KERNELS = {"attention": "attention kernel", "ssm": "state-space kernel"}
+# those that run on the meta device
+ON_META = {"attention": "sdpa", "ssm": "torch"}
+
 
 class DenoiserPlan:
     """Reads the spec of a denoiser from a copy on the meta device, which holds no numbers, and fixes its settings.
 
     Args:
-        backbone: called with ``latent``, ``text_width``, and ``attention`` and ``control_channels`` where its spec says
-            that it takes them; returns the denoiser.
+        backbone: called with ``latent``, ``text_width``, and ``attention``, ``ssm`` and ``control_channels`` where its
+            spec says that it takes them; returns the denoiser.
         latent: the latents it is built for.
         text_width: width of text features.
-        attention: attention kernel.
+        kernels: the kernels asked for, by setting, ``attention`` and ``ssm``.
         control_channels: channels of each part of the controls that the conditioning gives.
         conditioning: its name, for messages.
 
@@ -33,14 +37,16 @@ class DenoiserPlan:
         backbone: Callable[..., VideoDenoiser],
         latent: LatentShape,
         text_width: int,
-        attention: str,
+        kernels: Mapping[str, str],
         control_channels: tuple[int, ...],
         conditioning: str,
     ) -> None:
         self._backbone, self._latent, self._text_width = backbone, latent, text_width
         self.spec: BackboneSpec = self._hollow().spec
-        self._check(attention, control_channels, conditioning)
-        self._settings: dict[str, Any] = {"attention": attention} if self.spec.takes_attention else {}
+        taken = {"attention": self.spec.takes_attention, "ssm": self.spec.takes_ssm}
+        self._check_kernels(kernels, taken)
+        self._check_controls(control_channels, conditioning)
+        self._settings: dict[str, Any] = {name: kernel for name, kernel in kernels.items() if taken[name]}
         if control_channels:
             self._settings["control_channels"] = control_channels
         self._counter: DenoiserCounter | None = None
@@ -49,7 +55,12 @@ class DenoiserPlan:
         with torch.device("meta"):
             return self._backbone(latent=self._latent, text_width=self._text_width, **settings)
 
-    def _check(self, attention: str, control_channels: tuple[int, ...], conditioning: str) -> None:
+    def _check_kernels(self, kernels: Mapping[str, str], taken: Mapping[str, bool]) -> None:
+        for name, kernel in kernels.items():
+            if kernel != "auto" and not taken[name]:
+                raise UserError(f"{name}={kernel}: the model has no {KERNELS[name]} to choose. Use {name}=auto.")
+
+    def _check_controls(self, control_channels: tuple[int, ...], conditioning: str) -> None:
         if self.spec.control_channels and not control_channels:
             raise UserError(
                 f"The model reads controls (model.backbone.control_channels={list(self.spec.control_channels)}) and "
@@ -60,8 +71,6 @@ class DenoiserPlan:
                 f"conditioning={conditioning} gives control channels, and the model has no "
                 "control_channels to read them. Use conditioning=frame_replacement, or another model."
             )
-        if attention != "auto" and not self.spec.takes_attention:
-            raise UserError(f"attention={attention}: the model has no attention kernel to choose. Use attention=auto.")
 
     def check_requested(self, features: frozenset[str]) -> None:
         """Refuse features that regularisers read and the denoiser does not have.
@@ -88,8 +97,7 @@ class DenoiserPlan:
             control_channels: channels of the controls, all parts together.
         """
         if self._counter is None:
-            # the one attention kernel that runs on the meta device
-            kernel = {"attention": "sdpa"} if self.spec.takes_attention else {}
-            self._counter = DenoiserCounter(self._hollow(**{**self._settings, **kernel}), self._text_width)
+            kernels = {name: kernel for name, kernel in ON_META.items() if name in self._settings}
+            self._counter = DenoiserCounter(self._hollow(**{**self._settings, **kernels}), self._text_width)
         count = self._counter.cost
         return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])

@@ -56,6 +56,7 @@ class VideoDiffusion(ClipModule):
         seed: seed of every random number of training.
         compile: compile the denoiser with torch.compile.
         attention: attention kernel of the denoiser.
+        ssm: state-space kernel of the denoiser.
 
     Attributes:
         text_tokens: tokens of each caption, padding included, in the batch that was trained last; 0 before.
@@ -86,6 +87,7 @@ class VideoDiffusion(ClipModule):
         seed: int = 0,
         compile: bool = False,
         attention: str = "auto",
+        ssm: str = "auto",
     ) -> None:
         super().__init__()
         self.encoders = TrainingEncoders(autoencoder, text_encoder, latents, text_dropout)
@@ -96,7 +98,7 @@ class VideoDiffusion(ClipModule):
         self.text_encoder = text_encoder
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
         controls = self.conditioning.control_channels(self.latent, autoencoder.stride)
-        told = attention, controls, type(self.conditioning).__name__
+        told = {"attention": attention, "ssm": ssm}, controls, type(self.conditioning).__name__
         self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, *told)
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
