@@ -197,3 +197,70 @@ class OpenSoraPlanRelease:
         found = module.denoiser.read_released(folder)
         report = inherit(module.denoiser, [Source(str(folder), found.weights)], self.fresh, self.copies)
         return replace(report, notes=found.notes)
+
+
+@dataclass(frozen=True)
+class MambaFromAttention:
+    """State-space mixers that begin as the attention of a trained run; all that has a counterpart is taken with them.
+
+    A, dt, the convolution and the second branch have none and stay as drawn, and so do registers and the temporal
+    branch where the run has no such thing (``vidlab.backbones.mmdim.from_attention``).
+
+    Args:
+        source: the run, of ``model=mmdim mixer=attention`` or ``model=full3d``.
+        fresh: patterns of names that may start as drawn where the run has nothing for them.
+    """
+
+    source: CheckpointSource
+    fresh: Sequence[str] = ()
+
+    def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport:
+        """Take every weight that ``fresh`` does not excuse, or raise.
+
+        Raises:
+            UserError: another model, a run without attention, or a weight that neither is there nor may be fresh.
+        """
+        from vidlab.backbones.mmdim import MMDiM
+        from vidlab.backbones.mmdim.from_attention import Taken, from_attention
+
+        if not isinstance(module, VideoDiffusion) or not isinstance(module.denoiser, MMDiM):
+            raise UserError("init=mamba_from_attention fills a diffusion Mamba: use model=mmdim.")
+        source, config = self.source.load(around, "init.run")
+        frozen = module.frozen_keys()
+        given = {n: w for n, w in source.weights.items() if source.get(n) is not None and n not in frozen}
+        inside = {name.removeprefix(BACKBONE): w for name, w in given.items() if name.startswith(BACKBONE)}
+        found = {BACKBONE + name: taken for name, taken in from_attention(module.denoiser, inside).items()}
+        found |= {name: Taken(weight, (name,)) for name, weight in given.items() if not name.startswith(BACKBONE)}
+        made = Source(source.name, {name: taken.weight for name, taken in found.items()})
+        report = inherit(module, [made], self.fresh)
+        return _told(report, found, source, position_notes(module, config))
+
+
+BACKBONE = "backbone."
+
+
+def _told(report: WarmStartReport, found: Mapping[str, Any], source: Source, notes: Sequence[str]) -> WarmStartReport:
+    """The report in the names of the run: what was renamed or joined is copied, what nothing took is unused."""
+    names = {name: tuple(BACKBONE + o if name.startswith(BACKBONE) else o for o in one.origins)
+             for name, one in found.items()}  # fmt: skip
+    taken = report.taken[source.name]
+    straight = tuple(name for name in taken if names[name] == (name,) and not found[name].part)
+    copied = [
+        f"{name}{found[name].part and f' ({found[name].part})'} <- {' + '.join(names[name])}"
+        for name in taken if name not in straight
+    ]  # fmt: skip
+    used = {origin for name in taken for origin in names[name]}
+    return replace(
+        report,
+        taken={source.name: straight},
+        copied=tuple(copied),
+        unused=tuple(f"{source.name}: {name}" for name in source.weights if name not in used),
+        notes=tuple(notes),
+    )
+
+
+def mamba_from_attention(
+    run: str, weights: str = "ema", keys: Sequence[str] = ("*",), fresh: Sequence[str] = ()
+) -> MambaFromAttention:
+    """One run gives the attention; arguments as in ``CheckpointSource`` and ``MambaFromAttention``."""
+    return MambaFromAttention(CheckpointSource(run, weights, keys), fresh)
