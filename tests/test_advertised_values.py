@@ -39,8 +39,10 @@ RUN_AS = {"train": "model/full3d", "autoencoder/wfvae_nano": "task/autoencoder"}
 REFUSED = {
     "train attention=flex": "attention=flex: torch has no backward pass",
     "train attention=xformers": "attention=xformers: ",
+    **{f"train ssm={name}": f"ssm={name}: the model has no state-space kernel" for name in ("torch", "mamba_ssm")},
     "train precision=16-mixed": "precision=16-mixed",
     "init/from_run weights=raw": "init.run=last: no run of experiment",
+    "init/mamba_from_attention weights=raw": "init.run=last: no run of experiment",
 }
 
 

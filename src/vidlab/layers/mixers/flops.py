@@ -6,7 +6,10 @@ from typing import Any
 import torch
 
 # The import registers ``torch.ops.vidlab.ssd``, which the formula below is for.
-from vidlab.layers.mixers.ssd import CHUNK
+from vidlab.layers.mixers.ssd import CHUNKS
+
+# The chunk of a GPU, and so of the meta device: what a model costs does not depend on where it is counted.
+CHUNK = CHUNKS["cuda"]
 
 
 def ssd_flops(tokens: int, heads: int, channels: int, state: int, chunk: int = CHUNK) -> int:

@@ -5,7 +5,6 @@ Only its module ``ops.triton.ssd_combined`` is used, which needs Triton and eino
 
 import sys
 from functools import cache
-from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
@@ -64,12 +63,14 @@ def ssd_combined() -> ModuleType:
     path and no contents, stands in for it, so that the modules below can be imported.
     """
     try:
-        import_module("mamba_ssm")
+        import mamba_ssm  # noqa: F401
     except ImportError:
         spec = find_spec("mamba_ssm")
         assert spec is not None
         sys.modules["mamba_ssm"] = module_from_spec(spec)
-    return import_module("mamba_ssm.ops.triton.ssd_combined")
+    from mamba_ssm.ops.triton import ssd_combined
+
+    return ssd_combined
 
 
 # Operators for torch.compile, which would otherwise trace through the package's own autograd function and autotuner.
