@@ -479,3 +479,7 @@ torch.testing.assert_close(compiled(input).prediction, model(input).prediction)
 def test_it_compiles_in_one_graph():
     """In a process of its own: the shape checks of these tests cannot be traced."""
     subprocess.run([sys.executable, "-c", COMPILED], check=True, cwd=Path(__file__).parent)
+
+
+def test_it_declares_that_it_reads_history():
+    assert make().spec.reads_history

@@ -29,7 +29,7 @@ ENVIRONMENT = "VIDLAB_ALLOW"
 # have their classes made, among them such as open whatever place a parameter names.
 REBUILT = ("task", "data", *MODULE_PARTS.values())
 # Groups of conf/ that are placed inside those.
-WITHIN = ("bucketing", "lengths")
+WITHIN = ("bucketing", "lengths", "mixer")
 # A run's configuration has some 250 values, 10 kB and 8 levels.
 LARGEST, MOST_VALUES, DEEPEST = 2**20, 20_000, 32
 SIZED, LARGEST_SIZE = ("model", "autoencoder", "text_encoder"), 2**24  # no depth or width is larger

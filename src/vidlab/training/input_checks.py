@@ -33,7 +33,7 @@ def check_inputs(
     if any(shape.history for shape in shapes) and not backbone.reads_history:
         raise UserError(
             "The chosen objective tells the model the frames before the current one, and the chosen model, as it is "
-            "configured, reads no history. Use model=full3d, or another objective."
+            "configured, reads no history. Use model=full3d or model=mmdim, or another objective."
         )
     for part in given:
         _check_patch(part, backbone.patch)

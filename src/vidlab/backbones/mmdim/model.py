@@ -80,8 +80,6 @@ class MMDiM(PatchedDenoiser):
         UserError: sizes that do not divide or are not positive, or a setting that there is not.
     """
 
-    reads_history = True
-
     def __init__(
         self,
         latent: LatentShape,
@@ -115,7 +113,7 @@ class MMDiM(PatchedDenoiser):
             {"width": width, "depth": depth, "heads": heads, "registers": registers, "scan_paths": len(scan_paths)},
             {"register_by": register_by, "text_ends": text_ends},
         )  # fmt: skip
-        self.declare(patch, control_channels)
+        self.declare(patch, control_channels, reads_history=True)
         self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
         _, rows, columns = self.patch
         self.latent_channels, self.width = latent.channels, width
