@@ -323,6 +323,7 @@ class LossContext:
         target: what the objective wanted.
         step: global number of the batch.
         draw: the clips' random numbers.
+        latent: shape of the clips' latents, of which ``input`` may hold a part or a smaller copy.
         x0_of: the clean latents that a prediction implies, exactly converted by the objective.
         decode: latents to pixels, not clamped; gradients pass.
     """
@@ -333,6 +334,7 @@ class LossContext:
     target: Float[Tensor, "B C T H W"]
     step: int
     draw: KeyedRNG
+    latent: LatentShape
     x0_of: Callable[[DenoiserOutput, DenoiserInput], Float[Tensor, "B C T H W"]]
     decode: Callable[[Float[Tensor, "B C t h w"]], Float[Tensor, "B 3 T H W"]]
 

@@ -8,7 +8,7 @@ from vidlab.callbacks.noise_levels import LossByNoiseLevel
 from vidlab.errors import UserError
 
 
-def logged(callback: LossByNoiseLevel, *batches: tuple[list, list[float]]) -> list[dict[str, float]]:
+def logged(callback: LossByNoiseLevel, *batches: tuple[list, list[float]], parts=()) -> list[dict[str, float]]:
     found: list[dict[str, float]] = []
     logger = Mock()
     logger.log_metrics.side_effect = lambda metrics, step: found.append(metrics)
@@ -16,6 +16,7 @@ def logged(callback: LossByNoiseLevel, *batches: tuple[list, list[float]]) -> li
         trainer = Mock(spec=Trainer, global_step=step, loggers=[logger])
         trainer.strategy.reduce.side_effect = lambda sums, reduce_op: sums
         outputs = {"t": torch.tensor(t), "per_clip": torch.tensor(losses)}
+        outputs |= {"part": parts[step - 1]} if parts else {}
         callback.on_train_batch_end(trainer, Mock(spec=LightningModule), outputs, None, 0)
     return found
 
@@ -26,6 +27,15 @@ def test_means_by_bin_over_an_interval_by_hand():
     assert found == [
         {"train/loss_at_t/0": pytest.approx(2.0), "train/loss_at_t/0.5": pytest.approx(4.0)},
         {"train/loss_at_t/0.5": pytest.approx(8.0)},  # t = 1 belongs to the last bin; an empty bin is left out
+    ]
+
+
+def test_means_by_part_by_hand():
+    batches = ([0.1, 0.1], [1.0, 4.0]), ([0.2], [float("nan")]), ([0.3], [2.0]), ([0.4], [5.0])
+    found = logged(LossByNoiseLevel(1, 2), *batches, parts=("stage_1", "stage_0", "stage_0", "stage_0"))
+    assert [{n: v for n, v in one.items() if "stage" in n} for one in found] == [
+        {"train/loss/stage_1": 2.5},  # stage_0 had no clip whose loss is a number
+        {"train/loss/stage_0": 3.5},
     ]
 
 

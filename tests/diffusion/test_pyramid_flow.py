@@ -257,3 +257,15 @@ def test_what_has_no_common_shape_is_refused(objective):
     controls = Controls(clips(), clips()[:, :1])
     with pytest.raises(ValueError, match="no controls"):
         objective.prepare(clips(), replace(NOTHING, controls=controls), draw())
+
+
+def test_losses_name_their_stage(objective):
+    names = set()
+    for number in range(20):
+        corrupted = objective.prepare(clips(), NOTHING, draw(number))
+        loss = objective.loss(corrupted, DenoiserOutput(corrupted.target))
+        assert loss.part == corrupted.part == f"stage_{stage_of(corrupted)}"
+        names.add(loss.part)
+    levels = objective.validation_levels(draw())
+    held_out = [objective.prepare_at(clips(), t, NOTHING, draw()).part for t in levels]
+    assert held_out == ["stage_0", "stage_1", "stage_2"] and names == set(held_out)

@@ -7,7 +7,7 @@ import torch
 from metric_clips import moving_clips
 
 from vidlab.errors import UserError
-from vidlab.metrics.clipsim import CLIPSIM
+from vidlab.metrics.clipsim import CLIPSIM, prepared
 
 MEAN, STD = [0.48, 0.46, 0.41], [0.27, 0.26, 0.28]
 SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -60,10 +60,10 @@ def test_frames_are_resized_by_their_short_side_and_cut_to_the_centre(folder):
     wide = torch.zeros(1, 3, 32, 64)
     wide[..., 16:48] = 1.0
     white = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
-    prepared = metric._prepared(wide)
-    assert prepared.shape == (1, 3, 16, 16)
-    torch.testing.assert_close(prepared[0, :, 8, 8], white)
-    assert metric._prepared(torch.zeros(1, 3, 7, 5)).shape == (1, 3, 16, 16)
+    shown = prepared(metric._loaded, wide)
+    assert shown.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(shown[0, :, 8, 8], white)
+    assert prepared(metric._loaded, torch.zeros(1, 3, 7, 5)).shape == (1, 3, 16, 16)
 
 
 def test_what_is_missing_is_named(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""The training loss by noise level: where a model still learns, and which weighting starves which levels."""
+"""The training loss by noise level and part: where a model still learns, and which weighting starves which levels."""
 
 from typing import Any
 
@@ -14,14 +14,14 @@ class LossByNoiseLevel(Callback):
     """Averages the objective per clip over equal bins of t and logs it every ``every_n_steps`` optimiser steps.
 
     All clips of the interval count, of every batch and rank. Sums stay on the device between logs. A bin that no clip
-    fell into is not logged.
+    fell into is not logged. Where an objective has parts, such as the stages of pyramid flow, each has its mean too.
 
     Args:
         bins: number of equal parts of [0, 1].
         every_n_steps: interval in optimiser steps.
 
     Logs:
-        train/loss_at_t/<lower edge>.
+        train/loss_at_t/<lower edge>; train/loss/<part>, such as train/loss/stage_0.
 
     Raises:
         UserError: an argument below 1.
@@ -34,6 +34,7 @@ class LossByNoiseLevel(Callback):
         self.bins = bins
         self._interval = StepInterval(every_n_steps)
         self._sums: torch.Tensor | None = None
+        self._parts: dict[str, torch.Tensor] = {}
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,6 +53,9 @@ class LossByNoiseLevel(Callback):
         place = (level.to(per_clip.device) * self.bins).long().clamp(0, self.bins - 1)
         self._sums[0].index_add_(0, place, per_clip)
         self._sums[1].index_add_(0, place, counts.float())
+        if part := outputs.get("part"):
+            both = torch.stack([per_clip.sum(), counts.float().sum()])
+            self._parts[part] = self._parts.get(part, torch.zeros_like(both)) + both
         if self._interval.due(trainer.global_step):
             self._log(trainer)
 
@@ -64,5 +68,10 @@ class LossByNoiseLevel(Callback):
             for number, (value, clips) in enumerate(zip(total, count, strict=True))
             if clips
         }
+        # every rank trains the same parts, which are drawn for a whole global batch
+        for part, sums in sorted(self._parts.items()):
+            value, clips = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+            found |= {f"train/loss/{part}": value / clips} if clips else {}
+        self._parts = {}
         for logger in trainer.loggers:
             logger.log_metrics(found, step=trainer.global_step)

@@ -28,24 +28,27 @@ class Corrupted:
         weight: factor on the squared error, one per clip (B,) or latent frame (B, T).
         loss_mask: 1 where the error counts, 0 where the answer was given away; broadcastable to the target,
             or None when everything counts.
+        part: which part of the problem the example is, such as a stage; "" where there is one. Losses are logged by it.
     """
 
     input: DenoiserInput
     target: Latents
     weight: Levels
     loss_mask: Float[Tensor, "B #C #T #H #W"] | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
 class ObjectiveLoss:
     """The scalar to minimise, the same error per clip, and the elements each clip's is a mean over.
 
-    ``total`` is sum(per_clip * counted) / sum(counted).
+    ``total`` is sum(per_clip * counted) / sum(counted). ``part`` is that of the example.
     """
 
     total: Float[Tensor, ""]
     per_clip: Float[Tensor, "B"]
     counted: Float[Tensor, "B"]
+    part: str = ""
 
 
 @dataclass(frozen=True)

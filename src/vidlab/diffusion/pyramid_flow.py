@@ -165,7 +165,7 @@ class PyramidFlow(Objective):
         error = self.prediction.velocity_error(error, self._point(corrupted.input))
         loss = squared_error(replace(corrupted, target=torch.zeros_like(error)), DenoiserOutput(error))
         coarser = self.stages - 1 - self._stages_of(corrupted.input.embedded_t)
-        return replace(loss, counted=loss.counted * 4.0**coarser)
+        return replace(loss, counted=loss.counted * 4.0**coarser, part=corrupted.part)
 
     @override
     def denoised(self, output: DenoiserOutput, input: DenoiserInput) -> Denoised:
@@ -227,6 +227,7 @@ class PyramidFlow(Objective):
             ),
             target=self.prediction.target(flow, now[number]),
             weight=torch.ones_like(r),
+            part=f"stage_{number}",
         )
 
     def _corrupted(self, clean: Pyramid, frames: int, draw: KeyedRNG) -> Pyramid:

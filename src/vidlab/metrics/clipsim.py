@@ -50,12 +50,7 @@ class CLIPSIM(ClipMetric):
         resamples: int = 1000,
     ) -> None:
         super().__init__(frames, stride, seed, resamples=resamples)
-        if not path:
-            raise UserError(
-                "metrics.clipsim.path is not set: give a local folder of a CLIP or a hub id such as "
-                "openai/clip-vit-base-patch32."
-            )
-        self._loaded = _load(path)  # a record: the frozen weights are no part of the metric's own state
+        self._loaded = load_clip(path, "metrics.clipsim.path")  # a record: the frozen weights are no part of the metric's own state
         self._settings = {"clip": fingerprint(self._loaded["model"]), "scale": "cosine"}
 
     def settings(self) -> Mapping[str, str]:
@@ -69,25 +64,38 @@ class CLIPSIM(ClipMetric):
         captions: Sequence[str],
     ) -> Float[Tensor, "B"]:
         """Mean cosine per clip."""
-        model, clips = self._loaded["model"].to(videos.device), len(videos)
-        tokens = self._loaded["tokenizer"](list(captions), padding=True, truncation=True, return_tensors="pt")
-        images = self._prepared(videos.transpose(1, 2).flatten(0, 1))
+        clips = len(videos)
         with torch.inference_mode(), torch.autocast(videos.device.type, enabled=False):
-            text = _pooled(model.get_text_features(**{name: x.to(videos.device) for name, x in tokens.items()}))
-            parts = images.split(_FRAMES_PER_PASS)
-            shown = torch.cat([_pooled(model.get_image_features(pixel_values=part)) for part in parts])
+            text = text_features(self._loaded, captions, videos.device)
+            parts = videos.transpose(1, 2).flatten(0, 1).split(_FRAMES_PER_PASS)
+            shown = torch.cat([image_features(self._loaded, part) for part in parts])
         frames = F.normalize(shown.double(), dim=1).view(clips, -1, shown.shape[1])
         return (frames * F.normalize(text.double(), dim=1)[:, None]).sum(2).mean(1).clone()
 
-    def _prepared(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 size size"]:
-        size, (height, width) = self._loaded["size"], images.shape[2:]
-        scale = size / min(height, width)
-        tall, wide = max(size, round(height * scale)), max(size, round(width * scale))
-        images = resize_frames(images, tall, wide, "bicubic_antialias")
-        top, left = (tall - size) // 2, (wide - size) // 2
-        images = (images[:, :, top : top + size, left : left + size] + 1) / 2
-        mean, std = (torch.tensor(self._loaded[n], device=images.device).view(1, 3, 1, 1) for n in ("mean", "std"))
-        return (images - mean) / std
+
+def text_features(loaded: dict[str, Any], captions: Sequence[str], device: torch.device) -> Float[Tensor, "B D"]:
+    """Features of captions, not normalised."""
+    tokens = loaded["tokenizer"](list(captions), padding=True, truncation=True, return_tensors="pt")
+    model = loaded["model"].to(device)
+    return _pooled(model.get_text_features(**{name: x.to(device) for name, x in tokens.items()}))
+
+
+def image_features(loaded: dict[str, Any], images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
+    """Features of images in [-1, 1], not normalised."""
+    model = loaded["model"].to(images.device)
+    return _pooled(model.get_image_features(pixel_values=prepared(loaded, images)))
+
+
+def prepared(loaded: dict[str, Any], images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 size size"]:
+    """Images in the network's size and normalisation."""
+    size, (height, width) = loaded["size"], images.shape[2:]
+    scale = size / min(height, width)
+    tall, wide = max(size, round(height * scale)), max(size, round(width * scale))
+    images = resize_frames(images, tall, wide, "bicubic_antialias")
+    top, left = (tall - size) // 2, (wide - size) // 2
+    images = (images[:, :, top : top + size, left : left + size] + 1) / 2
+    mean, std = (torch.tensor(loaded[n], device=images.device).view(1, 3, 1, 1) for n in ("mean", "std"))
+    return (images - mean) / std
 
 
 def _pooled(output: Any) -> Tensor:
@@ -95,14 +103,26 @@ def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def _load(path: str) -> dict[str, Any]:
-    """The model, its tokenizer, image size and normalisation."""
+def load_clip(path: str | None, key: str) -> dict[str, Any]:
+    """The frozen model, its tokenizer, image size and normalisation.
+
+    Args:
+        path: a local folder or a hub id.
+        key: the setting that named it, for messages.
+
+    Raises:
+        UserError: the path is unset, not found, or no such model.
+    """
+    if not path:
+        raise UserError(
+            f"{key} is not set: give a local folder of a CLIP or a hub id such as openai/clip-vit-base-patch32."
+        )
     import json
 
     from transformers import AutoModel, AutoTokenizer
 
-    folder, local = _folder(path), {"local_files_only": True, "trust_remote_code": False}
-    refuse_code(folder, f"metrics.clipsim.path={path}")
+    folder, local = _folder(path, key), {"local_files_only": True, "trust_remote_code": False}
+    refuse_code(folder, f"{key}={path}")
     try:
         settings = json.loads((folder / "preprocessor_config.json").read_text())
         mean, std = settings["image_mean"], settings["image_std"]
@@ -114,19 +134,19 @@ def _load(path: str) -> dict[str, Any]:
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"metrics.clipsim.path={path}: {folder} is not a readable CLIP ({reason}). It needs config.json, "
+            f"{key}={path}: {folder} is not a readable CLIP ({reason}). It needs config.json, "
             "*.safetensors, the tokenizer's files and preprocessor_config.json."
         ) from error
     return {"model": model, "tokenizer": tokenizer, "size": size, "mean": mean, "std": std}
 
 
-def _folder(path: str) -> Path:
+def _folder(path: str, key: str) -> Path:
     """The local folder behind a path or a hub id."""
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     if path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise UserError(f"metrics.clipsim.path={path}: there is no such folder ({folder.absolute()}).")
+        raise UserError(f"{key}={path}: there is no such folder ({folder.absolute()}).")
     from huggingface_hub import snapshot_download
 
     try:
@@ -135,6 +155,6 @@ def _folder(path: str) -> Path:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"metrics.clipsim.path={path} is no local folder, and the hub did not give it ({reason}). Correct the "
+            f"{key}={path} is no local folder, and the hub did not give it ({reason}). Correct the "
             "name, connect and run again, or give a local folder."
         ) from error

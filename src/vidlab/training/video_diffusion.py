@@ -63,7 +63,7 @@ class VideoDiffusion(ClipModule):
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
-        val/x0_mse/log_snr_<bin> per validation. Only val/x0_mse compares across objectives and autoencoders.
+        val/x0_mse/log_snr_<bin> per validation, and val/loss/<part> where an objective has parts, such as stages. Only val/x0_mse compares across objectives and autoencoders.
     """
 
     results = ("val/loss", "val/x0_mse")
@@ -182,11 +182,12 @@ class VideoDiffusion(ClipModule):
             raise RuntimeError("call configure_model() first")
         return self.backbone
 
-    def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
+    def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor | str]:
         """One batch: corrupt, predict, compare.
 
         Returns:
-            ``loss`` to minimise, and of each clip ``t`` and ``per_clip``, its part of the objective.
+            ``loss`` to minimise; of each clip ``t`` and ``per_clip``, its part of the objective; ``part``, which part of
+            the problem the batch was.
         """
         draw = batch.draw(self.seed)
         x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)
@@ -202,6 +203,7 @@ class VideoDiffusion(ClipModule):
         objective = self.objective.loss(corrupted, output)
         context = LossContext(
             batch, corrupted.input, output, corrupted.target, batch.number, draw,
+            latent=LatentShape(*x0.shape[1:]),
             x0_of=lambda output, input: self.objective.denoised(output, input).x0, decode=self.autoencoder.decode,
         )  # fmt: skip
         terms = self.regularizers.values(context)
@@ -214,7 +216,8 @@ class VideoDiffusion(ClipModule):
             self._step_means.add(found, share)
             loss = loss * share
         self.count(batch)
-        return {"loss": loss, "t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
+        shown = {"t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
+        return {"loss": loss, **shown, "part": corrupted.part}
 
     def on_after_backward(self) -> None:
         """After the last batch of a step: what its gradient lacks to that of the mean over all batches and ranks."""
@@ -241,7 +244,8 @@ class VideoDiffusion(ClipModule):
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         for loss in measures.losses(held_out):
             counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
-            self.log("val/loss", loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
+            for name in ("val/loss", f"val/loss/{loss.part}") if loss.part else ("val/loss",):
+                self.log(name, loss.total, on_step=False, on_epoch=True, sync_dist=True, batch_size=counted)
 
     @property
     def measures(self) -> HeldOutMeasures:

@@ -1,0 +1,1 @@
+"""Differentiable scores of pixels, for reward learning (``vidlab.losses.reward``)."""
