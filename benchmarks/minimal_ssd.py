@@ -23,6 +23,7 @@ def minimal_ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
     length = x.shape[1]
     rest = -length % chunk
     values, a = x * dt[..., None], dt * A
+    B, C = B.to(values), C.to(values)  # of half precision inputs with steps in float32, products are in float32
     values, B, C = (F.pad(t, (0, 0, 0, 0, 0, rest)).unflatten(1, (-1, chunk)) for t in (values, B, C))
     a = F.pad(a, (0, 0, 0, rest)).unflatten(1, (-1, chunk)).permute(0, 3, 1, 2)  # (B, N, c, Q)
     sums = a.cumsum(-1)
@@ -32,4 +33,4 @@ def minimal_ssd(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tenso
     between = segment_sums(F.pad(sums[..., -1], (1, 0))).exp()
     states = torch.einsum("bhzc,bchps->bzhps", between, added)[:, :-1]
     before = torch.einsum("bcihs,bchps,bhci->bcihp", C, states, sums.exp())
-    return (within + before).flatten(1, 2)[:, :length] + x * D[:, None]
+    return (within + before).flatten(1, 2)[:, :length].to(x) + x * D[:, None]

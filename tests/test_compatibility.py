@@ -77,7 +77,8 @@ def batch(size: tuple[int, int, int]) -> ClipBatch:
 @cache
 def refusal(*overrides: str) -> str | None:
     chosen = frozenset(overrides)
-    return next((reason for pair, reason in REFUSED.items() if pair <= chosen), None)
+    reasons = [reason for pair, reason in REFUSED.items() if pair <= chosen]
+    return "|".join(dict.fromkeys(reasons)) or None  # whichever is found first is said
 
 
 PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true"]  # 16-mixed needs a GPU
