@@ -114,7 +114,7 @@ class DiT(PatchedDenoiser):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier linears; silent branches: modulation, cross-attention output and head start at zero."""
+        """Xavier linears; modulation, cross-attention output and head are zero-initialized."""
         xavier_linears(self)
         for linear in (self.modulation, self.head_modulation, self.head):
             zero_init(linear)

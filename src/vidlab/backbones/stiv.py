@@ -122,7 +122,7 @@ class STIV(PatchedDenoiser):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Xavier linears; gates, cross-attention, temporal attention, controls and head silent."""
+        """Xavier linears; gates, cross-attention, temporal attention, controls and head zero-initialized."""
         xavier_linears(self)
         for module in self.modules():
             if isinstance(module, CrossAttention | ControlEmbed):
@@ -141,7 +141,7 @@ class STIV(PatchedDenoiser):
             reset_adaln(block.modulation.own, self.options)
         if block.modulation.offsets is not None:
             nn.init.zeros_(block.modulation.offsets)
-        # a closed gate and a silent output would never wake each other
+        # a closed gate before a zero-initialized output would leave both without gradient
         if isinstance(block.temporal, SelfAttention) and not self.options.temporal_modulation:
             zero_init(block.temporal.out)
 

@@ -109,10 +109,10 @@ class STIVBlock(nn.Module):
     """Spatial attention, temporal attention, cross-attention, feed-forward.
 
     Spatial attention and feed-forward are modulated: x + gate norm(f(scale norm(x) + shift)) with stateless LayerNorms,
-    the outer one only with ``sandwich_norm``. Temporal attention is x + f(norm(x)) and starts silent, so that a video
-    model made of an image model answers like it frame by frame; an outer norm without a gate could not start silent.
+    the outer one only with ``sandwich_norm``. Temporal attention is x + f(norm(x)), zero-initialized, so that a video
+    model made of an image model answers like it frame by frame; an outer norm without a gate could not be.
     With ``temporal_modulation`` it is modulated like the others and its gate starts closed. Cross-attention is
-    x + f(norm(x)) and starts silent. The order of the last three is not printed; it follows the paper's figure 3.
+    x + f(norm(x)) and zero-initialized. The order of the last three is not printed; it follows the paper's figure 3.
     """
 
     def __init__(

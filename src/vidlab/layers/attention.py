@@ -108,7 +108,7 @@ class CrossAttention(nn.Module):
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:
-    """Set a linear layer to zero, so that its branch starts silent."""
+    """Set a linear layer to zero, so that its branch adds nothing at first."""
     nn.init.zeros_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)

@@ -16,8 +16,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.errors import UserError
+from vidlab.lab.tracking import metric_queue, store
 from vidlab.lab.tracking import mlflow_logger as tracking
-from vidlab.lab.tracking import store
 from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger, NoLogger
 
@@ -186,7 +186,7 @@ def test_what_did_not_reach_the_store_is_sent_by_the_run_that_continues(logger, 
 def test_a_full_disk_at_the_end_of_a_run_is_a_warning(logger, monkeypatch):
     logger.start()
     monkeypatch.setattr(logger.experiment, "log_batch", full)
-    monkeypatch.setattr(tracking, "write_points", full)
+    monkeypatch.setattr(metric_queue, "write_points", full)
     logger.log_metrics({"loss": 1.0}, 0)
     with pytest.warns(RuntimeWarning, match="1 metric values reached neither MLflow nor .*No space left on device"):
         logger.close("success")

@@ -45,6 +45,17 @@ def write_points(path: Path, points: Sequence[MetricPoint]) -> None:
         aside.write_text("".join(json.dumps(asdict(point)) + "\n" for point in points))
 
 
+def keep_unsent(path: Path, points: Sequence[MetricPoint]) -> bool:
+    """Write points that reached no store to a file; a warning, and False, where that cannot be written either."""
+    try:
+        write_points(path, points)
+    except OSError as error:
+        lost = f"{len(points)} metric values reached neither MLflow nor {path} ({error.strerror})"
+        warnings.warn(lost, RuntimeWarning, stacklevel=4)
+        return False
+    return True
+
+
 def read_points(path: Path) -> list[MetricPoint]:
     """What ``write_points`` wrote; lines that are damaged are left out with a warning."""
     points, damaged = [], 0

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.lab.cli.signals import held
 from vidlab.lab.runs.config_record import store_config
-from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue, read_points, send_batch, write_points
+from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue, keep_unsent, read_points, send_batch
 from vidlab.lab.tracking.mlflow_names import MAX_PARAMS, flatten, legal_name, store_params
 from vidlab.lab.tracking.mlflow_page import log_dataset, page, store_video
 from vidlab.lab.tracking.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
@@ -172,7 +172,7 @@ class MLflowLogger(Logger):
     def settle(self) -> None:
         """Bring queued metrics to the store, or to ``metrics-unsent.jsonl``: a kill from now on loses none of them."""
         if self._queue is not None:
-            self._keep(self._queue.settle())
+            keep_unsent(self._unsent_path, self._queue.settle())
 
     @rank_zero_only
     def fill(self, metrics: Mapping[str, float], step: int) -> None:
@@ -183,14 +183,11 @@ class MLflowLogger(Logger):
         self._queue.add(self._unknown([MetricPoint(legal_name(k), v, step, now) for k, v in metrics.items()]))
 
     def _unknown(self, points: Sequence[MetricPoint]) -> list[MetricPoint]:
-        known: dict[str, set[int]] = {}
-
-        def ask(key: str) -> None:
-            known[key] = {metric.step for metric in self._client.get_metric_history(self._run_id, key)}
-
-        for key in sorted({point.key for point in points}):
-            self._attempt(f"what is missing of {key}", partial(ask, key))
-        return [point for point in points if point.step not in known.get(point.key, ())]
+        known: dict[str, set[int]] = {key: set() for key in sorted({point.key for point in points})}
+        for key, steps in known.items():
+            ask = partial(self._client.get_metric_history, self._run_id, key)
+            self._attempt(f"what is missing of {key}", lambda: steps.update(metric.step for metric in ask()))  # noqa: B023
+        return [point for point in points if point.step not in known[point.key]]
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace, *_: Any, **__: Any) -> None:
@@ -272,21 +269,12 @@ class MLflowLogger(Logger):
         if self._monitor is not None:
             self._attempt("the last system metrics", self._monitor.finish)
         unsent = self._queue.close()
-        if self._keep(unsent) and unsent:
+        if keep_unsent(self._unsent_path, unsent) and unsent:
             kept = f"{len(unsent)} metric values did not reach MLflow; they are in {self._unsent_path}"
             warnings.warn(kept, stacklevel=3)
         client, ended = self._client, STATUSES.get(self._status, "FAILED")
         self._attempt("the end of the run", lambda: client.set_terminated(self._run_id, ended))
         self._client = self._queue = self._monitor = None
-
-    def _keep(self, unsent: Sequence[MetricPoint]) -> bool:
-        try:
-            write_points(self._unsent_path, unsent)
-        except OSError as error:
-            lost = f"{len(unsent)} metric values reached neither MLflow nor {self._unsent_path} ({error.strerror})"
-            warnings.warn(lost, RuntimeWarning, stacklevel=4)
-            return False
-        return True
 
 
 class NoLogger(Logger):
