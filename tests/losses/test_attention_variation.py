@@ -75,6 +75,16 @@ def test_half_precision_is_computed_in_single():
         torch.testing.assert_close(ours.float(), theirs, rtol=1e-2, atol=1e-6)
 
 
+def test_a_loss_scale_saves_small_gradients_from_vanishing_in_half_precision():
+    q, k = (part.detach().half().requires_grad_() for part in queries_and_keys(1, 3, 256, 2, 8))
+    (2.0**16 * attention_variation(q, k)).backward()
+    exact = [part.detach().float().requires_grad_() for part in (q, k)]
+    attention_variation(*exact).backward()
+    wanted = exact[0].grad
+    error, rounded = (q.grad.float() / 2**16 - wanted).norm(), (wanted.half().float() - wanted).norm()
+    assert error < 1e-3 * wanted.norm() and rounded > 20 * error
+
+
 def test_no_map_of_a_clip_is_kept():
     # what is saved for the backward pass is of the size of queries and keys
     saved = []

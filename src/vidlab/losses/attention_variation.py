@@ -47,13 +47,15 @@ class _AttentionVariation(torch.autograd.Function):
         count = sweep.maps * length**2
         if wanted:
             ctx.save_for_backward(_as_before(sweep.d_q.div_(count), q), _as_before(sweep.d_k.div_(count), k))
+            ctx.dtypes = q.dtype, k.dtype
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        d_q, d_k = ctx.saved_tensors
-        return gradient.to(d_q) * d_q, gradient.to(d_k) * d_k, None
+        # the incoming gradient, such as a loss scale, comes before rounding to half precision
+        d_q, d_k = ((gradient * part).to(dtype) for part, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True))
+        return d_q, d_k, None
 
 
 class _Sweep:
@@ -108,4 +110,4 @@ def _by_frame(x: Float[Tensor, "B T L N d"]) -> Frames:
 
 def _as_before(x: Frames, like: Float[Tensor, "B T L N d"]) -> Float[Tensor, "B T L N d"]:
     heads = like.shape[3]
-    return x.unflatten(1, (-1, heads)).permute(1, 0, 3, 2, 4).to(like.dtype)  # (B, T, L, N, d)
+    return x.unflatten(1, (-1, heads)).permute(1, 0, 3, 2, 4)  # (B, T, L, N, d)
