@@ -20,6 +20,7 @@ from vidlab.losses.t2i import T2IRegularization
 from vidlab.losses.trs import TRS
 from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.optimization.optimizers import OptimizerFactory
 
 
 def context(keys="ab", frames=4, t=None, prediction=None, epoch=0, **features) -> LossContext:
@@ -167,6 +168,12 @@ def test_vectors_have_length_one_and_the_projection_learns():
     assert all(p.grad is not None and p.grad.any() for p in term.projection.parameters())
     frames = h.grad.abs().sum(dim=(1, 3, 4)) > 0
     assert (frames.sum(dim=1) == 2).all(), "two frames of each clip"
+
+
+def test_matrices_between_the_first_and_the_last_suit_muon():
+    groups = OptimizerFactory(torch.optim.SGD, lr=0.1).groups(made())
+    hidden = [name for group in groups for name in group["hidden"]]
+    assert hidden == ["projection.layers.2.weight", "projection.layers.4.weight"]
 
 
 def test_one_frame_is_no_pair():

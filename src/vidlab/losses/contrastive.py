@@ -60,6 +60,7 @@ class DecoupledContrastive(nn.Module):
     """
 
     requested = frozenset({H_SPACE})
+    hidden_matrices = ("projection.layers.2.weight", "projection.layers.4.weight")  # between the first and the last
     projection: Projection
     vectors: Float[Tensor, "Q D"]
     videos: Int[Tensor, "Q"]
