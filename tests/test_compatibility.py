@@ -54,6 +54,7 @@ REFUSED = {
     **refused_pairs(PYRAMIDS, [f"sampler={name}" for name in SAMPLERS if name != "pyramid"], "undoes the gaussian"),
     **refused_pairs(GAUSSIANS, ["sampler=pyramid"], "undoes the pyramid process"),
     **refused_pairs(GAUSSIANS, BY_FRAME, "combines passes under"),
+    **refused_pairs(PYRAMIDS, ["guidance=mitigating_gradient"], "compares all frames of a video"),
     **refused_pairs(
         PYRAMIDS, [f"model={name}" for name in MODELS if f"model={name}" not in READ_HISTORY], "reads no history"
     ),

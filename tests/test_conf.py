@@ -56,6 +56,7 @@ ABSENT = {
     "autoencoder/image_vae": (True, "autoencoder.path is not set. Give a local folder"),
     "experiment/wfvae_nano": (True, FETCH),
     "experiment/wfvae_wavelet_loss": (True, FETCH),
+    "losses/harivo": (True, "losses: h_space, image_branch are asked of the model, whose features are self_attention"),
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")

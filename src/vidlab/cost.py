@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,22 @@ class DenoiserCounter:
                 forward_flops=counter.get_total_flops(),
             )
         return self._counted[key]
+
+    def feature_shapes(
+        self, requested: frozenset[str], shape: InputShape, text_tokens: int, control_channels: int = 0
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of requested features that are tensors, for one clip, without the batch.
+
+        Args:
+            requested: their names.
+            shape: latents and history of the clip.
+            text_tokens: tokens of its caption, padding included.
+            control_channels: channels of the controls read besides the latents.
+        """
+        with torch.device("meta"), torch.no_grad():
+            input = replace(self._input(shape, text_tokens, control_channels), requested=requested)
+            features = self.backbone(input).features
+        return {name: tuple(value.shape[1:]) for name, value in features.items() if isinstance(value, Tensor)}
 
     def _input(self, read: InputShape, text_tokens: int, control_channels: int) -> DenoiserInput:
         latent = read.latent

@@ -196,7 +196,7 @@ def test_sizes_that_cannot_work(make_dit, settings, message):
 
 
 def test_unknown_features_are_refused(make_dit):
-    with pytest.raises(ValueError, match=r"DiT has no feature \['h_space'\]; it has none"):
+    with pytest.raises(ValueError, match=r"DiT has no feature \['h_space'\]; it has \['self_attention'\]"):
         make_dit()(replace(example(None), requested=frozenset({"h_space"})))
 
 

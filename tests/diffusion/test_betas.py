@@ -25,6 +25,16 @@ def test_scaled_linear_betas_by_hand():
     assert ScaledLinearBetas(3, 0.01, 0.09).values().tolist() == pytest.approx([0.01, 0.04, 0.09])
 
 
+@pytest.mark.parametrize(("betas", "signal"), [
+    (LinearBetas(1000, 0.00085, 0.012), 0.001579), (ScaledLinearBetas(), 0.004660),
+])  # fmt: skip
+def test_what_remains_of_the_signal_in_stable_diffusions_tables(betas, signal):
+    # AnimateDiff takes the first, Stable Diffusion the second; sigma / alpha is 25.15 and 14.61
+    remaining = (1 - betas.values()).prod().item()
+    assert remaining == pytest.approx(signal, abs=5e-7)
+    assert math.sqrt((1 - remaining) / remaining) == pytest.approx({0.001579: 25.15, 0.004660: 14.61}[signal], abs=5e-3)
+
+
 def test_cosine_betas_are_ratios_of_the_published_curve():
     # Nichol & Dhariwal 2021, eq. 17 with T = 4 and s = 0.008
     def f(step: int) -> float:

@@ -2,19 +2,29 @@
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput
 from vidlab.diffusion.betas import CosineBetas, LinearBetas, ScaledLinearBetas, ZeroTerminalSNR
+from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.parameterizations import Denoised, Epsilon, Velocity, VPrediction
 from vidlab.diffusion.schedules import BoundedAlpha, LinearPath, PathCoefficients, VariancePreserving
+from vidlab.diffusion.time_samplers import Uniform
+from vidlab.diffusion.weightings import Constant
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.randomness import KeyedRNG
 from vidlab.sampling.gaussian import GaussianSampler
+from vidlab.sampling.guidance import NoGuidance
 from vidlab.sampling.solvers import DDIM, AncestralEuler, DPMSolverPlusPlus2M, Euler, Heun, Solver, level
 from vidlab.sampling.spacings import Karras, Leading, Linspace, Trailing
 
 diffusers = pytest.importorskip("diffusers")
 
+CONF = Path(__file__).parents[2] / "conf"
 DDPM = VariancePreserving(LinearBetas())
 ZERO_SNR = VariancePreserving(ZeroTerminalSNR(LinearBetas()))
 START = torch.linspace(-2, 2, 24).view(1, 1, 1, 4, 6)
@@ -109,12 +119,20 @@ def test_the_published_start_of_open_sora_plan():
     assert not torch.allclose(as_in_the_paper[0], expected[0], rtol=0, atol=2e-3)
 
 
-@pytest.mark.parametrize("steps", [10, 50])
-def test_ddim_of_stable_diffusion(steps):
-    settings = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-    scheduler = diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, **settings)
+# beta tables of Stable Diffusion, and of AnimateDiff and HARIVO, by diffusers' names
+SD_BETAS = {"scaled_linear": ScaledLinearBetas(), "linear": LinearBetas(1000, 0.00085, 0.012)}
+
+
+def sd_scheduler(betas: str) -> diffusers.DDIMScheduler:
+    settings = {"beta_schedule": betas, "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
+    return diffusers.DDIMScheduler(steps_offset=1, set_alpha_to_one=False, **settings)
+
+
+@pytest.mark.parametrize(("steps", "betas"), itertools.product([10, 25, 50], SD_BETAS))
+def test_ddim_of_stable_diffusion(steps, betas):
+    scheduler = sd_scheduler(betas)
     scheduler.set_timesteps(steps)
-    schedule, spacing = VariancePreserving(ScaledLinearBetas()), Leading(offset=1, end="first")
+    schedule, spacing = VariancePreserving(SD_BETAS[betas]), Leading(offset=1, end="first")
     times = spacing.times(steps, schedule)
     assert [round(1000 * t - 1) for t in times[:-1]] == scheduler.timesteps.tolist() and times[-1] == 1 / 1000
     z, expected = START * scheduler.init_noise_sigma, []
@@ -122,6 +140,31 @@ def test_ddim_of_stable_diffusion(steps):
         z = scheduler.step(network(z), int(t), z).prev_sample
         expected.append(z)
     same(trajectory(DDIM(), schedule, times, Epsilon()), expected)
+
+
+@pytest.mark.parametrize(("betas", "eta"), itertools.product(SD_BETAS, [0.0, 1.0]))
+def test_the_shipped_ddim_of_stable_diffusion_is_diffusers_from_noise_to_result(betas, eta):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["sampler=ddim_stable_diffusion", "sampler.steps=25", f"sampler.solver.eta={eta}"])
+    sampler = instantiate(cfg.sampler, "sampler")
+    scheduler, draw = sd_scheduler(betas), KeyedRNG(0, ("a",), (0,))
+    scheduler.set_timesteps(25)
+    assert scheduler.timesteps.tolist() == list(range(961, 0, -40))
+    noise, seen = draw.normal("noise", tuple(START.shape[1:])), []
+
+    def backbone(input: DenoiserInput) -> DenoiserOutput:
+        seen.append((input.t.item(), input.embedded_t.item(), input.latents))
+        return DenoiserOutput(network(input.latents))
+
+    objective = GaussianObjective(VariancePreserving(SD_BETAS[betas]), Epsilon(), Constant(), Uniform())
+    found = sampler.sample(backbone, objective, NoGuidance(), noise, {"full": Conditions()}, draw=draw)
+    z = noise * scheduler.init_noise_sigma  # 1, though the first level is not pure noise
+    for step, (t, (level_t, embedded, latents)) in enumerate(zip(scheduler.timesteps, seen, strict=True)):
+        assert (level_t, embedded) == (pytest.approx((int(t) + 1) / 1000), pytest.approx(int(t), abs=1e-3))
+        torch.testing.assert_close(latents, z, rtol=0, atol=2e-4)
+        fresh = draw.normal(f"step{step}", tuple(START.shape[1:]))
+        z = scheduler.step(network(z), int(t), z, eta=eta, variance_noise=fresh).prev_sample
+    torch.testing.assert_close(found, z, rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize("steps", [10, 20])

@@ -254,7 +254,7 @@ def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_
 
 def test_what_regularisers_ask_for_is_a_feature_of_the_denoiser(make_module):
     terms = {"one": Pull(frozenset({"q"})), "two": Pull(frozenset({"q", "k"}))}
-    with pytest.raises(UserError, match=r"losses: k, q are asked of the model, whose features are none"):
+    with pytest.raises(UserError, match=r"losses: k, q are asked of the model, whose features are self_attention"):
         make_module(regularizers=terms)
 
 

@@ -1,7 +1,7 @@
 """What every video denoiser is, and what it declares of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class BackboneSpec:
         takes_ssm: it takes the argument ``ssm``, the name of a state-space kernel.
         reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
         reads_history: ``input.history`` is read: earlier frames, seen by later ones and not the other way round.
-        features: names of what can be requested besides the prediction.
+        features: names of what can be requested besides the prediction; see ``vidlab.features``.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
         released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
@@ -113,7 +113,7 @@ class VideoDenoiser(nn.Module, ABC):
         """
         raise UserError(f"A {type(self).__name__} is not published in any form of its own.")
 
-    def run(self, block: nn.Module, *inputs: Any) -> Any:
+    def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Apply a block; with ``activation_checkpointing`` its activations are recomputed in the backward pass."""
         if self.activation_checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)

@@ -13,7 +13,8 @@ from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_patch, check_positive
 from vidlab.clip import DenoiserInput, DenoiserOutput, History, LatentShape
 from vidlab.errors import UserError
-from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
+from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
+from vidlab.layers.attention import CrossAttention, Heads, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
@@ -38,6 +39,9 @@ class DiT(PatchedDenoiser):
     Where every layer is ``Full3D``, ``input.history`` is read: tokens of earlier frames, at their own resolution, stand
     before those of the latents, and a token sees what is not after its own frame. All are modulated by the noise level
     of the latents, as in Pyramid Flow.
+
+    The feature ``self_attention`` is of the later half of those layers in which a token attends to its whole frame:
+    what it compares there within the frame, in full attention a part of all that it compares.
 
     Args:
         latent: shape of the latents.
@@ -86,7 +90,9 @@ class DiT(PatchedDenoiser):
         _check_heads(width, heads)
         check_patch(latent, patch)
         full = all(isinstance(layout, Full3D) for layout in layouts.layers(depth))
-        self.declare(patch, control_channels, reads_history=full)
+        self.watched = later_half([n for n, layout in enumerate(layouts.layers(depth)) if layout.sees_frame])
+        features = frozenset({SELF_ATTENTION} if self.watched else ())
+        self.declare(patch, control_channels, reads_history=full, features=features)
         self.latent_channels = latent.channels
         self.width = width
         self.head_dim = width // heads
@@ -133,13 +139,28 @@ class DiT(PatchedDenoiser):
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
-        for block in self.blocks:
-            tokens = self.run(block, tokens, context)
+        tokens, features = self._blocks(tokens, context, input.requested)
         if input.history:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
-        return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
+        return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
+
+    def _blocks(
+        self, tokens: Float[Tensor, "B more D"], context: BlockContext, requested: frozenset[str]
+    ) -> tuple[Float[Tensor, "B more D"], dict[str, Feature]]:
+        """All blocks, and what was requested of them."""
+        if SELF_ATTENTION not in requested:
+            for block in self.blocks:
+                tokens = self.run(block, tokens, context)
+            return tokens, {}
+        found = []
+        for number, block in enumerate(self.blocks):
+            assert isinstance(block, DiTBlock)
+            tokens, q, k = self.run(block.with_queries_and_keys, tokens, context)
+            if number in self.watched:
+                found.append(_frame_attention(q, k, context.grid))
+        return tokens, {SELF_ATTENTION: tuple(found)}
 
     def _after_history(
         self, history: tuple[History, ...], tokens: Float[Tensor, "B L D"], context: BlockContext
@@ -175,6 +196,17 @@ class DiT(PatchedDenoiser):
             text_mask=None if input.text is None else input.text.mask,
         )
         return context, condition
+
+
+def later_half(layers: Sequence[int]) -> tuple[int, ...]:
+    """The later half of some layers, the middle one included: what stands for the decoder of a UNet."""
+    return tuple(layers[len(layers) // 2 :])
+
+
+def _frame_attention(q: Heads, k: Heads, grid: Grid) -> FrameAttention:
+    """Queries and keys of the latents' tokens; those of a history come before them."""
+    q, k = (x[:, -grid.tokens :].unflatten(1, (grid.frames, grid.places)) for x in (q, k))  # (B, T, L, N, d)
+    return FrameAttention(q, k)
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -34,13 +34,19 @@ class PatchedDenoiser(VideoDenoiser):
     embed: nn.Linear
     controls: nn.ModuleList
 
-    def declare(self, patch: Sequence[int], control_channels: Sequence[int], reads_history: bool = False) -> None:
+    def declare(
+        self,
+        patch: Sequence[int],
+        control_channels: Sequence[int],
+        reads_history: bool = False,
+        features: frozenset[str] = frozenset(),
+    ) -> None:
         """Set ``spec``: a transformer of blocks that reads pooled text and controls."""
         frames, rows, columns = patch
         self.patch, self.control_channels = (frames, rows, columns), tuple(control_channels)
         self.spec = BackboneSpec(
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
-            reads_history=reads_history, hidden_matrices=("blocks.*",),
+            reads_history=reads_history, features=features, hidden_matrices=("blocks.*",),
         )  # fmt: skip
 
     @override

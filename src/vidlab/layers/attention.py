@@ -76,10 +76,26 @@ class SelfAttention(nn.Module):
         visible: Bool[Tensor, "L L"] | None = None,
     ) -> Float[Tensor, "B L D"]:
         """Attend within each group of the layout, or to what is visible."""
+        return self.attend(*self.heads_of(x, rotation), layout, grid, visible)
+
+    def heads_of(self, x: Float[Tensor, "B L D"], rotation: Rotation) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values, the first two as they are compared: normalised and turned."""
         # unflatten + unbind: their backward is one stack, where a permutation would copy once more
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
         k = rotate(self.k_norm(k), rotation).to(v.dtype)
+        return q, k, v
+
+    def attend(
+        self,
+        q: Heads,
+        k: Heads,
+        v: Heads,
+        layout: TokenLayout,
+        grid: Grid,
+        visible: Bool[Tensor, "L L"] | None = None,
+    ) -> Float[Tensor, "B L D"]:
+        """What ``forward`` returns, from the queries, keys and values of ``heads_of``."""
         mixed = attend_within(layout, grid, self.kernel, q, k, v, visible)
         return self.out(mixed.flatten(2))  # (B, L, D)
 

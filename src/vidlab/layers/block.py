@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.layers.attention import CrossAttention, SelfAttention
+from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
 from vidlab.layers.modulation import ModulationTable, modulate
@@ -63,11 +63,18 @@ class DiTBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], context: BlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
+        return self.with_queries_and_keys(x, context)[0]
+
+    def with_queries_and_keys(
+        self, x: Float[Tensor, "B L D"], context: BlockContext
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
+        """One block, and what its self-attention compares."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.table(context.modulation)  # (B, 1 or L, D) each
         hidden = modulate(x, shift1, scale1)  # (B, L, D)
-        mixed = self.attention(hidden, self.layout, context.grid, context.rotation, context.visible)
+        q, k, v = self.attention.heads_of(hidden, context.rotation)  # (B, L, N, d) each
+        mixed = self.attention.attend(q, k, v, self.layout, context.grid, context.visible)
         x = torch.addcmul(x, gate1, mixed)
         if context.text is not None and context.text_mask is not None:
             normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
             x = x + self.cross_attention(normed, context.text, context.text_mask)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2))), q, k

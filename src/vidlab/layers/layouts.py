@@ -11,6 +11,7 @@ is independent along both.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -44,7 +45,13 @@ class Grid:
 
 
 class TokenLayout(ABC):
-    """A reversible partition of the sequence into groups of equal length, the last of them padded where needed."""
+    """A reversible partition of the sequence into groups of equal length, the last of them padded where needed.
+
+    Attributes:
+        sees_frame: whether each token attends to all tokens of its own frame.
+    """
+
+    sees_frame: ClassVar[bool] = False
 
     @abstractmethod
     def groups(self, grid: Grid) -> int:
@@ -84,6 +91,8 @@ class TokenLayout(ABC):
 class Full3D(TokenLayout):
     """Every token attends to every token."""
 
+    sees_frame: ClassVar[bool] = True
+
     @override
     def groups(self, grid: Grid) -> int:
         return 1
@@ -100,6 +109,8 @@ class Full3D(TokenLayout):
 @dataclass(frozen=True)
 class Spatial(TokenLayout):
     """Tokens of one frame attend to each other: the "2" of 2+1D."""
+
+    sees_frame: ClassVar[bool] = True
 
     @override
     def groups(self, grid: Grid) -> int:

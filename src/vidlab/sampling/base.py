@@ -11,6 +11,7 @@ from vidlab.diffusion.objective import Backbone, Objective
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.guidance import Guidance
+from vidlab.sampling.video_guidance import check_video_guidance
 
 Latents = Float[Tensor, "B C T H W"]
 Progress = Callable[[int, int], None]
@@ -98,6 +99,7 @@ def check_belong(objective: Objective, sampler: Sampler, guidance: Guidance, tak
             f"objective={type(objective).__name__} is trained for the {objective.process} process. Use a sampler of "
             f"the {objective.process} process, or an objective of the {sampler.process} process."
         )
+    check_video_guidance(guidance, sampler.process)
     needed = sampler.passes(guidance)
     unknown = needed - frozenset(CONDITIONS)
     if unknown:

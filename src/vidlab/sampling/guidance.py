@@ -69,7 +69,7 @@ class LinearScale(ScaleSchedule):
     end: float
 
     def __post_init__(self) -> None:
-        _check_scales("guidance.scale", start=self.start, end=self.end)
+        check_scales("guidance.scale", start=self.start, end=self.end)
 
     @override
     def at(self, t: float) -> float:
@@ -93,7 +93,7 @@ class CosineScale(ScaleSchedule):
     end: float
 
     def __post_init__(self) -> None:
-        _check_scales("guidance.scale", start=self.start, end=self.end)
+        check_scales("guidance.scale", start=self.start, end=self.end)
 
     @override
     def at(self, t: float) -> float:
@@ -135,7 +135,7 @@ class ClassifierFreeGuidance(Guidance):
     scale: Scale = 4.0
 
     def __post_init__(self) -> None:
-        _check_scales("guidance", scale=self.scale)
+        check_scales("guidance", scale=self.scale)
 
     @property
     @override
@@ -171,7 +171,7 @@ class PromptGuidance(Guidance):
     scale: Scale = 7.5
 
     def __post_init__(self) -> None:
-        _check_scales("guidance", scale=self.scale)
+        check_scales("guidance", scale=self.scale)
 
     @property
     @override
@@ -209,7 +209,7 @@ class SeparateImageText(Guidance):
     text_scale: Scale = 7.5
 
     def __post_init__(self) -> None:
-        _check_scales("guidance", image_scale=self.image_scale, text_scale=self.text_scale)
+        check_scales("guidance", image_scale=self.image_scale, text_scale=self.text_scale)
 
     @property
     @override
@@ -342,7 +342,12 @@ def scale_at(scale: Scale, t: float) -> float:
     return scale.at(t) if isinstance(scale, ScaleSchedule) else scale
 
 
-def _check_scales(node: str, **scales: Scale) -> None:
+def check_scales(node: str, **scales: Scale) -> None:
+    """Refuse negative scales.
+
+    Raises:
+        UserError: naming the first.
+    """
     for name, value in scales.items():
         if not isinstance(value, ScaleSchedule) and value < 0:
             raise UserError(f"{node}.{name}={value} must not be negative; 1 means no guidance.")

@@ -12,6 +12,7 @@ from vidlab.diffusion.objective import Backbone
 from vidlab.diffusion.parameterizations import Denoised, Parameterization
 from vidlab.diffusion.schedules import Schedule
 from vidlab.sampling.guidance import Guidance
+from vidlab.sampling.video_guidance import VideoGuidance
 
 Latents = Float[Tensor, "B C T H W"]
 
@@ -56,7 +57,16 @@ class GuidedDenoiser:
             combined = torch.where(known.mask, known.value, combined)
         latents = single.latents.float()
         path = self.schedule.coefficients(levels.float()).like(latents)
-        return self.parameterization.denoised(combined, latents, path)
+        denoised = self.parameterization.denoised(combined, latents, path)
+        if not isinstance(self.guidance, VideoGuidance):
+            return denoised
+        corrected = self.guidance.corrected(denoised, path)
+        if known is None:
+            return corrected
+        parts = ((known.mask, before, after) for before, after in (
+            (denoised.x0, corrected.x0), (denoised.epsilon, corrected.epsilon),
+        ))  # fmt: skip
+        return Denoised(*(torch.where(*part) for part in parts))
 
     def _besides(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """A pass that does not see the given frames, where guidance asks for one at other levels but not at this.

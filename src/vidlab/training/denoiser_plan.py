@@ -96,8 +96,26 @@ class DenoiserPlan:
             text_tokens: tokens of its caption, padding included.
             control_channels: channels of the controls, all parts together.
         """
+        count = self._counted().cost
+        return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])
+
+    def feature_shapes(
+        self, requested: frozenset[str], objective: Objective, text_tokens: int, control_channels: int
+    ) -> dict[str, tuple[int, ...]]:
+        """Shapes of features that are tensors, for one clip of the planned latents at its largest.
+
+        Args:
+            requested: their names.
+            objective: what the denoiser is trained for.
+            text_tokens: tokens of a caption, padding included.
+            control_channels: channels of the controls, all parts together.
+        """
+        shapes = objective.input_shapes(self._latent)
+        largest = max(shapes, key=lambda shape: shape.latent.frames * shape.latent.height * shape.latent.width)
+        return self._counted().feature_shapes(requested, largest, text_tokens, control_channels)
+
+    def _counted(self) -> DenoiserCounter:
         if self._counter is None:
             kernels = {name: kernel for name, kernel in ON_META.items() if name in self._settings}
             self._counter = DenoiserCounter(self._hollow(**{**self._settings, **kernels}), self._text_width)
-        count = self._counter.cost
-        return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])
+        return self._counter

@@ -127,6 +127,7 @@ class VideoDiffusion(ClipModule):
         self.backbone = self.plan.build()
         if not self.backbone.spec.reads_pooled_text:
             self.text_encoder.freeze_pooled()
+        self.regularizers.fit_features(self._feature_shapes)
         if self.compile_backbone:
             self.backbone.compile()
 
@@ -146,8 +147,15 @@ class VideoDiffusion(ClipModule):
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
         channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        planned = min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
-        return self.plan.cost(self.objective, latent, self.text_tokens or planned, channels)
+        return self.plan.cost(self.objective, latent, self.text_tokens or self._planned_text_tokens, channels)
+
+    @property
+    def _planned_text_tokens(self) -> int:
+        return min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
+
+    def _feature_shapes(self, names: frozenset[str]) -> dict[str, tuple[int, ...]]:
+        channels = sum(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
+        return self.plan.feature_shapes(names, self.objective, self._planned_text_tokens, channels)
 
     @property
     def patch(self) -> tuple[int, int, int]:

@@ -87,6 +87,13 @@ def test_what_hydra_understands_stays_hydras():
     assert value("runs=[a (1),b=2]") == ["a (1)", "b=2"]
 
 
+def test_the_guidance_within_another_is_a_choice_by_name():
+    assert quote_text("guidance.inner=cfg_early") == "guidance@guidance.inner=cfg_early"
+    assert quote_text("guidance.inner=cfg,cfg_early", sweep=True) == "guidance@guidance.inner=cfg,cfg_early"
+    assert quote_text("guidance.inner.scale=5") == "guidance.inner.scale=5"
+    assert quote_text("guidance.inner={scale: 5}") == "guidance.inner={scale: 5}"
+
+
 def test_names_that_are_not_utf8_are_refused():
     with pytest.raises(UserError, match=r"data.path=/x\\udcff: this is not UTF-8"):
         quote_text("data.path=/x\udcff")

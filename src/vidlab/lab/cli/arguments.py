@@ -7,6 +7,7 @@ Hydra has a grammar for values in which ``=``, brackets, quotes and letters beyo
   quotes. In a sweep, several texts in quotes with commas between them are its values.
 - any other value that Hydra cannot parse is text as typed, unless it looks like a list, a dictionary or quoted text.
   In a sweep, commas still separate its values.
+- ``guidance.inner=cfg`` chooses the guidance within another by name, as ``guidance=cfg`` chooses the outer one.
 - a path, a run or a name is never a number: ``run=12345678e1234567...`` stays a run.
 """
 
@@ -25,6 +26,9 @@ PATHS = frozenset({
     "path", "folder", "checkpoint", "ckpt_path", "run", "image", "last_image", "video", "videos", "reference", "cache",
     "cache_dir", "captions", "name", "uri", "tracking_uri",
 })  # fmt: skip
+# Keys that hold a choice of a group, and what Hydra calls it.
+CHOICES = {"guidance.inner": "guidance@guidance.inner"}
+NAMES = re.compile(r"[a-z][a-z0-9_]*(,[a-z][a-z0-9_]*)*")
 KEY = re.compile(r"[+~]{0,2}[a-z_][\w@./:$-]*", re.ASCII | re.IGNORECASE)
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 ITEM = rf"\s*(?:{QUOTED}|[^,\[\]]*?)\s*"
@@ -48,6 +52,8 @@ def quote_text(argument: str, text_keys: tuple[str, ...] = (), sweep: bool = Fal
     if not equals or not KEY.fullmatch(key):
         return argument
     check_utf8(argument)
+    if key in CHOICES and NAMES.fullmatch(value):
+        return f"{CHOICES[key]}={value}"
     bare = key.lstrip("+~")
     if bare in text_keys:
         return f"{key}={_prompt(value, sweep)}"
