@@ -57,8 +57,10 @@ ABSENT = {
     "experiment/wfvae_nano": (True, FETCH),
     "experiment/wfvae_wavelet_loss": (True, FETCH),
     "losses/reward_clip_hps": (True, "losses.reward.scorers.hps.clip is not set: give a local folder of a CLIP"),
-    **{f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
-       for name in ("videos", "reward")},
+    **{
+        f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
+        for name in ("videos", "reward")
+    },
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
@@ -69,8 +71,10 @@ PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"
 WITH = {
     "init/from_run": ["init.run=last"],
     **{f"experiment/paper/wfvae_stage{number}": ["init.run=last"] for number in (2, 3)},
-    **{f"experiment/{name}": ["init.run=last"]
-       for name in ("m4v_videos", "m4v_reward", *(f"paper/m4v_{s}" for s in ("57f", "121f", "768p", "reward")))},
+    **{
+        f"experiment/{name}": ["init.run=last"]
+        for name in ("m4v_videos", "m4v_reward", *(f"paper/m4v_{s}" for s in ("57f", "121f", "768p", "reward")))
+    },
     "init/image_to_video": ["init.run=last"],
     "init/mamba_from_attention": ["model=mmdim", "init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
