@@ -57,6 +57,11 @@ ABSENT = {
     "experiment/wfvae_nano": (True, FETCH),
     "experiment/wfvae_wavelet_loss": (True, FETCH),
     "losses/harivo": (True, "losses: h_space, image_branch are asked of the model, whose features are self_attention"),
+    "losses/reward_clip_hps": (True, "losses.reward.scorers.hps.clip is not set: give a local folder of a CLIP"),
+    **{
+        f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
+        for name in ("videos", "reward")
+    },
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
@@ -67,6 +72,10 @@ PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"
 WITH = {
     "init/from_run": ["init.run=last"],
     **{f"experiment/paper/wfvae_stage{number}": ["init.run=last"] for number in (2, 3)},
+    **{
+        f"experiment/{name}": ["init.run=last"]
+        for name in ("m4v_videos", "m4v_reward", *(f"paper/m4v_{s}" for s in ("57f", "121f", "768p", "reward")))
+    },
     "init/image_to_video": ["init.run=last"],
     "init/mamba_from_attention": ["model=mmdim", "init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
@@ -89,6 +98,8 @@ def overrides(choice: str) -> list[str]:
     if choice in AUTOENCODERS or choice.startswith("experiment/paper/wfvae"):
         shapes = SMALL["data/moving_shapes"] if choice == "task/autoencoder" else []
         return [*chosen, *WITH.get(choice, []), *SMALL["autoencoder"], *SMALL["trainer"], *shapes, "logger=none"]
+    if choice.startswith("experiment/paper/"):
+        return [*chosen, *WITH.get(choice, []), *SMALL["trainer"], "logger=none"]
     small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
     small += SMALL["model"] if group != "model" or name == "full3d" else []
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
@@ -130,7 +141,7 @@ def test_every_choice(choice, tmp_path, monkeypatch):
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert own_classes(cfg) == []  # what is shipped can come back in a checkpoint
     if name.startswith("paper/"):
-        if choice.startswith(("autoencoder/", "experiment/paper/wfvae")):
+        if choice.startswith(("autoencoder/", "experiment/paper/")):
             with torch.device("meta"):
                 training = choice.startswith("experiment/")
                 autoencoder = build_module(cfg).autoencoder if training else instantiate(cfg.autoencoder, "autoencoder")

@@ -139,7 +139,7 @@ def test_raw_and_averaged_weights_differ_and_the_command_line_decides_the_size(w
     [
         (("autoencoders=haar", *SHAPES), "autoencoders=haar: give a list"),
         (("autoencoders=[haar]",), "data: no data is named"),
-        (("autoencoders=[nowhere]", *SHAPES), "A choice is one of haar, haar_frames, identity"),
+        (("autoencoders=[nowhere]", *SHAPES), "A choice is one of haar, haar_frames, haar_unit, identity"),
         (("autoencoders=[{choice: nothing}]", *SHAPES), "there is no choice autoencoder=nothing. There are haar"),
         (("autoencoders=[{span: 1}]", *SHAPES), "names no choice"),
         (("autoencoders=[{choice: trilinear, spam: 1}]", *SHAPES), "Trilinear has no setting 'spam'"),

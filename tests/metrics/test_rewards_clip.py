@@ -133,7 +133,7 @@ def test_gradients_reach_the_pixels_and_no_weight(folder, published, kind):
 
 
 def test_what_is_not_published_weights_is_refused(folder, published, tmp_path):
-    with pytest.raises(UserError, match="losses.reward.scorers.clip.path is not set"):
+    with pytest.raises(UserError, match=r"scorers\.clip\.path is not set"):
         CLIPScore()
     with pytest.raises(UserError, match=r"hps.path=.*give the file"):
         HPSv2(None, str(folder))

@@ -15,7 +15,7 @@ BLACK = (10, 10, 12)
 
 
 def factors(colour="red", position="left", named=("colour", "position")) -> Factors:
-    still = dict(x=(0.2,), y=(0.5,), diameter=(0.3,), angle=(0.0,))
+    still = {"x": (0.2,), "y": (0.5,), "diameter": (0.3,), "angle": (0.0,)}
     one = ObjectFactors("square", colour, "medium", "still", "none", position, **still)
     return Factors((one,), "plain", ("black",), "fixed", False, "", 0, tuple(f"objects.0.{name}" for name in named))
 

@@ -97,12 +97,13 @@ class StageLatents(StagePrediction):
 
     Args:
         min_sigma: bound from below of the sigma that the error is divided by, which is 0 at the end of the last stage.
+            At 0.05 that end would weigh a hundred times what the first stage does, where colour and place are decided.
 
     Raises:
         UserError: ``min_sigma`` outside (0, 1].
     """
 
-    min_sigma: float = 0.05
+    min_sigma: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 < self.min_sigma <= 1:

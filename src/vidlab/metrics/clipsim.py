@@ -50,9 +50,8 @@ class CLIPSIM(ClipMetric):
         resamples: int = 1000,
     ) -> None:
         super().__init__(frames, stride, seed, resamples=resamples)
-        self._loaded = load_clip(
-            path, "metrics.clipsim.path"
-        )  # a record: the frozen weights are no part of the metric's own state
+        # a record: the frozen weights are no part of the metric's own state
+        self._loaded = load_clip(path, "metrics.clipsim.path")
         self._settings = {"clip": fingerprint(self._loaded["model"]), "scale": "cosine"}
 
     def settings(self) -> Mapping[str, str]:

@@ -63,7 +63,8 @@ class VideoDiffusion(ClipModule):
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
-        val/x0_mse/log_snr_<bin> per validation, and val/loss/<part> where an objective has parts, such as stages. Only val/x0_mse compares across objectives and autoencoders.
+        val/x0_mse/log_snr_<bin> per validation, and val/loss/<part> where an objective has parts, such as stages. Only
+        val/x0_mse compares across objectives and autoencoders.
     """
 
     results = ("val/loss", "val/x0_mse")
@@ -194,8 +195,8 @@ class VideoDiffusion(ClipModule):
         """One batch: corrupt, predict, compare.
 
         Returns:
-            ``loss`` to minimise; of each clip ``t`` and ``per_clip``, its part of the objective; ``part``, which part of
-            the problem the batch was.
+            ``loss`` to minimise; of each clip ``t`` and ``per_clip``, its part of the objective; ``part``, such as the
+            stage that the batch was.
         """
         draw = batch.draw(self.seed)
         x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)

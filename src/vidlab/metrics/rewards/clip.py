@@ -51,7 +51,9 @@ class HPSv2:
 
     def __init__(self, path: str | None = None, clip: str | None = None) -> None:
         self.loaded = load_clip(clip, "losses.reward.scorers.hps.clip")
-        read_open_clip(self.loaded["model"], path and Path(path).expanduser(), "losses.reward.scorers.hps.path")
+        read_open_clip(
+            self.loaded["model"], Path(path).expanduser() if path else None, "losses.reward.scorers.hps.path"
+        )
 
     def __call__(self, pixels: Float[Tensor, "B 3 T H W"], batch: ClipBatch) -> Float[Tensor, "B"]:
         """A score for each clip."""
