@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
+from vidlab.features import Feature
 from vidlab.randomness import KeyedRNG
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
@@ -309,7 +310,7 @@ class DenoiserOutput:
     """A backbone's prediction, in the shape of its input latents, and exactly the requested features."""
 
     prediction: Float[Tensor, "B C T H W"]
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Mapping[str, Feature] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

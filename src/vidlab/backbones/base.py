@@ -1,7 +1,7 @@
 """What every video denoiser is, and what it declares of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ class VideoDenoiser(nn.Module, ABC):
         """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
         return {}
 
+    def frozen_keys(self) -> set[str]:
+        """Names of parameters and buffers that are not trained and come from the configuration, never from a file."""
+        return set()
+
     def inflated(self, name: str, weight: Tensor) -> Tensor | None:
         """A weight of an image model in the shape this video model needs, or None where there is no such rule."""
         return None
@@ -113,7 +117,7 @@ class VideoDenoiser(nn.Module, ABC):
         """
         raise UserError(f"A {type(self).__name__} is not published in any form of its own.")
 
-    def run(self, block: nn.Module, *inputs: Any) -> Any:
+    def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Apply a block; with ``activation_checkpointing`` its activations are recomputed in the backward pass."""
         if self.activation_checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
