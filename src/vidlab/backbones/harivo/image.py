@@ -20,7 +20,8 @@ from vidlab.backbones.harivo.unet import (
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 
-UNET_MATRICES = ("*body.down_blocks.*", "*body.mid_block.*", "*body.up_blocks.*")
+# Matrices of the attention alone: kernels are many, and orthogonalising them takes longer than the rest of a step.
+UNET_MATRICES = ("*.attentions.*",)
 
 
 def check_single_places(patch: Sequence[int]) -> None:
