@@ -89,7 +89,7 @@ class ClipDataModule(L.LightningDataModule):
         bucketing: Bucketing | None = None,
         views: int | None = None,
         cache: str | None = None,
-        images: bool = False,
+        images: bool | None = None,
     ) -> None:
         super().__init__()
         _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)

@@ -20,6 +20,7 @@ SUBFOLDER = "unet"  # where a whole pipeline keeps it
 KIND = "UNet2DConditionModel"
 ORIGINAL = "model.diffusion_model."  # names in a single file, as Stable Diffusion was first published
 AGAIN = "Fetch it again."
+ELSEWHERE = " For a trained model whose image model has moved: generate.py ... image_model=FOLDER."
 DIGEST = 16  # bytes
 
 
@@ -106,7 +107,7 @@ def located(path: str) -> Path:
             raise UserError(f"model.image_model={path}: pickled weights are not read. Give a .safetensors file.")
         return file
     wanted = [f"{folder}{name}" for folder in ("", f"{SUBFOLDER}/") for name in (CONFIG, *WEIGHTS)]
-    folder = model_folder(path, "model.image_model", wanted, lambda found: _unet_in(found) is not None)
+    folder = model_folder(path, "model.image_model", wanted, lambda found: _unet_in(found) is not None, ELSEWHERE)
     place = _unet_in(folder)
     if place is None:
         raise UserError(

@@ -1,5 +1,6 @@
 """HARIVO: a frozen text-to-image UNet, trainable layers between its blocks and networks around it."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,6 +31,8 @@ from vidlab.backbones.harivo.unet import (
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import H_SPACE, IMAGE_BRANCH, SELF_ATTENTION, Feature, FrameAttention
+
+log = logging.getLogger(__name__)
 
 PARTS = ("down", "mid", "up")
 FEATURES = frozenset({SELF_ATTENTION, H_SPACE, IMAGE_BRANCH})
@@ -217,7 +220,10 @@ class HARIVO(VideoDenoiser):
         """Refuse what was trained on another frozen body."""
         found, own = state_dict.get(prefix + DIGEST_NAME), self.get_buffer(DIGEST_NAME)
         named = found is not None and found.any() and own.device.type != "meta" and own.any()
-        if named and not self.other_image_model and not torch.equal(found.cpu(), own.cpu()):
+        other = named and not torch.equal(found.cpu(), own.cpu())
+        if other and self.other_image_model:
+            log.info("%s is not what these weights were trained on: they move another image model", self.image_model.origin)
+        elif other:
             raise UserError(
                 f"{self.image_model.origin} is not the image model that these weights were trained on: its digest is "
                 f"{bytes(own.tolist()).hex()}, theirs {bytes(found.tolist()).hex()}. Give that one; or, to move "

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 PLACE = "image_models"  # in the cache
 SMALL = "harivo_image"
+# Folders of Stable Diffusion, by the setting that may name them, and the classes that read them.
+PARTS = (("text_encoder", "path", "text_encoder"), ("text_encoder", "tokenizer", "tokenizer"), ("autoencoder", "path", "vae"))
+FROZEN = ("vidlab.text.pretrained.PretrainedEncoder", "vidlab.autoencoders.image_vae.ImageVAE")
 # What the image model of a run depends on, besides its own settings.
 GROUPS = ("objective", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "task")
 # Of the data, what changes no picture.
@@ -66,6 +69,16 @@ def provide_image_model(cfg: DictConfig, allow: tuple[str, ...] = ()) -> None:
         model.image_model = str(folder)
         if record is not None and record.text_encoder is not None:
             cfg.text_encoder = {**record.text_encoder, "path": str(Path(folder) / TEXT)}
+        elif Path(folder).is_dir():
+            _take_parts(cfg, Path(folder))
+
+
+def _take_parts(cfg: DictConfig, folder: Path) -> None:
+    """Where Stable Diffusion's text tower, its tokenizer and its autoencoder are asked for without a path: the folder's."""
+    for group, key, place in PARTS:
+        node = cfg[group]
+        if key in node and node[key] is None and node["_target_"] in FROZEN and (folder / place).is_dir():
+            node[key] = str(folder / place)
 
 
 def _located(reference: str, cfg: DictConfig, allow: tuple[str, ...]) -> str | Path:
