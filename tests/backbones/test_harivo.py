@@ -186,7 +186,9 @@ def test_only_what_is_trained_is_kept_and_the_digest_tells_bodies_apart(tmp_path
     again, input = make(one), example()
     again.load_state_dict({**again.state_dict(), **kept})
     assert torch.equal(again(input).prediction, model(input).prediction)
-    with pytest.raises(UserError, match=r"is not the image model that these weights were trained on.*other_image_model"):
+    with pytest.raises(
+        UserError, match=r"is not the image model that these weights were trained on.*other_image_model"
+    ):
         make(other).load_state_dict({**make(other).state_dict(), **kept})
     swapped = make(other, other_image_model=True)
     own = swapped.image_digest.clone()

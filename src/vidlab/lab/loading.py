@@ -191,6 +191,9 @@ def _take_image_model(trained: DictConfig, image_model: str) -> None:
     backbone = trained.model.backbone
     if "image_model" not in backbone:
         raise UserError(f"image_model={image_model}: the model has no frozen image model. Leave image_model out.")
+    before, text = str(backbone.image_model.path), trained.text_encoder
+    if text.get("path") == str(Path(before) / "text_encoder") and (Path(image_model) / "text_encoder").is_dir():
+        text.path = str(Path(image_model) / "text_encoder")  # each image model knows its own
     trained.model.image_model = backbone.image_model.path = image_model
     backbone.other_image_model = True
 

@@ -1,4 +1,4 @@
-"""What HARIVO adds around the frozen UNet: the mapping network of its input and tokens of every frame beside the text."""
+"""What HARIVO adds around the frozen UNet: the mapping network before it, and tokens of every frame beside the text."""
 
 import torch
 from jaxtyping import Float

@@ -69,9 +69,7 @@ class ImageUNet(VideoDenoiser):
     ) -> None:
         super().__init__()
         check_single_places(patch)
-        self.spec = replace(
-            IMAGE_SPEC, control_channels=tuple(control_channels), hidden_matrices=UNET_MATRICES
-        )
+        self.spec = replace(IMAGE_SPEC, control_channels=tuple(control_channels), hidden_matrices=UNET_MATRICES)
         self.activation_checkpointing, self.text_width = activation_checkpointing, text_width
         self.body = make_unet(small_config(latent.channels, text_width, width, depth, heads))
         self.controls = nn.ModuleList(FrameControls(channels, width) for channels in control_channels)

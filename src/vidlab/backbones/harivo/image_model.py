@@ -141,8 +141,9 @@ def single_file_config(file: Path) -> dict[str, Any]:
     """
     shapes = _shapes(file)
     channels = [s for n in range(64) if (s := shapes.get(f"input_blocks.{n}.0.in_layers.2.weight")) is not None]
-    first, text = shapes.get("input_blocks.0.0.weight"), shapes.get(
-        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+    first, text = (
+        shapes.get("input_blocks.0.0.weight"),
+        shapes.get("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"),
     )
     if not channels or first is None or text is None or "label_emb.0.0.weight" in shapes:
         raise UserError(f"model.image_model={file}: no UNet of Stable Diffusion 1 is in it ({ORIGINAL}*).")

@@ -186,9 +186,7 @@ class HARIVO(VideoDenoiser):
         frames = given.latents.shape[2]
 
         def between(place: str, x: Tensor) -> Tensor:
-            module = self.temporal[place] if place in self.temporal else None
-            mixed: Tensor = x if module is None else self.run(module, x, frames)
-            return mixed
+            return self.run(self.temporal[place], x, frames) if place in self.temporal else x
 
         text, bias = self._repeated(given)
         if self.frame_tokens is not None:
@@ -222,7 +220,9 @@ class HARIVO(VideoDenoiser):
         named = found is not None and found.any() and own.device.type != "meta" and own.any()
         other = named and not torch.equal(found.cpu(), own.cpu())
         if other and self.other_image_model:
-            log.info("%s is not what these weights were trained on: they move another image model", self.image_model.origin)
+            log.info(
+                "%s is not what these weights were trained on: they move another image model", self.image_model.origin
+            )
         elif other:
             raise UserError(
                 f"{self.image_model.origin} is not the image model that these weights were trained on: its digest is "

@@ -15,7 +15,7 @@ GROUPS = 32
 
 
 def frame_positions(frames: int, width: int, like: Tensor) -> Float[Tensor, "T D"]:
-    """Sinusoidal positions of frames (Vaswani et al. 2017, section 3.5): sines at even channels, cosines at odd ones."""
+    """Sinusoidal positions of frames (Vaswani et al. 2017, section 3.5), sines at even channels."""
     rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10000.0) / width))
     angles = torch.arange(frames, device=like.device)[:, None] * rates  # (T, D / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)

@@ -41,7 +41,7 @@ def small_config(channels: int, text_width: int, width: int, depth: int, heads: 
     """
     if min(width, depth, heads) < 1 or width % heads:
         raise UserError(
-            f"model.backbone.width={width}, depth={depth}, heads={heads}: they must be positive, and heads divide width."
+            f"model.backbone.width={width}, depth={depth}, heads={heads}: all positive, and heads divide width."
         )
     return {
         "in_channels": channels, "out_channels": channels, "cross_attention_dim": text_width, "layers_per_block": depth,

@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 PLACE = "image_models"  # in the cache
 SMALL = "harivo_image"
 # Folders of Stable Diffusion, by the setting that may name them, and the classes that read them.
-PARTS = (("text_encoder", "path", "text_encoder"), ("text_encoder", "tokenizer", "tokenizer"), ("autoencoder", "path", "vae"))
+PARTS = (
+    ("text_encoder", "path", "text_encoder"),
+    ("text_encoder", "tokenizer", "tokenizer"),
+    ("autoencoder", "path", "vae"),
+)
 FROZEN = ("vidlab.text.pretrained.PretrainedEncoder", "vidlab.autoencoders.image_vae.ImageVAE")
 # What the image model of a run depends on, besides its own settings.
 GROUPS = ("objective", "autoencoder", "text_encoder", "optimizer", "lr_schedule", "task")
@@ -74,7 +78,7 @@ def provide_image_model(cfg: DictConfig, allow: tuple[str, ...] = ()) -> None:
 
 
 def _take_parts(cfg: DictConfig, folder: Path) -> None:
-    """Where Stable Diffusion's text tower, its tokenizer and its autoencoder are asked for without a path: the folder's."""
+    """Those of the folder, where a text tower, a tokenizer or an image autoencoder is asked for without a path."""
     for group, key, place in PARTS:
         node = cfg[group]
         if key in node and node[key] is None and node["_target_"] in FROZEN and (folder / place).is_dir():
@@ -113,8 +117,8 @@ def _trained_here(cfg: DictConfig) -> Path:
     """The folder of the small image model of these settings, trained where it is not kept from an earlier run."""
     if cfg.model.get("image_training") is None:
         raise UserError(
-            "model.image_model is not set, and model.image_training=null trains none. Give a folder of Stable Diffusion "
-            "1.5, its .safetensors file, or a run of model=harivo_image data.images=true."
+            "model.image_model is not set, and model.image_training=null trains none. Give a folder of Stable "
+            "Diffusion 1.5, its .safetensors file, or a run of model=harivo_image data.images=true."
         )
     asked = _image_config(cfg)
     key = blake2b(json.dumps(_settings(asked), sort_keys=True).encode(), digest_size=8).hexdigest()
