@@ -21,6 +21,7 @@ FLOORS = (
         "command_line",
         "digests",
         "errors",
+        "features",
         "files",
         "hub",
         "package_index",

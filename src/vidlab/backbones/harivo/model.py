@@ -217,7 +217,10 @@ class HARIVO(VideoDenoiser):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         """Refuse what was trained on another frozen body."""
         found, own = state_dict.get(prefix + DIGEST_NAME), self.get_buffer(DIGEST_NAME)
-        named = found is not None and found.any() and own.device.type != "meta" and own.any()
+        if found is None:
+            super()._load_from_state_dict(state_dict, prefix, *args)
+            return
+        named = found.any() and own.device.type != "meta" and own.any()
         other = named and not torch.equal(found.cpu(), own.cpu())
         if other and self.other_image_model:
             log.info(

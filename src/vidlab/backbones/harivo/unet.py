@@ -238,7 +238,7 @@ class FramePass:
 
 def places(body: Any, parts: Sequence[str]) -> dict[str, int]:
     """Channels at every place between pairs, for parts out of ``down``, ``mid`` and ``up``."""
-    found = {}
+    found: dict[str, int] = {}
     for part, blocks in (("down", body.down_blocks), ("up", body.up_blocks)):
         if part in parts:
             found |= {

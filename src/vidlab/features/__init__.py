@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-# Queries and keys of the later half of its self-attentions over space: a tuple of ``FrameAttention``, in execution order.
+# Queries and keys of its decoder's, or later half of, self-attentions over space: a tuple of ``FrameAttention``, in the
+# order in which they run.
 SELF_ATTENTION = "self_attention"
 # What a UNet has at its bottleneck (Kwon et al. 2023, Asyrp): (B, C, T, h, w).
 H_SPACE = "h_space"
