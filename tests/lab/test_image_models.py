@@ -112,3 +112,10 @@ def test_another_model_takes_no_image_model(tmp_path):
     run_training(composed(tmp_path / "dit", "model=2p1d", "model.backbone.depth=1"))
     with pytest.raises(UserError, match="the model has no frozen image model"):
         video(tmp_path / "dit" / "checkpoints" / "last.ckpt", image_model="x")
+
+
+def test_processes_of_a_launcher_are_told_to_train_it_first(tmp_path, monkeypatch):
+    cfg = composed(tmp_path, "model=harivo", *STEPS)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="Train it first: python train"):
+        provide_image_model(cfg)

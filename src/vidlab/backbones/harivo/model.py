@@ -176,7 +176,7 @@ class HARIVO(VideoDenoiser):
         added = [embed(part) for embed, part in zip(self.controls, parts, strict=True)]
         extra = sum(added[1:], added[0]) if added else None
         dtype = self.body.conv_in.weight.dtype
-        latents = self.mapping(input.latents.to(dtype))
+        latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)
         return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra)
 
     def _video(self, given: _Given, attention: bool) -> tuple[Float[Tensor, "B C T H W"], FramePass]:
@@ -186,11 +186,19 @@ class HARIVO(VideoDenoiser):
         frames = given.latents.shape[2]
 
         def between(place: str, x: Tensor) -> Tensor:
-            return self.run(self.temporal[place], x, frames) if place in self.temporal else x
+            if place not in self.temporal:
+                return x
+            module = self.temporal[place]
+            mixed: Tensor = self.run(module, x.to(_dtype(module, x.dtype)), frames)
+            return mixed.to(x.dtype)
 
         text, bias = self._repeated(given)
         if self.frame_tokens is not None:
-            text, bias = with_frame_tokens(given.text, given.bias, self.frame_tokens(given.text, frames))
+            text, bias = with_frame_tokens(
+                given.text,
+                given.bias,
+                self.frame_tokens(given.text.to(_dtype(self.frame_tokens, given.text.dtype)), frames),
+            )
         return self._walk(given, text, bias, attention, between=between)
 
     def _image(self, given: _Given) -> Float[Tensor, "B C T H W"]:
@@ -236,6 +244,11 @@ class HARIVO(VideoDenoiser):
         super()._load_from_state_dict(state_dict, prefix, *args)
         if self.other_image_model:
             own.copy_(kept)
+
+
+def _dtype(module: nn.Module, otherwise: torch.dtype) -> torch.dtype:
+    """That of its weights, which is float64 under ``precision=64-true`` where the frozen body's stays float32."""
+    return next((parameter.dtype for parameter in module.parameters()), otherwise)
 
 
 def _by_frame(found: Float[Tensor, "BT 2 N L d"], frames: int) -> FrameAttention:

@@ -185,7 +185,7 @@ class FramePass:
         time = body.time_embedding(body.time_proj(self.levels).to(dtype))
         self.text, self.bias = self.text.to(dtype), self.bias.to(dtype)
         x = body.conv_in(frames.to(dtype))
-        x = x if self.extra is None else x + self.extra
+        x = x if self.extra is None else x + self.extra.to(x.dtype)
         skips = [x]
         for level, block in enumerate(body.down_blocks):
             for place, resnet in enumerate(block.resnets):

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import time
 from hashlib import blake2b
 from pathlib import Path
@@ -126,6 +127,7 @@ def _trained_here(cfg: DictConfig) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
+            _refuse_several_processes()
             _train(asked, folder)
     record = ImageModelRecord.read(folder)
     assert record is not None and record.seconds is not None and record.training_flops is not None
@@ -135,6 +137,16 @@ def _trained_here(cfg: DictConfig) -> Path:
         in_words(record.training_flops),
     )  # fmt: skip
     return folder
+
+
+def _refuse_several_processes() -> None:
+    """Processes that a launcher has started cannot wait for one of them to train alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "model.image_model is not set, and the small image model cannot be trained by processes that torchrun or a "
+            f"cluster has launched. Train it first: {command('train.py', f'model={SMALL}', 'data.images=true')}, and "
+            "give its run as model.image_model."
+        )
 
 
 def _image_config(cfg: DictConfig) -> DictConfig:
@@ -149,6 +161,7 @@ def _image_config(cfg: DictConfig) -> DictConfig:
         found.losses, found.conditioning, found.callbacks = {}, nothing, {}
         found.trainer.max_steps = cfg.model.image_training.max_steps
         found.trainer.limit_val_batches = 0
+        found.trainer.devices, found.trainer.strategy, found.trainer.num_nodes = 1, "auto", 1
         found.trainer.enable_checkpointing = False
         found.data.images, found.data.val_clips, found.data.cache = True, 0, None
         found.data.batch_size = cfg.model.image_training.batch_size
