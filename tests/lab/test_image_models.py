@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
 from vidlab.errors import UserError
+from vidlab.lab.compose import build_data, build_module
 from vidlab.lab.image_models.folder import ImageModelRecord
 from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.loading import LoadSettings, load_pipeline
@@ -94,6 +95,16 @@ def test_a_run_of_single_frames_is_frozen_moved_and_exchanged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     assert not torch.equal(video(checkpoint, image_model=another.model.image_model), made)
     assert "they move another image model" in caplog.text
+
+
+def test_single_frames_are_clips_of_one_frame(tmp_path):
+    cfg = composed(tmp_path, "model=harivo_image", "data.images=true")
+    data, videos = build_data(cfg), build_data(composed(tmp_path, "model=harivo_image"))
+    batch, whole = next(iter(data.train_dataloader())), next(iter(videos.train_dataloader()))
+    assert batch.size == (1, 16, 16) == build_module(cfg).clip_shape and whole.size == (8, 16, 16)
+    assert batch.keys == whole.keys  # the same clips in the same order
+    for picture, frames in zip(batch.content[:, :, 0], whole.content, strict=True):
+        assert any(torch.equal(picture, frame) for frame in frames.unbind(1))
 
 
 def test_a_run_of_videos_is_no_image_model(tmp_path):
