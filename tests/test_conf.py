@@ -44,6 +44,7 @@ FETCH = "could not be fetched"
 ABSENT = {
     "trainer/gpu": (not torch.cuda.is_available(), "trainer.accelerator=gpu: no CUDA GPU is visible to torch"),
     "text_encoder/transformers": (True, "text_encoder.path is not set. Give a local folder"),
+    "text_encoder/stable_diffusion": (True, "text_encoder.path is not set. Give a local folder"),
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),
     "data/folder": (True, "data.path is not set: give a folder of videos"),
@@ -56,7 +57,6 @@ ABSENT = {
     "autoencoder/image_vae": (True, "autoencoder.path is not set. Give a local folder"),
     "experiment/wfvae_nano": (True, FETCH),
     "experiment/wfvae_wavelet_loss": (True, FETCH),
-    "losses/harivo": (True, "losses: h_space, image_branch are asked of the model, whose features are self_attention"),
     "losses/reward_clip_hps": (True, "losses.reward.scorers.hps.clip is not set: give a local folder of a CLIP"),
     **{
         f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
@@ -79,6 +79,8 @@ WITH = {
     "init/image_to_video": ["init.run=last"],
     "init/mamba_from_attention": ["model=mmdim", "init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
+    "model/harivo": ["model.image_training.max_steps=2", "model.image_training.batch_size=2"],
+    "losses/harivo": ["model=harivo", "model.image_training.max_steps=2", "model.image_training.batch_size=2"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
     **{f"mixer/{name}": ["model=mmdim"] for name in ("ssd", "attention", "parallel")},
     "lengths/causal": ["autoencoder=trilinear"],

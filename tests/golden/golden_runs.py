@@ -66,6 +66,7 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
+UNETS = ("harivo", "harivo_image")  # slow at any size: with one objective and the caption alone
 MODELS, OBJECTIVES, CONDITIONINGS = choices("model"), choices("objective"), choices("conditioning")
 # of which every combination is run; others differ from one of these in a small part, and are run once
 CROSSED_OBJECTIVES = ("epsilon", "flow_matching", "flow_matching_x0", "v_prediction")
@@ -102,7 +103,9 @@ def batches() -> list[ClipBatch]:
 
 def combinations() -> Iterator[tuple[str, str, str]]:
     """Every model, objective and conditioning; variants of the last two with one model."""
-    yield from itertools.product(MODELS, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS)
+    crossed = [name for name in MODELS if name not in UNETS]
+    yield from itertools.product(crossed, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS)
+    yield from ((name, "epsilon", "none") for name in UNETS)
     yield from (("full3d", name, "none") for name in OBJECTIVES if name not in CROSSED_OBJECTIVES)
     yield from (("full3d", "flow_matching_x0", name) for name in CONDITIONINGS if name not in CROSSED_CONDITIONINGS)
 

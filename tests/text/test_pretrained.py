@@ -95,6 +95,16 @@ def test_whole_batches_agree_with_single_captions(encoder):
     torch.testing.assert_close(encoder.encode(CAPTIONS).tokens, alone.tokens, rtol=0, atol=1e-6)
 
 
+@torch.no_grad()
+def test_padded_captions_are_the_models_features_of_padding_too(bert):
+    encoder = PretrainedEncoder(str(bert), max_tokens=8, padded=True)
+    text = encoder.encode(["a red circle", ""])
+    assert text.tokens.shape == (2, 8, 16) and text.mask.all()
+    ids = torch.tensor([[2, 4, 5, 7, 3, 0, 0, 0]])  # [CLS] a red circle [SEP] and three [PAD], all of them attended to
+    expected = encoder.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    torch.testing.assert_close(text.tokens[:1], expected)
+
+
 def test_each_caption_is_computed_once(encoder):
     calls = []
     encoder.model.register_forward_hook(lambda *args: calls.append(1))

@@ -93,6 +93,10 @@ class VideoDenoiser(nn.Module, ABC):
         """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
         return {}
 
+    def frozen_keys(self) -> set[str]:
+        """Names of parameters and buffers that are not trained and come from the configuration, never from a file."""
+        return set()
+
     def inflated(self, name: str, weight: Tensor) -> Tensor | None:
         """A weight of an image model in the shape this video model needs, or None where there is no such rule."""
         return None

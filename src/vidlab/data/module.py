@@ -58,6 +58,8 @@ class ClipDataModule(L.LightningDataModule):
             the cache's.
         cache: folder of encoded training clips (``curate.py stage=encode``), read in place of the videos. Held-out
             clips are decoded and encoded all the same.
+        images: clips of one frame, any of them in training and the middle one in validation; ``frames`` is then what
+            the source makes, and not what is shown of it.
 
     Attributes:
         accept_changes: resume although other clips come in another order; False refuses.
@@ -87,11 +89,13 @@ class ClipDataModule(L.LightningDataModule):
         bucketing: Bucketing | None = None,
         views: int | None = None,
         cache: str | None = None,
+        images: bool | None = None,
     ) -> None:
         super().__init__()
         _require(1, frames=frames, height=height, width=width, frame_stride=frame_stride, batch_size=batch_size)
         _require(0, num_workers=num_workers, val_clips=val_clips, max_corrupt=max_corrupt)
         _require(0, cache_decoded_mb=cache_decoded_mb, views=views or 0)
+        frames = 1 if images else frames
         if seed < 0:
             raise UserError(f"seed={seed}: it must be 0 or more")
         self.source = source

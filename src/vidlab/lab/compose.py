@@ -69,7 +69,8 @@ def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[Non
     scalars = {"seed": cfg["seed"]} | {n: cfg.get(n, plain) for n, plain in SCALARS.items()}
     scalars = {name: value for name, value in scalars.items() if name in takes}
     task = instantiate(cfg.task, "task", **scalars)
-    module = task(clip_shape=(cfg.data.frames, cfg.data.height, cfg.data.width), **parts)
+    frames = 1 if cfg.data.get("images") else cfg.data.frames
+    module = task(clip_shape=(frames, cfg.data.height, cfg.data.width), **parts)
     assert isinstance(module, ClipModule)
     return module
 

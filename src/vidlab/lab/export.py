@@ -68,8 +68,11 @@ def export(module: VideoDiffusion, folder: Path, origin: Origin) -> dict[str, st
             module.denoiser.write_released(aside)
             told = f"as {published} is published, whose readers take no notice of the parts below"
         else:
-            write_release(module.denoiser.state_dict(), aside)
+            frozen = module.denoiser.frozen_keys()
+            weights = {name: value for name, value in module.denoiser.state_dict().items() if name not in frozen}
+            write_release(weights, aside)
             told = f"{STEM}*, a {type(module.denoiser).__name__}"
+            told += ", what was trained of it; its frozen part by its name" if frozen else ""
         parts = {"denoiser": told}
         parts["text encoder"] = _write_text_encoder(module, aside, origin.settings)
         parts["autoencoder"] = _write_autoencoder(module.autoencoder, aside, origin.settings)

@@ -72,6 +72,6 @@ def _with_folders(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
     found = {**settings, "losses": {}}
     for (group, key), name in FOLDERS.items():
         part = found.get(group)
-        if isinstance(part, dict) and key in part and (folder / name).is_dir():
+        if isinstance(part, dict) and part.get(key) and (folder / name).is_dir():
             found[group] = {**part, key: str((folder / name).resolve())}
     return found

@@ -39,6 +39,8 @@ class LoadSettings:
         frames, height, width: of a clip in pixels.
         steps: of the sampler.
         sampler, guidance: configurations.
+        image_model: the frozen image model of a model that has one, in place of that it was trained on: the same at
+            another place, or another of the same structure.
     """
 
     weights: str = "ema"
@@ -49,6 +51,7 @@ class LoadSettings:
     steps: int | None = None
     sampler: Any = None
     guidance: Any = None
+    image_model: str | None = None
 
     @classmethod
     def of(cls, cfg: DictConfig | Mapping[str, Any]) -> "LoadSettings":
@@ -172,6 +175,8 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, sett
             trained[group] = trained[group] if chosen is None else chosen
         if settings.steps is not None:
             trained.sampler.steps = settings.steps
+        if settings.image_model is not None:
+            _take_image_model(trained, settings.image_model)
         module = build_module(trained, partial(no_larger_than, state["state_dict"], checkpoint))
         module.configure_model()
         module.on_load_checkpoint(state)
@@ -180,6 +185,17 @@ def module_of(state: dict[str, Any], trained: DictConfig, checkpoint: Path, sett
             _take_average(module, state, checkpoint)
         found: VideoDiffusion = module.eval()
         return found
+
+
+def _take_image_model(trained: DictConfig, image_model: str) -> None:
+    backbone = trained.model.backbone
+    if "image_model" not in backbone:
+        raise UserError(f"image_model={image_model}: the model has no frozen image model. Leave image_model out.")
+    before, text = str(backbone.image_model.path), trained.text_encoder
+    if text.get("path") == str(Path(before) / "text_encoder") and (Path(image_model) / "text_encoder").is_dir():
+        text.path = str(Path(image_model) / "text_encoder")  # each image model knows its own
+    trained.model.image_model = backbone.image_model.path = image_model
+    backbone.other_image_model = True
 
 
 @torch.no_grad()

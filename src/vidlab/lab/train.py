@@ -22,6 +22,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
@@ -56,6 +57,7 @@ def run_training(cfg: DictConfig) -> float | None:
         take_published_sizes(cfg, job.overrides)
         with locked(job.folder):
             remove_leftovers(job.folder / "checkpoints", quiet=0)
+            provide_image_model(cfg, tuple(cfg.get("allow") or ()))
             done = already_trained(cfg, job)
             if done is None:
                 return train(cfg, job)

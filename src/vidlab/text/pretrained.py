@@ -38,6 +38,8 @@ class PretrainedEncoder(TextEncoder):
         dtype: the precision the encoder computes in.
         cache_mb: memory for remembered captions, in MiB on the CPU; the least recently used go first.
         tokenizer: the local folder of the tokenizer, where it is not that of the weights.
+        padded: captions are padded to ``max_tokens``, and padding is text like any other, as Stable Diffusion was
+            trained (with ``max_tokens=77``).
 
     Raises:
         MissingPackageError: the tokenizer is a SentencePiece model and the package ``sentencepiece`` is not installed.
@@ -51,6 +53,7 @@ class PretrainedEncoder(TextEncoder):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         cache_mb: int = 256,
         tokenizer: str | None = None,
+        padded: bool = False,
     ) -> None:
         if not path:
             raise UserError(
@@ -66,6 +69,9 @@ class PretrainedEncoder(TextEncoder):
         super().__init__(_width(model), max_tokens, trainable=False)
         self.tokenizer = own_tokenizer
         self.model = model.eval().requires_grad_(False)
+        self.padding: int | None = self.tokenizer.pad_token_id if padded else None
+        if padded and self.padding is None:
+            raise UserError("text_encoder.padded=true: the tokenizer has no padding token. Leave it out.")
         self._cache = FeatureCache(cache_mb * 2**20) if cache_mb > 0 else None
         self._check_length(path)
 
@@ -92,6 +98,8 @@ class PretrainedEncoder(TextEncoder):
         ids = self._ids(captions)
         self._note_truncated([len(row) for row in ids])
         ids = [self._cut(row) for row in ids]
+        if self.padding is not None:
+            ids = [row + [self.padding] * (self.max_tokens - len(row)) for row in ids]
         if self._cache is None:
             tokens = self._forward(ids)  # (B, S, D)
         else:

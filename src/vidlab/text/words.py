@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,9 +15,11 @@ from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import UserError
+from vidlab.tensors import read_tensors, refuse_other_shapes
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]|_")  # noqa: RUF001
+TRAINED = "trained.safetensors"  # in the folder of a text encoder that was trained with a denoiser
 _REMEMBERED_WORDS = 1 << 16
 # Scripts written without spaces between words: Thai, Lao, Tibetan, Myanmar, Khmer, Tai Le, New Tai Lue, Tai Tham, kana
 # with bopomofo, Yi, Javanese, Han with its extensions.
@@ -82,9 +85,11 @@ class WordsEncoder(TextEncoder):
         rows: rows of the table.
         hashes: rows summed per word.
         max_tokens: the longest caption in tokens, the start token included.
+        path: a ``.safetensors`` file of trained weights of these sizes, or a folder with ``trained.safetensors``; the
+            encoder is then frozen, as the denoiser they were trained with knows it. None: it is learned.
 
     Raises:
-        UserError: an argument is out of range.
+        UserError: an argument is out of range, or the weights are missing, damaged or of other sizes.
     """
 
     hidden_matrices = ("layers.*",)
@@ -97,6 +102,7 @@ class WordsEncoder(TextEncoder):
         rows: int = 4096,
         hashes: int = 2,
         max_tokens: int = 64,
+        path: str | None = None,
     ) -> None:
         _check_arguments(
             width=(width, 1), depth=(depth, 0), heads=(heads, 1), rows=(rows, 2), hashes=(hashes, 1),
@@ -104,7 +110,7 @@ class WordsEncoder(TextEncoder):
         )  # fmt: skip
         if width % heads:
             raise UserError(f"text_encoder.heads={heads} does not divide text_encoder.width={width}.")
-        super().__init__(width, max_tokens, trainable=True)
+        super().__init__(width, max_tokens, trainable=path is None)
         self.hashes = hashes
         self.table = nn.Embedding(rows, width)
         self.start = nn.Parameter(torch.empty(width))
@@ -117,6 +123,18 @@ class WordsEncoder(TextEncoder):
         nn.init.normal_(self.table.weight, std=0.1 / hashes**0.5)
         nn.init.normal_(self.start, std=0.1)
         nn.init.normal_(self.positions, std=0.02)
+        if path is not None:
+            self._freeze(path)
+
+    def _freeze(self, path: str) -> None:
+        file = Path(path).expanduser()
+        file = file / TRAINED if file.is_dir() else file
+        if not file.is_file():
+            raise UserError(f"text_encoder.path={path}: there is no file {file.absolute()}.")
+        weights = read_tensors(file, "Train or export the run again.")
+        refuse_other_shapes(weights, self.state_dict(), f"text_encoder.path={file}", "Give the sizes of its run.")
+        self.load_state_dict(weights)
+        self.requires_grad_(False)
 
     @override
     def count_tokens(self, caption: str) -> int:

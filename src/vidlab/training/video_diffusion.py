@@ -296,6 +296,7 @@ class VideoDiffusion(ClipModule):
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""
         keys = {f"autoencoder.{key}" for key in self.autoencoder.state_dict()}
+        keys |= {f"backbone.{key}" for key in self.denoiser.frozen_keys()}
         if not self.text_encoder.trainable:
             keys |= {f"text_encoder.{key}" for key in self.text_encoder.state_dict()}
         return keys

@@ -1,0 +1,1 @@
+"""Frozen image models of video models: found, taken out of a run, or trained once and kept."""

@@ -1,0 +1,132 @@
+"""The frozen image model of a video model: trained once and kept, taken out of a run, moved and exchanged."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from vidlab.errors import UserError
+from vidlab.lab.compose import build_data, build_module
+from vidlab.lab.image_models.folder import ImageModelRecord
+from vidlab.lab.image_models.provide import provide_image_model
+from vidlab.lab.loading import LoadSettings, load_pipeline
+from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
+from vidlab.lab.train import run_training
+from vidlab.randomness import KeyedRNG
+from vidlab.training.checkpoint_io import load_checkpoint
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+TINY = [
+    "precision=32-true", "trainer=cpu", "trainer.max_steps=1", "data.batch_size=2", "data.num_workers=0",
+    "data.val_clips=2", "data.source.train_clips=8", "data.source.val_clips=4", "data.height=16", "data.width=16",
+    "sampler.steps=1", "model.backbone.width=16", "model.backbone.heads=2", "text_encoder.width=16",
+    "text_encoder.heads=2", "callbacks.previews=null", "callbacks.noise_levels=null", "logger=none",
+]  # fmt: skip
+STEPS = ["model.image_training.max_steps=2", "model.image_training.batch_size=2"]
+
+
+def composed(folder: Path, *words: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["hydra.mode=RUN", *TINY, *words], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(folder)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def video(checkpoint: Path, **settings) -> torch.Tensor:
+    pipeline = load_pipeline(checkpoint, LoadSettings("raw", **settings))
+    return pipeline.clips(["a red square"], KeyedRNG(0, ("x",), (0,)))
+
+
+def test_without_one_a_small_image_model_is_trained_once_and_its_cost_is_told(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    run_training(composed(tmp_path / "one", "model=harivo", *STEPS))
+    folders = [path for path in (tmp_path / "cache" / "image_models").iterdir() if path.is_dir()]
+    assert len(folders) == 1 and "trained first, 2 steps of 2 pictures" in caplog.text
+    record = ImageModelRecord.read(folders[0])
+    assert record.steps == 2 and record.seconds > 0 and record.training_flops > record.parameters
+    assert "apart from this run's cost" in caplog.text
+    caplog.clear()
+    for words in ([], ["trainer.max_steps=7", "data.num_workers=1"]):  # nothing that changes the image model
+        again = composed(tmp_path / "two", "model=harivo", *STEPS, *words)
+        provide_image_model(again)
+        assert again.model.image_model == str(folders[0]) == again.model.backbone.image_model.path
+    assert "trained first" not in caplog.text
+    checkpoint = load_checkpoint(tmp_path / "one" / "checkpoints" / "last.ckpt")
+    names = {name.split(".")[1] for name in checkpoint["state_dict"] if name.startswith("backbone.")}
+    assert names == {"temporal", "mapping", "frame_tokens", "image_digest"}
+    assert not any(name.startswith("text_encoder.") for name in checkpoint["state_dict"])
+    assert again.text_encoder.path == str(folders[0] / "text_encoder")
+
+
+def test_a_run_of_single_frames_is_frozen_moved_and_exchanged(tmp_path, caplog):
+    for name, seed in (("image", 0), ("other", 1)):
+        run_training(composed(tmp_path / name, "model=harivo_image", "data.images=true", f"seed={seed}"))
+    cfg = composed(tmp_path / "video", "model=harivo", f"model.image_model={tmp_path / 'image'}")
+    run_training(cfg)
+    checkpoint = tmp_path / "video" / "checkpoints" / "last.ckpt"
+    folder = Path(cfg.model.image_model)
+    made = video(checkpoint)
+    assert made.shape == (1, 3, 8, 16, 16)
+    moved = folder.rename(folder.with_name("moved"))
+    with pytest.raises(UserError, match="there is no file"):
+        video(checkpoint)
+    assert torch.equal(video(checkpoint, image_model=str(moved)), made)
+    another = composed(tmp_path / "x", "model=harivo", f"model.image_model={tmp_path / 'other'}")
+    provide_image_model(another)
+    caplog.set_level(logging.INFO)
+    assert not torch.equal(video(checkpoint, image_model=another.model.image_model), made)
+    assert "they move another image model" in caplog.text
+
+
+def test_single_frames_are_clips_of_one_frame(tmp_path):
+    cfg = composed(tmp_path, "model=harivo_image", "data.images=true")
+    data, videos = build_data(cfg), build_data(composed(tmp_path, "model=harivo_image"))
+    batch, whole = next(iter(data.train_dataloader())), next(iter(videos.train_dataloader()))
+    assert batch.size == (1, 16, 16) == build_module(cfg).clip_shape and whole.size == (8, 16, 16)
+    assert batch.keys == whole.keys  # the same clips in the same order
+    for picture, frames in zip(batch.content[:, :, 0], whole.content, strict=True):
+        assert any(torch.equal(picture, frame) for frame in frames.unbind(1))
+
+
+def test_a_run_of_videos_is_no_image_model(tmp_path):
+    run_training(composed(tmp_path / "dit", "model=2p1d", "model.backbone.depth=1"))
+    cfg = composed(tmp_path / "video", "model=harivo", f"model.image_model={tmp_path / 'dit'}")
+    with pytest.raises(UserError, match="trained a DiT, no image model"):
+        provide_image_model(cfg)
+
+
+def test_no_image_model_and_no_training_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"model.image_model is not set.*Give a folder of Stable Diffusion 1.5"):
+        provide_image_model(composed(tmp_path, "model=harivo", "model.image_training=null"))
+
+
+def test_another_model_takes_no_image_model(tmp_path):
+    run_training(composed(tmp_path / "dit", "model=2p1d", "model.backbone.depth=1"))
+    with pytest.raises(UserError, match="the model has no frozen image model"):
+        video(tmp_path / "dit" / "checkpoints" / "last.ckpt", image_model="x")
+
+
+def test_processes_of_a_launcher_are_told_to_train_it_first(tmp_path, monkeypatch):
+    cfg = composed(tmp_path, "model=harivo", *STEPS)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="Train it first: python train"):
+        provide_image_model(cfg)
