@@ -313,7 +313,7 @@ def test_the_classes_are_those_of_the_shipped_files():
         "vidlab.diffusion.betas.CosineBetas",
         "vidlab.diffusion.betas.ScaledLinearBetas",
         "vidlab.diffusion.weightings.P2",
-        "vidlab.sampling.guidance.CosineScale",
+        "vidlab.sampling.guidance_scales.CosineScale",
         "vidlab.sampling.spacings.Karras",
         "vidlab.sampling.spacings.Leading",
         "vidlab.sampling.spacings.Linspace",

@@ -8,17 +8,15 @@ from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.sampling.guidance import (
     ClassifierFreeGuidance,
-    CosineScale,
     Guidance,
     Interval,
-    LinearScale,
     NoGuidance,
     PromptGuidance,
     Renormalize,
     Rescale,
-    ScaleSchedule,
     SeparateImageText,
 )
+from vidlab.sampling.guidance_scales import CosineScale, LinearScale, ScaleSchedule
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 

@@ -20,9 +20,9 @@ from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import check_belong
-from vidlab.sampling.early_scale import EarlyScale
 from vidlab.sampling.gaussian import GaussianSampler
 from vidlab.sampling.guidance import ClassifierFreeGuidance, Interval, NoGuidance, Rescale
+from vidlab.sampling.guidance_scales import EarlyScale
 from vidlab.sampling.guided import GuidedDenoiser
 from vidlab.sampling.mitigating_gradient import MitigatingGradient, mitigating_gradient
 from vidlab.sampling.solvers import DDIM, DPMSolverPlusPlus2M, Euler, Heun

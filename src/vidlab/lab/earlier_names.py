@@ -128,6 +128,8 @@ MODULES: Mapping[str, str] = {
 CLASSES: Mapping[str, str] = {
     "diffusion.objective.GaussianObjective": "diffusion.gaussian.GaussianObjective",
     "diffusion.parameterizations.Sample": "diffusion.parameterizations.X0Prediction",
+    "sampling.guidance.CosineScale": "sampling.guidance_scales.CosineScale",
+    "sampling.guidance.LinearScale": "sampling.guidance_scales.LinearScale",
     "sampling.sampler.Sampler": "sampling.gaussian.GaussianSampler",
 }
 

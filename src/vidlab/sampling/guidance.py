@@ -4,7 +4,6 @@ It acts on the network's predictions. At fixed z these are linear in x0 and eps,
 is the same combination of x0; ``Renormalize`` and ``Rescale`` are not linear and depend on what the network predicts.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -15,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vidlab.errors import UserError
+from vidlab.sampling.guidance_scales import Scale, check_scales, scale_at
 
 Latents = Float[Tensor, "B C T H W"]
 
@@ -39,66 +39,6 @@ class Guidance(Protocol):
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
         """One prediction from those asked for."""
         ...
-
-
-@runtime_checkable
-class ScaleSchedule(Protocol):
-    """A guidance scale that changes with the noise level."""
-
-    def at(self, t: float) -> float:
-        """The scale at t in [0, 1]."""
-        ...
-
-
-Scale = float | ScaleSchedule
-
-
-@dataclass(frozen=True)
-class LinearScale(ScaleSchedule):
-    """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, linearly in t.
-
-    Args:
-        start: scale of pure noise.
-        end: scale of clean data.
-
-    Raises:
-        UserError: a negative scale.
-    """
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        check_scales("guidance.scale", start=self.start, end=self.end)
-
-    @override
-    def at(self, t: float) -> float:
-        """end + (start - end) t."""
-        return self.end + (self.start - self.end) * t
-
-
-@dataclass(frozen=True)
-class CosineScale(ScaleSchedule):
-    """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, along half a cosine: flat at both ends.
-
-    Args:
-        start: scale of pure noise.
-        end: scale of clean data.
-
-    Raises:
-        UserError: a negative scale.
-    """
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        check_scales("guidance.scale", start=self.start, end=self.end)
-
-    @override
-    def at(self, t: float) -> float:
-        """end + (start - end) (1 - cos(pi t)) / 2."""
-        return self.end + (self.start - self.end) * (1 - math.cos(math.pi * t)) / 2
 
 
 @dataclass(frozen=True)
@@ -335,22 +275,6 @@ class Rescale(Guidance):
         guided = self.inner.combine(predictions, t)
         ratio = _ratio(_deviation(predictions["full"]), _deviation(guided))
         return guided * (self.factor * ratio + 1 - self.factor)  # Lin et al. 2023, eq. 15 and 16
-
-
-def scale_at(scale: Scale, t: float) -> float:
-    """The scale at noise level t."""
-    return scale.at(t) if isinstance(scale, ScaleSchedule) else scale
-
-
-def check_scales(node: str, **scales: Scale) -> None:
-    """Refuse negative scales.
-
-    Raises:
-        UserError: naming the first.
-    """
-    for name, value in scales.items():
-        if not isinstance(value, ScaleSchedule) and value < 0:
-            raise UserError(f"{node}.{name}={value} must not be negative; 1 means no guidance.")
 
 
 def _with_full(inner: Guidance, t: float) -> tuple[str, ...]:
