@@ -43,7 +43,7 @@ def first_published_name(name: str) -> str:
 def published():
     """A UNet with the heads and norms that all of Stable Diffusion 1 has."""
     torch.manual_seed(3)
-    return make_unet(small_config(4, TEXT, width=32, depth=DEPTH, heads=8))
+    return make_unet({**small_config(4, TEXT, width=32, depth=DEPTH, heads=8), "norm_num_groups": 32})
 
 
 def single_file(unet, file, dtype=torch.float32):

@@ -10,8 +10,14 @@ from torch.nn import functional as F
 from vidlab.layers.attention import zero_init
 
 NORMS = ("frame", "clip")
-# As in Stable Diffusion: groups of a GroupNorm, as many of them as the channels divide into.
-GROUPS = 32
+# Groups of a GroupNorm, as in Stable Diffusion; and of narrow ones, whose groups would be single channels, of which the
+# deepest level has one place: normalised alone, any number becomes zero.
+GROUPS, FEW_GROUPS, NARROW = 32, 8, 128
+
+
+def group_count(channels: int) -> int:
+    """Groups of a GroupNorm over ``channels``."""
+    return math.gcd(FEW_GROUPS if channels < NARROW else GROUPS, channels)
 
 
 def frame_positions(frames: int, width: int, like: Tensor) -> Float[Tensor, "T D"]:
@@ -77,7 +83,7 @@ class TemporalModule(nn.Module):
     def __init__(self, channels: int, heads: int, norm: str = "frame") -> None:
         super().__init__()
         self.per_frame = norm == "frame"
-        self.norm = nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=1e-6)
+        self.norm = nn.GroupNorm(group_count(channels), channels, eps=1e-6)
         self.into = nn.Linear(channels, channels)
         self.attentions = nn.ModuleList(TemporalAttention(channels, heads) for _ in range(2))
         self.feed_forward = GatedFeedForward(channels)

@@ -1,6 +1,5 @@
 """Stable Diffusion's UNet on the frames of clips, walked pair by pair so that layers of others can stand between."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidlab.backbones.harivo.temporal import group_count
 from vidlab.clip import DenoiserInput
 from vidlab.errors import UserError
 
@@ -46,7 +46,7 @@ def small_config(channels: int, text_width: int, width: int, depth: int, heads: 
     return {
         "in_channels": channels, "out_channels": channels, "cross_attention_dim": text_width, "layers_per_block": depth,
         "block_out_channels": tuple(width * level for level in LEVELS), "attention_head_dim": heads,
-        "norm_num_groups": math.gcd(32, width),
+        "norm_num_groups": group_count(width),
     }  # fmt: skip
 
 
