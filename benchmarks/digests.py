@@ -1,7 +1,7 @@
 """What comparing checksums costs, next to the same reading without it. Files are in the page cache.
 
 Rounds alternate between the two. ``share`` is the median over rounds of (with - without) / without, in processor time
-as the neighbours of a busy machine do not count in it, and by the clock, which threads shorten.
+as the neighbors of a busy machine do not count in it, and by the clock, which threads shorten.
 
     python benchmarks/digests.py [--megabytes 256] [--rounds 7]
 """

@@ -84,7 +84,7 @@ def main() -> None:
     with torch.inference_mode():
         answers = [network(clips) for network in networks.values()]
         torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-4)
-        for _ in range(options.rounds):  # in turns, so that both meet the same neighbours
+        for _ in range(options.rounds):  # in turns, so that both meet the same neighbors
             for name, network in networks.items():
                 start = time.perf_counter()
                 network(clips)

@@ -1,6 +1,6 @@
 """What the Lightning loop costs over a bare PyTorch loop doing the same steps.
 
-Both train the default model on the default data with the same optimiser, schedule, clipping, EMA and autocast; the
+Both train the default model on the default data with the same optimizer, schedule, clipping, EMA and autocast; the
 Lightning side runs the default callbacks and the MLflow logger. Rounds alternate, so that a change in the machine's
 load meets both.
 

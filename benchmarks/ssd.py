@@ -1,7 +1,7 @@
 """What mixing a sequence costs, forward and backward: the state-space dual in PyTorch, plain and by Triton; attention.
 
 All candidates run in turn at each length, several rounds, on the same inputs of one clip; figures are medians. On a CPU
-time is that of the processor, all threads together, so that neighbours count little, and the peak of memory is the
+time is that of the processor, all threads together, so that neighbors count little, and the peak of memory is the
 resident set of a fresh process above its inputs; on a GPU the peak is the allocator's. Beside the rows stand the growth
 of each candidate, time ~ tokens^exponent, and a plot.
 
@@ -215,7 +215,7 @@ def mixer_growth(arguments: argparse.Namespace, device: str) -> dict[int, float]
     return found
 
 
-def summarise(rows: list[dict[str, str]]) -> None:
+def summarize(rows: list[dict[str, str]]) -> None:
     """Growth of each candidate, printed and written beside its rows."""
     for name in dict.fromkeys(row["candidate"] for row in rows):
         own = [row for row in rows if row["candidate"] == name]
@@ -264,7 +264,7 @@ def main() -> None:
     for tokens in arguments.tokens:
         case = Case(tokens, arguments.heads, arguments.dtype, device)
         rows += measure(case, works, arguments.rounds, tokens in arguments.memory_at)
-    summarise(rows)
+    summarize(rows)
     print(f"whole mixer: time ~ tokens^{exponent(mixer_growth(arguments, device)):.3f}")
     print(record("ssd", rows))
     plot(rows, arguments.plot)

@@ -239,7 +239,7 @@ def test_manifests_pin_everything(path):
     for asset in found.values():
         assert len(asset.sha256) == len(asset.package.sha256) == 64
         assert 0 < asset.size < 100e6 and 0 < asset.package.size < 100e6
-        assert asset.licence and asset.package.licence
+        assert asset.license and asset.package.license
         assert (asset.package.form == "deb") == (asset.package.registry == "debian")
 
 
@@ -260,8 +260,8 @@ def test_command_line_lists_and_refuses_unknown_names(capsys):
     ("old", "new", "message"),
     [
         ("'1.10'", "1.10", r"packages\.some\.version must be quoted"),
-        ("licence: MIT", "license: MIT", r"packages\.some: license is unknown"),
-        ("size: 1, licence: CC0", "licence: CC0", r"files\.a\.bin: size is missing"),
+        ("license: MIT", "licence: MIT", r"packages\.some: licence is unknown"),
+        ("size: 1, license: CC0", "license: CC0", r"files\.a\.bin: size is missing"),
         ("package: some", "package: same", r"files\.a\.bin\.package=same is not listed under packages"),
         ("files:", "file:", "the section files is missing"),
     ],
@@ -269,9 +269,9 @@ def test_command_line_lists_and_refuses_unknown_names(capsys):
 def test_mistakes_in_a_manifest_are_named(tmp_path, old, new, message):
     text = f"""
 packages:
-  some: {{version: '1.10', registry: pypi, form: wheel, sha256: '{"0" * 64}', size: 1, licence: MIT}}
+  some: {{version: '1.10', registry: pypi, form: wheel, sha256: '{"0" * 64}', size: 1, license: MIT}}
 files:
-  a.bin: {{package: some, member: a.bin, sha256: '{"0" * 64}', size: 1, licence: CC0}}
+  a.bin: {{package: some, member: a.bin, sha256: '{"0" * 64}', size: 1, license: CC0}}
 """
     path = tmp_path / "manifest.yaml"
     path.write_text(text)

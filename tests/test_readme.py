@@ -319,10 +319,10 @@ def run_assets(bench: Bench, words: list[str]) -> None:
     listed = {line.split()[0]: line for line in done.stdout.splitlines()}
     assert "bikes.mp4" in listed and "Apache-2.0" in listed["minilm/model.safetensors"]
     page = " ".join(DOCS["docs/howto/data_sets.md"].split())
-    named = re.search(r"Licences differ per recording \((.*?)\)", page)
+    named = re.search(r"Licenses differ per recording \((.*?)\)", page)
     assert named is not None
-    for licence in named[1].split(", "):
-        assert licence in done.stdout
+    for license in named[1].split(", "):
+        assert license in done.stdout
 
 
 def run_mlflow_ui(bench: Bench, words: list[str]) -> None:

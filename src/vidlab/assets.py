@@ -47,7 +47,7 @@ class Asset:
         member: its path inside the package, ``/`` separated, without a leading ``./``.
         sha256: of the file.
         size: of the file in bytes.
-        licence: the licence of the file's content, as far as it is stated.
+        license: the license of the file's content, as far as it is stated.
         folder: the folder below the cache's ``assets`` it is kept in; its SHA-256 when empty.
     """
 
@@ -56,7 +56,7 @@ class Asset:
     member: str
     sha256: str
     size: int
-    licence: str
+    license: str
     folder: str = ""
 
     @property
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             for name, asset in known.items():
                 state = "cached" if asset.path.is_file() else "not fetched"
-                print(f"{name:32} {asset.size / 1e6:7.2f} MB  {state:12} {asset.package}  {asset.licence}")
+                print(f"{name:32} {asset.size / 1e6:7.2f} MB  {state:12} {asset.package}  {asset.license}")
     except AssetError as error:
         print(f"error: {error}")
         return 2

@@ -25,7 +25,7 @@ class ObjectFactors:
 
     Args:
         shape: name of the shape.
-        colour: name of the colour.
+        color: name of the color.
         size: "small", "medium" or "large", or "varying" when the diameter changes during the clip.
         motion: a direction ("right", "upper right", "up", ...), or "still", "bouncing", "rotating",
             "growing", "shrinking".
@@ -39,7 +39,7 @@ class ObjectFactors:
     """
 
     shape: str
-    colour: str
+    color: str
     size: str
     motion: str
     speed: str
@@ -57,19 +57,19 @@ class Factors:
     Args:
         objects: back to front.
         background: pattern of the background ("plain", "striped", "checkered", "gradient").
-        background_colours: one colour for a plain background, two otherwise.
+        background_colors: one color for a plain background, two otherwise.
         camera: "fixed", "pan left", "pan right", "pan up", "pan down", "zoom in" or "zoom out".
         occlusion: whether the front object visibly passes before the back one.
         relation: where the first object is in frame 0, seen from the second: "left of", "right of", "above",
             "below", or "" where that is unclear or there is one object.
         relation_frames: for how many frames, counted from the first, the relation holds.
-        named: the factors the caption speaks of, such as ``("objects.0.colour", "background")``. A caption
+        named: the factors the caption speaks of, such as ``("objects.0.color", "background")``. A caption
             never names what cannot be seen.
     """
 
     objects: tuple[ObjectFactors, ...]
     background: str
-    background_colours: tuple[str, ...]
+    background_colors: tuple[str, ...]
     camera: str
     occlusion: bool
     relation: str
@@ -315,7 +315,7 @@ class DenoiserOutput:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a regulariser may look at.
+    """What a regularizer may look at.
 
     Args:
         batch: the clips.

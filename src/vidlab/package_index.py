@@ -45,7 +45,7 @@ class Package:
         form: ``wheel`` or ``sdist`` on pypi, ``deb`` on debian.
         sha256: of the package file.
         size: of the package file in bytes.
-        licence: what the package declares.
+        license: what the package declares.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Package:
     form: Literal["wheel", "sdist", "deb"]
     sha256: str
     size: int
-    licence: str
+    license: str
 
     def __str__(self) -> str:
         return f"{self.name} {self.version} ({self.registry} {self.form}, {self.size / 1e6:.1f} MB)"

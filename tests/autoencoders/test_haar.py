@@ -46,19 +46,19 @@ def test_squared_errors_in_latents_are_those_in_pixels():
     assert in_latents.item() == pytest.approx(in_pixels.item(), rel=1e-6)
 
 
-def test_the_first_channel_of_a_colour_is_its_block_mean():
+def test_the_first_channel_of_a_color_is_its_block_mean():
     x = pixels((2, 8, 4))
     latents = Haar(2, 4, 4).encode(x)
     mean = x[0, 1, :, 4:8, :].mean()  # green, second row of blocks
     assert latents[0, 32, 0, 1, 0].item() == pytest.approx(mean.item() * math.sqrt(32), abs=1e-5)
 
 
-def test_channels_are_colour_time_height_width():
+def test_channels_are_color_time_height_width():
     # block 2x2x2, one difference along one axis: blue, +1 on the even columns and -1 on the odd
     x = torch.zeros(1, 3, 2, 2, 2)
     x[:, 2, ..., 0], x[:, 2, ..., 1] = 1.0, -1.0
     latents = Haar(2, 2, 2).encode(x).flatten()
-    assert latents.nonzero().flatten().tolist() == [2 * 8 + 1]  # (colour 2, time 0, height 0, width 1)
+    assert latents.nonzero().flatten().tolist() == [2 * 8 + 1]  # (color 2, time 0, height 0, width 1)
     assert latents[17].item() == pytest.approx(math.sqrt(8))
     latents = Haar(2, 2, 2).encode(x.transpose(2, 4)).flatten()
     assert latents.nonzero().flatten().tolist() == [2 * 8 + 4]  # the same along time

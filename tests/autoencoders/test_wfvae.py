@@ -354,7 +354,7 @@ def test_tiles_of_a_local_process_are_exact(height, width, size, overlap):
     torch.testing.assert_close(found, whole_picture)
 
 
-def test_neighbours_blend_linearly():
+def test_neighbors_blend_linearly():
     ramp = tiled(lambda tile: torch.full_like(tile, float(tile[..., 0, 0].max())),
                  torch.arange(24.0).expand(1, 1, 1, 16, 24), Tiling(16, 8), 1)  # fmt: skip
     # tiles of value 0 and 8 share eight columns
@@ -388,7 +388,7 @@ def test_clips_it_cannot_take(x, message):
     "x", [torch.zeros(1, 1, 5, 16, 16), torch.zeros(1, 3, 5, 16, 16, dtype=torch.int16)], ids=["grey", "10 bits"]
 )
 def test_grey_and_integer_pixels(x):
-    with pytest.raises(UserError, match=r"3 colours as floats in \[-1, 1\].*Repeat a grey channel"):
+    with pytest.raises(UserError, match=r"3 colors as floats in \[-1, 1\].*Repeat a grey channel"):
         tiny().check_frames(x)
 
 

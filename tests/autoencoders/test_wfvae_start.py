@@ -15,7 +15,7 @@ def start(channels: int, **settings) -> WFVAE:
 
 
 def blocks_of_one_value(frames=9) -> torch.Tensor:
-    """Clips that are constant in blocks of 8 x 8 pixels and 4 frames after the first, in any colour."""
+    """Clips that are constant in blocks of 8 x 8 pixels and 4 frames after the first, in any color."""
     torch.manual_seed(1)
     values = torch.rand(2, 3, 1 + (frames - 1) // 4, 2, 3) * 2 - 1
     in_time = torch.cat([values[:, :, :1], values[:, :, 1:].repeat_interleave(4, 2)], 2)
@@ -23,7 +23,7 @@ def blocks_of_one_value(frames=9) -> torch.Tensor:
 
 
 def test_constant_blocks_survive():
-    """Colours of blocks are the low band's three; normalisation is all but linear, so errors are a few per cent."""
+    """Colors of blocks are the low band's three; normalization is all but linear, so errors are a few per cent."""
     model = start(8)
     clip = blocks_of_one_value()
     with torch.no_grad():
@@ -32,7 +32,7 @@ def test_constant_blocks_survive():
 
 
 def test_latents_are_bands_by_hand():
-    """A grey clip of 1 everywhere: its low band is 8 * 2 in each colour, sqrt 3 times that in grey, of 27 four."""
+    """A grey clip of 1 everywhere: its low band is 8 * 2 in each color, sqrt 3 times that in grey, of 27 four."""
     model = start(8, scale=1.0)
     with torch.no_grad():
         z = model.encode(torch.ones(1, 3, 5, 16, 16))
@@ -44,7 +44,7 @@ def test_latents_are_bands_by_hand():
 def test_taps_are_orthonormal_and_bands_unique():
     taps = band_taps(len(BANDS))
     torch.testing.assert_close(taps @ taps.T, torch.eye(24))
-    assert sorted(BANDS) == [(band, colour) for band in range(8) for colour in range(3)]
+    assert sorted(BANDS) == [(band, color) for band in range(8) for color in range(3)]
 
 
 def test_everything_still_learns():

@@ -239,7 +239,7 @@ def test_a_second_communication_hook_is_refused(make_module):
 def test_manual_optimization_is_refused(make_trainer, make_module):
     module = make_module()
     module.automatic_optimization = False
-    with pytest.raises(UserError, match="VideoDiffusion takes its optimiser steps itself"):
+    with pytest.raises(UserError, match="VideoDiffusion takes its optimizer steps itself"):
         AdaptiveClipping().setup(make_trainer(), module, "fit")
 
 

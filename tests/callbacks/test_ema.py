@@ -9,7 +9,7 @@ from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 
 
 class Falling(LightningModule):
-    """A parameter that falls by one in every optimiser step: 10, 9, 8, ...; and parts that are not averaged."""
+    """A parameter that falls by one in every optimizer step: 10, 9, 8, ...; and parts that are not averaged."""
 
     def __init__(self):
         super().__init__()

@@ -21,7 +21,7 @@ from vidlab.training.finiteness import all_finite
 
 
 class Saves(Callback):
-    """Remembers the optimiser steps at which checkpoints are written."""
+    """Remembers the optimizer steps at which checkpoints are written."""
 
     def __init__(self):
         self.steps: list[int] = []

@@ -54,7 +54,7 @@ def test_what_is_written(samples):
         stream, original = playable.streams.video[0], lossless.streams.video[0]
         assert min(stream.width, stream.height) >= 256 and stream.codec_context.pix_fmt == "yuv420p"
         assert (original.width, original.height) == (32, 32)
-        assert original.codec_context.pix_fmt in ("rgb24", "gbrp")  # no colour is lost
+        assert original.codec_context.pix_fmt in ("rgb24", "gbrp")  # no color is lost
     videos = [frames(path) for path in sorted(samples.glob("originals/*.mp4"))]
     assert all(video.shape == (8, 32, 32, 3) for video in videos)
     assert not np.array_equal(*videos)

@@ -97,10 +97,10 @@ def test_two_processes_train_on_buckets(lab):
         (["trainer.accumulate_grad_batches=2"], "take turns here. Use task.accumulate=2"),
         (["+trainer.gradient_clip_val=1.0"], "Use optimizer.clip_norm and task.discriminator_optimizer.clip_norm"),
         (["autoencoder.start=wavelets", "autoencoder.encoder_energy=16"], "twice autoencoder.width leaves none there"),
-        (["callbacks=[default,adaptive_clipping]"], "VideoAutoencoder takes its optimiser steps itself"),
+        (["callbacks=[default,adaptive_clipping]"], "VideoAutoencoder takes its optimizer steps itself"),
     ],
 )
-def test_choices_it_cannot_honour(lab, arguments, message):
+def test_choices_it_cannot_honor(lab, arguments, message):
     settings = [word for word in TINY if not (arguments[0] == "autoencoder=haar" and word.startswith("autoencoder."))]
     if "~autoencoder.width" in arguments:
         arguments = arguments[:1]

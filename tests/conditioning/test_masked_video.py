@@ -52,7 +52,7 @@ def test_continuation_and_random_keep_a_drawn_number():
     assert (share - 0.5).abs().max() < 4 * (0.25 / 3000) ** 0.5
 
 
-def test_ratios_are_normalised_and_zero_is_never_drawn():
+def test_ratios_are_normalized_and_zero_is_never_drawn():
     stage = Stage({"t2v": 1, "clear": 0, "i2v": 3})
     assert [stage.task(u) for u in (0.0, 0.2499, 0.25, 0.9999)] == ["t2v", "t2v", "i2v", "i2v"]
 

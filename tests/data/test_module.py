@@ -27,7 +27,7 @@ SIZE = (12, 20)
 
 
 def frames_of(number: int, length: int = 10) -> np.ndarray:
-    """Noise that is a pure function of the clip, so any slice of it is recognised."""
+    """Noise that is a pure function of the clip, so any slice of it is recognized."""
     return np.random.default_rng(number).integers(0, 256, (length, *SIZE, 3), dtype=np.uint8)
 
 

@@ -13,7 +13,7 @@ from vidlab.data.moving_shapes.captions import with_article, write_caption
 from vidlab.data.moving_shapes.factors import carried, motion_seen, position_seen, relation_seen, size_seen
 from vidlab.data.moving_shapes.render import coverage, render_scene
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
+    BACKGROUND_COLORS,
     MOTIONS,
     PAN,
     SHAPES,
@@ -85,7 +85,7 @@ def test_a_pan_to_the_right_shifts_the_background_to_the_left() -> None:
     """On 50 pixels a pan of 0.36 is 18: 2 pixels in each of 9 steps, over tiles of 10 pixels."""
     background = Background("striped", ("black", "grey"), tile=0.2)
     frames = render_scene(Scene(Canvas(10, 50, 50), (), background, "pan right"))
-    black, grey = BACKGROUND_COLOURS["black"], BACKGROUND_COLOURS["grey"]
+    black, grey = BACKGROUND_COLORS["black"], BACKGROUND_COLORS["grey"]
     for frame in range(10):
         columns = (np.arange(50) + 2 * frame) // 10 % 2
         expected = np.where(columns[:, None] == 0, black, grey)
@@ -193,8 +193,8 @@ def test_objects_stay_inside_the_frame() -> None:
     for index in range(300):
         for seen in shapes.render(index).factors.objects:
             x, y, diameter, angle = (np.array(track) for track in (seen.x, seen.y, seen.diameter, seen.angle))
-            inside = coverage(Body(seen.shape, seen.colour, x, y, diameter, angle), Canvas(8, 32, 32))
-            wider = Body(seen.shape, seen.colour, (x + 1) / 3, (y + 1) / 3, diameter / 3, angle)
+            inside = coverage(Body(seen.shape, seen.color, x, y, diameter, angle), Canvas(8, 32, 32))
+            wider = Body(seen.shape, seen.color, (x + 1) / 3, (y + 1) / 3, diameter / 3, angle)
             whole = coverage(wider, Canvas(8, 96, 96))
             np.testing.assert_allclose(inside.sum((1, 2)), whole.sum((1, 2)), atol=0.5)
 
@@ -211,7 +211,7 @@ def factors_of(difficulty: str, **wanted: str):
 
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_each_motion_has_many_wordings(motion: str) -> None:
-    """With shape, colour, speed and background fixed, at least 12 wordings of the same motion."""
+    """With shape, color, speed and background fixed, at least 12 wordings of the same motion."""
     factors = factors_of("plain", motion=motion)
     alone = replace(factors.objects[0], size="varying", position="", shape="cross")
     captions = [write_caption(Random(i), replace(factors, objects=(alone,))) for i in range(1400)]
@@ -220,7 +220,7 @@ def test_each_motion_has_many_wordings(motion: str) -> None:
         for caption in captions
         if "objects.0.motion" in caption.named
         and not {"background", "objects.0.speed"} & set(caption.named)
-        and caption.text.startswith(f"{with_article(alone.colour)} cross")
+        and caption.text.startswith(f"{with_article(alone.color)} cross")
     }
     assert len(bare) >= 12
 

@@ -10,9 +10,9 @@ import pytest
 
 from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
+    BACKGROUND_COLORS,
     CAMERAS,
-    COLOURS,
+    COLORS,
     DIRECTIONS,
     MOTIONS,
     PAN,
@@ -22,14 +22,14 @@ from vidlab.data.moving_shapes.scene import (
 )
 
 CLIPS = (600, 3000)  # in every run of the tests, and in those of ``-m slow``
-PALETTE = COLOURS | BACKGROUND_COLOURS
+PALETTE = COLORS | BACKGROUND_COLORS
 NAMES = tuple(PALETTE)
 VALUES = np.array(list(PALETTE.values()), np.float32)
 
 
 @dataclass(frozen=True)
 class Blob:
-    """The pixels of one colour: mask (T, H, W), area (T,) in pixels, centre x and y (T,) in short sides."""
+    """The pixels of one color: mask (T, H, W), area (T,) in pixels, centre x and y (T,) in short sides."""
 
     mask: np.ndarray
     area: np.ndarray
@@ -42,7 +42,7 @@ class Blob:
 
 
 def blobs_of(clip: RenderedClip) -> list[Blob]:
-    """Pixels whose nearest palette colour is the object's, with a pixel of nearly that very colour beside.
+    """Pixels whose nearest palette color is the object's, with a pixel of nearly that very color beside.
 
     Without the second condition the blended edges of a yellow object count as an orange one.
     """
@@ -50,7 +50,7 @@ def blobs_of(clip: RenderedClip) -> list[Blob]:
     distances = (VALUES**2).sum(1) - 2 * pixels @ VALUES.T
     labels = distances.argmin(-1)
     pure = distances.min(-1) + (pixels**2).sum(-1) < 60**2
-    masks = [labels == NAMES.index(seen.colour) for seen in clip.factors.objects]
+    masks = [labels == NAMES.index(seen.color) for seen in clip.factors.objects]
     return [blob_of(mask & widened(mask & pure)) for mask in masks]
 
 
@@ -131,14 +131,14 @@ def check_background(clip: RenderedClip, free: np.ndarray) -> None:
     """Plain: one value; striped, gradient: constant along one axis, two values or many; checkered: not."""
     first = clip.frames[0].astype(float)
     pixels = first[free]
-    colours = [np.array(BACKGROUND_COLOURS[name]) for name in clip.factors.background_colours]
-    off_line = _distance_to_segment(pixels, colours[0], colours[-1])
+    colors = [np.array(BACKGROUND_COLORS[name]) for name in clip.factors.background_colors]
+    off_line = _distance_to_segment(pixels, colors[0], colors[-1])
     assert off_line.max() < 3
     if clip.factors.background == "plain":
         return
     holes = np.where(free[..., None], first, np.nan)
     along = min(np.nanmax(np.nanmax(holes, axis) - np.nanmin(holes, axis)) for axis in (0, 1))
-    pure = np.min([np.abs(pixels - colour).max(1) for colour in colours], axis=0) < 3
+    pure = np.min([np.abs(pixels - color).max(1) for color in colors], axis=0) < 3
     if clip.factors.background == "checkered":
         assert along > 50
     else:
@@ -173,7 +173,7 @@ def check_camera(clip: RenderedClip, free: np.ndarray) -> None:
 
 def check_pair(clip: RenderedClip, blobs: list[Blob]) -> None:
     back, front = clip.factors.objects
-    assert back.colour != front.colour
+    assert back.color != front.color
     assert back.shape != front.shape
     if "occlusion" in clip.factors.named:
         assert blobs[0].area.min() < 0.8 * max(blobs[0].area[0], blobs[0].area[-1])
@@ -206,7 +206,7 @@ def test_what_captions_name_is_on_the_screen(difficulty: str, clips: int) -> Non
         free = ~covered(blobs)
         for number, (seen, blob) in enumerate(zip(clip.factors.objects, blobs, strict=True)):
             prefix = f"objects.{number}."
-            assert {prefix + "colour", prefix + "shape"} <= set(named)
+            assert {prefix + "color", prefix + "shape"} <= set(named)
             assert (seen.motion, seen.speed) != ("", "") and seen.motion in MOTIONS
             if prefix + "motion" in named:
                 check_motion(clip, number, blob)
@@ -217,7 +217,7 @@ def test_what_captions_name_is_on_the_screen(difficulty: str, clips: int) -> Non
             if prefix + "position" in named:
                 check_position(clip, number, blob)
             checked[seen.motion] += 1
-        if {"background", "background_colours"} & set(named):
+        if {"background", "background_colors"} & set(named):
             check_background(clip, free[0])
         if "camera" in named:
             check_camera(clip, free)
@@ -230,12 +230,12 @@ def test_what_captions_name_is_on_the_screen(difficulty: str, clips: int) -> Non
         assert min(checked[name] for name in ("camera", "occlusion", "relation", "objects.1.motion")) > clips / 30
 
 
-def test_colours_are_far_apart() -> None:
+def test_colors_are_far_apart() -> None:
     def distance(one: str, two: str) -> float:
         return math.dist(PALETTE[one], PALETTE[two])
 
-    assert min(distance(*pair) for pair in combinations(COLOURS, 2)) >= 95
-    assert min(distance(*pair) for pair in combinations(BACKGROUND_COLOURS, 2)) >= 80
-    points = np.array(list(COLOURS.values()), float)
-    for one, two in combinations(BACKGROUND_COLOURS.values(), 2):
+    assert min(distance(*pair) for pair in combinations(COLORS, 2)) >= 95
+    assert min(distance(*pair) for pair in combinations(BACKGROUND_COLORS, 2)) >= 80
+    points = np.array(list(COLORS.values()), float)
+    for one, two in combinations(BACKGROUND_COLORS.values(), 2):
         assert _distance_to_segment(points, np.array(one), np.array(two)).min() >= 90

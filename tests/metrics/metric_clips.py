@@ -8,7 +8,7 @@ from vidlab.metrics.sets.features import Extractor, FrameExtractor
 
 
 def moving_clips(count: int, frames: int = 12, size: int = 32, seed: int = 1, speed: float = 0.5) -> torch.Tensor:
-    """(B, 3, T, H, W) in [-1, 1]: a coloured disc with texture that crosses a coloured, textured background."""
+    """(B, 3, T, H, W) in [-1, 1]: a colored disc with texture that crosses a colored, textured background."""
     draws = torch.Generator().manual_seed(seed)
     places = torch.arange(size) / size
     y, x = torch.meshgrid(places, places, indexing="ij")

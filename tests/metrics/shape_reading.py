@@ -1,19 +1,19 @@
-"""Names what was seen in a clip, in the data set's words: shapes, colours, motions, places."""
+"""Names what was seen in a clip, in the data set's words: shapes, colors, motions, places."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
+    BACKGROUND_COLORS,
     CAMERAS,
-    COLOURS,
+    COLORS,
     IN_PLACE,
     MOTIONS,
     SHAPES,
     SIZES,
     Canvas,
-    Colour,
+    Color,
 )
 from vidlab.metrics.shapes.grade import POSITIONS, position_score, size_score
 from vidlab.metrics.shapes.motion import STEADY, UNSTEADY, growth, motion_score, speed_score
@@ -25,14 +25,14 @@ class ObjectReading:
     """The best name of each factor of an object; "" where none applies."""
 
     shape: str
-    colour: str
+    color: str
     size: str
     motion: str
     speed: str
     position: str
 
     def __str__(self) -> str:
-        words = (self.size, self.colour, self.shape, self.motion, self.speed, self.position)
+        words = (self.size, self.color, self.shape, self.motion, self.speed, self.position)
         return " ".join(word for word in words if word and word not in ("varying", "none"))
 
 
@@ -42,12 +42,12 @@ class Reading:
 
     objects: tuple[ObjectReading, ...]
     background: str
-    background_colours: tuple[str, ...]
+    background_colors: tuple[str, ...]
     camera: str
 
     def __str__(self) -> str:
         objects = "; ".join(map(str, self.objects)) or "no object"
-        return f"{objects}; {self.background} {' and '.join(self.background_colours)}; camera {self.camera}"
+        return f"{objects}; {self.background} {' and '.join(self.background_colors)}; camera {self.camera}"
 
 
 def read(seen: ParsedScene) -> Reading:
@@ -57,7 +57,7 @@ def read(seen: ParsedScene) -> Reading:
     return Reading(
         objects=tuple(read_object(found, seen.canvas) for found in objects),
         background=max(background.patterns, key=lambda name: background.patterns[name]),
-        background_colours=tuple(nearest(colour, BACKGROUND_COLOURS) for colour in background.colours),
+        background_colors=tuple(nearest(color, BACKGROUND_COLORS) for color in background.colors),
         camera=max(CAMERAS, key=lambda name: background.cameras[name]),
     )
 
@@ -70,7 +70,7 @@ def read_object(found: SeenObject, canvas: Canvas) -> ObjectReading:
     varies = float(np.ptp(growth(found))) > (STEADY + UNSTEADY) / 2
     return ObjectReading(
         shape=shape,
-        colour=nearest(found.colour, COLOURS),
+        color=nearest(found.color, COLORS),
         size="varying" if varies else max(SIZES, key=lambda name: size_score(found, name)),
         motion=motion,
         speed="none" if rests else max(("slow", "fast"), key=lambda name: speed_score(found, name)),
@@ -78,6 +78,6 @@ def read_object(found: SeenObject, canvas: Canvas) -> ObjectReading:
     )
 
 
-def nearest(colour: Floats, palette: dict[str, Colour]) -> str:
-    """The name of the nearest colour."""
-    return min(palette, key=lambda name: float(np.linalg.norm(colour - np.array(palette[name]))))
+def nearest(color: Floats, palette: dict[str, Color]) -> str:
+    """The name of the nearest color."""
+    return min(palette, key=lambda name: float(np.linalg.norm(color - np.array(palette[name]))))

@@ -35,6 +35,6 @@ def shuffled(pixels: Pixels, frames: int, seed: int = 0) -> Pixels:
     return out
 
 
-def recoloured(pixels: Pixels, amount: float) -> Pixels:
+def recolored(pixels: Pixels, amount: float) -> Pixels:
     """Red, green and blue on their way to changing places."""
     return (1 - amount) * pixels + amount * pixels[..., [1, 2, 0]]

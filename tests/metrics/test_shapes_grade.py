@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from shapes_damage import Pixels, blurred, frozen, noisy, recoloured, shuffled
+from shapes_damage import Pixels, blurred, frozen, noisy, recolored, shuffled
 
 from vidlab.clip import Factors
 from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import MOTIONS, Background, Body, Canvas, Scene
-from vidlab.metrics.shapes.grade import DIMENSIONS, background_colour_score, color_score, grade, match
+from vidlab.metrics.shapes.grade import DIMENSIONS, background_color_score, color_score, grade, match
 from vidlab.metrics.shapes.motion import motion_score, speed_score
 from vidlab.metrics.shapes.parse import parse_scene
 from vidlab.metrics.shapes.parsed_scene import ParsedScene, SeenObject, ramp
@@ -91,8 +91,8 @@ DAMAGES: dict[str, tuple[Callable[[Pixels, float], Pixels], tuple[float, ...], d
         {"motion_direction": 0.4, "camera_motion": 0.5, "background_consistency": 0.05, "spatial_relationship": 0.02},
         ("object_class", "color", "object_count", "size"),
     ),
-    "colour shift": (
-        recoloured,
+    "color shift": (
+        recolored,
         (0.1, 0.2, 0.4),
         {"color": 0.5, "scene": 0.1, "multiple_objects": 0.2},
         ("object_class", "object_count", "size", "motion_direction", "speed"),
@@ -126,11 +126,11 @@ ONES = np.ones(9)
 
 
 def seen_of(
-    shape: str = "square", colour: str = "red", pattern: Background | None = None, **tracks: np.ndarray
+    shape: str = "square", color: str = "red", pattern: Background | None = None, **tracks: np.ndarray
 ) -> ParsedScene:
     """What the judge sees of one object with these tracks, on 48 x 48."""
     given = {"x": 0.5 * ONES, "y": 0.5 * ONES, "diameter": 0.3 * ONES, "angle": 0 * ONES} | tracks
-    scene = Scene(Canvas(9, 48, 48), (Body(shape, colour, **given),), pattern or Background("plain", ("black",)))
+    scene = Scene(Canvas(9, 48, 48), (Body(shape, color, **given),), pattern or Background("plain", ("black",)))
     return parse_scene(render_scene(scene).astype(np.float32))
 
 
@@ -164,10 +164,10 @@ def test_speeds_by_hand() -> None:
     assert speed_score(neither, "slow") < 0.5
 
 
-def factors(shape: str = "square", colour: str = "red", motion: str = "still", **other: object) -> Factors:
+def factors(shape: str = "square", color: str = "red", motion: str = "still", **other: object) -> Factors:
     clip = MovingShapes().render(0)
-    changed = {**vars(clip.factors.objects[0]), "shape": shape, "colour": colour, "motion": motion}
-    names = ("shape", "colour", "motion")
+    changed = {**vars(clip.factors.objects[0]), "shape": shape, "color": color, "motion": motion}
+    names = ("shape", "color", "motion")
     whole = {**vars(clip.factors), "objects": (type(clip.factors.objects[0])(**changed),)}
     return Factors(**whole | {"named": tuple(f"objects.0.{name}" for name in names)} | other)
 
@@ -179,12 +179,12 @@ def test_partly_right_clips_score_partly() -> None:
     assert set(right.scores) == {"object_class", "color", "motion_direction", *ALWAYS}
     other_shape = grade(seen_of("circle"), factors()).scores
     assert other_shape["object_class"] < 0.05 and other_shape["color"] > 0.95
-    other_colour = grade(seen_of(colour="blue"), factors()).scores
-    assert other_colour["color"] == 0 and other_colour["object_class"] > 0.95
-    assert other_colour["motion_direction"] == 1
+    other_color = grade(seen_of(color="blue"), factors()).scores
+    assert other_color["color"] == 0 and other_color["object_class"] > 0.95
+    assert other_color["motion_direction"] == 1
 
 
-def test_a_shapeless_blob_of_the_right_colour_has_colour_but_no_class() -> None:
+def test_a_shapeless_blob_of_the_right_color_has_color_but_no_class() -> None:
     grid = (np.arange(48) + 0.5) / 48 - 0.5
     ragged = np.hypot(grid, grid[:, None]) < 0.2 + 0.09 * np.sin(5 * np.arctan2(grid[:, None], grid) + 1)
     frames = np.where(ragged[None, :, :, None], (225, 25, 35), (10, 10, 12)) * np.ones((9, 1, 1, 1))
@@ -221,14 +221,14 @@ def test_objects_are_matched_by_looks_not_by_order() -> None:
     assert match(seen[::-1], (first, second)) == there
     assert match(seen, (second, first)) == there[::-1]
     assert match((), (first, second)) == (None, None)
-    assert None not in there and color_score(there[0], first.colour) > 0.9  # type: ignore[arg-type]
+    assert None not in there and color_score(there[0], first.color) > 0.9  # type: ignore[arg-type]
 
 
-def test_scores_of_colours_by_hand() -> None:
+def test_scores_of_colors_by_hand() -> None:
     """1 up to a distance of 30, 0 from 80: 55 is half-way."""
     found = np.array([[125, 125, 125], [10 + 55, 10, 12]], np.float32)
-    assert background_colour_score(found, ("black", "grey")) == pytest.approx(0.75)
-    # One colour where two are named is at most half right, and two where one is named too.
-    assert background_colour_score(found[:1], ("grey", "navy")) == pytest.approx(0.5)
-    assert background_colour_score(found, ("grey",)) == pytest.approx(0.5)
+    assert background_color_score(found, ("black", "grey")) == pytest.approx(0.75)
+    # One color where two are named is at most half right, and two where one is named too.
+    assert background_color_score(found[:1], ("grey", "navy")) == pytest.approx(0.5)
+    assert background_color_score(found, ("grey",)) == pytest.approx(0.5)
     assert (ramp(5, 0, 10), ramp(5, 10, 0), ramp(-1, 0, 10)) == (0.5, 0.5, 0.0)

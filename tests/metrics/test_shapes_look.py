@@ -12,9 +12,9 @@ from vidlab.clip import ObjectFactors
 from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
+    BACKGROUND_COLORS,
     CAMERAS,
-    COLOURS,
+    COLORS,
     MOTIONS,
     PATTERNS,
     SHAPES,
@@ -41,7 +41,7 @@ def seen_clips(difficulty: str) -> list[tuple[RenderedClip, ParsedScene]]:
 
 
 def wrong_names(wanted: ObjectFactors, got: ObjectReading) -> list[str]:
-    names = [name for name in ("shape", "colour", "size", "motion", "speed") if getattr(wanted, name)]
+    names = [name for name in ("shape", "color", "size", "motion", "speed") if getattr(wanted, name)]
     names += ["position"] if wanted.position else []
     return [f"{n}: {getattr(wanted, n)} as {getattr(got, n)}" for n in names if getattr(wanted, n) != getattr(got, n)]
 
@@ -55,13 +55,13 @@ def test_every_factor_is_read_from_the_pixels_of_held_out_clips(difficulty: str)
         assert (seen.counts == len(factors.objects)).all(), clip.caption
         for wanted, found in zip(factors.objects, match(seen.objects, factors.objects), strict=True):
             wrong.update(wrong_names(wanted, read_object(found, seen.canvas)))
-            checked.update([wanted.shape, wanted.colour, wanted.motion, wanted.size, wanted.position])
+            checked.update([wanted.shape, wanted.color, wanted.motion, wanted.size, wanted.position])
         wrong[f"background {names.background}"] += names.background != factors.background
-        wrong["background colours"] += set(names.background_colours) != set(factors.background_colours)
+        wrong["background colors"] += set(names.background_colors) != set(factors.background_colors)
         wrong[f"camera {names.camera}"] += names.camera != factors.camera
-        checked.update([factors.background, factors.camera, *factors.background_colours])
+        checked.update([factors.background, factors.camera, *factors.background_colors])
     assert +wrong == Counter()
-    assert all(checked[name] for name in (*SHAPES, *COLOURS, *MOTIONS, *SIZES, *BACKGROUND_COLOURS))
+    assert all(checked[name] for name in (*SHAPES, *COLORS, *MOTIONS, *SIZES, *BACKGROUND_COLORS))
     if difficulty == "rich":
         assert all(checked[name] for name in (*PATTERNS, *CAMERAS))
 
@@ -88,7 +88,7 @@ def test_any_size_and_length(frames: int, height: int, width: int) -> None:
         clip = shapes.render(index, "val")
         names = read(parse_scene(clip.frames.astype(np.float32)))
         wanted = clip.factors
-        right.append({(o.shape, o.colour) for o in names.objects} == {(o.shape, o.colour) for o in wanted.objects})
+        right.append({(o.shape, o.color) for o in names.objects} == {(o.shape, o.color) for o in wanted.objects})
         right.append((names.background, names.camera) == (wanted.background, wanted.camera))
     assert np.mean(right) > 0.9
 
@@ -124,7 +124,7 @@ def test_a_blank_clip_and_noise_show_nothing() -> None:
     assert all(max(found.shapes.values()) < 0.1 for found in noise.objects)
 
 
-def test_two_of_a_colour_are_two() -> None:
+def test_two_of_a_color_are_two() -> None:
     canvas, still = Canvas(6, 32, 32), np.ones(6)
     bodies = tuple(Body("circle", "red", x * still, 0.5 * still, 0.25 * still, 0 * still) for x in (0.2, 0.8))
     seen = parse_scene(render_scene(Scene(canvas, bodies, Background("plain", ("navy",)))).astype(np.float32))

@@ -7,7 +7,7 @@ SEED = 20240
 
 
 def video(frames: int = 16, size: int = 224, clips: int = 2) -> npt.NDArray[np.float32]:
-    """(B, T, H, W, 3) in [-1, 1]: coarse coloured cells that drift, with fine noise."""
+    """(B, T, H, W, 3) in [-1, 1]: coarse colored cells that drift, with fine noise."""
     rng = np.random.default_rng(SEED)
     cells = rng.uniform(-0.9, 0.9, (clips, size // 8, size // 8, 3)).repeat(8, axis=1).repeat(8, axis=2)
     moving = np.stack([np.roll(cells, 3 * t, axis=2) for t in range(frames)], axis=1)

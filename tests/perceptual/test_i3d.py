@@ -35,7 +35,7 @@ def test_a_strided_convolution_reads_where_tensorflow_does():
 
 
 def test_parameters_are_those_of_the_published_network(random_i3d):
-    # 12 704 544 numbers are published: kernels, 400 biases, and for each of the 57 normalised convolutions a shift, a
+    # 12 704 544 numbers are published: kernels, 400 biases, and for each of the 57 normalized convolutions a shift, a
     # mean and a variance per channel; folding leaves one bias of the three.
     channels = sum(m.out_channels for m in random_i3d.modules() if isinstance(m, _Conv))
     assert sum(p.numel() for p in random_i3d.parameters()) + 2 * channels == 12_704_544

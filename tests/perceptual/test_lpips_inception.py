@@ -20,7 +20,7 @@ def test_lpips_has_the_published_number_of_weights(net, trunk, heads):
     assert sum(len(head) for head in model.heads) == heads
 
 
-def test_lpips_is_the_weighted_distance_of_normalised_features():
+def test_lpips_is_the_weighted_distance_of_normalized_features():
     """Equation 1 of the paper, written out with loops over places."""
     model = LPIPS("alex")
     first, second = torch.rand(2, 1, 3, 40, 37) * 2 - 1

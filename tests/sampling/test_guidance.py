@@ -110,7 +110,7 @@ def test_equal_scales_are_joint_guidance():
     torch.testing.assert_close(SeparateImageText(4.0, 4.0).combine(given, 0.5), joint, rtol=1e-5, atol=1e-5)
 
 
-def test_renormalisation_keeps_the_norm_of_the_conditional_prediction():
+def test_renormalization_keeps_the_norm_of_the_conditional_prediction():
     # guided: (3, 0) + 2 ((3, 4) - (3, 0)) = (3, 8); |full| = 5, |guided| = sqrt(73); each clip by itself
     given = {"full": latents(3.0, 4.0, 30.0, 40.0), "null": latents(3.0, 0.0, 30.0, 0.0)}
     combined = Renormalize(ClassifierFreeGuidance(2.0)).combine(given, 0.5)

@@ -30,7 +30,7 @@ def keyed_noise(shape: tuple[int, ...], dtype=torch.float64) -> Callable[[int], 
 
 
 def gaussian(schedule: Schedule, mean: float = MEAN, std: float = STD, parameterization=None):
-    """The exact answer for data N(mean, std^2), by way of a parameterisation if one is given."""
+    """The exact answer for data N(mean, std^2), by way of a parameterization if one is given."""
 
     def denoise(z: torch.Tensor, t: float) -> Denoised:
         path = schedule.coefficients(torch.full((z.shape[0],), t, dtype=z.dtype)).like(z)

@@ -49,7 +49,7 @@ def test_frozen_parts_stay_as_they_are_and_out_of_the_optimizer(make_module, mak
 
 
 def rates_of(trainer, module, batches, **settings) -> list[float]:
-    """The learning rate of each optimiser step of a fit."""
+    """The learning rate of each optimizer step of a fit."""
     rates: list[float] = []
     module.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
     trainer.fit(module, batches, **settings)
@@ -142,8 +142,8 @@ DAMAGES = {
     r"The checkpoint's ema: backbone.head.bias has shape \(1,\)": lambda c: c["ema"].update({BIAS: torch.zeros(1)}),
     "The checkpoint: backbone.head.bias .* not finite": lambda c: c["state_dict"][BIAS].fill_(float("nan")),
     "The checkpoint's ema: backbone.head.bias .* not finite": lambda c: c["ema"][BIAS].fill_(float("inf")),
-    r"optimiser holds exp_avg \(\) for .*, which has shape \(": lambda c: moments(c).update(exp_avg=torch.tensor(1.0)),
-    "optimiser holds numbers that are not finite in exp_avg_sq of": lambda c: moments(c)["exp_avg_sq"].fill_(math.nan),
+    r"optimizer holds exp_avg \(\) for .*, which has shape \(": lambda c: moments(c).update(exp_avg=torch.tensor(1.0)),
+    "optimizer holds numbers that are not finite in exp_avg_sq of": lambda c: moments(c)["exp_avg_sq"].fill_(math.nan),
     "The checkpoint's ema lacks 1 trained weights, such as backbone.head.bias": lambda c: c["ema"].pop(BIAS),
 }
 

@@ -60,7 +60,7 @@ def weights_of(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def changed(before: dict[str, torch.Tensor], network: nn.Module) -> bool:
-    """Whether any learned weight moved; running statistics of normalisations may."""
+    """Whether any learned weight moved; running statistics of normalizations may."""
     learned = dict(network.named_parameters())
     return any(not torch.equal(before[name], learned[name]) for name in learned)
 
@@ -100,7 +100,7 @@ def test_each_step_trains_one_network_and_counts_one(batches, make_trainer):
     assert all(p.grad is None for p in module.parameters())
 
 
-def test_the_adversary_may_have_an_optimiser_of_its_own(batches, make_trainer):
+def test_the_adversary_may_have_an_optimizer_of_its_own(batches, make_trainer):
     own = OptimizerFactory(torch.optim.SGD, lr=0.0, clip_norm=0.5)
     module = tiny_module(discriminator_optimizer=own)
     before = {name: value.detach().clone() for name, value in module.discriminator.named_parameters()}

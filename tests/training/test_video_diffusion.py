@@ -45,7 +45,7 @@ class Answering(VideoDenoiser):
 
 
 class Pull(nn.Module):
-    """A regulariser with a parameter of its own and a feature it asks for: weight * (parameter - 1)^2."""
+    """A regularizer with a parameter of its own and a feature it asks for: weight * (parameter - 1)^2."""
 
     weight = 0.5
 
@@ -207,10 +207,10 @@ def test_consumed_batches_are_counted_for_the_data(make_module, make_batch, make
     assert data.batches_consumed == 9  # 7 and 8 were used
 
 
-# regularisers
+# regularizers
 
 
-def test_a_regulariser_is_weighted_logged_trained_and_left_out_of_the_average(
+def test_a_regularizer_is_weighted_logged_trained_and_left_out_of_the_average(
     make_module, make_batch, make_trainer, tmp_path
 ):
     term, ema = Pull(), EMA(0.9)
@@ -236,7 +236,7 @@ def test_a_regulariser_is_weighted_logged_trained_and_left_out_of_the_average(
     assert other.regularizers.terms["pull"].calls.item() == 1
 
 
-def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_batch, make_trainer):
+def test_a_regularizer_sees_the_batch_its_target_and_the_step(make_module, make_batch, make_trainer):
     term = Pull()
     batch = make_batch("ab", number=5)
     make_trainer(max_steps=1).fit(make_module(regularizers={"pull": term}, seed=2), [batch])
@@ -252,7 +252,7 @@ def test_a_regulariser_sees_the_batch_its_target_and_the_step(make_module, make_
     assert torch.equal(context.draw.normal("x", (2,)), KeyedRNG(2, ("a", "b"), (0, 0)).normal("x", (2,)))
 
 
-def test_what_regularisers_ask_for_is_a_feature_of_the_denoiser(make_module):
+def test_what_regularizers_ask_for_is_a_feature_of_the_denoiser(make_module):
     terms = {"one": Pull(frozenset({"q"})), "two": Pull(frozenset({"q", "k"}))}
     with pytest.raises(UserError, match=r"losses: k, q are asked of the model, whose features are self_attention"):
         make_module(regularizers=terms)

@@ -206,13 +206,13 @@ class Autoencoder(nn.Module, ABC):
         """Refuse frames that cannot be encoded, in whatever number.
 
         Raises:
-            UserError: other than 3 colours of floats, sides that are not multiples of the stride, and, in the memory
+            UserError: other than 3 colors of floats, sides that are not multiples of the stride, and, in the memory
                 of the CPU, NaN or infinite values.
         """
         name = type(self).__name__
         if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
             raise UserError(
-                f"{name} reads clips (B, 3, T, H, W) of 3 colours as floats in [-1, 1], and was given "
+                f"{name} reads clips (B, 3, T, H, W) of 3 colors as floats in [-1, 1], and was given "
                 f"{tuple(pixels.shape)} of {pixels.dtype}. Repeat a grey channel three times; divide 8 bits by 127.5, "
                 "10 bits by 511.5, less 1."
             )

@@ -29,13 +29,13 @@ class Haar(FrameGroups):
     """Block-wise orthonormal 3-D Haar transform: the tensor product of one Haar matrix per axis.
 
     The transform preserves squared error and is inverted by its transpose. Channels are ordered
-    (colour, time, height, width), each axis from coarse to fine, so the first channel of a colour is its block
+    (color, time, height, width), each axis from coarse to fine, so the first channel of a color is its block
     mean times sqrt(frames * height * width).
 
     Args:
         frames, height, width: block size per axis, powers of two.
         scale: the one scalar that latents are multiplied by. The orthonormal scale (1) is kept by default:
-            standardising each band separately made learning about four times worse.
+            standardizing each band separately made learning about four times worse.
     """
 
     basis: Tensor

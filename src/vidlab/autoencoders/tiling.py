@@ -20,7 +20,7 @@ class Tiling:
 
     Args:
         size: rows and columns of a tile, in pixels, a multiple of 8.
-        overlap: rows and columns shared by neighbours, in pixels, a multiple of 8 and at most half the size; there the
+        overlap: rows and columns shared by neighbors, in pixels, a multiple of 8 and at most half the size; there the
             result passes linearly from one to the other.
 
     Raises:

@@ -17,9 +17,9 @@ class Trilinear(Autoencoder):
     """The clip itself at a lower resolution, with at most as many values as the latents of another autoencoder.
 
     Latents have the other's shape: channels (1 + n) (H / height) (W / width) numbers for 1 + n ``frames`` frames. They
-    hold a small clip of 3 colours and t x h x w positions, one value after the other, and zeros in what is left. It is
+    hold a small clip of 3 colors and t x h x w positions, one value after the other, and zeros in what is left. It is
     made by trilinear interpolation between the centres of pixels, without a wider filter on the way down, and the clip
-    is made of it in the same way. A baseline for reconstruction; no denoiser finds neighbours in such latents.
+    is made of it in the same way. A baseline for reconstruction; no denoiser finds neighbors in such latents.
 
     The small clip has t = ceil(T / span) frames, and rows and columns in the proportion of the clip's, as many as fit.
     The defaults match WF-VAE's 4 x 8 x 8 with 8 channels: of 9 x 64 x 64 pixels 1536 values, and a small clip of

@@ -52,7 +52,7 @@ class DiT(PatchedDenoiser):
         heads: attention heads; ``width / heads`` is even and at least 6.
         patch: (frames, rows, columns) of latents in one token.
         mlp_ratio: hidden width of the feed-forward over D.
-        qk_norm: RMS-normalise queries and keys.
+        qk_norm: RMS-normalize queries and keys.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: position interpolation to larger grids.
         absolute_positions: add waves of a token's position to it (``fourier_positions``). Rotary positions are

@@ -14,7 +14,7 @@ from vidlab.layers.rope import Rotation, rotate_halves
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biased projections to queries, keys, values and out; no QK normalisation."""
+    """Multi-head attention with biased projections to queries, keys, values and out; no QK normalization."""
 
     def __init__(self, width: int, heads: int, kernel: AttentionKernel) -> None:
         super().__init__()

@@ -41,11 +41,11 @@ class STIV(PatchedDenoiser):
         heads: attention heads; ``width / heads`` is a multiple of 4.
         patch: (frames, rows, columns) of latents in one token.
         mlp_ratio: hidden width of the feed-forward over D.
-        qk_norm: RMS-normalise queries and keys, in every attention.
-        sandwich_norm: normalise what the modulated sublayers return, too.
+        qk_norm: RMS-normalize queries and keys, in every attention.
+        sandwich_norm: normalize what the modulated sublayers return, too.
         scale_around_one: read (1 + scale) norm(x) + shift, as others do; else scale norm(x) + shift, as STIV prints,
             with scales that start at one.
-        singleton_norm: normalise each projected condition before they are summed.
+        singleton_norm: normalize each projected condition before they are summed.
         shared_adaln: one projection of the condition for all blocks; else one for each.
         layer_offsets: a table per block added to its modulation (PixArt-alpha); the paper does not say.
         temporal_attention: off, frames do not see each other: the text-to-image model.

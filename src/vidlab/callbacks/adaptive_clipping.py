@@ -44,7 +44,7 @@ class AdaptiveClipping(Callback):
         patience: discarded steps in a row that end the training.
 
     Logs:
-        train/clip/max_norm, processed_max, deviation, threshold, abnormal_ranks, ema, ema_variance per optimiser step:
+        train/clip/max_norm, processed_max, deviation, threshold, abnormal_ranks, ema, ema_variance per optimizer step:
         figure 11 (d), (f), (e), (c), (b), (g), (h). A threshold or statistic that there is not yet is left out.
 
     Raises:
@@ -80,7 +80,7 @@ class AdaptiveClipping(Callback):
             )
         if not pl_module.automatic_optimization:
             raise UserError(
-                f"{NAME}: {type(pl_module).__name__} takes its optimiser steps itself; it can call "
+                f"{NAME}: {type(pl_module).__name__} takes its optimizer steps itself; it can call "
                 f"vidlab.training.optimization.clipping.AdaptiveClipper. Set {NAME}=null."
             )
         if any(isinstance(callback, FiniteLoss) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -106,13 +106,13 @@ class AdaptiveClipping(Callback):
             self._decide([global_norm([p.grad for p in parameters if p.grad is not None]).item()])
         decision, self.decision = self.decision, None
         if decision is None:
-            raise RuntimeError("an optimiser step without a backward pass")
+            raise RuntimeError("an optimizer step without a backward pass")
         pl_module.log_dict({f"train/clip/{name}": value for name, value in _quantities(decision).items()})
         if trainer.global_rank in decision.abnormal:
             self._name_discarded(trainer, decision)
         self._keys = []
         if decision.skip:
-            # optimisers leave a parameter without a gradient alone; with a gradient of 0 most would still move it
+            # optimizers leave a parameter without a gradient alone; with a gradient of 0 most would still move it
             optimizer.zero_grad(set_to_none=True)
         self._count(trainer, decision)
 

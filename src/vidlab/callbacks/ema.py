@@ -19,14 +19,14 @@ def warmed_up_decay(step: int, decay: float) -> float:
 
 
 class EMA(Callback):
-    """Averages trainable parameters after each optimiser step; validation and previews use the average.
+    """Averages trainable parameters after each optimizer step; validation and previews use the average.
 
-    Frozen parameters, those of regularisers and adversaries are left out, and so are steps of an adversary. The average
+    Frozen parameters, those of regularizers and adversaries are left out, and so are steps of an adversary. The average
     is kept in float32, that of float64 weights in float64, and written to the checkpoint under ``ema``. (Lightning's
     own callback averages and stores frozen parts too, and its flat decay ruins short runs.)
 
     Args:
-        decay: upper bound of the decay; the decay at optimiser step s is min(decay, (1 + s) / (10 + s)). Steps that
+        decay: upper bound of the decay; the decay at optimizer step s is min(decay, (1 + s) / (10 + s)). Steps that
             another callback discards do not count.
     """
 
@@ -56,7 +56,7 @@ class EMA(Callback):
         self._last_step = _steps(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Average once per optimiser step, whatever the gradient accumulation."""
+        """Average once per optimizer step, whatever the gradient accumulation."""
         step = _steps(trainer, pl_module)
         if step == self._last_step:
             return

@@ -44,7 +44,7 @@ class Evaluation(Callback):
 
     Args:
         metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
-        every_n_steps: interval in optimiser steps.
+        every_n_steps: interval in optimizer steps.
         num_videos: held-out captions, the first ones.
         batch_size: videos made at once on each process.
         seed: of the noise.
@@ -106,7 +106,7 @@ class Evaluation(Callback):
         self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Evaluate at the interval, once per optimiser step."""
+        """Evaluate at the interval, once per optimizer step."""
         if self._interval.due(trainer.global_step):
             self._evaluate(trainer, pl_module)
 

@@ -20,7 +20,7 @@ LISTED = 5
 
 
 class FiniteLoss(Callback):
-    """Looks at losses and gradient norms of training every ``every_n_steps`` optimiser steps and after the last.
+    """Looks at losses and gradient norms of training every ``every_n_steps`` optimizer steps and after the last.
 
     It also looks before every checkpoint, at the gradients too, those that wait for more among them, so that none of a
     training that has diverged takes the place of a good one. (``LastCheckpoint`` looks at the weights.)
@@ -32,7 +32,7 @@ class FiniteLoss(Callback):
     was not finite: all of a batch point to the weights, some to these clips.
 
     Args:
-        every_n_steps: interval in optimiser steps; reading the loss waits for the device.
+        every_n_steps: interval in optimizer steps; reading the loss waits for the device.
 
     Raises:
         UserError: one of them is infinite or not a number, or every step is dropped.

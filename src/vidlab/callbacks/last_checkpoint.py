@@ -32,13 +32,13 @@ class StopRequestedError(SIGTERMException):
 
 
 class LastCheckpoint(Checkpoint):
-    """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimiser steps, after the last, and when stopped.
+    """Overwrites ``<dirpath>/last.ckpt`` every ``every_n_steps`` optimizer steps, after the last, and when stopped.
 
     At the end a validation since the last save is followed by another save: it may change what is saved (the scale of
     an autoencoder's latents is measured there). In mid-training it is not: what is measured then is one validation old
     in the file, and measured anew by the next.
 
-    SIGTERM or Ctrl-C (SIGINT) to any process of a run ends training after the optimiser step in progress (a validation
+    SIGTERM or Ctrl-C (SIGINT) to any process of a run ends training after the optimizer step in progress (a validation
     is finished first), on all processes after the same one. A second Ctrl-C does not wait. Lightning's own handlers are
     replaced: they talk to the other processes from within the signal, in the middle of whatever they exchange, and
     write no checkpoint.
@@ -49,7 +49,7 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         dirpath: folder of checkpoints.
-        every_n_steps: interval in optimiser steps.
+        every_n_steps: interval in optimizer steps.
 
     Raises:
         StopRequestedError: in training, once the checkpoint is on disk.
@@ -68,7 +68,7 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def saved_step(self) -> int:
-        """The optimiser step of the file; -1 before training."""
+        """The optimizer step of the file; -1 before training."""
         return self._saved_step
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,7 +97,7 @@ class LastCheckpoint(Checkpoint):
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Save at the interval, once per optimiser step, and when asked to stop."""
+        """Save at the interval, once per optimizer step, and when asked to stop."""
         if trainer.global_step % self.every_n_steps == 0:
             self._save(trainer)
         if trainer.global_step == self._seen_step:

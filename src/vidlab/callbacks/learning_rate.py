@@ -7,13 +7,13 @@ NAME = "train/learning_rate"
 
 
 class LearningRate(Callback):
-    """Logs the rate of each step as one curve, however many groups of parameters an optimiser has.
+    """Logs the rate of each step as one curve, however many groups of parameters an optimizer has.
 
     Groups differ by a constant factor (``optimizer.lr_multipliers``), so that the largest tells all. A second
-    optimiser, as of a discriminator, has a curve of its own where its rate is another.
+    optimizer, as of a discriminator, has a curve of its own where its rate is another.
 
     Logs:
-        train/learning_rate, and train/learning_rate_2 of a second optimiser.
+        train/learning_rate, and train/learning_rate_2 of a second optimizer.
     """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:

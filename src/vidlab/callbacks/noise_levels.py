@@ -11,14 +11,14 @@ from vidlab.training.step_interval import StepInterval
 
 
 class LossByNoiseLevel(Callback):
-    """Averages the objective per clip over equal bins of t and logs it every ``every_n_steps`` optimiser steps.
+    """Averages the objective per clip over equal bins of t and logs it every ``every_n_steps`` optimizer steps.
 
     All clips of the interval count, of every batch and rank. Sums stay on the device between logs. A bin that no clip
     fell into is not logged. Where an objective has parts, such as the stages of pyramid flow, each has its mean too.
 
     Args:
         bins: number of equal parts of [0, 1].
-        every_n_steps: interval in optimiser steps.
+        every_n_steps: interval in optimizer steps.
 
     Logs:
         train/loss_at_t/<lower edge>; train/loss/<part>, such as train/loss/stage_0.

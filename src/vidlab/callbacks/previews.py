@@ -43,7 +43,7 @@ class Previews(Callback):
 
     Args:
         folder: where ``step-000100.png`` and ``.mp4`` are written.
-        every_n_steps: interval in optimiser steps.
+        every_n_steps: interval in optimizer steps.
         prompts: fixed prompts; null takes captions of the first held-out clips.
         count: how many prompts to take when ``prompts`` is null.
         seed: seed of the noise.
@@ -75,7 +75,7 @@ class Previews(Callback):
         self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Preview at the interval, once per optimiser step."""
+        """Preview at the interval, once per optimizer step."""
         if self._interval.due(trainer.global_step):
             self._preview(trainer, pl_module)
 

@@ -20,7 +20,7 @@ ENDLESS = 2**62
 
 
 class StepProgress(ProgressBar):
-    """One bar over the whole run, counted in optimiser steps, with the latest losses, the speed and the expected end.
+    """One bar over the whole run, counted in optimizer steps, with the latest losses, the speed and the expected end.
 
     Without a terminal it logs a line every ``line_seconds`` instead. Either way the end and the memory are told once,
     on a line of their own, within the first steps.

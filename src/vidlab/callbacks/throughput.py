@@ -47,7 +47,7 @@ class Throughput(Callback):
     Tokens and FLOPs are those of the batches' own shapes and caption lengths, however these vary.
 
     On a GPU, work is queued: time shows up in the phase that waits for it. Rates are right there too, since a
-    window of steps ends in a synchronisation.
+    window of steps ends in a synchronization.
 
     Logs:
         throughput/steps_per_second, throughput/tokens_per_second, throughput/tflops_per_second.

@@ -30,7 +30,7 @@ class Stage:
     """One stage of the mask curriculum.
 
     Args:
-        ratios: how often each task is drawn, by name; they are normalised.
+        ratios: how often each task is drawn, by name; they are normalized.
         kept: least and largest share of frames that ``continuation`` and ``random`` keep.
         until_step: training step at which the next stage begins; None for the last.
 

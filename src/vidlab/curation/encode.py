@@ -195,7 +195,7 @@ def record_of(clip: LoadedClip, view: int) -> CacheRecord:
 def batches(
     clips: Iterable[tuple[int, LoadedClip | CacheRecord]], size: int
 ) -> Iterator[list[tuple[int, LoadedClip | CacheRecord]]]:
-    """Neighbours of one shape, at most ``size`` together; unreadable ones go with any."""
+    """Neighbors of one shape, at most ``size`` together; unreadable ones go with any."""
     batch: list[tuple[int, LoadedClip | CacheRecord]] = []
     shape: tuple[int, ...] | None = None
     for number, clip in clips:

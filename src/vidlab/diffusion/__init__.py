@@ -1,1 +1,1 @@
-"""The mathematics of diffusion: schedules, parameterisations, weightings, time samplers, objectives."""
+"""The mathematics of diffusion: schedules, parameterizations, weightings, time samplers, objectives."""

@@ -100,7 +100,7 @@ class CosineBetas(Betas):
 
     @override
     def values(self) -> Float[Tensor, "N"]:
-        """1 minus the ratio of neighbouring alpha^2, kept below ``max_beta``."""
+        """1 minus the ratio of neighboring alpha^2, kept below ``max_beta``."""
         u = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)
         # Nichol & Dhariwal 2021, eq. 17
         signal = torch.cos(torch.pi / 2 * (u + self.offset) / (1 + self.offset)).square()

@@ -45,12 +45,12 @@ class GaussianProcess(Protocol):
 
 @dataclass(frozen=True)
 class GaussianObjective(Objective):
-    """Four small parts: a schedule, a parameterisation, a weighting and a time sampler.
+    """Four small parts: a schedule, a parameterization, a weighting and a time sampler.
 
     Flow matching, v-prediction and epsilon-prediction are settings of the same four parts, so they share samplers.
 
     Raises:
-        UserError: the parameterisation cannot recover x0 at the schedule's noisiest level.
+        UserError: the parameterization cannot recover x0 at the schedule's noisiest level.
     """
 
     process: ClassVar[str] = GAUSSIAN

@@ -40,7 +40,7 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class ObjectiveLoss:
-    """The scalar to minimise, the same error per clip, and the elements each clip's is a mean over.
+    """The scalar to minimize, the same error per clip, and the elements each clip's is a mean over.
 
     ``total`` is sum(per_clip * counted) / sum(counted). ``part`` is that of the example.
     """

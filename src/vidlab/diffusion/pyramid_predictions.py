@@ -97,7 +97,7 @@ class StageLatents(StagePrediction):
 
     Args:
         min_sigma: bound from below of the sigma that the error is divided by, which is 0 at the end of the last stage.
-            At 0.05 that end would weigh a hundred times what the first stage does, where colour and place are decided.
+            At 0.05 that end would weigh a hundred times what the first stage does, where color and place are decided.
 
     Raises:
         UserError: ``min_sigma`` outside (0, 1].

@@ -18,7 +18,7 @@ def halved(latents: Latents) -> Float[Tensor, "B C T half_H half_W"]:
 
 
 def doubled(latents: Latents) -> Float[Tensor, "B C T two_H two_W"]:
-    """Nearest neighbour at twice the size: every value fills a 2x2 block."""
+    """Nearest neighbor at twice the size: every value fills a 2x2 block."""
     return latents.repeat_interleave(2, dim=-2).repeat_interleave(2, dim=-1)
 
 

@@ -1,7 +1,7 @@
 """Loss weights by noise level.
 
 A weight multiplies the squared error of the network's own target. Papers state weights on the error of x0 or of eps;
-they are carried over by the gain of the parameterisation, the error of x0 (or eps) per error of the prediction.
+they are carried over by the gain of the parameterization, the error of x0 (or eps) per error of the prediction.
 """
 
 from dataclasses import dataclass, replace

@@ -22,7 +22,7 @@ class FrameAttention:
     """One layer's queries and keys frame by frame; of each frame and head the map is softmax(q k^T / sqrt(d)).
 
     Args:
-        q: queries as they are compared, after normalisation and rotation; L tokens to a frame.
+        q: queries as they are compared, after normalization and rotation; L tokens to a frame.
         k: keys.
     """
 

@@ -39,7 +39,7 @@ class Origin:
     Args:
         settings: the training configuration.
         weights: ``ema``, averaged, or ``raw``.
-        step: optimiser steps.
+        step: optimizer steps.
     """
 
     settings: Mapping[str, Any]

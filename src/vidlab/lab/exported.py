@@ -68,7 +68,7 @@ def exported_state(folder: Path, weights: str = "ema") -> dict[str, Any]:
 
 
 def _with_folders(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The settings, what lies in the export named by its place, without regularisers, which only train."""
+    """The settings, what lies in the export named by its place, without regularizers, which only train."""
     found = {**settings, "losses": {}}
     for (group, key), name in FOLDERS.items():
         part = found.get(group)

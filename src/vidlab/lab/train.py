@@ -1,4 +1,4 @@
-"""The main job: compose, train, summarise."""
+"""The main job: compose, train, summarize."""
 
 import logging
 import signal

@@ -19,7 +19,7 @@ def rms_norm(x: Float[Tensor, "*b d"], gain: Float[Tensor, "d"]) -> Float[Tensor
 
 
 class QKNorm(nn.Module):
-    """RMS normalisation of queries or keys (Dehghani et al. 2023, ViT-22B); STIV uses it in every attention."""
+    """RMS normalization of queries or keys (Dehghani et al. 2023, ViT-22B); STIV uses it in every attention."""
 
     def __init__(self, head_dim: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def attend_within(
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with 3-D rotary positions and optional QK normalisation.
+    """Multi-head self-attention with 3-D rotary positions and optional QK normalization.
 
     The rotation is applied on the whole grid, before the layout partitions it, so positions do not depend on the
     layout.
@@ -79,7 +79,7 @@ class SelfAttention(nn.Module):
         return self.attend(*self.heads_of(x, rotation), layout, grid, visible)
 
     def heads_of(self, x: Float[Tensor, "B L D"], rotation: Rotation) -> tuple[Heads, Heads, Heads]:
-        """Queries, keys and values, the first two as they are compared: normalised and turned."""
+        """Queries, keys and values, the first two as they are compared: normalized and turned."""
         # unflatten + unbind: their backward is one stack, where a permutation would copy once more
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
         q = rotate(self.q_norm(q), rotation).to(v.dtype)
@@ -132,7 +132,7 @@ def zero_init(linear: nn.Linear) -> nn.Linear:
 
 
 def xavier_linears(module: nn.Module) -> None:
-    """Initialise every linear layer below ``module``: Xavier-uniform weights (Glorot & Bengio 2010), zero biases.
+    """Initialize every linear layer below ``module``: Xavier-uniform weights (Glorot & Bengio 2010), zero biases.
 
     The scale follows the width. A fixed 0.02 suits a width near 1000; in a narrow model it leaves the path from the
     noise level and the text to the modulation almost silent for hundreds of steps.

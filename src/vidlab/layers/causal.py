@@ -114,7 +114,7 @@ class CausalSequential(nn.Sequential):
 class CausalUpsample(nn.Module):
     """Twice as many frames by linear interpolation, except the first, which stays single: 1 + n frames give 1 + 2n.
 
-    Between neighbours a, b of the later frames stand (3a + b) / 4 and (a + 3b) / 4, and the ends are repeated: what
+    Between neighbors a, b of the later frames stand (3a + b) / 4 and (a + 3b) / 4, and the ends are repeated: what
     ``interpolate(scale_factor=2, mode="linear", align_corners=False)`` gives. An output needs the frame after it,
     so in a stream one output waits for the next chunk.
     """

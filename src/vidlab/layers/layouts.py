@@ -176,7 +176,7 @@ class SingleSkip(TokenLayout):
 
 @dataclass(frozen=True)
 class GroupSkip(TokenLayout):
-    """Runs of k neighbours, every k-th run, attend to each other.
+    """Runs of k neighbors, every k-th run, attend to each other.
 
     Open-Sora Plan v1.3, "group skip": (n m k) -> m groups of (n k) with m = k. The sequence is padded to a multiple of
     k^2. Alternated with ``SingleSkip`` any two tokens are at most two attentions apart.
@@ -211,7 +211,7 @@ class GroupSkip(TokenLayout):
 
 @dataclass(frozen=True)
 class Window(TokenLayout):
-    """Runs of ``size`` neighbours of the sequence attend to each other: the window of "skip + window".
+    """Runs of ``size`` neighbors of the sequence attend to each other: the window of "skip + window".
 
     Raises:
         UserError: size below 1.

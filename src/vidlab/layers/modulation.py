@@ -1,4 +1,4 @@
-"""Adaptive layer normalisation (adaLN-single: one shared projection, one small table per block)."""
+"""Adaptive layer normalization (adaLN-single: one shared projection, one small table per block)."""
 
 import torch
 from jaxtyping import Float

@@ -1,7 +1,7 @@
 """Haar wavelet transforms of videos in space and time, orthonormal, with exact inverses.
 
 Bands are stacked along the channels, each with the channels of the input, the low-pass band first. They are sums and
-differences of neighbours, so nothing is stored and nothing is learned.
+differences of neighbors, so nothing is stored and nothing is learned.
 """
 
 import math

@@ -11,9 +11,9 @@ Logits = Float[Tensor, "B 1 t h w"]
 class PatchDiscriminator3D(nn.Module):
     """Tells real from reconstructed patches of clips: PatchGAN (Isola et al. 2017, arXiv 1611.07004) with 3-D kernels.
 
-    Strided 3x3x3 convolutions, each but the first and the last followed by batch normalisation and dropout, leaky ReLU
+    Strided 3x3x3 convolutions, each but the first and the last followed by batch normalization and dropout, leaky ReLU
     of slope 0.2 between. Time is halved by the first two convolutions, space by the first ``layers``. Weights start at
-    N(0, 0.02^2), gains of the normalisation at N(1, 0.02^2). The defaults are those of WF-VAE, whose names it keeps.
+    N(0, 0.02^2), gains of the normalization at N(1, 0.02^2). The defaults are those of WF-VAE, whose names it keeps.
 
     Args:
         channels: of the clips.

@@ -18,7 +18,7 @@ Frames = Float[Tensor, "T M L d"]
 def attention_variation(
     q: Float[Tensor, "B T L N d"], k: Float[Tensor, "B T L N d"], chunk: int | None = None
 ) -> Float[Tensor, ""]:
-    """sum_j mean |A_j - A_(j-1)| over neighbouring frames of the maps A_j = softmax(q_j k_j^T / sqrt(d)).
+    """sum_j mean |A_j - A_(j-1)| over neighboring frames of the maps A_j = softmax(q_j k_j^T / sqrt(d)).
 
     The mean is over clips, heads, queries and keys. Maps are made for a chunk of queries at a time, a frame after the
     other: softmax is by row, so this is exact. Where gradients are wanted they are computed in the same pass, since

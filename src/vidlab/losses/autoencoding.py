@@ -42,21 +42,21 @@ def kl_loss(mean: Float[Tensor, "B C T H W"], log_variance: Float[Tensor, "B C T
 
 
 def wavelet_loss(
-    analysed: Sequence[Float[Tensor, "B _ _ _ _"]], synthesised: Sequence[Float[Tensor, "B _ _ _ _"]]
+    analyzed: Sequence[Float[Tensor, "B _ _ _ _"]], synthesised: Sequence[Float[Tensor, "B _ _ _ _"]]
 ) -> Float[Tensor, ""]:
     """L_WL, equation 2 of the Open-Sora Plan report (arXiv 2412.00131): bands of the decoder against the encoder's.
 
     Absolute differences summed over all bands and averaged over clips. Both sides carry gradients.
 
     Args:
-        analysed: bands of the encoder, level by level.
+        analyzed: bands of the encoder, level by level.
         synthesised: bands of the decoder, in the same order and shapes.
 
     Raises:
         ValueError: levels that do not match.
     """
-    shapes = [[tuple(bands.shape) for bands in side] for side in (analysed, synthesised)]
+    shapes = [[tuple(bands.shape) for bands in side] for side in (analyzed, synthesised)]
     if shapes[0] != shapes[1] or not shapes[0]:
         raise ValueError(f"bands of encoder and decoder differ in shape: {shapes[0]} and {shapes[1]}")
-    differences = [(ours - theirs).abs().sum() for ours, theirs in zip(synthesised, analysed, strict=True)]
-    return sum(differences, differences[0].new_zeros(())) / analysed[0].shape[0]
+    differences = [(ours - theirs).abs().sum() for ours, theirs in zip(synthesised, analyzed, strict=True)]
+    return sum(differences, differences[0].new_zeros(())) / analyzed[0].shape[0]

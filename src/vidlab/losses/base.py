@@ -15,7 +15,7 @@ from vidlab.errors import UserError
 class Regularizer(Protocol):
     """A named term of the loss.
 
-    It may be an ``nn.Module`` with parameters and buffers: they are optimised, checkpointed and resumed, and left out
+    It may be an ``nn.Module`` with parameters and buffers: they are optimized, checkpointed and resumed, and left out
     of EMA and export.
     """
 

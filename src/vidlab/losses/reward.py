@@ -14,7 +14,7 @@ from vidlab.errors import UserError
 
 @runtime_checkable
 class Scorer(Protocol):
-    """A frozen judgement of pixels through which gradients pass; higher is better."""
+    """A frozen judgment of pixels through which gradients pass; higher is better."""
 
     def __call__(self, pixels: Float[Tensor, "B 3 T H W"], batch: ClipBatch) -> Float[Tensor, "B"]:
         """One number per clip.

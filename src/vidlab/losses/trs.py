@@ -1,4 +1,4 @@
-"""The temporal regularized self-attention loss (TRS) of HARIVO: attention maps of neighbouring frames stay alike."""
+"""The temporal regularized self-attention loss (TRS) of HARIVO: attention maps of neighboring frames stay alike."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -26,7 +26,7 @@ class CLIPSIM(ClipMetric):
     The scale is the raw cosine, in [-1, 1] and about 0.2 to 0.35 for fitting captions; others give 100 times as much.
     Negative cosines stay negative. Higher is better. It reads single frames: blind to their order, and freezing a clip
     hardly moves it. Frames are brought to the network's size by antialiased bicubic resizing of the short side and cut
-    to the centre, then normalised as the model's ``preprocessor_config.json`` says.
+    to the centre, then normalized as the model's ``preprocessor_config.json`` says.
 
     Args:
         path: a local folder of a CLIP with config.json, *.safetensors, its tokenizer and preprocessor_config.json, or a
@@ -75,20 +75,20 @@ class CLIPSIM(ClipMetric):
 
 
 def text_features(loaded: dict[str, Any], captions: Sequence[str], device: torch.device) -> Float[Tensor, "B D"]:
-    """Features of captions, not normalised."""
+    """Features of captions, not normalized."""
     tokens = loaded["tokenizer"](list(captions), padding=True, truncation=True, return_tensors="pt")
     model = loaded["model"].to(device)
     return _pooled(model.get_text_features(**{name: x.to(device) for name, x in tokens.items()}))
 
 
 def image_features(loaded: dict[str, Any], images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-    """Features of images in [-1, 1], not normalised."""
+    """Features of images in [-1, 1], not normalized."""
     model = loaded["model"].to(images.device)
     return _pooled(model.get_image_features(pixel_values=prepared(loaded, images)))
 
 
 def prepared(loaded: dict[str, Any], images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 3 size size"]:
-    """Images in the network's size and normalisation."""
+    """Images in the network's size and normalization."""
     size, (height, width) = loaded["size"], images.shape[2:]
     scale = size / min(height, width)
     tall, wide = max(size, round(height * scale)), max(size, round(width * scale))
@@ -105,7 +105,7 @@ def _pooled(output: Any) -> Tensor:
 
 
 def load_clip(path: str | None, key: str) -> dict[str, Any]:
-    """The frozen model, its tokenizer, image size and normalisation.
+    """The frozen model, its tokenizer, image size and normalization.
 
     Args:
         path: a local folder or a hub id.

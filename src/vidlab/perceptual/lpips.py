@@ -64,7 +64,7 @@ class LPIPS(nn.Module):
         return super().train(False)  # frozen
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The five taps, each (B, C_l, H_l, W_l), of images in [-1, 1]; not yet normalised."""
+        """The five taps, each (B, C_l, H_l, W_l), of images in [-1, 1]; not yet normalized."""
         if min(images.shape[2:]) < _MIN_SIZE[self.net]:
             raise UserError(
                 f"LPIPS ({self.net}) reads images of at least {_MIN_SIZE[self.net]} pixels a side, these have "

@@ -52,7 +52,7 @@ class OpenSoraPlanSystem:
     Args:
         sampler: turns noise into latents.
         guidance: combines predictions.
-        objective: the schedule and parameterisation the denoiser was trained with.
+        objective: the schedule and parameterization the denoiser was trained with.
         frames, height, width: of a video in pixels: 1 + 4n, and multiples of 16 for patches of 2 x 2.
         path: folder of the release, or its hub id.
         text_encoder, tokenizer, denoiser, vae: folders or hub ids that take the place of those in ``path``. The

@@ -27,7 +27,7 @@ class GaussianSampler(Sampler):
     """Integrates from noise to t = 0 (data).
 
     Levels are spaced in u, and t = shift u / (1 + (shift - 1) u) (Esser et al. 2024, eq. 23): a shift above 1 takes
-    more steps at high noise, where layout and colours are decided.
+    more steps at high noise, where layout and colors are decided.
 
     Args:
         solver: how one step is made.
@@ -141,7 +141,7 @@ class GaussianSampler(Sampler):
 
 
 def gaussian_process(objective: Objective) -> GaussianProcess:
-    """The objective, where it tells its schedule and its parameterisation.
+    """The objective, where it tells its schedule and its parameterization.
 
     Raises:
         UserError: it does not.

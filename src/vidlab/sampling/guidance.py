@@ -217,7 +217,7 @@ class Renormalize(Guidance):
     The paper leaves the axes of the norm open; here it is taken over all of a clip (C, T, H, W).
 
     Args:
-        inner: the guidance whose result is renormalised.
+        inner: the guidance whose result is renormalized.
     """
 
     inner: Guidance

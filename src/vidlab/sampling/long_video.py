@@ -37,7 +37,7 @@ def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, over
 
 
 def filled_in(make: MakeClip, key_frames: Pixels) -> LongVideo:
-    """Clips between neighbouring key frames, each of which knows its first and last frame (STIV, long videos).
+    """Clips between neighboring key frames, each of which knows its first and last frame (STIV, long videos).
 
     STIV makes the key frames with the same model, told a larger sampling stride, and counts (K - 1) T frames; here a
     key frame that two clips share is shown once.

@@ -16,7 +16,7 @@ from vidlab.sampling.video_guidance import VideoGuidance
 
 @dataclass(frozen=True)
 class MitigatingGradient(Guidance, VideoGuidance):
-    """After another guidance, noise that makes neighbouring frames of the clean latents more alike.
+    """After another guidance, noise that makes neighboring frames of the clean latents more alike.
 
     Kwon et al. 2024 (HARIVO), algorithm 1. With D_j = x0_j - x0_(j-1), n_j its norm over a whole frame, S = median(n)^2
     / log(F - 1) and w = sigma / alpha, the gradient is G_j = 2 exp(-n_j^2 / S) D_j / S w and eps_j grows by ``scale``

@@ -1,7 +1,7 @@
 """Solvers: how latents move from one noise level to the next.
 
 Along any Gaussian path the probability-flow ODE is ``dz = x0 d_alpha + eps d_sigma``, with x0 and eps the network's at
-the present level: a solver integrates it over alpha and sigma and knows neither the parameterisation nor t. Written in
+the present level: a solver integrates it over alpha and sigma and knows neither the parameterization nor t. Written in
 alpha and sigma, not in their ratio, every step is finite from pure noise (alpha = 0) to clean data (sigma = 0).
 
 Coefficients are Python floats computed in float64 on the host, so that no step waits for the device.

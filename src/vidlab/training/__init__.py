@@ -1,1 +1,1 @@
-"""The LightningModule, its optimisation and its checkpoints."""
+"""The LightningModule, its optimization and its checkpoints."""

@@ -73,7 +73,7 @@ class DenoiserPlan:
             )
 
     def check_requested(self, features: frozenset[str]) -> None:
-        """Refuse features that regularisers read and the denoiser does not have.
+        """Refuse features that regularizers read and the denoiser does not have.
 
         Raises:
             UserError: naming both.
@@ -100,7 +100,7 @@ class DenoiserPlan:
         return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])
 
     def feature_shapes(
-        self, requested: frozenset[str], objective: Objective, text_tokens: int, control_channels: int
+        self, requested: frozenset[str], objective: Objective, text_tokens: int
     ) -> dict[str, tuple[int, ...]]:
         """Shapes of features that are tensors, for one clip of the planned latents at its largest.
 
@@ -108,11 +108,12 @@ class DenoiserPlan:
             requested: their names.
             objective: what the denoiser is trained for.
             text_tokens: tokens of a caption, padding included.
-            control_channels: channels of the controls, all parts together.
         """
         shapes = objective.input_shapes(self._latent)
         largest = max(shapes, key=lambda shape: shape.latent.frames * shape.latent.height * shape.latent.width)
-        return self._counted().feature_shapes(requested, largest, text_tokens, control_channels)
+        return self._counted().feature_shapes(
+            requested, largest, text_tokens, sum(self._settings.get("control_channels", ()))
+        )
 
     def _counted(self) -> DenoiserCounter:
         if self._counter is None:

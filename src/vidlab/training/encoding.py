@@ -13,6 +13,8 @@ from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 from vidlab.text.base import TextEncoder, with_null
 
+PLANNED_TEXT_TOKENS = 16
+
 
 @dataclass(frozen=True)
 class TrainingEncoders:
@@ -39,6 +41,11 @@ class TrainingEncoders:
             raise UserError(f"task.text_dropout={self.text_dropout} must lie in [0, 1].")
         if self.latents not in ("sample", "mode"):
             raise UserError(f"task.latents={self.latents}: choose sample or mode.")
+
+    @property
+    def planned_text_tokens(self) -> int:
+        """Tokens of a caption in plans that are made before one has been seen."""
+        return min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
 
     @torch.no_grad()
     def latents_of(self, batch: ClipBatch, draw: KeyedRNG) -> Float[Tensor, "B C t h w"]:

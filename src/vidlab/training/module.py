@@ -2,8 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -28,26 +26,8 @@ class SelfAveraged(Protocol):
         ...
 
     def averaged_steps(self) -> int:
-        """Optimiser steps that may have changed them."""
+        """Optimizer steps that may have changed them."""
         ...
-
-
-@dataclass(frozen=True)
-class CliSelection:
-    """How parts of a run are asked for on a command line.
-
-    Args:
-        data: settings as Hydra holds them, such as ``data=folder``, ``data.path=videos``.
-        autoencoder: the choice and what was changed in it, such as ``autoencoder=wfvae_nano``,
-            ``autoencoder.width=32``; no weights.
-        allow: what admits the classes of the user's own, where there are some.
-        prompt: a text of the kind that was trained on.
-    """
-
-    data: tuple[str, ...]
-    autoencoder: tuple[str, ...]
-    allow: tuple[str, ...] = ()
-    prompt: str = "a red square moving right"
 
 
 class ClipModule(LightningModule, ABC):
@@ -85,10 +65,6 @@ class ClipModule(LightningModule, ABC):
         """What is trained, in words for a table of runs."""
 
     @abstractmethod
-    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
-        """What to type after a training whose run folder is ``folder``."""
-
-    @abstractmethod
     def reader_of_pixels(self) -> str | None:
         """The setting that needs pixels at every training step, so that encoded clips will not do; None without one."""
 
@@ -102,7 +78,7 @@ class ClipModule(LightningModule, ABC):
         return latent.frames * latent.height * latent.width
 
     def use_this_schedule(self, schedulers: list[Any]) -> None:
-        """Take this run's rates and schedule from the first step on: a resumed optimiser holds those stored with it.
+        """Take this run's rates and schedule from the first step on: a resumed optimizer holds those stored with it.
 
         Raises:
             UserError: it holds a state of other parameters too.

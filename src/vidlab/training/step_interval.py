@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 
 
 def steps_taken(trainer: Trainer) -> int:
-    """Optimiser steps that may have changed the weights: ``global_step`` less those that callbacks or a scaler left."""
+    """Optimizer steps that may have changed the weights: ``global_step`` less those that callbacks or a scaler left."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     dropped = sum(getattr(callback, "discarded_steps", 0) for callback in callbacks)
     return trainer.global_step - dropped - getattr(trainer.precision_plugin, "skipped_steps", 0)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,6 @@ from typing_extensions import override
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.learned import LearnedAutoencoder
 from vidlab.clip import ClipBatch
-from vidlab.command_line import command, setting
 from vidlab.cost import ModelCost, autoencoder_cost
 from vidlab.errors import UserError
 from vidlab.metrics.reconstruction.psnr import PSNR
@@ -30,7 +28,6 @@ from vidlab.training.autoencoder.perceptual import check_size
 from vidlab.training.autoencoder.reconstruction import LossWeights, Reconstruction, reconstruct
 from vidlab.training.autoencoder.trainer_checks import check_data, check_precision_and_strategy
 from vidlab.training.autoencoder.turns import Turns
-from vidlab.training.module import CliSelection
 from vidlab.training.optimization.clipping import AdaptiveClipper
 from vidlab.training.optimization.optimizers import OptimizerFactory
 
@@ -41,17 +38,17 @@ SSIM_SMALLEST = 11
 class VideoAutoencoder(AlternatingModule):
     """Trains an autoencoder on clips as WF-VAE was (Open-Sora Plan, arXiv 2412.00131, section 2.1, equations 2 to 4).
 
-    The generator minimises, with sums over a frame's or a clip's values as published,
+    The generator minimizes, with sums over a frame's or a clip's values as published,
 
         |x - x'| + lambda_lpips LPIPS + lambda_KL KL + lambda_WL WL + lambda_adv L_adv,
 
     where lambda_adv is ``weights.adversarial`` times the ratio of the gradients of the first two terms and of L_adv at
-    the decoder's last layer. The discriminator minimises the hinge loss.
+    the decoder's last layer. The discriminator minimizes the hinge loss.
 
     A *step* is a batch fetched, whoever uses it: ``trainer.max_steps``, intervals, the learning-rate schedules and
     ``trainer.global_step`` count batches. Before ``discriminator_start`` every step is the generator's; from then on
     even steps are the generator's and odd ones the discriminator's. With ``accumulate``, as many successive batches
-    make one turn and one optimiser step.
+    make one turn and one optimizer step.
 
     Each validation measures mean and standard deviation of the latents of the held-out clips, with the averaged weights
     where there are any, and stores the scale and shift that give them unit variance in the autoencoder; mean and
@@ -60,16 +57,16 @@ class VideoAutoencoder(AlternatingModule):
     Args:
         autoencoder: a ``LearnedAutoencoder``; all of it is trained.
         clip_shape: (frames, height, width) of training clips in pixels.
-        optimizer: builds the optimiser of the autoencoder; without ``lr_multipliers`` it takes the autoencoder's own.
+        optimizer: builds the optimizer of the autoencoder; without ``lr_multipliers`` it takes the autoencoder's own.
         lr_schedule: factor on both rates by step.
         weights: of the terms.
         perceptual: the LPIPS network, frozen; None trains and validates without.
         discriminator: the adversary; None trains without.
-        discriminator_optimizer: builds the optimiser of the adversary; None takes ``optimizer`` without its
+        discriminator_optimizer: builds the optimizer of the adversary; None takes ``optimizer`` without its
             ``lr_multipliers``, which name parameters of the autoencoder.
         discriminator_start: step from which there is an adversary.
         mirror: train on clips mirrored, turned and reversed in time at random (``mirrored``); validation never does.
-        accumulate: batches to an optimiser step; Lightning leaves accumulation to modules with two optimisers.
+        accumulate: batches to an optimizer step; Lightning leaves accumulation to modules with two optimizers.
         adaptive_clipping: leaves outlying gradients out, with statistics for each of the two; None does not.
         latent_scale: ``all``: one scale and shift for all channels; ``channel``: one for each; ``keep``: those that the
             autoencoder came with.
@@ -147,7 +144,7 @@ class VideoAutoencoder(AlternatingModule):
         """One batch, for the network whose turn it is.
 
         Returns:
-            ``loss``, detached: the optimiser step has been taken; ``per_clip``, (B,), the absolute error of each clip.
+            ``loss``, detached: the optimizer step has been taken; ``per_clip``, (B,), the absolute error of each clip.
         """
         turn = self.turns.turn(self.trainer.global_step)
         if self.mirror:
@@ -225,19 +222,6 @@ class VideoAutoencoder(AlternatingModule):
     @override
     def reader_of_pixels(self) -> str:
         return "task=autoencoder"
-
-    @override
-    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
-        return [
-            command("evaluate.py", setting("autoencoders", [folder, "haar", "trilinear"]), *named.data, *named.allow),
-            command(
-                "train.py",
-                "model=skiparse",
-                *named.autoencoder,
-                setting("autoencoder.path", folder),
-                f"data.frames={self.clip_shape[0]}",
-            ),
-        ]
 
     @override
     def frozen_keys(self) -> set[str]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, LatentShape, LossContext
-from vidlab.command_line import command, prompt, setting
 from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost import ModelCost
 from vidlab.diffusion.objective import Objective
@@ -25,13 +23,10 @@ from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs
-from vidlab.training.module import ClipModule, CliSelection
+from vidlab.training.module import ClipModule
 from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
 from vidlab.training.step_interval import steps_taken
 from vidlab.training.step_means import StepMeans, scale_gradients
-
-# The caption length of plans made before a caption has been seen.
-PLANNED_TEXT_TOKENS = 16
 
 
 class VideoDiffusion(ClipModule):
@@ -43,7 +38,7 @@ class VideoDiffusion(ClipModule):
         autoencoder: pixels to latents; frozen.
         text_encoder: captions to features; learned with the denoiser if it has trainable parameters.
         clip_shape: (frames, height, width) of training clips in pixels.
-        optimizer: builds the optimiser.
+        optimizer: builds the optimizer.
         lr_schedule: gives the learning-rate factor by step.
         sampler: turns noise into latents for previews.
         guidance: guidance of previews.
@@ -103,8 +98,7 @@ class VideoDiffusion(ClipModule):
         self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, *told)
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
-        self.sampler = sampler
-        self.guidance = guidance
+        self.sampler, self.guidance = sampler, guidance
         self.regularizers = Regularizers(dict(regularizers or {}))
         self.regularizer_modules = self.regularizers.modules()
         self.plan.check_requested(self.regularizers.requested)
@@ -128,7 +122,8 @@ class VideoDiffusion(ClipModule):
         self.backbone = self.plan.build()
         if not self.backbone.spec.reads_pooled_text:
             self.text_encoder.freeze_pooled()
-        self.regularizers.fit_features(self._feature_shapes)
+        tokens = self.encoders.planned_text_tokens
+        self.regularizers.fit_features(lambda names: self.plan.feature_shapes(names, self.objective, tokens))
         if self.compile_backbone:
             self.backbone.compile()
 
@@ -141,22 +136,14 @@ class VideoDiffusion(ClipModule):
     def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
         """Parameters, tokens and FLOPs of the denoiser for one clip, as a training step computes it.
 
-        Before the first step captions are taken to have ``PLANNED_TEXT_TOKENS`` tokens, or what the encoder allows.
+        Before the first step captions are taken to have ``encoders.planned_text_tokens`` tokens.
 
         Args:
             clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
         channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        return self.plan.cost(self.objective, latent, self.text_tokens or self._planned_text_tokens, channels)
-
-    @property
-    def _planned_text_tokens(self) -> int:
-        return min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
-
-    def _feature_shapes(self, names: frozenset[str]) -> dict[str, tuple[int, ...]]:
-        channels = sum(self.conditioning.control_channels(self.latent, self.autoencoder.stride))
-        return self.plan.feature_shapes(names, self.objective, self._planned_text_tokens, channels)
+        return self.plan.cost(self.objective, latent, self.text_tokens or self.encoders.planned_text_tokens, channels)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -171,14 +158,6 @@ class VideoDiffusion(ClipModule):
     def tags(self) -> dict[str, str]:
         """What is learned."""
         return dict(self.objective.tags())
-
-    def next_commands(self, folder: Path, named: CliSelection) -> list[str]:
-        """Make a video; compare runs."""
-        return [
-            command("generate.py", setting("checkpoint", folder), prompt(named.prompt), *named.allow),
-            command("evaluate.py", setting("run", folder), *named.allow),
-            command("train.py", "-m", "seed=0,1,2") + "      # a sweep: comma-separated values of any setting",
-        ]
 
     def reader_of_pixels(self) -> str | None:
         """The conditioning, where it needs them."""
@@ -195,7 +174,7 @@ class VideoDiffusion(ClipModule):
         """One batch: corrupt, predict, compare.
 
         Returns:
-            ``loss`` to minimise; of each clip ``t`` and ``per_clip``, its part of the objective; ``part``, such as the
+            ``loss`` to minimize; of each clip ``t`` and ``per_clip``, its part of the objective; ``part``, such as the
             stage that the batch was.
         """
         draw = batch.draw(self.seed)
@@ -270,7 +249,7 @@ class VideoDiffusion(ClipModule):
         )  # fmt: skip
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over trainable parameters and a schedule stepped per optimiser step."""
+        """The optimizer over trainable parameters and a schedule stepped per optimizer step."""
         optimizer = self.optimizer_factory.build(self)
         self._base_lrs = [[group["lr"] for group in optimizer.param_groups]]
         factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)

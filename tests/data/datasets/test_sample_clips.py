@@ -37,11 +37,11 @@ MANIFEST = """
 detector: {{threshold: 27.0, min_scene_len: 15}}
 short_side: 32
 packages:
-  some: {{version: 1.0.0, registry: pypi, form: wheel, sha256: '{zeros}', size: 10, licence: MIT}}
-  other: {{version: 1.0.0, registry: debian, form: deb, sha256: '{zeros}', size: 10, licence: MIT}}
+  some: {{version: 1.0.0, registry: pypi, form: wheel, sha256: '{zeros}', size: 10, license: MIT}}
+  other: {{version: 1.0.0, registry: debian, form: deb, sha256: '{zeros}', size: 10, license: MIT}}
 files:
-  cuts.mp4: {{package: some, member: a/cuts.mp4, sha256: '{sha256}', size: {size}, licence: CC0}}
-  absent.mp4: {{package: other, member: a/absent.mp4, sha256: '{zeros}', size: {size}, licence: CC0}}
+  cuts.mp4: {{package: some, member: a/cuts.mp4, sha256: '{sha256}', size: {size}, license: CC0}}
+  absent.mp4: {{package: other, member: a/absent.mp4, sha256: '{zeros}', size: {size}, license: CC0}}
 clips:
   - file: cuts.mp4
     split: train
@@ -87,7 +87,7 @@ def test_windows_become_shards(make_manifest, caplog):
     assert index.column("frames") == [20, 19]
     assert index.column("captions") == [["Dark grey noise."], ["Grey noise."]]
     assert set(index.column("source")) == {"some/a/cuts.mp4"} and set(index.column("split")) == {"train"}
-    assert index.metadata["licences"] == {"some/a/cuts.mp4": "CC0"}
+    assert index.metadata["licenses"] == {"some/a/cuts.mp4": "CC0"}
     row = index.row(1)
     assert (row.height, row.width, row.fps) == (32, 42, 25.0)
     frames = read_frames(read_member(folder, row.shard, row.offset, row.size))

@@ -91,7 +91,7 @@ Leg = tuple[int, int, int]  # batches, batch size, world size
 LEGS: tuple[Leg, ...] = ((5, 3, 2), (1, 1, 1), (2, 4, 3), (17, 2, 1), (30, 1, 2), (40, 3, 2))
 
 
-def travelled(make: Callable[[int, int, PlanState], Plan], legs: Sequence[Leg] = LEGS) -> list[ClipRef]:
+def traveled(make: Callable[[int, int, PlanState], Plan], legs: Sequence[Leg] = LEGS) -> list[ClipRef]:
     """All visits of plans that go on where the one before stopped."""
     start: PlanState = PlanState()
     number, visits = 0, []
@@ -112,7 +112,7 @@ def test_counting_goes_on_with_other_batches(tail, weights):
     def make(size: int, world: int, start: PlanState) -> BucketPlan:
         return BucketPlan(found, [size, size + 1, 1], 1, world, tail, 30, np.arange(0, 112, 7), repeats, start)
 
-    visits = travelled(make)
+    visits = traveled(make)
     assert are_counted(visits) and any(visit.number for visit in visits) == (weights is not None or tail != "drop")
 
 
@@ -141,7 +141,7 @@ def test_counting_goes_on_in_a_single_bucket():
         return SingleBucketPlan(one, size, 3, world, start)
 
     for steps in range(1, 14):
-        visits = travelled(make, [(steps, 4, 1), (3, 5, 1), (2, 3, 2), (1, 4, 1), (40, 2, 1)])
+        visits = traveled(make, [(steps, 4, 1), (3, 5, 1), (2, 3, 2), (1, 4, 1), (40, 2, 1)])
         assert are_counted(visits)
     # epochs without repeats need no more than they did
     plain = SingleBucketPlan(Assignment.same(Bucket(1, 16, 16), 10), 4, 0)
@@ -158,7 +158,7 @@ def test_images_and_videos_count_for_themselves():
         part = BucketPlan(videos, [size, size], 1, world, start=first_videos)
         return InterleavedPlan(part, BucketPlan(images, [size], 1, world, start=first_images), 3)
 
-    visits = travelled(make, [(4, 2, 1), (5, 1, 1), (3, 3, 2), (60, 1, 1), (40, 4, 1)])
+    visits = traveled(make, [(4, 2, 1), (5, 1, 1), (3, 3, 2), (60, 1, 1), (40, 4, 1)])
     for wanted in (True, False):
         part = [visit for visit in visits if (visit.position < 14) == wanted]
         assert are_counted(part) and any(visit.number for visit in part)

@@ -59,6 +59,8 @@ def test_factors_are_plain_json():
     text = factors_to_json(some_factors())
     assert json.loads(text)["objects"][1]["shape"] == "disc"
     assert factors_from_json(text) == some_factors()
+    earlier = text.replace("color", "colour")  # as indices of earlier versions spell the names
+    assert earlier != text and factors_from_json(earlier) == some_factors()
     assert factors_to_json(None) is None and factors_from_json(None) is None
 
 

@@ -45,7 +45,7 @@ def test_contact_sheet_writes_labels_above_rows_and_wraps_them(videos):
         media.contact_sheet(videos, ["only one"])
 
 
-def test_gif_keeps_colours_and_total_length_and_loops(tmp_path, videos):
+def test_gif_keeps_colors_and_total_length_and_loops(tmp_path, videos):
     path = media.write_gif(tmp_path / "new" / "clip.gif", videos[1], fps=8)
     with Image.open(path) as gif:
         assert gif.info["loop"] == 0
@@ -55,12 +55,12 @@ def test_gif_keeps_colours_and_total_length_and_loops(tmp_path, videos):
     assert sum(lengths) == 500  # 4 frames at 8 per second, in milliseconds
 
 
-def test_gif_of_many_colours_stays_close(tmp_path):
+def test_gif_of_many_colors_stays_close(tmp_path):
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     frame = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], (1, 64)), np.full((64, 64), 90)], -1)
     path = media.write_gif(tmp_path / "ramp.gif", frame[None].astype(np.uint8).repeat(2, 0), fps=10)
     shown = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    assert np.abs(shown - frame).mean() < 12  # 4096 colours on 256: cells of about 16 x 16, dithered
+    assert np.abs(shown - frame).mean() < 12  # 4096 colors on 256: cells of about 16 x 16, dithered
 
 
 def test_playable_mp4_is_large_even_streamable_and_bt709(tmp_path):

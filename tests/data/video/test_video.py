@@ -65,9 +65,9 @@ def test_lossless_keeps_every_rgb_value(shape):
     assert encode(frames, fps=8, lossless=True) == video
 
 
-def test_playable_mp4_keeps_colours_and_pads_odd_sizes():
-    colours = np.array([[250, 10, 20], [10, 240, 30], [20, 30, 250], [128, 128, 128]], np.uint8)
-    frames = np.repeat(np.broadcast_to(colours[:, None, None], (4, 33, 47, 3)), 6, axis=0)
+def test_playable_mp4_keeps_colors_and_pads_odd_sizes():
+    colors = np.array([[250, 10, 20], [10, 240, 30], [20, 30, 250], [128, 128, 128]], np.uint8)
+    frames = np.repeat(np.broadcast_to(colors[:, None, None], (4, 33, 47, 3)), 6, axis=0)
     video = encode(frames, fps=12.5)
     assert probe(video) == VideoInfo(24, 34, 48, 12.5, 24 / 12.5)
     decoded = read_frames(video).astype(int)
@@ -98,23 +98,23 @@ def test_any_frame_of_any_format_by_number(tmp_path, name):
     picked = read_frames(path, wanted)
     assert np.array_equal(picked, whole[wanted])
     levels = picked.mean(axis=(1, 2, 3)) - 5
-    # A GIF has few colours, and the grey encoder leaves the range of its levels undeclared.
+    # A GIF has few colors, and the grey encoder leaves the range of its levels undeclared.
     tolerance = 20 if name in ("animation.gif", "grey.mp4") else 3
     assert np.abs(levels - 2 * np.array(wanted)).max() < tolerance
     assert np.array_equal(read_frames(path.read_bytes(), [70]), whole[[70]])
 
 
-def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], colour_range: int) -> None:
-    """A clip of one colour, its planes filled with ``levels`` as they are stored, in BT.709 and a declared range."""
+def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], color_range: int) -> None:
+    """A clip of one color, its planes filled with ``levels`` as they are stored, in BT.709 and a declared range."""
     deep = "10" in pix_fmt
     with av.open(str(path), "w") as output:
         options = {"x265-params": "log-level=none:pools=none:lossless=1"} if codec == "libx265" else {"qp": "0"}
         stream = output.add_stream(codec, rate=8, options=options)
         stream.height, stream.width, stream.pix_fmt = 64, 64, pix_fmt
-        stream.codec_context.color_range, stream.codec_context.colorspace = colour_range, 1
+        stream.codec_context.color_range, stream.codec_context.colorspace = color_range, 1
         for number in range(3):
             frame = av.VideoFrame(64, 64, pix_fmt)
-            frame.pts, frame.color_range, frame.colorspace = number, colour_range, 1
+            frame.pts, frame.color_range, frame.colorspace = number, color_range, 1
             for plane, level in zip(frame.planes, levels, strict=True):
                 kind = np.dtype("<u2" if deep else "u1")
                 plane.update(np.full(plane.buffer_size // kind.itemsize, level, kind).tobytes())
@@ -138,7 +138,7 @@ def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], colour_range
     ],
     ids=["white", "black", "half", "red", "grey full", "grey white", "grey black"],
 )
-def test_ten_bits_and_grey_are_eight_bit_colours(tmp_path, stored, rgb):
+def test_ten_bits_and_grey_are_eight_bit_colors(tmp_path, stored, rgb):
     path = tmp_path / "clip.mkv"
     planes(path, *stored)
     frames = read_frames(path)

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Trainer
 
 from vidlab.lab.runs.job import Job
+from vidlab.lab.runs.next_commands import CliSelection
 from vidlab.lab.runs.summary import Course, summarize
-from vidlab.training.module import CliSelection
 
 
 @pytest.mark.parametrize(

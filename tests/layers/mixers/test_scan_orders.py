@@ -35,7 +35,7 @@ def test_the_inverse_undoes_every_path(style, sizes):
         assert torch.equal(tokens[:, order][:, inverse(order)], tokens)
 
 
-def test_steps_of_a_serpentine_lead_to_neighbours():
+def test_steps_of_a_serpentine_lead_to_neighbors():
     for path in "abcdefgh":
         order = scan_order(path, 5, 4)
         row, column = order // 4, order % 4

@@ -1,4 +1,4 @@
-"""The optimiser steps that a module takes itself, by hand."""
+"""The optimizer steps that a module takes itself, by hand."""
 
 import pytest
 import torch

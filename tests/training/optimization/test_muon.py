@@ -222,5 +222,5 @@ def test_weight_decay_is_the_groups_own():
 def test_what_cannot_be():
     with pytest.raises(UserError, match=r"matrices=\['nothing'\] takes no trainable parameter"):
         build(Net(), matrices=("nothing",))
-    with pytest.raises(UserError, match="another optimiser"):
+    with pytest.raises(UserError, match="another optimizer"):
         build(Net()).load_state_dict({"state": {}, "param_groups": []})

@@ -25,7 +25,7 @@ def causal(
 
 
 class FrameGroupNorm(nn.GroupNorm):
-    """Group normalisation of each frame by itself."""
+    """Group normalization of each frame by itself."""
 
     def __init__(self, groups: int, channels: int) -> None:
         super().__init__(groups, channels, eps=EPSILON)

@@ -17,7 +17,7 @@ Widened = Float[Tensor, "B D T H W"]
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position; statistics never mix frames, so chunks change nothing."""
+    """Layer normalization over the channels of each position; statistics never mix frames, so chunks change nothing."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -10,14 +10,14 @@ from vidlab.autoencoders.wfvae.blocks import ResnetBlock3D
 from vidlab.autoencoders.wfvae.coders import Decoder, Encoder
 from vidlab.errors import UserError
 
-# Bands of the energy path's coarsest level by the energy they have in recordings, each as (band, colour): band
-# 4 i + 2 j + k as in ``haar3d``; colour 0 is grey, 1 red against blue, 2 green against both.
+# Bands of the energy path's coarsest level by the energy they have in recordings, each as (band, color): band
+# 4 i + 2 j + k as in ``haar3d``; color 0 is grey, 1 red against blue, 2 green against both.
 BANDS = (
     (0, 0), (0, 1), (2, 0), (1, 0), (0, 2), (4, 0), (3, 0), (5, 0), (2, 1), (1, 1), (6, 0), (2, 2), (1, 2), (4, 1),
     (7, 0), (3, 1), (4, 2), (3, 2), (5, 1), (6, 1), (5, 2), (6, 2), (7, 1), (7, 2),
 )  # fmt: skip
-COLOURS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
-LARGEST = 27.0  # of a band: 8 * 2 from three transforms of values up to 1, sqrt 3 from three colours
+COLORS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+LARGEST = 27.0  # of a band: 8 * 2 from three transforms of values up to 1, sqrt 3 from three colors
 SPAN = 4.0  # z of the largest band, which leaves that of recordings at about unit variance
 QUIET = -8.0  # log variance of z
 
@@ -26,7 +26,7 @@ QUIET = -8.0  # log variance of z
 def start_as_wavelets(encoder: Encoder, decoder: Decoder, channels: int) -> None:
     """Set weights in place so that z_c is the c-th of ``BANDS``, and decoding puts it back; other pixels' bands are 0.
 
-    The path goes through normalisation and SiLU, and stays all but linear: each band enters with both signs, since
+    The path goes through normalization and SiLU, and stays all but linear: each band enters with both signs, since
     silu(x) - silu(-x) = x, beside channels of +-1 that fix what is divided by. Nothing is frozen: paths that add
     nothing yet have random weights before their last layer, and learn.
 
@@ -51,10 +51,10 @@ def start_as_wavelets(encoder: Encoder, decoder: Decoder, channels: int) -> None
 
 def band_taps(channels: int) -> Tensor:
     """(C, 24) orthonormal rows: which mixture of the coarsest bands each latent channel is."""
-    colours = nn.functional.normalize(torch.tensor(COLOURS), dim=1)
+    colors = nn.functional.normalize(torch.tensor(COLORS), dim=1)
     taps = torch.zeros(channels, 24)
-    for row, (band, colour) in zip(taps, BANDS, strict=False):
-        row[3 * band : 3 * band + 3] = colours[colour]
+    for row, (band, color) in zip(taps, BANDS, strict=False):
+        row[3 * band : 3 * band + 3] = colors[color]
     return taps
 
 

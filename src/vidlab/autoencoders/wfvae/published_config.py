@@ -91,7 +91,7 @@ def settings_of(config: Mapping[str, Any], source: str = CONFIG) -> dict[str, An
     if other:
         raise UserError(
             f"{source} describes a variant of WF-VAE that vidlab does not build: {', '.join(other)}. Group "
-            "normalisation mixes frames, so it cannot be processed in chunks."
+            "normalization mixes frames, so it cannot be processed in chunks."
         )
     found = {ours: config[theirs] for theirs, ours in SETTINGS.items()}
     for name in ("scale", "shift"):

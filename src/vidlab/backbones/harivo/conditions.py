@@ -53,7 +53,7 @@ class FrameTokens(nn.Module):
 
     Text tokens are the channels of a convolution of kernel 1, so their number is fixed: captions are padded with zeros
     to it, and what lies beyond is not read. Clips shorter than F take the first frames' tokens; of longer ones each
-    frame takes those between its neighbours.
+    frame takes those between its neighbors.
 
     Args:
         width: D of the text.

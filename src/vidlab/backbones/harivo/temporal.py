@@ -11,7 +11,7 @@ from vidlab.layers.attention import zero_init
 
 NORMS = ("frame", "clip")
 # Groups of a GroupNorm, as in Stable Diffusion; and of narrow ones, whose groups would be single channels, of which the
-# deepest level has one place: normalised alone, any number becomes zero.
+# deepest level has one place: normalized alone, any number becomes zero.
 GROUPS, FEW_GROUPS, NARROW = 32, 8, 128
 
 

@@ -15,7 +15,7 @@ Video = Float[Tensor, "B V D"]
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring frames of one grid that are treated alike.
+    """Neighboring frames of one grid that are treated alike.
 
     Args:
         frames: how many.

@@ -65,7 +65,7 @@ def _clips(row: Mapping[str, str]) -> list[PandaClip | BadItem]:
     for number, (span, caption, score) in enumerate(zip(times, captions, scores, strict=True)):
         try:
             clips.append(_clip(row["videoID"], number, span, caption, score))
-        except Exception as error:  # a value of another type than its neighbours is that clip's failure
+        except Exception as error:  # a value of another type than its neighbors is that clip's failure
             clips.append(BadItem(f"{row['videoID']}, clip {number}", reason_of(error)))
     return clips
 

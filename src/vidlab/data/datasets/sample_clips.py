@@ -78,7 +78,7 @@ class Clips:
     On first use the files are fetched by ``vidlab.assets`` (115 MB of packages, of which 19 MB are kept),
     cut with PySceneDetect, checked against the captioned shots, reduced to ``short_side`` pixels and
     encoded as H.264. Recordings from Debian packages are left out, with a warning, where they cannot be
-    fetched. A recording is wholly in one split. The source, licence and detector are recorded in the
+    fetched. A recording is wholly in one split. The source, license and detector are recorded in the
     index's metadata.
 
     Args:
@@ -131,7 +131,7 @@ class Clips:
             "name": self.name,
             "short_side": self.short_side,
             "detector": vars(self.detector),
-            "licences": {recording.source: recording.asset.licence for recording in recordings},
+            "licenses": {recording.source: recording.asset.license for recording in recordings},
         }
         console = Console(stderr=True)
         with ShardWriter(folder, metadata=metadata) as writer:

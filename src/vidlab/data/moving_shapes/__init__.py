@@ -1,4 +1,4 @@
-"""Clips of coloured shapes, rendered procedurally, whose every factor is known."""
+"""Clips of colored shapes, rendered procedurally, whose every factor is known."""
 
 from vidlab.data.moving_shapes.source import MovingShapes, RenderedClip
 

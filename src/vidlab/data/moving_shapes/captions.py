@@ -9,13 +9,13 @@ from vidlab.data.moving_shapes.factors import carried
 from vidlab.data.moving_shapes.scene import DIRECTIONS, PANS
 from vidlab.data.moving_shapes.words import Verb
 
-# How often a caption speaks of what it may leave out. Colour and shape are always named.
+# How often a caption speaks of what it may leave out. Color and shape are always named.
 NAMES_SIZE = 0.6
 NAMES_SPEED = 0.5
 NAMES_MOTION = 0.95
 NAMES_POSITION = 0.5
 NAMES_BACKGROUND = 0.9
-NAMES_BACKGROUND_COLOURS = 0.85
+NAMES_BACKGROUND_COLORS = 0.85
 NAMES_CAMERA = 0.85
 NAMES_RELATION = 0.6
 
@@ -131,8 +131,8 @@ def _passing(rng: Random, factors: Factors) -> _Part:
 
 
 def _noun(rng: Random, seen: ObjectFactors, index: int, still: bool = False) -> _Part:
-    named = [f"objects.{index}.colour", f"objects.{index}.shape"]
-    text = f"{seen.colour} {rng.choice(words.SHAPE_WORDS[seen.shape])}"
+    named = [f"objects.{index}.color", f"objects.{index}.shape"]
+    text = f"{seen.color} {rng.choice(words.SHAPE_WORDS[seen.shape])}"
     if seen.size != "varying" and rng.random() < NAMES_SIZE:
         text = f"{rng.choice(words.SIZE_WORDS[seen.size])} {text}"
         named.append(f"objects.{index}.size")
@@ -203,17 +203,17 @@ def _relation(rng: Random, factors: Factors, first: int) -> _Relation:
 def _background(rng: Random, factors: Factors) -> _Part:
     if rng.random() >= NAMES_BACKGROUND:
         return _Part()
-    colours = [rng.choice(words.COLOUR_WORDS.get(colour, (colour,))) for colour in factors.background_colours]
-    coloured = rng.random() < NAMES_BACKGROUND_COLOURS
+    colors = [rng.choice(words.COLOR_WORDS.get(color, (color,))) for color in factors.background_colors]
+    colored = rng.random() < NAMES_BACKGROUND_COLORS
     if factors.background == "plain":
-        # The colour is the plain background's only mark, so it is named more often.
-        if coloured or rng.random() < 0.7:
-            return _Part(rng.choice(words.PLAIN).format(*colours), ("background", "background_colours"))
-        return _Part(rng.choice(words.PLAIN_UNCOLOURED), ("background",))
-    rng.shuffle(colours)
-    table = words.TEXTURED_COLOURED if coloured else words.TEXTURED
-    text = f"{rng.choice(words.ON)} {rng.choice(table[factors.background]).format(*colours)}"
-    return _Part(text, ("background", "background_colours") if coloured else ("background",))
+        # The color is the plain background's only mark, so it is named more often.
+        if colored or rng.random() < 0.7:
+            return _Part(rng.choice(words.PLAIN).format(*colors), ("background", "background_colors"))
+        return _Part(rng.choice(words.PLAIN_UNCOLORED), ("background",))
+    rng.shuffle(colors)
+    table = words.TEXTURED_COLORED if colored else words.TEXTURED
+    text = f"{rng.choice(words.ON)} {rng.choice(table[factors.background]).format(*colors)}"
+    return _Part(text, ("background", "background_colors") if colored else ("background",))
 
 
 def _camera(rng: Random, factors: Factors) -> _Part:

@@ -154,7 +154,7 @@ def describe(scene: Scene, occlusion: bool) -> Factors:
     return Factors(
         objects=tuple(describe_body(body, scene.canvas) for body in scene.bodies),
         background=scene.background.pattern,
-        background_colours=scene.background.colours,
+        background_colors=scene.background.colors,
         camera=scene.camera,
         occlusion=occlusion,
         relation=relation.name,
@@ -169,7 +169,7 @@ def describe_body(body: Body, canvas: Canvas) -> ObjectFactors:
     x, y = body.x / canvas.wide, body.y / canvas.high
     return ObjectFactors(
         shape=body.shape,
-        colour=body.colour,
+        color=body.color,
         size=size_seen(body.diameter),
         motion=motion,
         speed=speed_seen(body.x, body.y),

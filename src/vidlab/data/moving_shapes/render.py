@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
-    COLOURS,
+    BACKGROUND_COLORS,
+    COLORS,
     CROSS_ARM,
     CROSS_HALF,
     PAN,
@@ -31,8 +31,8 @@ def render_scene(scene: Scene) -> Frames:
     pixels = _background(scene)
     for body in scene.bodies:
         alpha = coverage(body, scene.canvas)[..., None]
-        colour = np.array(COLOURS[body.colour], np.float32)
-        pixels = pixels + alpha * (colour - pixels)
+        color = np.array(COLORS[body.color], np.float32)
+        pixels = pixels + alpha * (color - pixels)
     return np.ascontiguousarray((pixels + 0.5).astype(np.uint8))
 
 
@@ -78,16 +78,16 @@ def _inside(body: Body, u: Floats, v: Floats) -> NDArray[np.bool_]:
 def _background(scene: Scene) -> Floats:
     """The background as float32 (T, H, W, 3), moved by the camera."""
     background, canvas = scene.background, scene.canvas
-    colours = np.array([BACKGROUND_COLOURS[name] for name in background.colours], np.float32)
+    colors = np.array([BACKGROUND_COLORS[name] for name in background.colors], np.float32)
     shape = (canvas.frames, canvas.height, canvas.width, 3)
     if background.pattern == "plain":
-        return np.broadcast_to(colours[0], shape)
+        return np.broadcast_to(colors[0], shape)
     mix = _mix(background, canvas, scene.camera)[..., None]
-    return np.broadcast_to(colours[0] + mix * (colours[1] - colours[0]), shape)
+    return np.broadcast_to(colors[0] + mix * (colors[1] - colors[0]), shape)
 
 
 def _mix(background: Background, canvas: Canvas, camera: str) -> Floats:
-    """The share of the second colour in each pixel, in [0, 1], broadcastable to (T, H, W)."""
+    """The share of the second color in each pixel, in [0, 1], broadcastable to (T, H, W)."""
     if background.pattern == "gradient":
         length = canvas.height if background.vertical else canvas.width
         ramp = ((np.arange(length) + 0.5) / length).astype(np.float32)

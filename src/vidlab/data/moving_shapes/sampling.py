@@ -9,9 +9,9 @@ import numpy as np
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS
 from vidlab.data.moving_shapes.render import coverage, zoom_of
 from vidlab.data.moving_shapes.scene import (
-    BACKGROUND_COLOURS,
+    BACKGROUND_COLORS,
     BOUNCE,
-    COLOURS,
+    COLORS,
     CROSSING,
     DIRECTIONS,
     FAST,
@@ -56,7 +56,7 @@ def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> SceneSample:
     object, occlusion, and a camera that pans or zooms over a striped or checkered background.
     """
     if difficulty == "plain":
-        background = Background("plain", (rng.choice(tuple(BACKGROUND_COLOURS)),))
+        background = Background("plain", (rng.choice(tuple(BACKGROUND_COLORS)),))
         return SceneSample(Scene(canvas, (_body(rng, canvas, _looks(rng)),), background))
     camera = _camera(rng)
     background = _background(rng, camera)
@@ -75,14 +75,14 @@ def sample_scene(rng: Random, canvas: Canvas, difficulty: str) -> SceneSample:
 @dataclass(frozen=True)
 class _Looks:
     shape: str
-    colour: str
+    color: str
 
 
 def _looks(rng: Random, other: _Looks | None = None) -> _Looks:
-    """A shape and a colour; both differ from the other object's, so that a caption tells the two apart."""
+    """A shape and a color; both differ from the other object's, so that a caption tells the two apart."""
     shapes = [shape for shape in SHAPES if other is None or shape != other.shape]
-    colours = [colour for colour in COLOURS if other is None or colour != other.colour]
-    return _Looks(rng.choice(shapes), rng.choice(colours))
+    colors = [color for color in COLORS if other is None or color != other.color]
+    return _Looks(rng.choice(shapes), rng.choice(colors))
 
 
 def _camera(rng: Random) -> str:
@@ -97,9 +97,9 @@ def _background(rng: Random, camera: str) -> Background:
         pattern = rng.choices(("plain", "striped", "checkered", "gradient"), (0.3, 0.25, 0.25, 0.2))[0]
     else:
         pattern = rng.choice(("striped", "checkered"))
-    colours = tuple(rng.sample(tuple(BACKGROUND_COLOURS), 1 if pattern == "plain" else 2))
+    colors = tuple(rng.sample(tuple(BACKGROUND_COLORS), 1 if pattern == "plain" else 2))
     vertical = PANS[camera][1] != 0 if camera in PANS else rng.random() < 0.5
-    return Background(pattern, colours, vertical, rng.uniform(*TILE), (2 * rng.random(), 2 * rng.random()))
+    return Background(pattern, colors, vertical, rng.uniform(*TILE), (2 * rng.random(), 2 * rng.random()))
 
 
 def _size(rng: Random, names: tuple[str, ...] = tuple(SIZES)) -> float:
@@ -140,7 +140,7 @@ def _in_place(rng: Random, canvas: Canvas, looks: _Looks, motion: str, sizes: tu
     x = _place(rng, reach.left * most, canvas.wide - reach.right * most, canvas.wide)
     y = _place(rng, reach.up * most, canvas.high - reach.down * most, canvas.high)
     still = np.ones(canvas.frames)
-    return Body(looks.shape, looks.colour, x * still, y * still, diameter, angle)
+    return Body(looks.shape, looks.color, x * still, y * still, diameter, angle)
 
 
 def _place(rng: Random, least: float, most: float, length: float) -> float:
@@ -158,7 +158,7 @@ def _linear(
     most = float(diameter.max())
     x = _path(rng, unit[0] * length * canvas.time, reach.left * most, canvas.wide - reach.right * most)
     y = _path(rng, unit[1] * length * canvas.time, reach.up * most, canvas.high - reach.down * most)
-    return Body(looks.shape, looks.colour, x, y, diameter, np.zeros(canvas.frames))
+    return Body(looks.shape, looks.color, x, y, diameter, np.zeros(canvas.frames))
 
 
 def _path(rng: Random, shift: Track, least: float, most: float) -> Track:
@@ -182,7 +182,7 @@ def _bouncing(rng: Random, canvas: Canvas, looks: _Looks, sizes: tuple[str, ...]
     along = low + distance if wall in ("left", "top") else high - distance
     x, y = (along, sideways) if wall in ("left", "right") else (sideways, along)
     steady = np.full(canvas.frames, diameter)
-    return Body(looks.shape, looks.colour, x, y, steady, np.zeros(canvas.frames))
+    return Body(looks.shape, looks.color, x, y, steady, np.zeros(canvas.frames))
 
 
 def _room(canvas: Canvas, reach: Extent, diameter: float, across: bool) -> tuple[float, float]:
@@ -202,7 +202,7 @@ def _zoomed(rng: Random, canvas: Canvas, looks: _Looks, camera: str) -> Body:
     away = 0.015 / (ZOOM - 1) * zoom_of(camera, canvas) * rng.random()
     turn = rng.uniform(0, 2 * math.pi)
     x, y = canvas.wide / 2 + math.cos(turn) * away, canvas.high / 2 + math.sin(turn) * away
-    return Body(looks.shape, looks.colour, x, y, diameter, np.zeros(canvas.frames))
+    return Body(looks.shape, looks.color, x, y, diameter, np.zeros(canvas.frames))
 
 
 def _apart(rng: Random, canvas: Canvas, first: _Looks, second: _Looks, camera: str) -> tuple[Body, Body]:
@@ -229,8 +229,8 @@ def _crossing(rng: Random, canvas: Canvas, first: _Looks, second: _Looks) -> tup
         if x is None or y is None:
             continue
         one, none = np.ones(canvas.frames), np.zeros(canvas.frames)
-        still = Body(first.shape, first.colour, x * one, y * one, behind * one, none)
-        passing = Body(second.shape, second.colour, x + shift_x, y + shift_y, before * one, none)
+        still = Body(first.shape, first.color, x * one, y * one, behind * one, none)
+        passing = Body(second.shape, second.color, x + shift_x, y + shift_y, before * one, none)
         if _seen_to_pass(still, passing, canvas):
             return still, passing
     raise RuntimeError(f"no object that passes before another after {ATTEMPTS} attempts on {canvas}")

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Track = NDArray[np.float64]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 # Every pair below differs by at least 80 in RGB, an object and a background by at least 90 (tests hold this),
 # also anywhere along a gradient.
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (225, 25, 35),
     "green": (40, 200, 60),
     "blue": (45, 85, 240),
@@ -26,7 +26,7 @@ COLOURS: dict[str, Colour] = {
     "cyan": (50, 210, 230),
     "white": (250, 250, 250),
 }
-BACKGROUND_COLOURS: dict[str, Colour] = {
+BACKGROUND_COLORS: dict[str, Color] = {
     "black": (10, 10, 12),
     "grey": (125, 125, 125),
     "navy": (20, 25, 100),
@@ -36,7 +36,7 @@ BACKGROUND_COLOURS: dict[str, Colour] = {
 PATTERNS = ("plain", "striped", "checkered", "gradient")
 SHAPES = ("circle", "square", "triangle", "cross")
 
-# Neighbouring sizes differ by a factor of about 1.9 in area: 44, 85 and 156 pixels at 32 x 32.
+# Neighboring sizes differ by a factor of about 1.9 in area: 44, 85 and 156 pixels at 32 x 32.
 SIZES: dict[str, float] = {"small": 0.235, "medium": 0.325, "large": 0.44}
 SIZE_JITTER = 0.02
 SLOW = (0.22, 0.25)
@@ -132,10 +132,10 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Body:
-    """One object: a shape, a colour, and four tracks of one number per frame."""
+    """One object: a shape, a color, and four tracks of one number per frame."""
 
     shape: str
-    colour: str
+    color: str
     x: Track
     y: Track
     diameter: Track
@@ -153,14 +153,14 @@ class Background:
 
     Args:
         pattern: one of ``PATTERNS``.
-        colours: one for a plain background, otherwise two.
+        colors: one for a plain background, otherwise two.
         vertical: stripes or gradient vary down the frame instead of across it.
         tile: width of a stripe or tile.
         phase: offsets of the pattern across and down, in tiles.
     """
 
     pattern: str
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     vertical: bool = False
     tile: float = 0.2
     phase: tuple[float, float] = (0.0, 0.0)

@@ -37,7 +37,7 @@ class RenderedClip:
 
 @dataclass(frozen=True)
 class MovingShapes:
-    """Clips of coloured shapes that move, grow, turn, bounce and pass before one another.
+    """Clips of colored shapes that move, grow, turn, bounce and pass before one another.
 
     "plain" shows one object on a plain background with a fixed camera. "rich" adds striped, checkered and
     gradient backgrounds, a second object, occlusion, and a camera that pans or zooms. Lengths and speeds are

@@ -26,7 +26,7 @@ SHAPE_WORDS = {
     "triangle": ("triangle", "triangular shape"),
     "cross": ("cross", "plus sign"),
 }
-COLOUR_WORDS = {
+COLOR_WORDS = {
     "grey": ("grey", "gray"),
     "navy": ("navy", "dark blue"),
     "dark green": ("dark green", "deep green"),
@@ -38,7 +38,7 @@ MOVES = _verbs(
     "moves/moving",
     "slides/sliding",
     "glides/gliding",
-    "travels/travelling",
+    "travels/traveling",
     "goes/going",
     "heads/heading",
     "shifts/shifting",
@@ -178,7 +178,7 @@ PASSES = _verbs(
     "glides across/gliding across",
     "passes over/passing over",
     "briefly covers/briefly covering",
-    "travels in front of/travelling in front of",
+    "travels in front of/traveling in front of",
     "moves across/moving across",
     "partly hides/partly hiding",
     "slides in front of/sliding in front of",
@@ -186,13 +186,13 @@ PASSES = _verbs(
 )
 
 PLAIN = ("on a {0} background", "against a {0} background", "over a {0} background", "on {0}")
-PLAIN_UNCOLOURED = ("on a plain background", "over a plain background", "against a plain background")
+PLAIN_UNCOLORED = ("on a plain background", "over a plain background", "against a plain background")
 TEXTURED = {
     "striped": ("a striped background", "stripes", "a striped backdrop"),
     "checkered": ("a checkered background", "a checkerboard", "a checkered pattern"),
     "gradient": ("a gradient", "a smoothly shaded background", "a gradient background"),
 }
-TEXTURED_COLOURED = {
+TEXTURED_COLORED = {
     "striped": ("{0} and {1} stripes", "a striped {0} and {1} background"),
     "checkered": ("a {0} and {1} checkerboard", "a checkered {0} and {1} background"),
     "gradient": ("a gradient from {0} to {1}", "a background that fades from {0} to {1}"),

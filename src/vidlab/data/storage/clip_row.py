@@ -202,7 +202,7 @@ def factors_from_json(text: str | None) -> Factors | None:
     """Factors from the JSON text of an index."""
     if text is None:
         return None
-    values = json.loads(text)
+    values = json.loads(text.replace("colour", "color"))  # the names of earlier indices
     objects = tuple(ObjectFactors(**{k: _as_tuple(v) for k, v in one.items()}) for one in values.pop("objects"))
     return Factors(objects=objects, **{name: _as_tuple(value) for name, value in values.items()})
 

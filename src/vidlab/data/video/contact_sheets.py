@@ -22,7 +22,7 @@ GUTTER = 2
 LINE_HEIGHT = 18
 MIN_SHEET_WIDTH = 256  # so that a prompt beside few frames stays readable
 PAPER, INK = (255, 255, 255), (20, 20, 20)
-GIF_COLOURS = 256
+GIF_COLORS = 256
 
 
 def upscale_nearest(frames: UInt8[np.ndarray, "*N H W 3"], min_side: int = 256) -> UInt8[np.ndarray, "*N h w 3"]:
@@ -76,16 +76,16 @@ def tile(videos: UInt8[np.ndarray, "N T H W 3"], columns: int | None = None) -> 
 
 
 def write_gif(path: Path, frames: UInt8[np.ndarray, "T H W 3"], fps: float | int) -> Path:
-    """Write a GIF that loops forever, with one palette for all frames so that colours do not flicker.
+    """Write a GIF that loops forever, with one palette for all frames so that colors do not flicker.
 
     A GIF counts hundredths of a second: single frames are rounded, the whole keeps its length. Repeated
     frames are stored once and shown longer.
     """
     flat = frames.reshape(-1, 1, 3)
-    colours = np.unique(flat.reshape(-1, 3), axis=0)
-    exact = len(colours) <= GIF_COLOURS
-    sample = Image.fromarray(colours[:, None] if exact else flat.reshape(-1, frames.shape[2], 3))
-    palette = sample.quantize(GIF_COLOURS, method=Image.Quantize.MEDIANCUT)
+    colors = np.unique(flat.reshape(-1, 3), axis=0)
+    exact = len(colors) <= GIF_COLORS
+    sample = Image.fromarray(colors[:, None] if exact else flat.reshape(-1, frames.shape[2], 3))
+    palette = sample.quantize(GIF_COLORS, method=Image.Quantize.MEDIANCUT)
     dither = Image.Dither.NONE if exact else Image.Dither.FLOYDSTEINBERG
     images = [Image.fromarray(frame).quantize(palette=palette, dither=dither) for frame in frames]
     ticks = np.diff(np.round(np.arange(len(frames) + 1) * 100 / fps).astype(int))

@@ -112,7 +112,7 @@ def _of_the_system() -> tuple[Path, ...]:
 
 @cache
 def _opened(path: Path) -> Font | None:
-    """A font; None for files that hold none of this size, such as coloured pictures."""
+    """A font; None for files that hold none of this size, such as colored pictures."""
     try:
         return ImageFont.truetype(str(path), FONT_SIZE)
     except (OSError, ValueError):

@@ -34,7 +34,7 @@ class Entry:
         autoencoder: in evaluation mode.
         trained: the configuration of the run it comes from; None without one.
         mlflow_run_id: of that run.
-        step: optimiser steps of the checkpoint.
+        step: optimizer steps of the checkpoint.
     """
 
     name: str

@@ -32,7 +32,7 @@ class Evaluated:
         clips: its videos.
         scores: what was measured.
         mlflow_run_id: where the scores belong; None for folders.
-        step: optimiser steps of the checkpoint.
+        step: optimizer steps of the checkpoint.
         series: what the videos depend on besides the weights; None where nothing was generated.
     """
 

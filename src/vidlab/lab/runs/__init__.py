@@ -1,1 +1,1 @@
-"""Runs on disk: finding, locking, starting, resuming, recording and summarising them."""
+"""Runs on disk: finding, locking, starting, resuming, recording and summarizing them."""

@@ -8,11 +8,11 @@ from omegaconf import DictConfig
 
 from vidlab.command_line import command, setting
 from vidlab.errors import UserError
+from vidlab.lab.runs.next_commands import CliSelection
 from vidlab.lab.runs.resolve import Run, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import own_classes
 from vidlab.redaction import redact
-from vidlab.training.module import CliSelection
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ class RunStart(Callback):
 
     Attributes:
         begun: whether the first batch has come.
-        first_step: the optimiser step at which training began; 0 before it, and of a run that is not resumed.
+        first_step: the optimizer step at which training began; 0 before it, and of a run that is not resumed.
     """
 
     def __init__(self, begin: Callable[[], None]) -> None:

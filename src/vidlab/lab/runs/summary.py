@@ -15,7 +15,8 @@ from vidlab.cost import matmul_rate
 from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
 from vidlab.lab.runs.job import Job
-from vidlab.training.module import ClipModule, CliSelection
+from vidlab.lab.runs.next_commands import CliSelection, next_commands
+from vidlab.training.module import ClipModule
 
 # The numbers of matrix products, by the beginning of a precision's name.
 LONGEST_PROMPT = 200
@@ -162,7 +163,7 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
         skipped=skipped_clips(trainer),
         tracking_uri=getattr(logger, "uri", None),
         shown=module.results,
-        commands=module.next_commands(folder, named) if checkpoints else (),
+        commands=next_commands(module, folder, named) if checkpoints else (),
         checkpoints=checkpoints,
         own_steps=trainer.global_step - course.first_step,
         page=getattr(logger, "page", None) if trainer.is_global_zero else None,

@@ -20,7 +20,7 @@ class AttentionMixer(nn.Module):
         width: D, a multiple of ``heads``.
         heads: N.
         kernels: ``attention`` is used.
-        qk_norm: normalise queries and keys to unit root mean square, with a gain.
+        qk_norm: normalize queries and keys to unit root mean square, with a gain.
 
     Raises:
         UserError: D is no multiple of N.

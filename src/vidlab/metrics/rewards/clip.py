@@ -43,7 +43,7 @@ class HPSv2:
         path: the weights as they are published for HPSv2: a checkpoint whose ``state_dict`` has open_clip's names, such
             as ``HPS_v2.1_compressed.pt``. Nothing but tensors is read of it.
         clip: a local folder of the CLIP that they were trained from, which tells the architecture, the tokenizer and
-            the normalisation, such as that of ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``.
+            the normalization, such as that of ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``.
 
     Raises:
         UserError: a path is unset or not found, or the weights do not fit that CLIP.

@@ -1,4 +1,4 @@
-"""A differentiable score of what moving-shapes captions say: the colours of objects, and where resting ones are."""
+"""A differentiable score of what moving-shapes captions say: the colors of objects, and where resting ones are."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidlab.clip import ClipBatch, ObjectFactors
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS
-from vidlab.data.moving_shapes.scene import COLOURS, SIZES
+from vidlab.data.moving_shapes.scene import COLORS, SIZES
 from vidlab.errors import UserError
 from vidlab.metrics.shapes.grade import PLACE_SLACK, POSITIONS
 
@@ -17,19 +17,19 @@ from vidlab.metrics.shapes.grade import PLACE_SLACK, POSITIONS
 HALF = 55.0
 # How near a pixel must be to count as the object's; a background is at least 90 away and then weighs about 0.001.
 NEAR = 35.0
-# Weight of every pixel in the centre of an object, so that there is a centre where nothing has its colour.
+# Weight of every pixel in the centre of an object, so that there is a centre where nothing has its color.
 FAINT = 1e-4
 
 
 @dataclass(frozen=True)
-class ColourAndPlace:
-    """How well frames show the captioned colour at the captioned place, in [0, 1].
+class ColorAndPlace:
+    """How well frames show the captioned color at the captioned place, in [0, 1].
 
-    Colour: the pixels nearest to the named colour, as many as a small object has, score 1 / (1 + (d / 55)^2) each, d
+    Color: the pixels nearest to the named color, as many as a small object has, score 1 / (1 + (d / 55)^2) each, d
     being their distance in RGB. Place: with exp(-(d / 35)^2) as weights, their centre's distance from the named part of
-    the frame scores exp(-(distance / 0.12)^2). An object scores colour times place, or colour where its caption names
-    no place; a frame is the mean over objects whose colour is named, a clip the mean over frames. A clip whose caption
-    names no colour scores 1 and has no gradient.
+    the frame scores exp(-(distance / 0.12)^2). An object scores color times place, or color where its caption names
+    no place; a frame is the mean over objects whose color is named, a clip the mean over frames. A clip whose caption
+    names no color scores 1 and has no gradient.
 
     Unlike ``ShapesJudge`` it sees neither shapes nor motion and judges frames one by one; gradients pass.
 
@@ -46,19 +46,19 @@ class ColourAndPlace:
             UserError: clips without factors.
         """
         if len(batch.factors) != len(pixels) or any(one is None for one in batch.factors):
-            raise UserError("The reward of colour and place reads the factors of data=moving_shapes. Use losses=none.")
+            raise UserError("The reward of color and place reads the factors of data=moving_shapes. Use losses=none.")
         found = []
         for clip, factors in zip(pixels.float(), batch.factors, strict=True):
             assert factors is not None
-            named = [o for n, o in enumerate(factors.objects) if f"objects.{n}.colour" in factors.named]
+            named = [o for n, o in enumerate(factors.objects) if f"objects.{n}.color" in factors.named]
             told = [self._object(clip, o, f"objects.{factors.objects.index(o)}.position" in factors.named)
                     for o in named]  # fmt: skip
             found.append(torch.stack(told).mean() if told else clip.new_ones(()))
         return torch.stack(found)
 
     def _object(self, clip: Float[Tensor, "3 T H W"], wanted: ObjectFactors, placed: bool) -> Float[Tensor, ""]:
-        colour = clip.new_tensor(COLOURS[wanted.colour]).view(3, 1, 1, 1)
-        away = ((clip + 1) * 127.5 - colour).square().sum(dim=0)  # (T, H, W), squared distances
+        color = clip.new_tensor(COLORS[wanted.color]).view(3, 1, 1, 1)
+        away = ((clip + 1) * 127.5 - color).square().sum(dim=0)  # (T, H, W), squared distances
         height, width = away.shape[1:]
         short = min(height, width)
         pixels = max(1, int(math.pi / 4 * (SIZES["small"] * short) ** 2))

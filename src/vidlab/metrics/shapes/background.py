@@ -1,23 +1,23 @@
-"""The background: which colours it has, how they are laid out, and how the camera moves it."""
+"""The background: which colors it has, how they are laid out, and how the camera moves it."""
 
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
-from vidlab.data.moving_shapes.scene import BACKGROUND_COLOURS, CAMERAS, PATTERNS, Canvas
+from vidlab.data.moving_shapes.scene import BACKGROUND_COLORS, CAMERAS, PATTERNS, Canvas
 from vidlab.metrics.shapes.masks import widened
 from vidlab.metrics.shapes.parsed_scene import Floats, Mask, SeenBackground, ramp
 from vidlab.metrics.shapes.patterns import Fits, Measured, PatternFit, fit_patterns
 
 # Distances in RGB. Objects differ from every background, and from every mix of two, by at least 90.
-REACH = 60.0  # the farthest that a pixel speaks for or against a colour
+REACH = 60.0  # the farthest that a pixel speaks for or against a color
 OWN = 45.0  # what is nearer belongs to the background
-SECOND_SHARE = 0.08  # part of the frame that a second colour must explain to be believed
-FREEDOM = 1.35  # mixing two colours explains a third of any noise, which speaks for neither
+SECOND_SHARE = 0.08  # part of the frame that a second color must explain to be believed
+FREEDOM = 1.35  # mixing two colors explains a third of any noise, which speaks for neither
 TOLERANCE = 2.0  # mean error of a pattern that is right
-SAMPLE = 8192  # pixels looked at to choose the colours
-_PALETTE = np.array(list(BACKGROUND_COLOURS.values()), np.float32)
+SAMPLE = 8192  # pixels looked at to choose the colors
+_PALETTE = np.array(list(BACKGROUND_COLORS.values()), np.float32)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Background:
     Args:
         seen: what the judge reports.
         pixels: the background alone, (T, H, W, 3) or broadcastable to it.
-        foreground: pixels of a colour that the background does not have, (T, H, W).
+        foreground: pixels of a color that the background does not have, (T, H, W).
     """
 
     seen: SeenBackground
@@ -42,7 +42,7 @@ def find_background(pixels: Floats, canvas: Canvas) -> Background:
         pixels: (T, H, W, 3) in [0, 255].
         canvas: its size.
     """
-    ends = _colours(pixels)
+    ends = _colors(pixels)
     if len(ends) == 1:
         return _report(pixels, ends, None, ends[0])
     distance, share = to_segment(pixels, ends)
@@ -54,7 +54,7 @@ def find_background(pixels: Floats, canvas: Canvas) -> Background:
 
 
 def to_segment(pixels: Floats, ends: Floats) -> tuple[Floats, Floats]:
-    """Distance of colours (..., 3) to the mixes of one or two colours, and the second's share in the nearest."""
+    """Distance of colors (..., 3) to the mixes of one or two colors, and the second's share in the nearest."""
     along = ends[-1] - ends[0]
     length = float(along @ along)
     from_first = pixels - ends[0]
@@ -62,8 +62,8 @@ def to_segment(pixels: Floats, ends: Floats) -> tuple[Floats, Floats]:
     return np.linalg.norm(from_first - share[..., None] * along, axis=-1), share
 
 
-def _colours(pixels: Floats) -> Floats:
-    """The one or two background colours that explain most pixels, (1 or 2, 3), as they are in this clip."""
+def _colors(pixels: Floats) -> Floats:
+    """The one or two background colors that explain most pixels, (1 or 2, 3), as they are in this clip."""
     flat = pixels.reshape(-1, 3)
     flat = flat[:: max(1, len(flat) // SAMPLE)]
     candidates = [_PALETTE[[i]] for i in range(len(_PALETTE))]
@@ -87,7 +87,7 @@ def _unexplained(flat: Floats, ends: Floats) -> float:
 
 
 def _refitted(pixels: Floats, ends: Floats, mix: Floats, weight: Floats) -> Floats:
-    """The two colours that, mixed by (T, H, W), come nearest to the pixels (least squares)."""
+    """The two colors that, mixed by (T, H, W), come nearest to the pixels (least squares)."""
     mix = np.broadcast_to(mix, weight.shape)
     design = np.stack([1 - mix, mix], -1)[weight > 0]
     if len(design) < 2 or np.ptp(design[:, 0]) < 0.5:
@@ -101,7 +101,7 @@ def _report(pixels: Floats, ends: Floats, fits: Fits | None, synthetic: Floats) 
     patterns = dict.fromkeys(PATTERNS, 0.0)
     cameras = dict.fromkeys(CAMERAS, 0.0)
     if fits is None:
-        # Nothing in one colour shows what the camera does.
+        # Nothing in one color shows what the camera does.
         patterns["plain"], cameras["fixed"] = ramp(float((~foreground).mean()), 0.2, 0.6), 1.0
     else:
         patterns |= _correlations(fits.patterns)

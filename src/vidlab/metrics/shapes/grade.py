@@ -9,25 +9,25 @@ import numpy as np
 
 from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS, RELATION_DISTANCE
-from vidlab.data.moving_shapes.scene import BACKGROUND_COLOURS, COLOURS, SIZES, Canvas
+from vidlab.data.moving_shapes.scene import BACKGROUND_COLORS, COLORS, SIZES, Canvas
 from vidlab.metrics.shapes.motion import motion_score, speed_score
 from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene, SeenObject, ramp
 
 # Named after the VBench dimensions they stand for, where there is one: name -> (that dimension, what is graded).
 DIMENSIONS: Mapping[str, tuple[str, str]] = {
     "object_class": ("object_class", "the shapes of the objects"),
-    "color": ("color", "the colours of the objects"),
+    "color": ("color", "the colors of the objects"),
     "object_count": ("multiple_objects", "as many objects as the caption speaks of, in every frame"),
-    "multiple_objects": ("multiple_objects", "both of two objects are there, of the right shape and colour"),
+    "multiple_objects": ("multiple_objects", "both of two objects are there, of the right shape and color"),
     "size": ("", "the sizes of the objects"),
     "position": ("", "where resting objects are in the frame"),
     "motion_direction": ("human_action", "what the objects do: a direction, or resting, bouncing, turning, growing"),
     "speed": ("dynamic_degree", "slow or fast"),
     "spatial_relationship": ("spatial_relationship", "where the objects are, seen from each other"),
     "occlusion": ("spatial_relationship", "the front object passes before the other"),
-    "scene": ("scene", "pattern and colours of the background"),
+    "scene": ("scene", "pattern and colors of the background"),
     "camera_motion": ("camera_motion", "pans and zooms"),
-    "subject_consistency": ("subject_consistency", "the objects keep colour and shape in every frame"),
+    "subject_consistency": ("subject_consistency", "the objects keep color and shape in every frame"),
     "background_consistency": ("background_consistency", "one moving pattern explains the background"),
     "temporal_flickering": ("temporal_flickering", "nothing flickers that neither objects nor background explain"),
 }
@@ -45,7 +45,7 @@ POSITIONS = {
     "bottom": ("middle", "high"),
     "lower right": ("high", "high"),
 }
-COLOUR_RIGHT, COLOUR_WRONG = 30.0, 80.0  # distances in RGB; any two names are at least 80 apart
+COLOR_RIGHT, COLOR_WRONG = 30.0, 80.0  # distances in RGB; any two names are at least 80 apart
 PATTERN_NONE, PATTERN_RIGHT = 0.4, 0.9  # correlations with the named pattern
 CAMERA_NONE, CAMERA_RIGHT = 0.5, 0.92  # correlations with the pattern moved by the named camera
 CAMERA_MARGIN = 0.15  # by how much another camera must fit better to rule the named one out
@@ -90,8 +90,8 @@ def grade(seen: ParsedScene, factors: Factors) -> Grade:
         note("occlusion", _occlusion(matched))
     if "background" in factors.named:
         note("scene", _pattern(seen.background.patterns, factors.background))
-    if "background_colours" in factors.named:
-        note("scene", background_colour_score(seen.background.colours, factors.background_colours))
+    if "background_colors" in factors.named:
+        note("scene", background_color_score(seen.background.colors, factors.background_colors))
     if "camera" in factors.named:
         note("camera_motion", _camera(seen.background.cameras, factors.camera))
     note("subject_consistency", float(np.mean([0.0 if one is None else one.consistency for one in matched])))
@@ -101,11 +101,11 @@ def grade(seen: ParsedScene, factors: Factors) -> Grade:
 
 
 def match(seen: tuple[SeenObject, ...], wanted: tuple[ObjectFactors, ...]) -> tuple[SeenObject | None, ...]:
-    """Which seen object stands for each wanted one, so that colours and shapes fit best; None for a missing one."""
+    """Which seen object stands for each wanted one, so that colors and shapes fit best; None for a missing one."""
     candidates: list[SeenObject | None] = [*seen[: len(wanted) + 2], *[None] * len(wanted)]
 
     def likeness(found: SeenObject | None, named: ObjectFactors) -> float:
-        return 0.0 if found is None else 0.01 + color_score(found, named.colour) + found.shapes[named.shape]
+        return 0.0 if found is None else 0.01 + color_score(found, named.color) + found.shapes[named.shape]
 
     def total(choice: tuple[SeenObject | None, ...]) -> float:
         return sum(likeness(found, named) for found, named in zip(choice, wanted, strict=True))
@@ -114,15 +114,15 @@ def match(seen: tuple[SeenObject, ...], wanted: tuple[ObjectFactors, ...]) -> tu
 
 
 def color_score(found: SeenObject, name: str) -> float:
-    """1 for a colour near the named one, 0 for one that is as far from it as the next name."""
-    return ramp(float(np.linalg.norm(found.colour - np.array(COLOURS[name]))), COLOUR_WRONG, COLOUR_RIGHT)
+    """1 for a color near the named one, 0 for one that is as far from it as the next name."""
+    return ramp(float(np.linalg.norm(found.color - np.array(COLORS[name]))), COLOR_WRONG, COLOR_RIGHT)
 
 
-def background_colour_score(found: Floats, names: tuple[str, ...]) -> float:
-    """Mean over the named colours of the best one-to-one match with the found ones; colours in any order."""
-    wanted = np.array([BACKGROUND_COLOURS[name] for name in names], np.float32)
+def background_color_score(found: Floats, names: tuple[str, ...]) -> float:
+    """Mean over the named colors of the best one-to-one match with the found ones; colors in any order."""
+    wanted = np.array([BACKGROUND_COLORS[name] for name in names], np.float32)
     distances = np.linalg.norm(found[:, None] - wanted, axis=-1)
-    scores = np.clip((COLOUR_WRONG - distances) / (COLOUR_WRONG - COLOUR_RIGHT), 0, 1)
+    scores = np.clip((COLOR_WRONG - distances) / (COLOR_WRONG - COLOR_RIGHT), 0, 1)
     larger = max(scores.shape)
     square = np.zeros((larger, larger))
     square[: scores.shape[0], : scores.shape[1]] = scores
@@ -135,7 +135,7 @@ def _object_scores(
     """The named dimensions of one object, all 0 if it is missing."""
     dimensions = {
         "shape": "object_class",
-        "colour": "color",
+        "color": "color",
         "size": "size",
         "position": "position",
         "motion": "motion_direction",
@@ -145,7 +145,7 @@ def _object_scores(
         return {dimension: 0.0 for factor, dimension in dimensions.items() if factor in named}
     graders = {
         "shape": lambda: found.shapes[wanted.shape],
-        "colour": lambda: color_score(found, wanted.colour),
+        "color": lambda: color_score(found, wanted.color),
         "size": lambda: size_score(found, wanted.size),
         "position": lambda: position_score(found, wanted.position, canvas),
         "motion": lambda: motion_score(found, wanted.shape, wanted.motion, canvas),
@@ -163,7 +163,7 @@ def _count(counts: Floats, wanted: int) -> float:
 def _there(found: SeenObject | None, wanted: ObjectFactors) -> float:
     if found is None:
         return 0.0
-    return float(found.present.mean()) * (color_score(found, wanted.colour) + found.shapes[wanted.shape]) / 2
+    return float(found.present.mean()) * (color_score(found, wanted.color) + found.shapes[wanted.shape]) / 2
 
 
 def size_score(found: SeenObject, name: str) -> float:

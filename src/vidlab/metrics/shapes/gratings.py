@@ -13,8 +13,8 @@ from vidlab.data.moving_shapes.render import SUPERSAMPLING, zoom_of
 from vidlab.data.moving_shapes.scene import CAMERAS, PAN, PANS, TILE, ZOOM, Canvas
 from vidlab.metrics.shapes.parsed_scene import Floats
 
-STRENGTHS = (1.0, 0.5)  # a camera is also recognised at half its pace
-TILE_STEP = 1.04  # ratio of neighbouring tiles of a bank
+STRENGTHS = (1.0, 0.5)  # a camera is also recognized at half its pace
+TILE_STEP = 1.04  # ratio of neighboring tiles of a bank
 PHASES = np.arange(32) / 16
 
 

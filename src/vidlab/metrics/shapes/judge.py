@@ -27,20 +27,20 @@ class ShapesJudge(VideoMetric):
     """Grades clips (B, 3, T, H, W) in [-1, 1] against the factors that their ``moving_shapes`` captions name.
 
     The judge sees pixels alone. It finds the background by fitting plain, gradient, striped and checkered patterns
-    under every camera motion, the objects as what differs from it in colour, their tracks from their coverage to
+    under every camera motion, the objects as what differs from it in color, their tracks from their coverage to
     fractions of a pixel, and their shapes by comparing that coverage with the renderer's own drawings of all four. What
     it saw is then compared with the named factors: each ``DIMENSIONS`` entry gets a score in [0, 1] that falls steadily
-    as the video departs from them (an object of the right colour and no clear shape scores 1 for colour and little for
+    as the video departs from them (an object of the right color and no clear shape scores 1 for color and little for
     class). Dimensions stand for those of VBench (Huang et al. 2023, arXiv:2311.17982) and are measured by other means.
 
     A clip is graded only on what its caption names, and always on the number of objects and on consistency. Its total
     is the mean of its graded dimensions, the value is the mean of the totals over clips; a dimension's value is the
     mean over the clips it is graded on.
 
-    What does not move a dimension: class, size, position, motion and speed are blind to wrong colours; colour, class,
+    What does not move a dimension: class, size, position, motion and speed are blind to wrong colors; color, class,
     size and subject consistency to the order of frames and to frozen frames; the consistencies to the caption. Shuffled
-    frames lengthen a path, so they lower speed only for slow objects. A background far from every colour of the data
-    set is not recognised, which costs ``scene`` and ``camera_motion`` alike.
+    frames lengthen a path, so they lower speed only for slow objects. A background far from every color of the data
+    set is not recognized, which costs ``scene`` and ``camera_motion`` alike.
 
     Give the videos as they were generated: lossy encoding blurs small shapes.
 

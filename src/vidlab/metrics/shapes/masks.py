@@ -1,4 +1,4 @@
-"""Masks (T, H, W): neighbourhoods and connected parts within each frame."""
+"""Masks (T, H, W): neighborhoods and connected parts within each frame."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from vidlab.metrics.shapes.parsed_scene import Floats, Mask, Whole
 
 
 def widened(mask: Mask) -> Mask:
-    """The mask and its eight neighbours."""
+    """The mask and its eight neighbors."""
     rows = mask.copy()
     rows[:, 1:] |= mask[:, :-1]
     rows[:, :-1] |= mask[:, 1:]
@@ -18,7 +18,7 @@ def widened(mask: Mask) -> Mask:
 
 
 def eroded(mask: Mask) -> Mask:
-    """The pixels whose four neighbours, where the frame has them, are in the mask too."""
+    """The pixels whose four neighbors, where the frame has them, are in the mask too."""
     out = mask.copy()
     out[:, 1:] &= mask[:, :-1]
     out[:, :-1] &= mask[:, 1:]
@@ -28,7 +28,7 @@ def eroded(mask: Mask) -> Mask:
 
 
 def parts(mask: Mask) -> Whole:
-    """A number for each connected part (eight neighbours) of each frame, unique in the clip; 0 outside."""
+    """A number for each connected part (eight neighbors) of each frame, unique in the clip; 0 outside."""
     numbers = np.arange(1, mask.size + 1).reshape(mask.shape) * mask
     while True:
         spread = numbers.copy()

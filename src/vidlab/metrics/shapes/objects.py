@@ -1,20 +1,20 @@
-"""Objects: found by colour against the background, separated, and tracked to fractions of a pixel."""
+"""Objects: found by color against the background, separated, and tracked to fractions of a pixel."""
 
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vidlab.data.moving_shapes.scene import COLOURS, SIZES, Canvas, Track
+from vidlab.data.moving_shapes.scene import COLORS, SIZES, Canvas, Track
 from vidlab.metrics.shapes.background import OWN, Background
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
 from vidlab.metrics.shapes.parsed_scene import Floats, Mask, Whole
 
-SAME = 50.0  # two clusters of nearer colours are one object
+SAME = 50.0  # two clusters of nearer colors are one object
 SPECK = 0.25  # parts of less than this share of a small object's area are no objects
 INNER = 0.12  # idem, for the inner pixels of an object that is there at all
 WHOLE = 0.93  # an object next to another that shows less of its usual area is partly hidden
-_PALETTE = np.array(list(COLOURS.values()), np.float32)
+_PALETTE = np.array(list(COLORS.values()), np.float32)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Blob:
     """One object's pixels.
 
     Args:
-        colour: mean of its inner pixels, (3,).
+        color: mean of its inner pixels, (3,).
         share: how much of each pixel it covers, in [0, 1], (T, H, W).
         mask: pixels that are mostly its own, (T, H, W).
         pieces: separate parts per frame, (T,).
@@ -30,7 +30,7 @@ class Blob:
         present, hidden: as in ``SeenObject``.
     """
 
-    colour: Floats
+    color: Floats
     share: Floats
     mask: Mask
     pieces: Track
@@ -51,13 +51,13 @@ def find_objects(pixels: Floats, background: Background, canvas: Canvas) -> tupl
     """
     behind = np.broadcast_to(background.pixels, pixels.shape)
     places = np.flatnonzero(background.foreground)
-    colours = _object_colours(pixels, background.foreground, canvas)
-    if not len(colours):
+    colors = _object_colors(pixels, background.foreground, canvas)
+    if not len(colors):
         return ()
     labels = np.full(background.foreground.shape, -1)
     flat = labels.reshape(-1)
-    flat[places] = _owner(pixels.reshape(-1, 3)[places], behind.reshape(-1, 3)[places], colours)
-    found = [_blob(pixels, behind, labels, index, colour, canvas) for index, colour in enumerate(colours)]
+    flat[places] = _owner(pixels.reshape(-1, 3)[places], behind.reshape(-1, 3)[places], colors)
+    found = [_blob(pixels, behind, labels, index, color, canvas) for index, color in enumerate(colors)]
     seen = [blob for blob in found if blob.present.mean() >= 0.25]
     return tuple(sorted(_completed(seen), key=lambda blob: -float(blob.area.mean())))
 
@@ -67,8 +67,8 @@ def _small(canvas: Canvas) -> float:
     return math.pi / 4 * (SIZES["small"] * canvas.short) ** 2
 
 
-def _object_colours(pixels: Floats, foreground: Mask, canvas: Canvas) -> Floats:
-    """The colours (n, 3) of which there are enough inner pixels, each the mean of those nearest to one name."""
+def _object_colors(pixels: Floats, foreground: Mask, canvas: Canvas) -> Floats:
+    """The colors (n, 3) of which there are enough inner pixels, each the mean of those nearest to one name."""
     inner = eroded(foreground)
     seen = pixels[inner]
     nearest = _distances(seen, _PALETTE).argmin(-1)
@@ -76,32 +76,32 @@ def _object_colours(pixels: Floats, foreground: Mask, canvas: Canvas) -> Floats:
     names[inner] = nearest
     found: list[tuple[int, Floats]] = []
     for index in range(len(_PALETTE)):
-        # Inner to the foreground may still be an edge between two objects; inner to one colour is not.
+        # Inner to the foreground may still be an edge between two objects; inner to one color is not.
         own = eroded((names == index) | ~inner) & (names == index)
         count = int(own.sum())
         if count >= INNER * _small(canvas) * canvas.frames * 0.25:
             found.append((count, pixels[own].mean(0)))
     kept: list[Floats] = []
-    for _, colour in sorted(found, key=lambda pair: -pair[0]):
-        if all(np.linalg.norm(colour - other) > SAME for other in kept):
-            kept.append(colour)
+    for _, color in sorted(found, key=lambda pair: -pair[0]):
+        if all(np.linalg.norm(color - other) > SAME for other in kept):
+            kept.append(color)
     return np.array(kept, np.float32)
 
 
-def _distances(pixels: Floats, colours: Floats) -> Floats:
-    """Between colours (N, 3) and (n, 3): (N, n)."""
-    return np.linalg.norm(pixels[:, None] - colours, axis=-1)
+def _distances(pixels: Floats, colors: Floats) -> Floats:
+    """Between colors (N, 3) and (n, 3): (N, n)."""
+    return np.linalg.norm(pixels[:, None] - colors, axis=-1)
 
 
-def _owner(pixels: Floats, behind: Floats, colours: Floats) -> Whole:
-    """Which colour (n, 3), mixed with what is behind, explains each pixel (N, 3) best; (N,)."""
-    along = colours - behind[:, None]
+def _owner(pixels: Floats, behind: Floats, colors: Floats) -> Whole:
+    """Which color (n, 3), mixed with what is behind, explains each pixel (N, 3) best; (N,)."""
+    along = colors - behind[:, None]
     share = ((pixels - behind)[:, None] * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-6)
     mixed = behind[:, None] + np.clip(share, 0.2, 1.0)[..., None] * along
     return np.linalg.norm(pixels[:, None] - mixed, axis=-1).argmin(-1)
 
 
-def _blob(pixels: Floats, behind: Floats, labels: Whole, index: int, colour: Floats, canvas: Canvas) -> Blob:
+def _blob(pixels: Floats, behind: Floats, labels: Whole, index: int, color: Floats, canvas: Canvas) -> Blob:
     numbers = parts(labels == index)
     sizes = np.bincount(numbers.ravel(), minlength=2)
     sizes[0] = 0
@@ -111,12 +111,12 @@ def _blob(pixels: Floats, behind: Floats, labels: Whole, index: int, colour: Flo
     main = np.array([names[sizes[names].argmax()] if len(names) else -1 for names in large])
     mask = numbers == main[:, None, None]
     around = widened(mask) & ((labels == index) | (labels == -1))
-    along = colour - behind
+    along = color - behind
     share = np.clip(((pixels - behind) * along).sum(-1) / np.maximum((along**2).sum(-1), OWN**2), 0, 1) * around
     area, x, y = moments(share)
     present = area >= SPECK * _small(canvas)
     pieces = np.array([len(names) for names in large], float)
-    return Blob(colour, share, mask, pieces, x, y, area, present, np.zeros(len(area), bool))
+    return Blob(color, share, mask, pieces, x, y, area, present, np.zeros(len(area), bool))
 
 
 def _names(numbers: Whole) -> Whole:

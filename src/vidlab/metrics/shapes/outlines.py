@@ -92,4 +92,4 @@ def shape_scores(errors: dict[str, float]) -> dict[str, float]:
 
 
 def _as(body: Body, shape: str, angle: Track) -> Body:
-    return Body(shape, body.colour, body.x, body.y, body.diameter, angle)
+    return Body(shape, body.color, body.x, body.y, body.diameter, angle)

@@ -21,7 +21,7 @@ from vidlab.metrics.shapes.outlines import (
 )
 from vidlab.metrics.shapes.parsed_scene import Floats, Mask, ParsedScene, SeenObject, Whole
 
-COLOUR_HOLDS, COLOUR_LOST = 20.0, 100.0  # departures from the object's mean colour, in RGB
+COLOR_HOLDS, COLOR_LOST = 20.0, 100.0  # departures from the object's mean color, in RGB
 
 
 def parse_scene(pixels: Floats) -> ParsedScene:
@@ -55,7 +55,7 @@ def _seen(pixels: Floats, blob: Blob, trusted: Mask, canvas: Canvas) -> SeenObje
     errors = shape_errors(blob.share[chosen], trusted[chosen], _at(body, chosen), _frames(canvas, len(chosen)))
     best = min(errors, key=lambda shape: errors[shape])
     return SeenObject(
-        colour=blob.colour,
+        color=blob.color,
         shapes=shape_scores(errors),
         x=body.x,
         y=body.y,
@@ -69,7 +69,7 @@ def _seen(pixels: Floats, blob: Blob, trusted: Mask, canvas: Canvas) -> SeenObje
 
 
 def _consistency(pixels: Floats, blob: Blob, trusted: Mask, body: Body, shape: str, canvas: Canvas) -> float:
-    """How well the best shape and the mean colour explain every frame, absent frames counting as 0."""
+    """How well the best shape and the mean color explain every frame, absent frames counting as 0."""
     upright = Body(shape, "", body.x, body.y, body.diameter, np.zeros(canvas.frames))
     error = misfit(blob.share, trusted, upright, canvas)
     if float(np.median(error)) > FITS / 2:
@@ -77,25 +77,25 @@ def _consistency(pixels: Floats, blob: Blob, trusted: Mask, body: Body, shape: s
         error = np.minimum(error, misfit(blob.share, trusted, turned, canvas))
     outline = np.clip((DOES_NOT - error) / (DOES_NOT - FITS), 0, 1)
     weight = blob.share**4 * blob.mask
-    colours = (weight[..., None] * pixels).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1e-6)[:, None]
-    away = np.linalg.norm(colours - blob.colour, axis=-1)
-    colour = np.clip((COLOUR_LOST - away) / (COLOUR_LOST - COLOUR_HOLDS), 0, 1)
+    colors = (weight[..., None] * pixels).sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1e-6)[:, None]
+    away = np.linalg.norm(colors - blob.color, axis=-1)
+    color = np.clip((COLOR_LOST - away) / (COLOR_LOST - COLOR_HOLDS), 0, 1)
     # What is hidden cannot be judged.
     seen = ~blob.hidden if not blob.hidden.all() else blob.present
-    return float((outline * colour * blob.present)[seen].mean())
+    return float((outline * color * blob.present)[seen].mean())
 
 
 def _flicker(pixels: Floats, background: Background, blobs: tuple[Blob, ...]) -> float:
     """Mean absolute change from frame to frame of what the model of the clip does not explain."""
     model = np.array(np.broadcast_to(background.pixels, pixels.shape))
     for blob in blobs:
-        model += blob.share[..., None] * (blob.colour - model)
+        model += blob.share[..., None] * (blob.color - model)
     unexplained = pixels - model
     return float(np.abs(np.diff(unexplained, axis=0)).mean()) if len(pixels) > 1 else 0.0
 
 
 def _at(body: Body, frames: Whole) -> Body:
-    return Body(body.shape, body.colour, body.x[frames], body.y[frames], body.diameter[frames], body.angle[frames])
+    return Body(body.shape, body.color, body.x[frames], body.y[frames], body.diameter[frames], body.angle[frames])
 
 
 def _frames(canvas: Canvas, frames: int) -> Canvas:

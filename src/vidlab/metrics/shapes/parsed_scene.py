@@ -1,4 +1,4 @@
-"""What the judge saw in a video. Lengths are in short sides of the frame, colours in RGB of 0 to 255."""
+"""What the judge saw in a video. Lengths are in short sides of the frame, colors in RGB of 0 to 255."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class SeenObject:
     """One object, tracked over the clip.
 
     Args:
-        colour: mean over its inner pixels, (3,).
+        color: mean over its inner pixels, (3,).
         shapes: how well each shape explains the outline, in [0, 1], together at most 1.
         x, y: centre per frame (T,), filled in by interpolation where it is not visible.
         diameter: of the disc of the same area, per frame (T,), filled in likewise.
@@ -29,10 +29,10 @@ class SeenObject:
         area: visible pixels per frame (T,).
         present: frames in which some of it is visible (T,).
         hidden: frames in which another object covers a part of it (T,).
-        consistency: how well one shape of one colour explains it in every frame, in [0, 1].
+        consistency: how well one shape of one color explains it in every frame, in [0, 1].
     """
 
-    colour: Floats
+    color: Floats
     shapes: Mapping[str, float]
     x: Track
     y: Track
@@ -49,14 +49,14 @@ class SeenBackground:
     """What is behind the objects.
 
     Args:
-        colours: one (1, 3) or two (2, 3).
+        colors: one (1, 3) or two (2, 3).
         patterns: correlation of the background with the best pattern of each kind, in [0, 1]; for "plain", whether
-            one colour covers most of the frame.
+            one color covers most of the frame.
         cameras: correlation of the background with its pattern moved by each camera, in [0, 1].
         consistency: how much of it one moving pattern explains in every frame, in [0, 1].
     """
 
-    colours: Floats
+    colors: Floats
     patterns: Mapping[str, float]
     cameras: Mapping[str, float]
     consistency: float

@@ -1,6 +1,6 @@
 """Fitting the background's pattern: analysis by synthesis over tiles, phases and camera motions.
 
-Every pattern is a texture between -1 (first colour) and 1 (second colour). A fit is judged by its weighted
+Every pattern is a texture between -1 (first color) and 1 (second color). A fit is judged by its weighted
 correlation with the texture measured in the video.
 """
 

@@ -1,4 +1,4 @@
-"""Motion from optical flow, without weights: how much, how smooth, and whether pixels keep their colour on the way.
+"""Motion from optical flow, without weights: how much, how smooth, and whether pixels keep their color on the way.
 
 VBench measures smoothness and dynamic degree with trained networks (AMT, RAFT). Here OpenCV's DIS flow takes their
 place, so the numbers answer the same questions but are not VBench's, and the names say so (``_dis``).
@@ -88,10 +88,10 @@ def moves(lengths: NDArray[Any], frames: int) -> bool:
 
 
 class MotionSmoothness(FlowMetric):
-    """How well each second frame follows from its neighbours: (255 - MAE) / 255 on the scale 0 to 255.
+    """How well each second frame follows from its neighbors: (255 - MAE) / 255 on the scale 0 to 255.
 
     VBench's motion smoothness (arXiv:2311.17982) with flow in place of the interpolation network AMT: the two
-    neighbours are carried half-way along the flow between them, averaged, and compared with the frame that was left
+    neighbors are carried half-way along the flow between them, averaged, and compared with the frame that was left
     out. In [0, 1]; higher is better. Noise and shuffled frames lower it. Blind to blur, which raises it, and fooled by
     frozen frames, which score 1.
     """
@@ -102,16 +102,16 @@ class MotionSmoothness(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """The score of one clip."""
-        grey, colour, estimator = grey_frames(video), _colour(video), make_estimator()
+        grey, color, estimator = grey_frames(video), _color(video), make_estimator()
         flows(grey[:2])  # refuses frames that are too small
         errors = []
         for middle in range(1, len(grey) - 1, 2):
             before, after = middle - 1, middle + 1
             forward = flow_between(grey[before], grey[after], estimator)
             backward = flow_between(grey[after], grey[before], estimator)
-            # Flow at the middle frame is not known; that of its neighbours at the same place stands for it.
-            guess = (warp(colour[before], backward / 2) + warp(colour[after], forward / 2)) / 2
-            errors.append(float(np.abs(guess - colour[middle]).mean()))
+            # Flow at the middle frame is not known; that of its neighbors at the same place stands for it.
+            guess = (warp(color[before], backward / 2) + warp(color[after], forward / 2)) / 2
+            errors.append(float(np.abs(guess - color[middle]).mean()))
         return 1 - float(np.mean(errors)) / 255
 
 
@@ -131,11 +131,11 @@ class WarpingError(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """The error of one clip."""
-        grey, colour = grey_frames(video), _colour(video) / 255
+        grey, color = grey_frames(video), _color(video) / 255
         there, back = flows(grey), flows(grey[::-1])[::-1]
         errors = []
         for number, (forward, backward) in enumerate(zip(there, back, strict=True)):
-            difference = ((colour[number] - warp(colour[number + 1], forward)) ** 2).mean(axis=-1)
+            difference = ((color[number] - warp(color[number + 1], forward)) ** 2).mean(axis=-1)
             seen = visible(forward, warp(np.ascontiguousarray(backward), forward))
             errors.append(float(difference[seen].mean() if seen.any() else difference.mean()))
         return float(np.mean(errors))
@@ -147,6 +147,6 @@ def visible(forward: NDArray[Any], returned: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(gap <= 0.01 * ((forward**2).sum(-1) + (returned**2).sum(-1)) + 0.5)
 
 
-def _colour(video: Tensor) -> NDArray[np.float32]:
+def _color(video: Tensor) -> NDArray[np.float32]:
     """(T, H, W, 3) on the scale 0 to 255."""
     return np.ascontiguousarray(((video.float() + 1) * 127.5).permute(1, 2, 3, 0).cpu().numpy())

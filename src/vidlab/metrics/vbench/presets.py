@@ -63,7 +63,7 @@ class Preset:
         name: what ``--preset`` takes.
         source: where the formula is published.
         groups: the parts of the total.
-        ranges: of the dimensions that are normalised; the others are taken as they are.
+        ranges: of the dimensions that are normalized; the others are taken as they are.
     """
 
     name: str
@@ -124,7 +124,7 @@ PRESETS = {
         ),
         Preset(
             "m4v_ablation",
-            "M4V, appendix C.1: plain mean of seven dimensions, not normalised",
+            "M4V, appendix C.1: plain mean of seven dimensions, not normalized",
             (Group("mean", _weighted(_M4V)),),
             {},
         ),

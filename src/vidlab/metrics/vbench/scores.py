@@ -105,9 +105,9 @@ def read_results(files: Iterable[str | Path]) -> dict[str, DimensionResult]:
 
 
 def report(result: Aggregate) -> str:
-    """The scores as percentages, with the formula and every normalised dimension."""
+    """The scores as percentages, with the formula and every normalized dimension."""
     lines = [f"{result.preset.name}: {result.preset.source}", ""]
-    lines.append(f"{'dimension':<24}{'score':>8}  {'range':>15}  {'normalised':>10}  weight")
+    lines.append(f"{'dimension':<24}{'score':>8}  {'range':>15}  {'normalized':>10}  weight")
     for item in result.dimensions:
         span = result.preset.ranges.get(item.name)
         limits = f"{100 * span.least:.2f}-{100 * span.most:.2f}" if span else "as it is"

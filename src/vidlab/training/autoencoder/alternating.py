@@ -17,14 +17,14 @@ from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory
 
 
 class AlternatingModule(ClipModule):
-    """Takes optimiser steps by hand, as Lightning leaves them to modules with two optimisers.
+    """Takes optimizer steps by hand, as Lightning leaves them to modules with two optimizers.
 
     A subclass computes the loss of the network whose turn it is and hands it to ``finish_batch``.
 
     Args:
         turns: whose step is when.
         players: the networks, the generator first, with their gradients and clipping.
-        optimizers: builds the optimiser of each.
+        optimizers: builds the optimizer of each.
         lr_schedule: factor on all rates by step.
     """
 
@@ -62,7 +62,7 @@ class AlternatingModule(ClipModule):
         self.use_this_schedule(self._schedulers())
 
     def finish_batch(self, loss: Float[Tensor, ""], batch: ClipBatch) -> None:
-        """Accumulate the gradients of a batch, take the optimiser step that is due, and count the batch."""
+        """Accumulate the gradients of a batch, take the optimizer step that is due, and count the batch."""
         step = self.trainer.global_step
         self.manual_backward(loss / self.turns.accumulate)
         self._keys += batch.keys
@@ -70,7 +70,7 @@ class AlternatingModule(ClipModule):
             self._optimizer_step(self.turns.turn(step), step)
         for scheduler in self._schedulers():
             scheduler.step()
-        # trainer.global_step is Lightning's count of manual optimiser steps
+        # trainer.global_step is Lightning's count of manual optimizer steps
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
         progress.increment_completed()

@@ -1,4 +1,4 @@
-"""One of two networks trained in turn: its gradients, its clipping, its optimiser steps."""
+"""One of two networks trained in turn: its gradients, its clipping, its optimizer steps."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ PATIENCE = 50  # discarded steps in a row that end the training
 
 
 class GANOptimizerStep:
-    """Takes the optimiser steps of one network where Lightning leaves them to the module.
+    """Takes the optimizer steps of one network where Lightning leaves them to the module.
 
     Args:
         name: ``generator`` or ``discriminator``.
@@ -31,7 +31,7 @@ class GANOptimizerStep:
             their averaged gradient is judged, so that all ranks decide alike.
 
     Attributes:
-        steps: optimiser steps taken.
+        steps: optimizer steps taken.
         discarded: steps left out, which change nothing.
     """
 

@@ -11,19 +11,19 @@ from vidlab.training.autoencoder.perceptual import check_size
 
 
 def check_accumulation_and_clipping(trainer: Trainer) -> None:
-    """Refuse what Lightning leaves to modules with two optimisers.
+    """Refuse what Lightning leaves to modules with two optimizers.
 
     Raises:
         UserError: naming the setting that does the same here.
     """
     if trainer.accumulate_grad_batches != 1:
         raise UserError(
-            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: two optimisers take turns "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: two optimizers take turns "
             f"here. Use task.accumulate={trainer.accumulate_grad_batches}."
         )
     if trainer.gradient_clip_val is not None:
         raise UserError(
-            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: two optimisers take turns here. Use "
+            f"trainer.gradient_clip_val={trainer.gradient_clip_val}: two optimizers take turns here. Use "
             "optimizer.clip_norm and task.discriminator_optimizer.clip_norm."
         )
 

@@ -14,7 +14,7 @@ class Turns:
     Args:
         adversary: whether there is a discriminator at all.
         start: the step from which there is one (``task.discriminator_start``).
-        accumulate: batches to a turn and to an optimiser step (``task.accumulate``).
+        accumulate: batches to a turn and to an optimizer step (``task.accumulate``).
 
     Raises:
         UserError: a number out of range.
@@ -39,7 +39,7 @@ class Turns:
         return turns % 2 if self.adversary_present(turns * self.accumulate) else GENERATOR
 
     def completes(self, step: int) -> bool:
-        """Whether an optimiser step follows this batch."""
+        """Whether an optimizer step follows this batch."""
         return (step + 1) % self.accumulate == 0
 
     def unfinished(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""Muon for the matrices and kernels inside a network, AdamW for everything else, as one optimiser."""
+"""Muon for the matrices and kernels inside a network, AdamW for everything else, as one optimizer."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -174,11 +174,11 @@ class MuonWithAdamW(torch.optim.Optimizer):
         """Restore both parts.
 
         Raises:
-            UserError: the state of another optimiser.
+            UserError: the state of another optimizer.
         """
         if set(state_dict) != {"muon", "adamw"}:
             raise UserError(
-                "The checkpoint holds the state of another optimiser. Resume with the one it was trained with."
+                "The checkpoint holds the state of another optimizer. Resume with the one it was trained with."
             )
         self.muon.load_state_dict(state_dict["muon"])
         self.adamw.load_state_dict(state_dict["adamw"])

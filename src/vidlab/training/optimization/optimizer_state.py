@@ -1,4 +1,4 @@
-"""The restored state of an optimiser, compared with the parameters it moves."""
+"""The restored state of an optimizer, compared with the parameters it moves."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from vidlab.tensors import is_finite
 from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.optimization.muon import MuonWithAdamW
 
-# Entries of torch's optimisers that have the parameter's shape; torch itself would broadcast another.
+# Entries of torch's optimizers that have the parameter's shape; torch itself would broadcast another.
 SHAPED = frozenset(
     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta")
 )
@@ -33,10 +33,10 @@ def _check(name: str, parameter: Tensor, state: dict[str, object]) -> None:
         if entry in SHAPED and (not isinstance(value, Tensor) or value.shape != parameter.shape):
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise UserError(
-                f"The checkpoint's optimiser holds {entry} {found} for {name}, which has shape "
+                f"The checkpoint's optimizer holds {entry} {found} for {name}, which has shape "
                 f"{tuple(parameter.shape)}. {BESIDE}"
             )
         if isinstance(value, Tensor) and not is_finite(value):
             raise UserError(
-                f"The checkpoint's optimiser holds numbers that are not finite in {entry} of {name}. {BESIDE}"
+                f"The checkpoint's optimizer holds numbers that are not finite in {entry} of {name}. {BESIDE}"
             )

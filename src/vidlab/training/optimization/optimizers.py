@@ -1,4 +1,4 @@
-"""Parameter groups, the optimiser and learning-rate schedules."""
+"""Parameter groups, the optimizer and learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +29,7 @@ class HiddenMatrices(Protocol):
 
 @dataclass(frozen=True)
 class OptimizerFactory:
-    """Builds an optimiser over the trainable parameters, in groups by rule.
+    """Builds an optimizer over the trainable parameters, in groups by rule.
 
     Weight decay is for the weights of layers: parameters of two dimensions or more whose name ends in ``weight``. It is
     left off biases, gains, every table that a module adds or multiplies (modulation, positions, tokens), whatever its
@@ -64,7 +64,7 @@ class OptimizerFactory:
                 raise UserError(f"optimizer.lr_multipliers: {pattern}={multiplier} must not be negative.")
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of a module's trainable parameters."""
+        """The optimizer of a module's trainable parameters."""
         groups = self.groups(module)
         if not groups:
             raise UserError("Nothing to train: every parameter of the model is frozen.")
@@ -128,7 +128,7 @@ class Constant:
     warmup_steps: int = 0
 
     def factor(self, max_steps: int) -> LrFactor:
-        """The factor on the learning rate by optimiser step; ``max_steps`` is not used."""
+        """The factor on the learning rate by optimizer step; ``max_steps`` is not used."""
         _check_warmup(self.warmup_steps)
         return lambda step: _warmup(step, self.warmup_steps)
 
@@ -144,7 +144,7 @@ class Cosine:
     final: float = 0.0
 
     def factor(self, max_steps: int) -> LrFactor:
-        """The factor by optimiser step."""
+        """The factor by optimizer step."""
         _check_length("cosine", self.warmup_steps, max_steps)
 
         def at(step: int) -> float:
@@ -163,7 +163,7 @@ class LinearDecay:
     final: float = 0.0
 
     def factor(self, max_steps: int) -> LrFactor:
-        """The factor by optimiser step."""
+        """The factor by optimizer step."""
         _check_length("linear_decay", self.warmup_steps, max_steps)
 
         def at(step: int) -> float:
