@@ -40,7 +40,7 @@ SMALL = [
 PYRAMIDS = [f"objective={name}" for name in OBJECTIVES if name.startswith("pyramid_flow")]
 GAUSSIANS = [f"objective={name}" for name in OBJECTIVES if not name.startswith("pyramid_flow")]
 BY_FRAME = ["guidance=first_and_later", "guidance=self_quality"]
-READ_HISTORY = ["model=full3d", "model=skiparse"]  # at this depth its layers are all full ones
+READ_HISTORY = ["model=full3d", "model=skiparse", "model=mmdim"]  # at this depth layers of skiparse are all full ones
 
 
 def refused_pairs(lefts: list[str], rights: list[str], reason: str) -> dict[frozenset[str], str]:
