@@ -24,6 +24,7 @@ ELSEWHERE = (
     "evaluate.yaml",
     "curate.yaml",
     "bucketing/min_max.yaml",
+    "text_encoder/stable_diffusion.yaml",
     "text_encoder/transformers.yaml",
 )
 # whose weights are fetched: tests/perceptual

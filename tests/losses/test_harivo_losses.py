@@ -31,6 +31,7 @@ def context(keys="ab", frames=4, t=None, prediction=None, epoch=0, **features) -
     batch = ClipBatch(torch.zeros(count, 3, frames, 2, 2), ("",) * count, tuple(keys), epochs, 0, (8.0,) * count)
     return LossContext(
         batch, DenoiserInput(prediction, t, t), DenoiserOutput(prediction, features), prediction, 0, batch.draw(0),
+        latent=LatentShape(*prediction.shape[1:]),
         x0_of=lambda output, input: output.prediction, decode=lambda latents: latents,
     )  # fmt: skip
 

@@ -166,8 +166,8 @@ def test_nothing_is_filled_in() -> None:
     del scores["scene"], scores["color"]
     with pytest.raises(UserError, match=r"needs color, scene.*not counted as zero"):
         aggregate(scores, "vbench_t2v")
-    with pytest.raises(UserError, match="color: not a VBench dimension"):
-        aggregate(scores | {"color": 0.5}, "vbench_t2v")
+    with pytest.raises(UserError, match="hue: not a VBench dimension"):
+        aggregate(scores | {"hue": 0.5}, "vbench_t2v")
     with pytest.raises(UserError, match=r"scene=54\.4.*divide percentages"):
         aggregate(scores | {"scene": 54.4}, "m4v_ablation")
     with pytest.raises(UserError, match="choose one of vbench_t2v"):
