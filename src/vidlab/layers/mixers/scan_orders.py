@@ -29,11 +29,12 @@ STYLES = ("serpentine", "raster")
 def scan_order(
     path: str, height: int, width: int, serpentine: bool = True, device: torch.device | str | None = None
 ) -> Order:
-    """The row-major index of the token that stands at each place of the sequence; x[:, order] is in scan order.
+    """The row-major index of the token that stands at each place of the sequence: ``x[:, order]`` is in scan order.
 
     Args:
         path: a to h.
-        height, width: of the frame, in tokens.
+        height: of the frame, in tokens.
+        width: of the frame, in tokens.
         serpentine: every second line runs back.
         device: where the order is.
     """
@@ -61,7 +62,7 @@ def frames_order(
 
 
 def inverse(order: Order) -> Order:
-    """What undoes an order: x[:, order][:, inverse(order)] is x."""
+    """What undoes an order: ``x[:, order][:, inverse(order)]`` is x."""
     return order.argsort()
 
 
