@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vidlab.digests import DamagedError
+from vidlab.digests import DamagedError, check_archive
 from vidlab.errors import UserError
 from vidlab.files import written_aside
 
@@ -32,6 +32,27 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
         mode = unfinished.stat().st_mode  # of any file of this user; save_file makes one that others cannot read
         save_file(whole, unfinished, {"format": "pt", **MARK, SUMS: sums})
         unfinished.chmod(mode)
+
+
+def read_plain_data(file: Path, remedy: str) -> Any:
+    """What a file of ``torch.save`` holds, its checksums compared first; no code in it is run.
+
+    Args:
+        file: of weights.
+        remedy: what to do about a damaged file, a sentence that ends the message.
+
+    Raises:
+        UserError: it is damaged, of another kind, or holds more than tensors and plain data.
+    """
+    try:
+        check_archive(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"{file} cannot be read as weights: it is damaged, of another kind, or holds more than tensors and plain "
+            f"data, which vidlab never loads ({reason}). {remedy}"
+        ) from None
 
 
 def read_tensors(

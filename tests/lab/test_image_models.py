@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
+from test_conf import compose_train
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_data, build_module
 from vidlab.lab.image_models.folder import ImageModelRecord
@@ -20,7 +19,6 @@ from vidlab.lab.train import run_training
 from vidlab.randomness import KeyedRNG
 from vidlab.training.checkpoint_io import load_checkpoint
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 TINY = [
     "precision=32-true", "trainer=cpu", "trainer.max_steps=1", "data.batch_size=2", "data.num_workers=0",
     "data.val_clips=2", "data.source.train_clips=8", "data.source.val_clips=4", "data.height=16", "data.width=16",
@@ -31,14 +29,7 @@ STEPS = ["model.image_training.max_steps=2", "model.image_training.batch_size=2"
 
 
 def composed(folder: Path, *words: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", ["hydra.mode=RUN", *TINY, *words], return_hydra_config=True)
-    with open_dict(cfg):
-        cfg.hydra.runtime.output_dir = str(folder)
-    HydraConfig.instance().set_config(cfg)
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
+    return compose_train(folder, *TINY, *words)
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder, DecodingStream, EncodingStream, Posterior
-from vidlab.autoencoders.streaming import join_posteriors, no_frames, no_latents, same_videos
+from vidlab.autoencoders.streaming import WaitingFrames, join_posteriors, no_frames, no_latents, same_videos
 from vidlab.errors import UserError
 from vidlab.layers.causal import Stream
 
@@ -29,25 +29,21 @@ class CausalEncodingStream(EncodingStream):
 
     def __init__(self, autoencoder: Autoencoder, encode: Callable[[Pixels, Stream], Posterior]) -> None:
         self.autoencoder, self._encode = autoencoder, encode
-        self._stream = Stream()
-        self._waiting: Tensor | None = None
-        self._videos: tuple[int, int, int] | None = None
+        self._stream, self._waiting = Stream(), WaitingFrames()
 
     @torch.no_grad()
     @override
     def feed(self, pixels: Pixels) -> Posterior:
         model = self.autoencoder
         model.check_frames(pixels)
-        self._videos = same_videos(pixels, self._videos)
-        frames = pixels if self._waiting is None else torch.cat([self._waiting, pixels], dim=2)
+        frames = self._waiting.followed_by(pixels)
         parts = []
         if self._stream.first and frames.shape[2]:
             parts.append(self._encode(frames[:, :, :1], self._stream))
             self._stream.first = False
             frames = frames[:, :, 1:]
-        ready = frames.shape[2] // model.stride.frames * model.stride.frames
-        parts += [self._encode(frames[:, :, :ready], self._stream)] if ready else []
-        self._waiting = frames[:, :, ready:].clone()
+        ready = self._waiting.keep(frames, model.stride.frames)
+        parts += [self._encode(ready, self._stream)] if ready.shape[2] else []
         if parts:
             return join_posteriors(parts)
         empty = no_latents(model, pixels)
@@ -55,7 +51,7 @@ class CausalEncodingStream(EncodingStream):
 
     @override
     def finish(self) -> None:
-        left = 0 if self._waiting is None else self._waiting.shape[2]
+        left = len(self._waiting)
         if left:
             step = self.autoencoder.stride.frames
             raise UserError(
@@ -64,7 +60,7 @@ class CausalEncodingStream(EncodingStream):
 
     @override
     def held_values(self) -> int:
-        return self._stream.held_values() + (0 if self._waiting is None else self._waiting.numel())
+        return self._stream.held_values() + self._waiting.held_values()
 
 
 class CausalDecodingStream(DecodingStream):

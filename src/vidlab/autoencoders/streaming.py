@@ -125,6 +125,36 @@ def no_frames(autoencoder: Autoencoder, latents: Latents) -> Pixels:
     return latents.new_empty(latents.shape[0], 3, 0, height, width, dtype=torch.float32)
 
 
+class WaitingFrames:
+    """Frames at the end of a video so far that wait for the rest of their group; all pieces are of the same videos."""
+
+    def __init__(self) -> None:
+        self._frames: Tensor | None = None
+        self._videos: tuple[int, int, int] | None = None
+
+    def followed_by(self, pixels: Pixels) -> Float[Tensor, "B 3 joined H W"]:
+        """The frames that wait, and those that come after them.
+
+        Raises:
+            UserError: they are of other videos, or of another size.
+        """
+        self._videos = same_videos(pixels, self._videos)
+        return pixels if self._frames is None else torch.cat([self._frames, pixels], dim=2)
+
+    def keep(self, frames: Pixels, group: int) -> Float[Tensor, "B 3 ready H W"]:
+        """Whole groups of these frames; the rest waits."""
+        ready = frames.shape[2] // group * group
+        self._frames = frames[:, :, ready:].clone()
+        return frames[:, :, :ready]
+
+    def __len__(self) -> int:
+        return 0 if self._frames is None else self._frames.shape[2]
+
+    def held_values(self) -> int:
+        """Numbers that are kept."""
+        return 0 if self._frames is None else self._frames.numel()
+
+
 class FrameGroups(Autoencoder):
     """An autoencoder that codes each ``stride.frames`` frames by themselves: chunks are whole clips of its own."""
 
@@ -145,32 +175,25 @@ class GroupEncodingStream(EncodingStream):
     """
 
     def __init__(self, autoencoder: Autoencoder) -> None:
-        self.autoencoder = autoencoder
-        self._waiting: Tensor | None = None
-        self._videos: tuple[int, int, int] | None = None
+        self.autoencoder, self._waiting = autoencoder, WaitingFrames()
 
     @torch.no_grad()
     @override
     def feed(self, pixels: Pixels) -> Posterior:
         model = self.autoencoder
         model.check_frames(pixels)
-        self._videos = same_videos(pixels, self._videos)
-        frames = pixels if self._waiting is None else torch.cat([self._waiting, pixels], dim=2)
-        ready = frames.shape[2] // model.stride.frames * model.stride.frames
-        self._waiting = frames[:, :, ready:].clone()
-        if not ready:
-            return Posterior(no_latents(model, pixels))
-        return model.posterior(frames[:, :, :ready])
+        ready = self._waiting.keep(self._waiting.followed_by(pixels), model.stride.frames)
+        return model.posterior(ready) if ready.shape[2] else Posterior(no_latents(model, pixels))
 
     @override
     def finish(self) -> None:
-        left, step = 0 if self._waiting is None else self._waiting.shape[2], self.autoencoder.stride.frames
+        left, step = len(self._waiting), self.autoencoder.stride.frames
         if left:
             raise UserError(f"A video has {step}n frames; {left} at its end have no latent frame. Cut or repeat some.")
 
     @override
     def held_values(self) -> int:
-        return 0 if self._waiting is None else self._waiting.numel()
+        return self._waiting.held_values()
 
 
 class GroupDecodingStream(DecodingStream):

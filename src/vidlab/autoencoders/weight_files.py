@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vidlab.digests import check_archive
 from vidlab.errors import UserError
-from vidlab.tensors import read_tensors, refuse_non_finite, refuse_other_shapes
+from vidlab.tensors import read_plain_data, read_tensors, refuse_non_finite, refuse_other_shapes
 
 CONFIG = "config.json"
 SAFETENSORS, BIN = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
@@ -48,15 +47,7 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], str]:
     """
     if file.suffix == ".safetensors":
         return read_tensors(file, AGAIN), "published"
-    try:
-        check_archive(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(
-            f"{file} cannot be read as weights: it is damaged, of another kind, or holds more than tensors and plain "
-            f"data, which vidlab never loads ({reason}). {AGAIN}"
-        ) from None
+    content = read_plain_data(file, AGAIN)
     if not isinstance(content, dict):
         raise UserError(f"{file} does not hold weights by name.")
     return _weights_in(content)

@@ -45,7 +45,8 @@ def fourier_at(
     places: Float[Tensor, "L 3"], width: int, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Float[Tensor, "L D"]:
     """The same waves at any places (t, y, x), such as those of ``token_places``."""
-    return _waves(places / torch.tensor(scale, device=places.device), width)
+    axes = [axis / stretch for axis, stretch in zip(places.unbind(-1), scale, strict=True)]
+    return _waves(torch.stack(axes, dim=-1), width)
 
 
 def _waves(position: Float[Tensor, "L 3"], width: int) -> Float[Tensor, "L D"]:

@@ -22,8 +22,8 @@ Scale = float | ScaleSchedule
 
 
 @dataclass(frozen=True)
-class LinearScale(ScaleSchedule):
-    """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, linearly in t.
+class Ramp(ScaleSchedule):
+    """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0.
 
     Args:
         start: scale of pure noise.
@@ -38,6 +38,11 @@ class LinearScale(ScaleSchedule):
 
     def __post_init__(self) -> None:
         check_scales("guidance.scale", start=self.start, end=self.end)
+
+
+@dataclass(frozen=True)
+class LinearScale(Ramp):
+    """A ramp that is linear in t."""
 
     @override
     def at(self, t: float) -> float:
@@ -46,22 +51,8 @@ class LinearScale(ScaleSchedule):
 
 
 @dataclass(frozen=True)
-class CosineScale(ScaleSchedule):
-    """From ``start`` at t = 1, where sampling starts, to ``end`` at t = 0, along half a cosine: flat at both ends.
-
-    Args:
-        start: scale of pure noise.
-        end: scale of clean data.
-
-    Raises:
-        UserError: a negative scale.
-    """
-
-    start: float
-    end: float
-
-    def __post_init__(self) -> None:
-        check_scales("guidance.scale", start=self.start, end=self.end)
+class CosineScale(Ramp):
+    """A ramp along half a cosine: flat at both ends."""
 
     @override
     def at(self, t: float) -> float:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidlab.errors import UserError
-from vidlab.tensors import read_tensors, refuse_non_finite
+from vidlab.tensors import read_plain_data, read_tensors, refuse_non_finite
+
+AGAIN = "Fetch it again."
 
 # Towers: open_clip's prefix of the blocks, and the tower in transformers.
 TOWERS = (("visual.transformer.", "vision_model."), ("transformer.", "text_model."))
@@ -55,7 +56,7 @@ def read_open_clip(model: Any, file: Path | None, key: str) -> None:
     wrong = [n for n in sorted({*expected, *found}) if n not in found or expected.get(n) != found[n].shape]
     if wrong:
         raise UserError(f"{key}={file} does not fit the CLIP beside it: {wrong[0]}, and {len(wrong) - 1} others.")
-    refuse_non_finite(found, f"{key}={file}", "Fetch it again.")
+    refuse_non_finite(found, f"{key}={file}", AGAIN)
     model.load_state_dict({name: tensor.float() for name, tensor in found.items()}, strict=False)
 
 
@@ -91,15 +92,8 @@ def _of_block(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 def _read(file: Path, key: str) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        return read_tensors(file, "Fetch it again.")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-        reason = str(error).split("\n", 1)[0]
-        raise UserError(
-            f"{key}={file} cannot be read as weights: it is damaged or holds more than tensors, which vidlab never "
-            f"loads ({reason}). HPS_v2_compressed.pt and HPS_v2.1_compressed.pt hold tensors alone."
-        ) from None
+        return read_tensors(file, AGAIN)
+    content = read_plain_data(file, f"{AGAIN} HPS_v2_compressed.pt and HPS_v2.1_compressed.pt hold tensors alone.")
     weights = content.get("state_dict", content) if isinstance(content, dict) else {}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{key}={file} holds no weights by name.")
