@@ -14,7 +14,7 @@ from vidlab.backbones.mmdim import MMDiM
 from vidlab.backbones.mmdim.published_flops import hybrid, table_6
 from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_mask
 from vidlab.clip import LatentShape, Stride
-from vidlab.cost import DenoiserCounter
+from vidlab.cost.flops import DenoiserCounter
 from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import InputShape
 from vidlab.diffusion.parameterizations import Velocity

@@ -7,7 +7,7 @@ import torch
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser
 from vidlab.clip import LatentShape
-from vidlab.cost import DenoiserCounter, ModelCost, mean_cost
+from vidlab.cost.flops import DenoiserCounter, ModelCost, mean_cost
 from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 

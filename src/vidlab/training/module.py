@@ -10,7 +10,7 @@ from torch import nn
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import ClipBatch, LatentShape
-from vidlab.cost import ModelCost
+from vidlab.cost.flops import ModelCost
 from vidlab.errors import UserError
 from vidlab.tensors import is_finite, refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE

@@ -13,7 +13,7 @@ from typing_extensions import override
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.learned import LearnedAutoencoder
 from vidlab.clip import ClipBatch
-from vidlab.cost import ModelCost, autoencoder_cost
+from vidlab.cost.flops import ModelCost, autoencoder_cost
 from vidlab.errors import UserError
 from vidlab.metrics.reconstruction.psnr import PSNR
 from vidlab.metrics.reconstruction.ssim import SSIM

@@ -11,7 +11,7 @@ from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, LatentShape, LossContext
 from vidlab.conditioning.base import Conditioning, NoConditioning
-from vidlab.cost import ModelCost
+from vidlab.cost.flops import ModelCost
 from vidlab.diffusion.objective import Objective
 from vidlab.losses.base import Regularizer, Regularizers
 from vidlab.pipelines.video_pipeline import VideoPipeline

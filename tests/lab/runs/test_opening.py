@@ -1,6 +1,6 @@
 import pytest
 
-from vidlab.cost import ModelCost
+from vidlab.cost.flops import ModelCost
 from vidlab.lab.runs.opening import in_words, opening
 
 

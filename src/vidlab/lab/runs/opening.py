@@ -1,6 +1,6 @@
 """What a training says at its start of the size of the job."""
 
-from vidlab.cost import ModelCost
+from vidlab.cost.flops import ModelCost
 
 # Of each trained number: itself, its gradient, its average and two moments of an optimizer, in float32.
 BYTES_PER_PARAMETER = 5 * 4

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
-from vidlab.cost import matmul_rate
+from vidlab.cost.rates import matmul_rate
 from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
 from vidlab.lab.runs.job import Job

@@ -7,7 +7,8 @@ import torch
 from vidlab.backbones.dit import DiT
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import LatentShape
-from vidlab.cost import DenoiserCounter, ModelCost, matmul_rate, mean_cost
+from vidlab.cost.flops import DenoiserCounter, ModelCost, mean_cost
+from vidlab.cost.rates import matmul_rate
 from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import InputShape
 from vidlab.diffusion.parameterizations import Velocity
