@@ -1,1 +1,1 @@
-"""What can be concluded from few runs: intervals, tests and what they could not have seen; pure functions on numbers."""
+"""Intervals over few runs, tests, and what these could not have seen: pure functions on numbers."""

@@ -18,7 +18,9 @@ def stratified_bootstrap(
     level: float = LEVEL,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of runs in strata with its percentile interval (Agarwal et al. 2021; Efron and Tibshirani 1993, ch. 13).
+    """A statistic of runs in strata with its percentile interval.
+
+    The method of Agarwal et al. (2021, section 4.1), after Efron and Tibshirani (1993, chapter 13).
 
     Within a stratum of n runs, n - 1 are drawn with replacement: n of them would spread by (n - 1) / n too little, a
     third at 3 seeds (Rao and Wu 1988). No factor makes up for the standard deviations being estimated, so the interval

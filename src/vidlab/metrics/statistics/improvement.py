@@ -1,5 +1,6 @@
 """How often a run of one configuration beats a run of another."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,9 +14,9 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float], 
     """P(X > Y) + P(X = Y) / 2 for a run X of the first and a run Y of the second configuration.
 
     This is Mann and Whitney's U over the number of pairs (1947), which Agarwal et al. (2021, section 4.3) recommend
-    beside the size of the difference. The interval is Newcombe's method 5 (2006): the probabilities that lie within
-    the normal quantile times Hanley and McNeil's standard deviation, taken at that probability. It has a width with few
-    runs too, where a bootstrap of fully separated runs has none.
+    beside the size of the difference. The interval is Newcombe's method 5 (2006), with a correction for continuity:
+    the probabilities that lie within the normal quantile times Hanley and McNeil's standard deviation, taken at that
+    probability. It has a width with few runs too, where a bootstrap of fully separated runs has none.
 
     Args:
         first, second: one value per run, at least 1 each; higher counts as better.
@@ -28,18 +29,17 @@ def probability_of_improvement(first: Sequence[float], second: Sequence[float], 
 
 
 def _limit(value: float, n: int, m: int, level: float, side: float) -> float:
-    """The probability on one side of ``value`` whose own interval just reaches it."""
-    if value == side:
+    """The probability towards ``side`` from which ``value`` is just as many standard deviations away."""
+    step = 1 / (2 * n * m)  # half the distance of two values of U: the correction for continuity
+    if abs(value - side) <= step * (1 + 1e-9):
         return side
     quantile = float(stats.norm.ppf((1 + level) / 2))
+    others = (n + m) / 2 - 1
 
     def excess(p: float) -> float:
-        others = (n + m) / 2 - 1
         variance = p * (1 - p) * (1 + others * (1 - p) / (2 - p) + others * p / (1 + p)) / (n * m)
-        return abs(value - p) - quantile * float(np.sqrt(variance))
+        return abs(value - p) - step - quantile * math.sqrt(variance)
 
-    return (
-        float(optimize.brentq(excess, side, value))
-        if 0 < value < 1
-        else float(optimize.brentq(excess, 1 - value, value - (2 * value - 1) * 1e-12))
-    )
+    # the spread is the larger near ``value``, and there is none at ``side``
+    near = value + (side - value) * 1e-9
+    return float(optimize.brentq(excess, near, side))

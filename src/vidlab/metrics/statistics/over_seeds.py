@@ -68,4 +68,4 @@ def interquartile_mean(values: Sequence[float]) -> float:
 def trimmed_mean(values: np.ndarray) -> np.ndarray:
     """``interquartile_mean`` of the last axis: (..., n) to (...)."""
     cut = values.shape[-1] // 4
-    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
+    return np.asarray(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1))

@@ -1,6 +1,12 @@
 """What a comparison could have seen: the smallest effect that a number of seeds detects."""
 
+import math
+
+import numpy as np
+from scipy import optimize, special, stats
+
 POWER, LEVEL = 0.8, 0.05
+NODES = 256
 
 
 def power_of(effect: float, std_error: float, freedom: float, level: float = LEVEL) -> float:
@@ -12,11 +18,19 @@ def power_of(effect: float, std_error: float, freedom: float, level: float = LEV
         freedom: degrees of freedom; n - 1 for n paired seeds.
         level: of the test.
     """
-    ...
+    if std_error == 0:
+        return level if effect == 0 else 1.0
+    limit, shift = stats.t.ppf(1 - level / 2, freedom), effect / std_error
+    # scipy's own noncentral t is not a number for 1 degree of freedom and large shifts: given the ratio u of the
+    # estimated to the true error, t is beyond the limit with a normal probability; u is integrated by its quantiles
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    ratio = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom)
+    beyond = special.ndtr(shift - limit * ratio) + special.ndtr(-shift - limit * ratio)
+    return float(weights @ beyond / 2)
 
 
 def smallest_effect(std_error: float, freedom: float, level: float = LEVEL, power: float = POWER) -> float:
-    """The difference that a two-sided t test finds with probability ``power``, by bisection of ``power_of``.
+    """The difference that a two-sided t test finds with probability ``power``, where ``power_of`` reaches it.
 
     Args:
         std_error: of the estimated difference; 0 gives 0.
@@ -24,7 +38,12 @@ def smallest_effect(std_error: float, freedom: float, level: float = LEVEL, powe
         level: of the test; divide it by the number of tests for the strictest step of Holm's correction.
         power: how often the effect is to be found, between ``level`` and 1.
     """
-    ...
+    if std_error == 0:
+        return 0.0
+    top = float(stats.t.ppf(1 - level / 2, freedom))
+    while power_of(top, 1.0, freedom, level) < power:
+        top *= 2
+    return std_error * float(optimize.brentq(lambda shift: power_of(shift, 1.0, freedom, level) - power, 0.0, top))
 
 
 def seeds_needed(effect: float, std: float, level: float = LEVEL, power: float = POWER, most: int = 1000) -> int | None:
@@ -37,4 +56,11 @@ def seeds_needed(effect: float, std: float, level: float = LEVEL, power: float =
         power: how often the effect is to be found.
         most: where the search ends.
     """
-    ...
+    if power_of(effect, std / math.sqrt(most), most - 1, level) < power:
+        return None
+    low, high = 1, most  # high is enough, low is not
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = power_of(effect, std / math.sqrt(middle), middle - 1, level) >= power
+        low, high = (low, middle) if enough else (middle, high)
+    return high

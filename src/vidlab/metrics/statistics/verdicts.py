@@ -1,11 +1,13 @@
 """What is said about pairs of configurations, in words."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Literal
 
-from vidlab.metrics.statistics.power import LEVEL
-from vidlab.metrics.statistics.tests import SeedTest
+from vidlab.metrics.statistics.power import LEVEL, smallest_effect
+from vidlab.metrics.statistics.significance import SeedTest, holm, seed_test
 
 Outcome = Literal["better", "worse", "differs", "no difference shown", "one seed", "not comparable"]
 ONE_SEED = "one seed: a ranking from one seed says nothing about another"
@@ -56,12 +58,32 @@ class PairVerdict:
     @property
     def outcome(self) -> Outcome:
         """Of the first against the second."""
-        ...
+        if self.refused:
+            return "not comparable"
+        if self.test is None:
+            return "one seed"
+        if self.adjusted is None or self.adjusted >= self.level:
+            return "no difference shown"
+        if self.higher_is_better is None:
+            return "differs"
+        return "better" if (self.test.difference > 0) == self.higher_is_better else "worse"
 
     @property
     def text(self) -> str:
-        """The verdict as one clause, such as ``no difference shown; one below 0.02 would not have been seen with 2 seeds``."""
-        ...
+        """The verdict as a clause: ``A better than B``, or what was not shown and could not have been seen."""
+        outcome = self.outcome
+        if outcome == "not comparable":
+            return f"not comparable: {self.refused}"
+        if outcome == "one seed":
+            return ONE_SEED
+        if outcome == "no difference shown":
+            limit = f"an effect below {self.unseen:.2g} would not have been seen with {_seeds(self.seeds)}"
+            return f"{outcome}; {limit}" if self.unseen else outcome
+        return f"{self.first} {'differs from' if outcome == 'differs' else outcome + ' than'} {self.second}"
+
+
+def _seeds(counts: tuple[int, int]) -> str:
+    return f"{counts[0]} seeds" if counts[0] == counts[1] else f"{counts[0]} and {counts[1]} seeds"
 
 
 def compare_configurations(
@@ -75,4 +97,42 @@ def compare_configurations(
             ones with earlier ones.
         level: below which an adjusted p-value counts as shown.
     """
-    ...
+    return corrected([
+        compare_pair(one, first, second, level)
+        for one in scores
+        for first, second in _pairs(tuple(one.values), baseline)
+    ])  # fmt: skip
+
+
+def _pairs(names: Sequence[str], baseline: str | None) -> list[tuple[str, str]]:
+    if baseline is None:
+        return [(later, earlier) for earlier, later in combinations(names, 2)]
+    return [(name, baseline) for name in names if name != baseline] if baseline in names else []
+
+
+def compare_pair(scores: SeedScores, first: str, second: str, level: float = LEVEL) -> PairVerdict:
+    """One pair in one metric, not yet corrected for the others.
+
+    Args:
+        scores: of both configurations at least.
+        first, second: their names.
+        level: below which a p-value counts as shown.
+    """
+    mine, other = scores.values[first], scores.values[second]
+    about = (scores.metric, first, second, scores.higher_is_better)
+    counts = (len(mine), len(other))
+    lost = [name for name, values in ((first, mine), (second, other)) if not all(map(math.isfinite, values.values()))]
+    if lost:
+        return PairVerdict(*about, counts, level=level, refused=f"a run of {' and of '.join(lost)} has no finite value")
+    test = seed_test(mine, other)
+    if test is None:
+        return PairVerdict(*about, counts, level=level)
+    counts = (len(test.seeds[0]), len(test.seeds[1]))
+    unseen = smallest_effect(test.std_error, test.freedom)
+    return PairVerdict(*about, counts, test, test.p_value, unseen, level)
+
+
+def corrected(verdicts: Sequence[PairVerdict]) -> tuple[PairVerdict, ...]:
+    """The verdicts with p-values adjusted for all of them (Holm 1979)."""
+    adjusted = holm([one.test.p_value if one.test else None for one in verdicts])
+    return tuple(replace(one, adjusted=value) for one, value in zip(verdicts, adjusted, strict=True))
