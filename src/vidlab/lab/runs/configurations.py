@@ -143,7 +143,7 @@ def read_settings(folder: Path) -> RunSettings | None:
         overrides: Any = OmegaConf.to_container(OmegaConf.load(record / "overrides.yaml"))
         config: Any = OmegaConf.to_container(OmegaConf.load(record / "config.yaml"))
         hydra: Any = OmegaConf.to_container(OmegaConf.load(record / "hydra.yaml"))
-        chosen = {str(group): str(choice) for group, choice in hydra["hydra"]["runtime"]["choices"].items()}
+        chosen = {str(group): _written(choice) for group, choice in hydra["hydra"]["runtime"]["choices"].items()}
         return RunSettings(tuple(map(str, overrides)), {**_flat(config), **chosen})
     except Exception as error:  # whatever a damaged file makes a reader raise
         raise UserError(f"{record} is damaged ({type(error).__name__}); delete it to go on without.") from error

@@ -1,12 +1,13 @@
 """What a comparison could have seen: the smallest effect that a number of seeds detects."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, special, stats
 
 POWER, LEVEL = 0.8, 0.05
-NODES = 256
+NODES = 128
 
 
 def power_of(effect: float, std_error: float, freedom: float, level: float = LEVEL) -> float:
@@ -21,12 +22,18 @@ def power_of(effect: float, std_error: float, freedom: float, level: float = LEV
     if std_error == 0:
         return level if effect == 0 else 1.0
     limit, shift = stats.t.ppf(1 - level / 2, freedom), effect / std_error
-    # scipy's own noncentral t is not a number for 1 degree of freedom and large shifts: given the ratio u of the
-    # estimated to the true error, t is beyond the limit with a normal probability; u is integrated by its quantiles
+    # scipy's own noncentral t is not a number for 1 degree of freedom and large shifts: given the ratio of the
+    # estimated to the true error, t is beyond the limit with a normal probability, whose mean over ratios is taken
+    ratios, weights = _error_ratios(freedom)
+    beyond = special.ndtr(shift - limit * ratios) + special.ndtr(-shift - limit * ratios)
+    return float(weights @ beyond)
+
+
+@lru_cache(maxsize=64)
+def _error_ratios(freedom: float) -> tuple[np.ndarray, np.ndarray]:
+    """Estimated over true standard errors, a chi variable, and their probabilities (Gauss and Legendre's nodes)."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    ratio = np.sqrt(stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom)
-    beyond = special.ndtr(shift - limit * ratio) + special.ndtr(-shift - limit * ratio)
-    return float(weights @ beyond / 2)
+    return np.sqrt(stats.chi2.ppf((nodes + 1) / 2, freedom) / freedom), weights / 2
 
 
 def smallest_effect(std_error: float, freedom: float, level: float = LEVEL, power: float = POWER) -> float:
