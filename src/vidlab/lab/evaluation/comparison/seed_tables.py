@@ -81,7 +81,7 @@ def table(rows: Sequence[Row], whole: bool = False) -> str:
 def _cells(row: Row, whole: bool) -> tuple[str, ...]:
     verdict = row.verdict
     test = verdict.test if verdict else None
-    higher = {True: " (higher is better)", False: " (lower is better)"}
+    higher: dict[bool | None, str] = {True: " (higher is better)", False: " (lower is better)"}
     first = verdict is None
     direction = higher.get(_higher(row), "") if first else ""
     return (
