@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,17 +130,31 @@ def already_trained(cfg: DictConfig, job: Job) -> AlreadyTrained | None:
         return None
     state = load_checkpoint(job.resumed.checkpoint, on_disk=True)
     check_changes(cfg, state, job.resumed.checkpoint, job.overrides)
-    steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
-    found = summary_of(job.folder, steps)
-    if found is None or not isinstance(asked, int) or not 0 <= asked <= steps:
+    steps = state.get("global_step", 0)
+    found, end = summary_of(job.folder, steps), end_of(cfg, state)
+    if found is None or end is None:
         return None
-    longer = [word for word in job.overrides if not word.startswith(("ckpt_path=", "trainer.max_steps="))]
-    again = command("train.py", *longer, f"trainer.max_steps={2 * steps}", setting("ckpt_path", shortened(job.folder)))
+    key, asked, twice = end
+    longer = [word for word in job.overrides if not word.startswith(("ckpt_path=", f"{key}="))]
+    again = command("train.py", *longer, f"{key}={twice:g}", setting("ckpt_path", shortened(job.folder)))
     text = (
-        f"{shortened(job.folder)} has already taken {steps} steps, and trainer.max_steps={asked} asks for no more: "
+        f"{shortened(job.folder)} has already taken {steps} steps, and {key}={asked:g} asks for no more: "
         f"nothing was trained or changed. For a longer run: {again}"
     )
     return AlreadyTrained(text, found["last"].get("val/loss"))
+
+
+def end_of(cfg: DictConfig, state: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    """What a checkpoint's run has reached: the setting that ends it, its value, and one that doubles the run."""
+    steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
+    if isinstance(asked, int) and 0 <= asked <= steps:
+        return "trainer.max_steps", asked, 2 * steps
+    if not cfg.get("budget"):
+        return None
+    meter, budget = CostMeter(), instantiate(cfg.budget, "budget")
+    if (counted := state.get("callbacks", {}).get(meter.state_key)) is not None:
+        meter.load_state_dict(counted)
+    return ("budget.value", budget.value, 2 * budget.value) if budget.reached(meter.work) else None
 
 
 def count_cost(cfg: DictConfig, trainer: Trainer, module: ClipModule, data: LightningDataModule) -> list[Callback]:
