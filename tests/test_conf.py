@@ -109,7 +109,7 @@ def overrides(choice: str) -> list[str]:
     small += SMALL["model"] if group != "model" or name == "full3d" else []
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
     # tracking is slow to start and tested with its own choice
-    small = [word for word in small if group != "budget" or not word.startswith("trainer.max_steps=")]
+    small = [word for word in small if group != "budget" or name == "none" or not word.startswith("trainer.max_steps=")]
     return [*chosen, *WITH.get(choice, []), *small, *(["logger=none"] if group != "logger" else [])]
 
 

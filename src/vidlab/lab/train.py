@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from vidlab.callbacks.cost.budget import BudgetLimit
+from vidlab.callbacks.cost.hashes import shared_tags
 from vidlab.callbacks.cost.meter import CostMeter
 from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
@@ -84,7 +86,11 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         size = opening(module.cost(), module.clip_shape, clips)
-        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module)))
+        shared = partial(
+            shared_tags, module, data, trainer.world_size, trainer.accumulate_grad_batches,
+            trainer.strategy.root_device.type,
+        )  # fmt: skip
+        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module), shared))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
         counting = count_cost(cfg, trainer, module, data)

@@ -86,8 +86,8 @@ class BudgetLimit(Callback):
     ``trainer.max_steps`` becomes the step at which the run is going to end, for all that needs it: the learning-rate
     schedule, the progress bar, the last validation. Before the first step it follows from the plan of the data; later
     from the plan and from how far what was spent has differed from it, as captions are longer or shorter than was
-    planned. By the clock it is the pace so far. It is a function of the counts and the plan alone: a resumed run has the
-    rates of an undisturbed one; by the clock they go on from the share that was spent.
+    planned. By the clock it is the pace so far. It is a function of the counts and the plan alone: a resumed run has
+    the rates of an undisturbed one; by the clock they go on from the share that was spent.
 
     It must stand behind the meter and before callbacks that act at the last step.
 
