@@ -27,7 +27,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.image_models.provide import provide_image_model
+from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
@@ -99,7 +99,9 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
         seconds = time.monotonic() - started
-        summary = summarize(job, trainer, module, logger, Course(first, seconds, start.first_step))
+        summary = summarize(
+            job, trainer, module, logger, Course(first, seconds, start.first_step, image_model_flops(cfg))
+        )
         report(summary, logger)
         status = "success"
     except StopRequestedError as error:
