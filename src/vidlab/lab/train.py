@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -76,6 +76,7 @@ def train(cfg: DictConfig, job: Job) -> float | None:
     trainer: Trainer | None = None
     try:
         check_seed(cfg.seed)
+        warn_of_no_buckets(cfg, job.overrides)
         seed_everything(cfg.seed, workers=True, verbose=False)
         module, data = build_module(cfg), build_data(cfg)
         if isinstance(data, ClipDataModule):
@@ -187,6 +188,21 @@ def check_seed(seed: object) -> None:
     """
     if not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed}: it must be a whole number from 0 to {2**32 - 1}.")
+
+
+@rank_zero_only
+def warn_of_no_buckets(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Say that settings of buckets do nothing where there are none."""
+    rule = cfg.data.get("bucketing")
+    if rule is None or rule.get("max_tokens") is not None:
+        return
+    typed = (word.lstrip("+") for word in overrides)
+    useless = [word for word in typed if word.startswith("data.bucketing.") and "max_tokens" not in word]
+    if useless:
+        log.warning(
+            "%s: without data.bucketing.max_tokens (height x width in pixels, at most) there are no buckets, and this "
+            "does nothing", ", ".join(useless)
+        )  # fmt: skip
 
 
 def make_logger(cfg: DictConfig, job: Job) -> Any:
