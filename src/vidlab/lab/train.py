@@ -34,6 +34,7 @@ from vidlab.lab.runs.run_lock import locked
 from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
 from vidlab.lab.runs.stopping import leave_process_group, stopped
 from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
+from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.store import run_to_continue
@@ -67,7 +68,7 @@ def run_training(cfg: DictConfig) -> float | None:
 
 def train(cfg: DictConfig, job: Job) -> float | None:
     """Train in a folder that no other process trains in; as ``run_training``."""
-    logger, status = None, "failed"
+    logger, heartbeat, status = None, None, "failed"
     trainer: Trainer | None = None
     try:
         check_seed(cfg.seed)
@@ -81,7 +82,9 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         size = opening(module.cost(), module.clip_shape, clips)
-        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module)))
+        heartbeat = Heartbeat(job.folder, logger.set_tags)
+        inherited = inherit_weights(cfg, job, module)
+        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherited, heartbeat))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
         trainer.callbacks[:] = [start, *trainer.callbacks, *callbacks]  # type: ignore[attr-defined]
@@ -100,6 +103,8 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         stopped(job.folder, job.overrides, trainer, number, together=False)
     finally:
+        if heartbeat is not None:
+            heartbeat.stop()
         if logger is not None:
             with held():
                 logger.close(status)
@@ -151,11 +156,13 @@ def check_seed(seed: object) -> None:
 
 def make_logger(cfg: DictConfig, job: Job) -> Any:
     """The logger of the run, not yet opened; a resumed run continues its MLflow run."""
-    extra: dict[str, str | None] = {"folder": str(job.folder)}
+    extra: dict[str, Any] = {"folder": str(job.folder)}
     if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
         extra["run_id"] = run_to_continue(cfg.logger.get("uri"), job.resumed.mlflow_run_id)
     if "run_name" in cfg.logger and cfg.logger.run_name is None:
         extra["run_name"] = (" ".join(job.overrides) or "defaults")[:80]
+    if "tags" in cfg.logger and job.sweep is not None:
+        extra["tags"] = {**(cfg.logger.tags or {}), **job.sweep.tags()}
     return instantiate(cfg.logger, "logger", **extra)
 
 
