@@ -59,8 +59,10 @@ def in_text(folder: Path, sweep: SweepRecord, rows: Sequence[Row]) -> str:
     failed = [job for job in sweep.jobs if job.state == "failed"]
     lines += [f"  job {job.number} failed: {job.message}" for job in failed[:SHOWN]]
     lines += [f"  and {len(failed) - SHOWN} more failed; {folder}/sweep.json says why"] if len(failed) > SHOWN else []
-    lines += [f"  table        {folder}/table.md and .json", f"  all jobs     {folder}/sweep.json", "Next:"]
-    return "\n".join([*lines, f"  {command('-m vidlab.lab.compare', reference_of(folder, sweep))}"])
+    lines += [f"  table        {folder}/table.md and .json", f"  all jobs     {folder}/sweep.json"]
+    if any(job.state == "finished" for job in sweep.jobs):
+        lines += ["Next:", f"  {command('-m vidlab.lab.compare', reference_of(folder, sweep))}"]
+    return "\n".join(lines)
 
 
 def markdown_page(sweep: SweepRecord, rows: Sequence[Row]) -> str:

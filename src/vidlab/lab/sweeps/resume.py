@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidlab.command_line import setting, shell_word
+from vidlab.command_line import command, setting, shell_word
 from vidlab.errors import UserError
 from vidlab.lab.sweeps.record import RECORD, SweepRecord, read_sweep
 
@@ -57,9 +57,14 @@ def _refuse_others(typed: Sequence[str], sweep: SweepRecord, reference: str) -> 
     if other:
         raise UserError(
             f"{KEY}={reference} goes on with the sweep as it was begun, and {' '.join(map(shell_word, other))} was no "
-            f"part of that. Leave it out; or begin a new sweep: python {sweep.program}.py -m "
-            f"{' '.join(map(shell_word, [*sweep.arguments, *other]))}"
+            f"part of that. Leave it out; or begin a new sweep: "
+            f"{command(f'{sweep.program}.py', '-m', *_merged(sweep.arguments, other))}"
         )
+
+
+def _merged(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Command lines in one, in which a later word replaces an earlier one of its key."""
+    return list({word.partition("=")[0]: word for word in [*words, *others]}.values())
 
 
 def find_sweep(reference: str, name: str | None = None) -> Path:
