@@ -26,7 +26,7 @@ from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
-from vidlab.lab.runs.job import Job, find_job
+from vidlab.lab.runs.job import Job, find_job, is_sweep
 from vidlab.lab.runs.opening import opening
 from vidlab.lab.runs.resolve import Run
 from vidlab.lab.runs.resume_check import check_changes
@@ -34,6 +34,7 @@ from vidlab.lab.runs.run_lock import locked
 from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
 from vidlab.lab.runs.stopping import leave_process_group, stopped
 from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
+from vidlab.lab.sweeps.own_processes import run_as_command, starts_processes
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
@@ -53,6 +54,8 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
+    if is_sweep() and starts_processes(cfg.trainer):
+        return run_as_command(cfg)
     with terminable():
         job = find_job(cfg)
         take_published_sizes(cfg, job.overrides)

@@ -31,6 +31,14 @@ class Job:
         return command("train.py", *self.overrides)
 
 
+def is_sweep() -> bool:
+    """Whether this is a job that a sweep has launched."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return bool(HydraConfig.get().mode == RunMode.MULTIRUN)
+
+
 def find_job(cfg: DictConfig) -> Job:
     """The run folder Hydra has made, and the run to continue.
 
@@ -38,13 +46,12 @@ def find_job(cfg: DictConfig) -> Job:
         UserError: there is no such run, or a sweep cannot do what is asked.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra = HydraConfig.get()
     folder = Path(hydra.runtime.output_dir)
     uri, sweep = cfg.logger.get("uri"), membership(folder)
     resumed = resolve_run(cfg.ckpt_path, RUNS, cfg.name, uri) if cfg.ckpt_path else None
-    if resumed is not None and hydra.mode == RunMode.MULTIRUN:
+    if resumed is not None and is_sweep():
         check_ckpt_path(cfg.ckpt_path, resumed.folder, folder)
     overrides = tuple(map(redact, hydra.overrides.task))
     return Job(folder, overrides, resumed, _as_typed(cfg, hydra.runtime.choices, overrides), sweep)

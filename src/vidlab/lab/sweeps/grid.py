@@ -34,8 +34,10 @@ def sweep_grid(sweeper: BasicSweeper, arguments: Sequence[str], typed: Sequence[
     jobs = [planned_job(sweeper, number, words) for number, words in enumerate(combinations)]
     returns = []
     with sweeping(sweeper.config, jobs, words_of(typed)) as sweep:
-        for batch in BasicSweeper.split_overrides_to_chunks(sweep.to_run(), sweeper.max_batch_size):
-            returns.append(launch(sweeper, sweep, batch))
+        waiting = sweep.to_run()
+        size = sweeper.max_batch_size or len(waiting)
+        for start in range(0, len(waiting), size or 1):
+            returns.append(launch(sweeper, sweep, waiting[start : start + size]))
     return returns
 
 

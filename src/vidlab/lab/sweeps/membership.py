@@ -12,7 +12,7 @@ from vidlab.command_line import setting
 from vidlab.errors import UserError
 from vidlab.lab.cli.error_messages import explain
 from vidlab.lab.cli.safe_text import terminal
-from vidlab.lab.sweeps.record import RECORD, JobRecord, State, SweepRecord, read_sweep, write_job
+from vidlab.lab.sweeps.record import RECORD, JobRecord, State, SweepRecord, read_sweep, run_id_of, write_job
 from vidlab.lab.tracking.process_identity import this_process
 from vidlab.redaction import redact
 
@@ -48,7 +48,7 @@ class Membership:
 
     def note(self, state: State, message: str = "") -> None:
         """Write the job's state down, with the MLflow run that its folder names."""
-        known = {"run_id": _run_id(self.run_folder), "process": this_process()}
+        known = {"run_id": run_id_of(self.run_folder), "process": this_process()}
         write_job(self.folder, replace(self.job, state=state, message=message, **known))
 
 
@@ -106,14 +106,6 @@ def _is_run_elsewhere(job: JobRecord) -> bool:
 def _rank() -> int:
     given = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
     return next((int(rank) for rank in given if rank and rank.isdigit()), 0)
-
-
-def _run_id(run_folder: Path) -> str | None:
-    try:
-        found = json.loads((run_folder / "run.json").read_text())["mlflow_run_id"]
-        return found if isinstance(found, str) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not begun, or said when it is resumed
-        return None
 
 
 def last_value(run_folder: Path) -> float | None:

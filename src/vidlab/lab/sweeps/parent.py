@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from vidlab.command_line import command
 from vidlab.files import write_json, write_text
 from vidlab.lab.sweeps.record import JobRecord, SweepRecord, counted
+from vidlab.lab.sweeps.table import differing
 from vidlab.lab.tracking.abandoned import take_over
 from vidlab.lab.tracking.heartbeat import birth
 from vidlab.redaction import redact
@@ -84,7 +85,9 @@ class ParentRun:
 
     def show(self, sweep: SweepRecord) -> None:
         """The state of every job, where it has changed."""
-        shown = {**{f"vidlab.job.{job.number}": in_words(job) for job in sweep.jobs}, "vidlab.jobs": counted(sweep)}
+        settings = differing([job.overrides for job in sweep.jobs])
+        shown = {f"vidlab.job.{job.number}": in_words(job, one) for job, one in zip(sweep.jobs, settings, strict=True)}
+        shown["vidlab.jobs"] = counted(sweep)
         self.tell({key: value for key, value in shown.items() if self._shown.get(key) != value})
         self._shown = shown
 
@@ -160,6 +163,7 @@ def command_of(sweep: SweepRecord) -> str:
     return command(f"{sweep.program}.py", "-m", *sweep.arguments)
 
 
-def in_words(job: JobRecord) -> str:
-    """The state of a job, with its message and its command line."""
-    return f"{job.state}{f' ({job.message})' if job.message else ''}: {' '.join(job.overrides)}"
+def in_words(job: JobRecord, settings: Mapping[str, str]) -> str:
+    """The state of a job, the settings in which it differs from others, and why it failed."""
+    differs = " ".join(f"{key}={value}" for key, value in settings.items())
+    return ": ".join(part for part in (job.state, differs, job.message) if part)

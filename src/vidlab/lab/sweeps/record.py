@@ -46,8 +46,10 @@ class JobRecord:
     process: ProcessIdentity | None = None
 
     def as_it_is(self, sweep: Path) -> "JobRecord":
-        """This record, with ``interrupted`` in place of ``running`` where the process is gone."""
-        return replace(self, state="interrupted") if self.state == "running" and not self._runs(sweep) else self
+        """This record, with the MLflow run that its folder names by now; a job that was killed is interrupted."""
+        gone = self.state == "running" and not self._runs(sweep)
+        run_id = run_id_of(sweep / self.folder) if self.folder else None
+        return replace(self, state="interrupted" if gone else self.state, run_id=run_id or self.run_id)
 
     def _runs(self, sweep: Path) -> bool:
         alive = self.process.alive() if self.process else False
@@ -91,6 +93,15 @@ class SweepRecord:
         """How many jobs there are in each state that any is in."""
         found = {state: sum(job.state == state for job in self.jobs) for state in get_args(State)}
         return {state: count for state, count in found.items() if count}
+
+
+def run_id_of(folder: Path) -> str | None:
+    """The MLflow run that a run folder names; None where it names none, or cannot be read."""
+    try:
+        found = json.loads((folder / "run.json").read_text())["mlflow_run_id"]
+        return found if isinstance(found, str) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not begun, or said when it is resumed
+        return None
 
 
 def counted(sweep: SweepRecord) -> str:
