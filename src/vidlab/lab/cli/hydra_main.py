@@ -76,6 +76,7 @@ def main(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)  # hydra looks through it to find the config folder beside the entry point
         def guarded(cfg: DictConfig) -> Any:
+            _prepare_process()  # of a sweep's launcher
             folder = Path(HydraConfig.get().runtime.output_dir)
             with friendly(), recorded_job(folder), no_trace_of_mistakes():
                 clean_records(folder)
@@ -85,13 +86,7 @@ def main(
 
         @functools.wraps(task)
         def run() -> Any:
-            prepare_host()
-            prepare_imports()
-            # hydra's documented switch to raise its own errors instead of printing them
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-            warnings.formatwarning = _without_source
-            clean_log()
-            logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
+            _prepare_process()
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             with interruptible_exit(), friendly():
@@ -108,6 +103,19 @@ def main(
         return run
 
     return decorate
+
+
+def _prepare_process() -> None:
+    """What holds for every process of vidlab, once."""
+    if warnings.formatwarning is _without_source:
+        return
+    prepare_host()
+    prepare_imports()
+    # hydra's documented switch to raise its own errors instead of printing them
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    warnings.formatwarning = _without_source
+    clean_log()
+    logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
 
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
