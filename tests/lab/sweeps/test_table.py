@@ -1,37 +1,39 @@
 import json
-from pathlib import Path
 
-from vidlab.lab.runs.sweep_table import print_table, rows_of, table
+from vidlab.lab.sweeps.record import JobRecord, SweepRecord
+from vidlab.lab.sweeps.table import as_data, rows_of, table
 
 
-def job(folder: Path, overrides: list[str], loss: float | None) -> None:
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    if loss is not None:
-        (folder / "summary.json").write_text(json.dumps({"last": {"val/loss": loss, "x": 1}, "shown": ["val/loss"]}))
+def sweep_of(folder, losses):
+    """A sweep whose jobs have these last losses; without one a job has failed."""
+    jobs = []
+    for number, loss in enumerate(losses):
+        state = "failed" if loss is None else "finished"
+        jobs.append(JobRecord(number, (f"seed={number}", "trainer=cpu"), state, folder=str(number)))
+        (folder / str(number)).mkdir(parents=True)
+        if loss is not None:
+            summary = {"last": {"val/loss": loss, "x": 1}, "shown": ["val/loss"]}
+            (folder / str(number) / "summary.json").write_text(json.dumps(summary))
+    return SweepRecord("one", "vidlab", None, "train", ("seed=0,1",), 1, tuple(jobs))
 
 
 def test_a_table_of_jobs_has_what_differs_the_last_metrics_and_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for number, loss in ((2, 0.5), (10, 0.25), (1, None)):
-        job(tmp_path / "sweep" / str(number), [f"seed={number}", "trainer=cpu"], loss)
-    lines = [line.split() for line in table(rows_of(tmp_path / "sweep")).splitlines() if line]
-    assert lines == [
-        ["3", "jobs:"],
+    rows = rows_of(tmp_path / "sweep", sweep_of(tmp_path / "sweep", [0.5, 0.25]))
+    assert [line.split() for line in table(rows).text().splitlines()] == [
         ["job", "seed", "val/loss", "folder"],
-        ["1", "1", "-", "sweep/1"],
-        ["2", "2", "0.5000", "sweep/2"],
-        ["10", "10", "0.2500", "sweep/10"],
+        ["0", "0", "0.5000", "sweep/0"],
+        ["1", "1", "0.2500", "sweep/1"],
     ]
+    assert as_data(rows)[1] == {"job": 1, "settings": {"seed": "1"}, "state": "finished", "metrics": {"val/loss": 0.25}}
 
 
-def test_a_sweep_of_which_nothing_is_left_leaves_no_folder(tmp_path, capsys):
-    for name, kept in (("empty", False), ("used", True)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "multirun.yaml").write_text("")
-        if kept:
-            (folder / "notes.txt").write_text("mine")
-        print_table(folder)
-        assert folder.exists() == kept
-    assert capsys.readouterr().out == ""
+def test_where_a_job_failed_the_table_has_states(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = table(rows_of(tmp_path / "sweep", sweep_of(tmp_path / "sweep", [None, 0.25]))).markdown()
+    assert text.splitlines() == [
+        "| job | seed | state | val/loss | folder |",
+        "| --- | --- | --- | --- | --- |",
+        "| 0 | 0 | failed | - | sweep/0 |",
+        "| 1 | 1 | finished | 0.2500 | sweep/1 |",
+    ]
