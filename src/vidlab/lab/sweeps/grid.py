@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -13,11 +12,12 @@ from vidlab.lab.sweeps.resume import KEY, SWEEP_FLAGS
 from vidlab.lab.sweeps.running import PlannedJob, Sweep, sweeping
 
 
-def sweep_grid(sweeper: BasicSweeper, arguments: Sequence[str], typed: Sequence[str]) -> list[Any]:
+def sweep_grid(sweeper: Any, arguments: Sequence[str], typed: Sequence[str]) -> list[Any]:
     """Run every combination.
 
     Args:
-        sweeper: set up by Hydra: it has the configuration, the loader and the launcher.
+        sweeper: a ``BasicSweeper`` set up by Hydra: it has the configuration, the loader and the launcher. (Hydra makes
+            its classes anew when it looks for plugins, so that an import of that class may be of another.)
         arguments: the overrides of the sweep.
         typed: the command line, without the program.
 
@@ -30,7 +30,7 @@ def sweep_grid(sweeper: BasicSweeper, arguments: Sequence[str], typed: Sequence[
     overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(
         [*sweeper._parse_config(), *own(arguments)]
     )
-    (combinations,) = BasicSweeper.split_arguments(overrides, None)
+    (combinations,) = sweeper.split_arguments(overrides, None)
     jobs = [planned_job(sweeper, number, words) for number, words in enumerate(combinations)]
     returns = []
     with sweeping(sweeper.config, jobs, words_of(typed)) as sweep:
@@ -51,7 +51,7 @@ def words_of(typed: Sequence[str]) -> list[str]:
     return [word for word in typed if word not in SWEEP_FLAGS and not word.startswith(f"{KEY}=")]
 
 
-def planned_job(sweeper: BasicSweeper, number: int, words: Sequence[str]) -> PlannedJob:
+def planned_job(sweeper: Any, number: int, words: Sequence[str]) -> PlannedJob:
     """Compose a job, to find what does not compose before anything runs, and where it will write."""
     config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(words))
     return PlannedJob(tuple(words), _folder(config, number))
@@ -64,7 +64,7 @@ def _folder(config: DictConfig, number: int) -> str:
     return os.path.normpath(str(OmegaConf.select(config, "hydra.sweep.subdir")))
 
 
-def launch(sweeper: BasicSweeper, sweep: Sweep, batch: Sequence[JobRecord]) -> Sequence[Any]:
+def launch(sweeper: Any, sweep: Sweep, batch: Sequence[JobRecord]) -> Sequence[Any]:
     """Launch jobs together; returns what Hydra gives back of each."""
     words = [sweep.words_for(job) for job in batch]
     return sweeper.launcher.launch(words, initial_job_idx=batch[0].number)

@@ -7,7 +7,7 @@ was last written. ``read_sweep`` puts both together, so that a kill at any momen
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -155,7 +155,7 @@ def _written(folder: Path) -> Iterator[JobRecord]:
             ) from error
 
 
-def _job(record: Mapping[str, Any]) -> JobRecord:
+def _job(record: Any) -> JobRecord:
     state = record["state"]
     if state not in get_args(State):
         raise ValueError(f"no state: {state!r}")
