@@ -30,3 +30,41 @@ class GridSweeperConf(BasicSweeperConf):
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweeperConf, provider="vidlab")
+
+
+class OptunaSweeper(BasicSweeper):
+    """A search by Optuna's tree-structured Parzen estimator; see ``vidlab.lab.sweeps.search``."""
+
+    def __init__(
+        self,
+        max_batch_size: int | None,
+        params: dict[str, str] | None,
+        trials: int,
+        at_once: int,
+        metric: str,
+        maximize: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(max_batch_size, params)
+        self._settings = {"trials": trials, "at_once": at_once, "metric": metric, "maximize": maximize, "seed": seed}
+
+    @override
+    def sweep(self, arguments: list[str]) -> Any:
+        from vidlab.lab.sweeps.search import SearchSettings, sweep_search
+
+        return sweep_search(self, arguments, sys.argv[1:], SearchSettings(**self._settings))
+
+
+@dataclass
+class OptunaSweeperConf(BasicSweeperConf):
+    """See ``vidlab.lab.sweeps.search.SearchSettings``."""
+
+    _target_: str = "hydra_plugins.vidlab_sweepers.OptunaSweeper"
+    trials: int = 20
+    at_once: int = 1
+    metric: str = "val/loss"
+    maximize: bool = False
+    seed: int = 0
+
+
+ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaSweeperConf, provider="vidlab")

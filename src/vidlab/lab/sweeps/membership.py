@@ -108,10 +108,10 @@ def _rank() -> int:
     return next((int(rank) for rank in given if rank and rank.isdigit()), 0)
 
 
-def last_value(run_folder: Path) -> float | None:
-    """The last ``val/loss`` of a finished run."""
+def last_value(run_folder: Path, metric: str = "val/loss") -> float | None:
+    """The last value of a metric of a finished run; None where it has none."""
     try:
-        return float(json.loads((run_folder / "summary.json").read_text())["last"]["val/loss"])
+        return float(json.loads((run_folder / "summary.json").read_text())["last"][metric])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
