@@ -240,3 +240,12 @@ def test_jobs_in_processes_of_a_launcher_are_recorded(bench, launcher, package):
     done = run("resume_sweep=last")
     assert done.returncode == 0 and bench.states() == ["finished"] * 3, done.stderr
     assert sorted(bench.trained()) == ["bug 0 False", "other 0 False", "plain 0 False"]
+
+
+def test_a_search_goes_on_after_a_kill(bench):
+    pytest.importorskip("optuna")
+    words = ("hydra/sweeper=optuna", "hydra.sweeper.trials=3", "y=interval(0,1)", "x=signal")
+    assert bench.run("-m", *words).code == -9 and bench.states() == ["interrupted"]
+    done = bench.run("resume_sweep=last", "hydra.sweeper.trials=1")
+    assert done.code == 0 and bench.states() == ["finished"], done.err
+    assert "The best of 1: job 0, val/loss 6.0" in done.out

@@ -9,8 +9,10 @@ from vidlab.lab.sweeps.record import RECORD, SweepRecord, read_sweep
 
 KEY, SWEEP_FLAGS = "resume_sweep", ("-m", "--multirun")
 RUNS = Path("runs")
-# What may be said again or otherwise when a sweep goes on: who runs the jobs decides none of their numbers.
-LAUNCHERS = ("hydra/launcher=", "hydra.launcher.", "+hydra.launcher.", "++hydra.launcher.", "hydra.sweeper.max_batch")
+# What may be said otherwise when a sweep goes on: who runs the jobs, how many together, and how long a search goes on
+# decide none of their numbers.
+LAUNCHERS = ("hydra/launcher=", "hydra.launcher.", "+hydra.launcher.", "++hydra.launcher.",
+             "hydra.sweeper.max_batch_size=", "hydra.sweeper.trials=")  # fmt: skip
 SHOWN = 5
 
 

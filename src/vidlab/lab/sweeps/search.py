@@ -79,7 +79,7 @@ def sweep_search(sweeper: Any, arguments: Sequence[str], typed: Sequence[str], s
     with sweeping(sweeper.config, [], words_of(typed)) as sweep:
         for job in sweep.to_run():
             returns.append(launch(sweeper, sweep, [job]))
-        while missing := settings.trials - len(read_sweep(sweep.folder).jobs):
+        while (missing := settings.trials - len(read_sweep(sweep.folder).jobs)) > 0:
             asked = ask(sweep, space, settings, min(missing, settings.at_once))
             first = settings.trials - missing
             jobs = [planned_job(sweeper, first + place, [*fixed, *words]) for place, words in enumerate(asked)]
