@@ -35,18 +35,9 @@ ConfigStore.instance().store(group="hydra/sweeper", name="grid", node=GridSweepe
 class OptunaSweeper(BasicSweeper):
     """A search by Optuna's tree-structured Parzen estimator; see ``vidlab.lab.sweeps.search``."""
 
-    def __init__(
-        self,
-        max_batch_size: int | None,
-        params: dict[str, str] | None,
-        trials: int,
-        at_once: int,
-        metric: str,
-        maximize: bool,
-        seed: int,
-    ) -> None:
+    def __init__(self, max_batch_size: int | None, params: dict[str, str] | None, **settings: Any) -> None:
         super().__init__(max_batch_size, params)
-        self._settings = {"trials": trials, "at_once": at_once, "metric": metric, "maximize": maximize, "seed": seed}
+        self._settings = settings
 
     @override
     def sweep(self, arguments: list[str]) -> Any:

@@ -48,8 +48,8 @@ class Membership:
 
     def note(self, state: State, message: str = "") -> None:
         """Write the job's state down, with the MLflow run that its folder names."""
-        known = {"run_id": run_id_of(self.run_folder), "process": this_process()}
-        write_job(self.folder, replace(self.job, state=state, message=message, **known))
+        run_id, own = run_id_of(self.run_folder), this_process()
+        write_job(self.folder, replace(self.job, state=state, message=message, run_id=run_id, process=own))
 
 
 def membership(run_folder: Path) -> Membership | None:
@@ -84,8 +84,9 @@ def recorded_job(run_folder: Path) -> Iterator[None]:
         member.note("failed", in_one_line(error))
         raise
     except BaseException as error:  # Ctrl-C, SIGTERM, or a program that ends itself
-        stopped = not isinstance(error, SystemExit) or error.code in STOPPED
-        member.note("interrupted" if stopped else "failed", "" if stopped else f"exit code {error.code}")
+        code = error.code if isinstance(error, SystemExit) else None
+        stopped = code is None or code in STOPPED
+        member.note("interrupted" if stopped else "failed", "" if stopped else f"exit code {code}")
         raise
     member.note("finished")
 

@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ class ParentRun:
 
         entries = [RunTag(key, redact(value)[:MAX_TAG]) for key, value in tags.items()]
         for start in range(0, len(entries), 100):
-            self._attempt("tags", lambda part=entries[start : start + 100]: self._log(tags=part))
+            send = partial(self._client.log_batch, self.run_id, tags=entries[start : start + 100])
+            self._attempt("tags", send)
 
     def show(self, sweep: SweepRecord) -> None:
         """The state of every job, where it has changed."""
@@ -124,9 +126,6 @@ class ParentRun:
     def close(self, state: str) -> None:
         """End the run: ``finished``, ``failed`` or ``interrupted``."""
         self._attempt("the end of the sweep", lambda: self._client.set_terminated(self.run_id, ENDED[state]))
-
-    def _log(self, **entries: Any) -> None:
-        self._client.log_batch(self.run_id, **entries)
 
     def _attempt(self, what: str, call: Callable[[], Any]) -> None:
         from vidlab.lab.tracking.store import short
