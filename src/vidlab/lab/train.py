@@ -38,7 +38,7 @@ from vidlab.lab.sweeps.own_processes import run_as_command, starts_processes
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
-from vidlab.lab.tracking.store import run_to_continue
+from vidlab.lab.tracking.store import find_run, run_to_continue
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
@@ -65,6 +65,7 @@ def run_training(cfg: DictConfig) -> float | None:
             done = already_trained(cfg, job)
             if done is None:
                 return train(cfg, job)
+            end_record(cfg, job)
             print(done.text, flush=True)
             return done.loss
 
@@ -145,6 +146,18 @@ def already_trained(cfg: DictConfig, job: Job) -> AlreadyTrained | None:
         f"nothing was trained or changed. For a longer run: {again}"
     )
     return AlreadyTrained(text, found["last"].get("val/loss"))
+
+
+def end_record(cfg: DictConfig, job: Job) -> None:
+    """End the MLflow run of a training that was killed between its summary and the end of its run."""
+    uri, run_id = cfg.logger.get("uri"), job.resumed.mlflow_run_id if job.resumed else None
+    if uri is None or run_id is None:
+        return
+    known = run_to_continue(uri, run_id)
+    if known is not None and find_run(uri, known, "ckpt_path").info.status != "FINISHED":
+        logger = make_logger(cfg, job)
+        logger.start()
+        logger.close("success")
 
 
 def check_seed(seed: object) -> None:
