@@ -187,6 +187,8 @@ def count_cost(cfg: DictConfig, trainer: Trainer, module: ClipModule, data: Ligh
     limit = BudgetLimit(instantiate(cfg.budget, "budget"), meter)
     limit.begin(trainer, module, data)
     return [meter, limit]
+
+
 def end_record(cfg: DictConfig, job: Job) -> None:
     """End the MLflow run of a training that was killed between its summary and the end of its run."""
     uri, run_id = cfg.logger.get("uri"), job.resumed.mlflow_run_id if job.resumed else None
