@@ -13,7 +13,7 @@ from vidlab.diffusion.betas import Betas, LinearBetas, ScaledLinearBetas
 from vidlab.diffusion.schedules import VariancePreserving
 from vidlab.lab.claims.claim import Claim, Paper
 from vidlab.lab.claims.jarque_bera import accepted, limit
-from vidlab.lab.claims.sources import parameters, setting, stable_diffusion_parameters
+from vidlab.lab.claims.sources import chosen, parameters, stable_diffusion_parameters
 from vidlab.losses.contrastive import Projection
 from vidlab.sampling.guidance_scales import EarlyScale
 from vidlab.sampling.mitigating_gradient import mitigating_gradient
@@ -100,7 +100,7 @@ def _kernel() -> float:
 
 
 def _loss(key: str) -> float:
-    return setting(f"losses.{key}", "losses=harivo")
+    return chosen("losses/trs" if key.startswith("trs") else "losses/harivo", key)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -164,7 +164,7 @@ TRAINING = (
 )  # fmt: skip
 SAMPLING = (
     Claim("section 4", "strength of mitigating gradients", "40",
-          partial(setting, "guidance.scale", "guidance=mitigating_gradient")),
+          partial(chosen, "guidance/mitigating_gradient", "scale")),
     Claim("algorithm 1", "kernel where all differences are alike: 1 / (F - 1)", "0.0435", _kernel,
           remark="the equation evaluated for 24 frames"),
     Claim("appendix D", "DDIM steps", "25",

@@ -14,7 +14,7 @@ from vidlab.diffusion.objective import InputShape
 from vidlab.diffusion.pyramid_history import frame_levels, ramp, token_total
 from vidlab.diffusion.pyramid_stages import equal_bounds, stage_table
 from vidlab.lab.claims.claim import Claim, Paper
-from vidlab.lab.claims.sources import composed, cost, denoiser, setting
+from vidlab.lab.claims.sources import choice, chosen, cost, denoiser
 from vidlab.layers.mixers.flops import attention_flops, mamba_flops
 from vidlab.metrics.vbench.presets import PRESETS, T2V_QUALITY, T2V_SEMANTIC
 from vidlab.metrics.vbench.scores import aggregate
@@ -34,7 +34,6 @@ RANKS = (
     (1.533333, 1.3, 0.833333, 1.7, 2.133333),
 )  # fmt: skip
 TERA = 1e12
-REWARD = ("losses=reward_clip_hps",)
 
 
 @cache
@@ -104,15 +103,11 @@ def _of_attention() -> float:
 
 
 def _stage(name: str, key: str) -> float:
-    return setting(key, f"experiment=paper/{name}", "autoencoder.path=null", "init.run=x")
-
-
-def _first_stage(key: str) -> float:
-    return setting(key, "experiment=paper/m4v_images", "autoencoder.path=null")
+    return chosen(f"experiment/paper/{name}", key)
 
 
 def _scan_paths() -> float:
-    return float(len(set(composed("train", "model=paper/m4v").model.backbone.scan_paths)))
+    return float(len(set(choice("model/mmdim").backbone.scan_paths)))
 
 
 def _seconds(frames: int) -> float:
@@ -196,7 +191,7 @@ MODEL = (
 )  # fmt: skip
 TRAINING = (
     Claim("appendix D.1", "share of images at 1:8", "0.111", partial(_stage, "m4v_57f", "objective.image_share")),
-    Claim("appendix D.1", "learning rate at 384p, x 1e-4", "1", lambda: 1e4 * _stage("m4v_57f", "optimizer.lr"),
+    Claim("appendix D.1", "learning rate at 384p, x 1e-4", "1", lambda: 1e4 * _stage("m4v_images", "optimizer.lr"),
           within=1e-9),
     Claim("appendix D.1", "learning rate at 768p, x 1e-5", "5", lambda: 1e5 * _stage("m4v_768p", "optimizer.lr"),
           within=1e-9),
@@ -210,11 +205,12 @@ TRAINING = (
         )
     ),
     Claim("appendix D.2", "steps of fine-tuning after initialization from attention", "20,000",
-          partial(_first_stage, "trainer.max_steps")),
-    Claim("appendix D.1", "weight of the reward", "0.1", partial(setting, "losses.reward.weight", *REWARD)),
-    Claim("appendix D.1", "latent frames that are rewarded", "8", partial(setting, "losses.reward.frames", *REWARD)),
+          partial(_stage, "m4v_images", "trainer.max_steps")),
+    Claim("appendix D.1", "weight of the reward", "0.1", partial(chosen, "losses/reward_clip_hps", "reward.weight")),
+    Claim("appendix D.1", "latent frames that are rewarded", "8", partial(chosen, "losses/reward_clip_hps",
+          "reward.frames")),
     Claim("appendix E.3", "latent frame from which self-guidance works", "8",
-          partial(setting, "guidance.first_frame", "guidance=self_quality")),
+          partial(chosen, "guidance/self_quality", "first_frame")),
 )  # fmt: skip
 SCORES = (
     Claim("Table 7", "dimensions of the quality score", "7", lambda: float(len(T2V_QUALITY))),

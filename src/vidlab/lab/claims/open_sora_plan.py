@@ -14,7 +14,7 @@ from vidlab.diffusion.parameterizations import VPrediction
 from vidlab.diffusion.schedules import VariancePreserving
 from vidlab.diffusion.weightings import MinSNR
 from vidlab.lab.claims.claim import Claim, Paper
-from vidlab.lab.claims.sources import composed, denoiser, parameters, setting
+from vidlab.lab.claims.sources import choice, chosen, denoiser, parameters
 from vidlab.lab.claims.wfvae import model_s
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.layers.layout_metrics import closed_form_distance, comparison, group_ids, measured_distance
@@ -85,7 +85,7 @@ def _gigabytes(name: str) -> float:
 
 
 def _resolution_stride() -> float:
-    return model_s().stride.height * setting("model.backbone.patch[1]", "model=paper/open_sora_plan")
+    return model_s().stride.height * chosen("model/paper/open_sora_plan", "backbone.patch[1]")
 
 
 def _clipped(variant: str) -> float:
@@ -120,7 +120,7 @@ def _gain(name: str) -> float:
 
 def _stage_sum() -> float:
     """Percentages of a stage's tasks, of the stage that is furthest from 100."""
-    stages = composed("train", "conditioning=masked_video_curriculum").conditioning.stages
+    stages = choice("conditioning/masked_video_curriculum").stages
     return 100 * max((sum(stage.ratios.values()) for stage in stages), key=lambda total: abs(total - 1))
 
 
@@ -129,14 +129,14 @@ HALF = "the table drops the term 1/THW of equation 10: 1.5625, rounded up"
 
 def _control_channels() -> float:
     """Channels of the image controller, as its conditioning asks for them."""
-    conditioning = instantiate(composed("train", "conditioning=masked_video").conditioning, "conditioning")
+    conditioning = instantiate(choice("conditioning/masked_video"), "conditioning")
     return float(sum(conditioning.control_channels(LatentShape(8, 24, 44, 80), STRIDE)))
 
 
 def _grid_of(frames: int, height: int, width: int) -> tuple[float, float]:
     """Token frames and rows of a clip."""
     latent = model_s().latent_shape(frames, height, width)
-    patch = composed("train", "model=paper/open_sora_plan").model.backbone.patch
+    patch = choice("model/paper/open_sora_plan").backbone.patch
     return latent[1] / patch[0], latent[2] / patch[1]
 
 
@@ -183,10 +183,10 @@ SIZES = (
     Claim("released files", "image to video, two shards in float32: 9.98 + 1.15 GB", "11.13",
           partial(_gigabytes, "open_sora_plan_i2v"), "GB"),
     Claim("section 2.2.3", "longest text", "512",
-          partial(setting, "system.max_tokens", "system=open_sora_plan", "system.path=x", program="generate"),
+          partial(chosen, "system/open_sora_plan", "system.max_tokens"),
           "tokens"),
     Claim("section 2.2.3", "gamma of min-SNR", "5.0",
-          partial(setting, "objective.weighting.gamma", "objective=v_prediction")),
+          partial(chosen, "objective/v_prediction", "weighting.gamma")),
     Claim("section 2.2.3", "SNR at the last timestep", "0", _snr_at_end, within=0.0),
     Claim("section 2.2.3", "min-SNR weight of v-prediction at the last timestep", "0", _weight_at_end, within=0.0,
           remark="not printed; follows from SNR 0",
@@ -221,9 +221,9 @@ BUCKETS = (
 
 TRAINING = (
     Claim("section 3.2", "alpha of the moving averages", "0.99",
-          partial(setting, "callbacks.adaptive_clipping.alpha", "callbacks=[default,adaptive_clipping]")),
+          partial(chosen, "callbacks/adaptive_clipping", "adaptive_clipping.alpha")),
     Claim("eq. 24", "standard deviations of the threshold", "3",
-          partial(setting, "callbacks.adaptive_clipping.sigmas", "callbacks=[default,adaptive_clipping]")),
+          partial(chosen, "callbacks/adaptive_clipping", "adaptive_clipping.sigmas")),
     Claim("eq. 26", "factor of the three surviving ranks of four", "1.333", _survivors),
     Claim("eq. 22", "moving mean 0.30 after norms 0.28, 0.31, 0.29, 2.0, read literally", "0.3170",
           partial(_clipped, "paper"),

@@ -16,16 +16,27 @@ from vidlab.lab.compose import make_backbone
 
 
 @cache
-def composed(program: str, *words: str) -> DictConfig:
-    """The configuration of a program with these words on its command line."""
+def composed(*words: str) -> DictConfig:
+    """The configuration of a training with these words on its command line."""
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose(program, list(words))
+        return compose("train", list(words))
 
 
-def setting(key: str, *words: str, program: str = "train") -> float:
-    """The number at a key of a composed configuration."""
-    found = OmegaConf.select(composed(program, *words), key, throw_on_missing=True)
-    return float(found)
+def setting(key: str, *words: str) -> float:
+    """The number at a key of a composed training."""
+    return float(OmegaConf.select(composed(*words), key, throw_on_missing=True))
+
+
+def choice(file: str) -> DictConfig:
+    """The settings of one shipped choice, such as "guidance/cfg", without those that it begins from."""
+    found = OmegaConf.load(config_folder() / f"{file}.yaml")
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def chosen(file: str, key: str) -> float:
+    """The number at a key of one shipped choice."""
+    return float(OmegaConf.select(choice(file), key, throw_on_missing=True))
 
 
 def denoiser(model: str, stride: Stride, latent: LatentShape | None = None, **changes: Any) -> nn.Module:
@@ -37,7 +48,7 @@ def denoiser(model: str, stride: Stride, latent: LatentShape | None = None, **ch
         latent: of a clip; None is what its configuration names.
         changes: settings of the backbone that differ from the configuration's.
     """
-    config = composed("train", f"model={model}").model
+    config = composed(f"model={model}").model
     build = make_backbone(config, stride)
     width = changes.pop("text_width", config.published.text_width)
     with torch.device("meta"):

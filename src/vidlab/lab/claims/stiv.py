@@ -8,7 +8,7 @@ from torch import nn
 from vidlab.clip import LatentShape, Stride
 from vidlab.diffusion.objective import InputShape
 from vidlab.lab.claims.claim import Claim, Paper
-from vidlab.lab.claims.sources import cost, denoiser, parameters, setting, stable_diffusion_parameters
+from vidlab.lab.claims.sources import chosen, cost, denoiser, parameters, stable_diffusion_parameters
 from vidlab.lab.claims.stiv_scores import SCORES
 from vidlab.sampling.guidance import ClassifierFreeGuidance, Renormalize
 
@@ -68,10 +68,6 @@ def _total(start: str) -> float:
     return sum(STAGES[start])
 
 
-def _pair(program: str, key: str, *words: str) -> float:
-    return setting(key, *words, program=program)
-
-
 MISPRINT = "its stages add up to 13.56; with 0.843 for the 8.43 of stage 2 they add up to 5.97"
 SIZES = (
     Claim("body, sizes", "XL, text to image", "600", partial(_size, "xl", False, 1e6), "M", within=50,
@@ -88,27 +84,27 @@ SIZES = (
     Claim("appendix C", "baseline with image VAE and CLIP L/14: about 1.06", "1.06", _baseline, "B", slow=True,
           remark="2.7 % less: XL with modulation of its own in each block and none of what Table 5 adds"),
     Claim("appendix B", "width of the text, 20 heads of 64", "1280",
-          partial(setting, "model.published.text_width", "model=paper/stiv_xl")),
+          partial(chosen, "model/paper/stiv_xl", "published.text_width")),
     Claim("body, sizes", "width of a head of XL", "64",
-          lambda: setting("model.backbone.width", "model=paper/stiv_xl") / setting("model.backbone.heads",
-          "model=paper/stiv_xl")),
+          lambda: chosen("model/paper/stiv_xl", "backbone.width") / chosen("model/paper/stiv_xl", "backbone.heads")),
     Claim("appendix A", "frames of a patch of video models", "2",
-          partial(setting, "model.backbone.patch[0]", "model=paper/stiv_xl")),
+          partial(chosen, "model/paper/stiv_xl", "backbone.patch[0]")),
     Claim("appendix C", "share of tokens dropped by MaskDiT", "50",
-          lambda: 100 * setting("model.backbone.mask_ratio", "model=paper/stiv_xl"), "%"),
+          lambda: 100 * chosen("model/paper/stiv_xl", "backbone.mask_ratio"), "%"),
 )  # fmt: skip
 SETTINGS = (
     Claim("appendix A", "scale of guidance", "7.5",
-          partial(_pair, "train", "guidance.inner.scale", "guidance=joint_image_text")),
+          partial(chosen, "guidance/joint_image_text", "inner.scale")),
     Claim("body", "image scale of separate guidance", "1.5",
-          partial(_pair, "train", "guidance.image_scale", "guidance=separate_image_text")),
+          partial(chosen, "guidance/separate_image_text", "image_scale")),
     Claim("body", "text scale of separate guidance", "7.5",
-          partial(_pair, "train", "guidance.text_scale", "guidance=separate_image_text")),
+          partial(chosen, "guidance/separate_image_text", "text_scale")),
     Claim("appendix C", "norm of the guided over that of the conditional prediction, renormalized", "1.0", _norm_kept,
           within=1e-5),
-    Claim("appendix A", "captions dropped in training", "10", lambda: 100 * setting("task.text_dropout"), "%"),
+    Claim("appendix A", "captions dropped in training", "10", lambda: 100 * chosen("task/video_diffusion",
+          "text_dropout"), "%"),
     Claim("appendix A", "image conditions dropped in training", "8",
-          lambda: 100 * setting("conditioning.image_dropout", "conditioning=frame_replacement"), "%"),
+          lambda: 100 * chosen("conditioning/frame_replacement", "image_dropout"), "%"),
 )  # fmt: skip
 COMPUTE = (
     Claim("Tables 15, 16", "text to image at 256, as computed: 4096 x 400,000 images", "1.11",
