@@ -113,9 +113,8 @@ class Throughput(Callback):
             self._log_window(trainer, pl_module)
 
     def _work_of(self, batch: Any, module: ClipModule) -> "_Work":
-        frames, height, width = batch.size
         before = time.perf_counter()
-        cost = module.cost((frames, height, width))  # counted once for each shape and caption length
+        cost = module.step_cost(batch)  # counted once for each shape and caption length
         self._skip(time.perf_counter() - before)
         return _Work(self._ranks * len(batch) * cost.tokens, self._ranks * len(batch) * cost.training_flops)
 

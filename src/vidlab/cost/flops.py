@@ -1,17 +1,18 @@
 """Parameters, tokens and FLOPs of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import Controls, DenoiserInput, History, TextEmbedding
+from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, History, TextEmbedding
+from vidlab.cost.counting import ProductCounter
 from vidlab.diffusion.objective import InputShape
+from vidlab.features import FrameAttention
 from vidlab.layers.mixers.flops import FLOP_FORMULAS
 
 
@@ -19,35 +20,65 @@ from vidlab.layers.mixers.flops import FLOP_FORMULAS
 class ModelCost:
     """Cost of one clip in a training step.
 
-    ``forward_flops`` counts each multiply-add of matrix products as two operations and nothing else;
-    ``training_flops`` is three times as much, since the backward pass makes two products for each one.
+    FLOPs count each multiply-add of matrix products and convolutions as two operations and nothing else. The backward
+    pass has two products for each one, but for those that nobody needs: of a frozen weight's gradient, and of the
+    gradient of what lies before everything that is trained.
+
+    Args:
+        parameters: of the whole network.
+        tokens: that it processes.
+        forward_flops: of the forward pass.
+        backward_flops: of the backward pass, without recomputation.
+        attention_flops: of both, those in which activations meet activations: scores and weighted sums.
     """
 
     parameters: int
     tokens: int
     forward_flops: int
+    backward_flops: int = 0
+    attention_flops: int = 0
 
     @property
     def training_flops(self) -> int:
         """FLOPs of forward and backward for one clip, without recomputation."""
-        return 3 * self.forward_flops
+        return self.forward_flops + self.backward_flops
 
 
 def mean_cost(costs: Sequence[tuple[float, ModelCost]]) -> ModelCost:
     """The mean over kinds of input of one model, each with the share of steps that read it."""
     if len(costs) == 1:
         return costs[0][1]
-    tokens, flops = (sum(share * size for share, size in sizes) for sizes in (
-        [(share, cost.tokens) for share, cost in costs], [(share, cost.forward_flops) for share, cost in costs],
-    ))  # fmt: skip
-    return ModelCost(costs[0][1].parameters, round(tokens), round(flops))
+    names = [field.name for field in fields(ModelCost) if field.name != "parameters"]
+    means = {name: round(sum(share * getattr(cost, name) for share, cost in costs)) for name in names}
+    return ModelCost(costs[0][1].parameters, **means)
+
+
+@dataclass(frozen=True)
+class StepInput:
+    """What decides the cost of a clip in a training step.
+
+    Args:
+        shape: the latents that the denoiser reads, and their history; the share is not looked at.
+        text_tokens: tokens of its caption, padding to the longest of a batch included.
+        control_channels: channels of the controls read besides the latents.
+        requested: features that losses ask for, computed with gradient.
+        text_gradient: whether the text encoder is trained, so that gradients go on into the text.
+    """
+
+    shape: InputShape
+    text_tokens: int
+    control_channels: int = 0
+    requested: frozenset[str] = frozenset()
+    text_gradient: bool = False
 
 
 class DenoiserCounter:
     """Counts what a training step of a denoiser computes, on the meta device: no memory is touched, any size is fine.
 
-    The network is in training mode: tokens that it drops there are not counted. Attention and state spaces are counted
-    by the formula of their products, whichever kernel computes them.
+    A forward and a backward pass are run there once for each ``StepInput``, from the prediction and all requested
+    features, so that frozen parts and second branches count as they do in training. The network is in training mode:
+    tokens that it drops there are not counted. Attention and state spaces are counted by the formula of their products,
+    whichever kernel computes them.
 
     Args:
         backbone: built on the meta device, with an attention kernel that runs there.
@@ -58,30 +89,34 @@ class DenoiserCounter:
         self.backbone = backbone.train()
         self.backbone.activation_checkpointing = False  # what is computed twice is no work of the model
         self.text_width = text_width
-        self._counted: dict[tuple[InputShape, int, int], ModelCost] = {}
+        self._counted: dict[StepInput, ModelCost] = {}
 
-    def cost(self, shape: InputShape, text_tokens: int, control_channels: int = 0) -> ModelCost:
-        """The cost of one clip.
+    def cost(self, read: StepInput) -> ModelCost:
+        """The cost of one clip."""
+        read = replace(read, shape=replace(read.shape, share=1.0))
+        if read not in self._counted:
+            self._counted[read] = self._count(read)
+        return self._counted[read]
 
-        Args:
-            shape: its latents and their history; the share is not looked at.
-            text_tokens: tokens of its caption, padding to the longest of a batch included.
-            control_channels: channels of the controls read besides the latents.
-        """
-        key = (shape, text_tokens, control_channels)
-        if key not in self._counted:
-            with (
-                torch.device("meta"),
-                FlopCounterMode(display=False, custom_mapping=dict(FLOP_FORMULAS)) as counter,
-                torch.no_grad(),
-            ):
-                self.backbone(self._input(shape, text_tokens, control_channels))
-            self._counted[key] = ModelCost(
-                parameters=sum(p.numel() for p in self.backbone.parameters()),
-                tokens=sum(self.backbone.token_count(part) for part in (shape.latent, *shape.history)),
-                forward_flops=counter.get_total_flops(),
-            )
-        return self._counted[key]
+    def _count(self, read: StepInput) -> ModelCost:
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("meta"):
+            input = replace(self._input(read.shape, read.text_tokens, read.control_channels), requested=read.requested)
+            if read.text_gradient and input.text is not None:
+                input.text.tokens.requires_grad_()
+                input.text.pooled.requires_grad_()
+            with ProductCounter(FLOP_FORMULAS) as forward:
+                output = self.backbone(input)
+            made = [made for made in _tensors(output) if made.requires_grad]
+            with ProductCounter(FLOP_FORMULAS) as backward:
+                torch.autograd.backward(made, [torch.empty_like(one) for one in made])
+            self.backbone.zero_grad(set_to_none=True)
+        return ModelCost(
+            parameters=sum(p.numel() for p in self.backbone.parameters()),
+            tokens=sum(self.backbone.token_count(part) for part in (read.shape.latent, *read.shape.history)),
+            forward_flops=forward.total,
+            backward_flops=backward.total,
+            attention_flops=forward.batched + backward.batched,
+        )
 
     def feature_shapes(
         self, requested: frozenset[str], shape: InputShape, text_tokens: int, control_channels: int = 0
@@ -119,21 +154,50 @@ class DenoiserCounter:
 
 
 def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: int) -> ModelCost:
-    """Encoding and decoding one clip, counted on the meta device; tokens are its latent positions.
+    """Encoding and decoding one clip, forward and backward; tokens are its latent positions.
+
+    Counted on the meta device, as if every parameter were trained.
 
     Args:
         autoencoder: a built one, which is left as it is.
         frames, height, width: of the clip.
     """
     latent = autoencoder.latent_shape(frames, height, width)
-    hollow = _on_meta(autoencoder)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        hollow.decode(hollow.encode(torch.empty(1, 3, frames, height, width, device="meta")))
+    hollow = _on_meta(autoencoder).requires_grad_(True)
+    with torch.inference_mode(False), torch.enable_grad():
+        with ProductCounter() as forward:
+            made = hollow.decode(hollow.encode(torch.empty(1, 3, frames, height, width, device="meta")))
+        with ProductCounter() as backward:
+            if made.requires_grad:
+                torch.autograd.backward(made, torch.empty_like(made))
     return ModelCost(
         parameters=sum(p.numel() for p in autoencoder.parameters()),
         tokens=latent[1] * latent[2] * latent[3],
-        forward_flops=counter.get_total_flops(),
+        forward_flops=forward.total,
+        backward_flops=backward.total,
+        attention_flops=forward.batched + backward.batched,
     )
+
+
+def encoder_flops(autoencoder: Autoencoder, frames: int, height: int, width: int) -> int:
+    """FLOPs of encoding one clip, which is what a frozen autoencoder does in a training step.
+
+    Args:
+        autoencoder: a built one, which is left as it is.
+        frames, height, width: of the clip.
+    """
+    hollow = _on_meta(autoencoder)
+    with ProductCounter() as counter, torch.no_grad():
+        hollow.encode(torch.empty(1, 3, frames, height, width, device="meta"))
+    return counter.total
+
+
+def _tensors(output: DenoiserOutput) -> Iterator[Tensor]:
+    """The prediction and whatever a feature holds."""
+    yield output.prediction
+    for feature in output.features.values():
+        for part in (feature,) if isinstance(feature, Tensor) else feature:
+            yield from (part.q, part.k) if isinstance(part, FrameAttention) else (part,)
 
 
 def _on_meta(autoencoder: Autoencoder) -> Autoencoder:

@@ -8,10 +8,12 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
+from vidlab.callbacks.cost.budget import BudgetLimit
+from vidlab.callbacks.cost.meter import CostMeter
 from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
@@ -84,7 +86,8 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module)))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
-        trainer.callbacks[:] = [start, *trainer.callbacks, *callbacks]  # type: ignore[attr-defined]
+        counting = count_cost(cfg, trainer, module, data)
+        trainer.callbacks[:] = [start, *counting, *trainer.callbacks, *callbacks]  # type: ignore[attr-defined]
         logger.check()
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
@@ -137,6 +140,20 @@ def already_trained(cfg: DictConfig, job: Job) -> AlreadyTrained | None:
         f"nothing was trained or changed. For a longer run: {again}"
     )
     return AlreadyTrained(text, found["last"].get("val/loss"))
+
+
+def count_cost(cfg: DictConfig, trainer: Trainer, module: ClipModule, data: LightningDataModule) -> list[Callback]:
+    """What counts the cost of the run, and what ends it at its budget.
+
+    Raises:
+        UserError: a budget that cannot be.
+    """
+    meter = CostMeter()
+    if not cfg.get("budget"):
+        return [meter]
+    limit = BudgetLimit(instantiate(cfg.budget, "budget"), meter)
+    limit.begin(trainer, module, data)
+    return [meter, limit]
 
 
 def check_seed(seed: object) -> None:

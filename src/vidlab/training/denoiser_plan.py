@@ -7,8 +7,8 @@ import torch
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser
 from vidlab.clip import LatentShape
-from vidlab.cost.flops import DenoiserCounter, ModelCost, mean_cost
-from vidlab.diffusion.objective import Objective
+from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput, mean_cost
+from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.errors import UserError
 
 KERNELS = {"attention": "attention kernel", "ssm": "state-space kernel"}
@@ -87,17 +87,21 @@ class DenoiserPlan:
         """The denoiser with its settings."""
         return self._backbone(latent=self._latent, text_width=self._text_width, **self._settings)
 
-    def cost(self, objective: Objective, latent: LatentShape, text_tokens: int, control_channels: int) -> ModelCost:
+    def cost(self, read: StepInput) -> ModelCost:
+        """The cost of one clip of a step that reads just that."""
+        return self._counted().cost(read)
+
+    def mean_cost(
+        self, objective: Objective, latent: LatentShape, read: Callable[[InputShape], StepInput]
+    ) -> ModelCost:
         """The mean cost of one clip of these latents over what the objective gives the denoiser to read.
 
         Args:
             objective: what it is trained for.
             latent: of the clip.
-            text_tokens: tokens of its caption, padding included.
-            control_channels: channels of the controls, all parts together.
+            read: what else is read with each of its shapes.
         """
-        count = self._counted().cost
-        return mean_cost([(x.share, count(x, text_tokens, control_channels)) for x in objective.input_shapes(latent)])
+        return mean_cost([(shape.share, self.cost(read(shape))) for shape in objective.input_shapes(latent)])
 
     def feature_shapes(
         self, requested: frozenset[str], objective: Objective, text_tokens: int
@@ -118,5 +122,7 @@ class DenoiserPlan:
     def _counted(self) -> DenoiserCounter:
         if self._counter is None:
             kernels = {name: kernel for name, kernel in ON_META.items() if name in self._settings}
-            self._counter = DenoiserCounter(self._hollow(**{**self._settings, **kernels}), self._text_width)
+            with torch.inference_mode(False):
+                hollow = self._hollow(**{**self._settings, **kernels})
+            self._counter = DenoiserCounter(hollow, self._text_width)
         return self._counter

@@ -48,13 +48,15 @@ class ClipModule(LightningModule, ABC):
 
     @abstractmethod
     def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
-        """Parameters, tokens and FLOPs for one clip of a training step.
-
-        Captions are as long as those of the batch that was trained last.
+        """Parameters, tokens and FLOPs for one clip of a training step, as they are planned before one has been seen.
 
         Args:
             clip_shape: (frames, height, width); None is the module's.
         """
+
+    def step_cost(self, batch: ClipBatch) -> ModelCost:
+        """The cost of one clip of the batch that was trained last, as it was computed."""
+        return self.cost(batch.size)
 
     @abstractmethod
     def frozen_keys(self) -> set[str]:
@@ -76,6 +78,18 @@ class ClipModule(LightningModule, ABC):
     def token_count(self, latent: LatentShape) -> int:
         """Tokens of one clip: its latent positions."""
         return latent.frames * latent.height * latent.width
+
+    def rate_at(self, step: int) -> float:
+        """The factor on the learning rate at a step of a run as long as this one is to be by now."""
+        factor: float = self.lr_schedule.factor(self.trainer.max_steps)(step)
+        return factor
+
+    def follow_length(self) -> None:
+        """Take the rate that belongs to the length of the run, which has changed since the schedule's last step."""
+        found: Any = self.lr_schedulers()
+        for scheduler in found if isinstance(found, list) else [found]:
+            for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+                group["lr"] = group["initial_lr"] * factor(scheduler.last_epoch)
 
     def use_this_schedule(self, schedulers: list[Any]) -> None:
         """Take this run's rates and schedule from the first step on: a resumed optimizer holds those stored with it.

@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import ClipBatch, LatentShape, LossContext
+from vidlab.clip import ClipBatch, DenoiserInput, LatentShape, LossContext
 from vidlab.conditioning.base import Conditioning, NoConditioning
-from vidlab.cost.flops import ModelCost
-from vidlab.diffusion.objective import Objective
+from vidlab.cost.flops import ModelCost, StepInput
+from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.losses.base import Regularizer, Regularizers
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.sampling.base import Sampler, check_belong
@@ -24,7 +25,7 @@ from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs
 from vidlab.training.module import ClipModule
-from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory, trainable_parameters
+from vidlab.training.optimization.optimizers import OptimizerFactory, trainable_parameters
 from vidlab.training.step_interval import steps_taken
 from vidlab.training.step_means import StepMeans, scale_gradients
 
@@ -52,9 +53,6 @@ class VideoDiffusion(ClipModule):
         compile: compile the denoiser with torch.compile.
         attention: attention kernel of the denoiser.
         ssm: state-space kernel of the denoiser.
-
-    Attributes:
-        text_tokens: tokens of each caption, padding included, in the batch that was trained last; 0 before.
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
@@ -112,7 +110,7 @@ class VideoDiffusion(ClipModule):
         check_inputs(objective.input_shapes(self.latent), self.latent, sum(controls), self.plan.spec)
         self._base_lrs = []
         self._step_means: StepMeans | None = None
-        self.text_tokens = 0
+        self._last_read: StepInput | None = None
 
     def configure_model(self) -> None:
         """Build the denoiser once; later calls do nothing."""
@@ -136,14 +134,24 @@ class VideoDiffusion(ClipModule):
     def cost(self, clip_shape: tuple[int, int, int] | None = None) -> ModelCost:
         """Parameters, tokens and FLOPs of the denoiser for one clip, as a training step computes it.
 
-        Before the first step captions are taken to have ``encoders.planned_text_tokens`` tokens.
+        Captions are taken to have ``encoders.planned_text_tokens`` tokens; the mean over what the objective gives the
+        denoiser to read.
 
         Args:
             clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
         channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        return self.plan.cost(self.objective, latent, self.text_tokens or self.encoders.planned_text_tokens, channels)
+        tokens = self.encoders.planned_text_tokens
+        return self.plan.mean_cost(self.objective, latent, lambda shape: self._reads(shape, tokens, channels))
+
+    @override
+    def step_cost(self, batch: ClipBatch) -> ModelCost:
+        return self.cost(batch.size) if self._last_read is None else self.plan.cost(self._last_read)
+
+    def _reads(self, shape: InputShape, text_tokens: int, control_channels: int) -> StepInput:
+        requested, trained = self.regularizers.requested, self.text_encoder.trainable
+        return StepInput(shape, text_tokens, control_channels, requested, trained)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -183,10 +191,10 @@ class VideoDiffusion(ClipModule):
         pixels = None if batch.encoded else batch.pixels
         given = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number)
         text = self.encoders.text_of(batch, draw)
-        self.text_tokens = text.tokens.shape[1]
         conditions = self.pipeline.conditions(text, given, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=self.regularizers.requested))
+        self._last_read = self._read_in(corrupted.input)
         output = self.denoiser(corrupted.input)
         objective = self.objective.loss(corrupted, output)
         context = LossContext(
@@ -206,6 +214,13 @@ class VideoDiffusion(ClipModule):
         self.count(batch)
         shown = {"t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
         return {"loss": loss, **shown, "part": corrupted.part}
+
+    def _read_in(self, input: DenoiserInput) -> StepInput:
+        """What the cost of a step with this input depends on."""
+        past = tuple(LatentShape(*part.latents.shape[1:]) for part in input.history)
+        shape = InputShape(LatentShape(*input.latents.shape[1:]), past)
+        controls = 0 if input.controls is None else input.controls.channels.shape[1]
+        return self._reads(shape, 0 if input.text is None else input.text.tokens.shape[1], controls)
 
     def on_after_backward(self) -> None:
         """After the last batch of a step: what its gradient lacks to that of the mean over all batches and ranks."""
@@ -252,9 +267,8 @@ class VideoDiffusion(ClipModule):
         """The optimizer over trainable parameters and a schedule stepped per optimizer step."""
         optimizer = self.optimizer_factory.build(self)
         self._base_lrs = [[group["lr"] for group in optimizer.param_groups]]
-        factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
-        # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
+        # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own length
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_at(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:

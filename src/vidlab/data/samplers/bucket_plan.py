@@ -120,7 +120,7 @@ class BucketPlan(Plan):
         when, bucket, step = self._find(number)
         cut, epoch = self._cut(when), self.epoch(when)
         stats = cut.buckets[bucket]
-        size = stats.tail_size if step == stats.steps - 1 else stats.batch_size
+        size = self.clips_at(number)
         first = step * self.world_size * stats.batch_size + rank * size
         within = np.arange(first, first + size)
         clips = epoch.clips[cut.visits(bucket, within)].tolist()
@@ -130,6 +130,12 @@ class BucketPlan(Plan):
     @override
     def bucket(self, number: int) -> Bucket:
         return self.assignment.buckets[self._find(number)[1]]
+
+    @override
+    def clips_at(self, number: int) -> int:
+        when, bucket, step = self._find(number)
+        stats = self._cut(when).buckets[bucket]
+        return stats.tail_size if step == stats.steps - 1 else stats.batch_size
 
     @override
     def same_bucket(self, number: int) -> np.ndarray:

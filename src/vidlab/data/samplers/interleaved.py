@@ -67,6 +67,11 @@ class InterleavedPlan(Plan):
         return plan.bucket(own)
 
     @override
+    def clips_at(self, number: int) -> int:
+        plan, own = self._find(number)
+        return plan.clips_at(own)
+
+    @override
     def same_bucket(self, number: int) -> np.ndarray:
         plan, own = self._find(number)
         return plan.same_bucket(own)

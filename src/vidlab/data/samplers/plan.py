@@ -131,6 +131,10 @@ class Plan(Protocol):
         """The shape of global batch ``number`` on every rank."""
         ...
 
+    def clips_at(self, number: int) -> int:
+        """How many clips global batch ``number`` has on every rank."""
+        ...
+
     def same_bucket(self, number: int) -> np.ndarray:
         """Positions of all clips of that bucket: what may stand in for a clip that cannot be read."""
         ...

@@ -90,6 +90,10 @@ class SingleBucketPlan(Plan):
         return self._bucket
 
     @override
+    def clips_at(self, number: int) -> int:
+        return self.batch_size
+
+    @override
     def same_bucket(self, number: int) -> np.ndarray:
         return np.flatnonzero(self.codes == 0)
 

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from vidlab.callbacks.cost.meter import CostMeter
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
 from vidlab.cost.rates import matmul_rate
+from vidlab.cost.work import Work
 from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
 from vidlab.lab.runs.job import Job
@@ -51,6 +53,7 @@ class Summary:
     checkpoints: Sequence[str] = ()
     own_steps: int = 0
     page: str | None = None
+    cost: Work | None = None
 
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
@@ -167,6 +170,7 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
         checkpoints=checkpoints,
         own_steps=trainer.global_step - course.first_step,
         page=getattr(logger, "page", None) if trainer.is_global_zero else None,
+        cost=next((one.work for one in callbacks if isinstance(one, CostMeter)), None),
     )
 
 

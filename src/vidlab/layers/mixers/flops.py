@@ -36,8 +36,16 @@ def _of_operator(x: Sequence[int], dt: Any, A: Any, B: Sequence[int], *rest: Any
     return batch * ssd_flops(tokens, heads, channels, B[-1], rest[-1])
 
 
+def _of_backward(dy: Any, dstate: Any, *forward: Any, **_: Any) -> int:
+    """Two products for each one of the forward pass; what is computed again does not count."""
+    return 2 * _of_operator(*forward)
+
+
 # For ``FlopCounterMode(custom_mapping=...)``.
-FLOP_FORMULAS: Mapping[Any, Callable[..., int]] = {torch.ops.vidlab.ssd: _of_operator}
+FLOP_FORMULAS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.vidlab.ssd: _of_operator,
+    torch.ops.vidlab.ssd_backward: _of_backward,
+}
 
 
 def attention_flops(tokens: int, width: int) -> int:

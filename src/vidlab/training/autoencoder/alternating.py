@@ -13,7 +13,7 @@ from vidlab.training.autoencoder.gan_step import GANOptimizerStep
 from vidlab.training.autoencoder.trainer_checks import check_accumulation_and_clipping
 from vidlab.training.autoencoder.turns import GENERATOR, Turns
 from vidlab.training.module import ClipModule
-from vidlab.training.optimization.optimizers import LrFactor, OptimizerFactory
+from vidlab.training.optimization.optimizers import OptimizerFactory
 
 
 class AlternatingModule(ClipModule):
@@ -47,9 +47,8 @@ class AlternatingModule(ClipModule):
         pairs = zip(self._factories, self.players, strict=True)
         optimizers = [factory.build(player.network) for factory, player in pairs]
         self._base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        factor: LrFactor = self.lr_schedule.factor(self.trainer.max_steps)
-        # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own max_steps
-        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, lambda step: factor(step)) for o in optimizers]
+        # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own length
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, lambda step: self.rate_at(step)) for o in optimizers]
 
     @override
     def setup(self, stage: str) -> None:

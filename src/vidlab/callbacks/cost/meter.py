@@ -1,0 +1,122 @@
+"""Counts what a training has cost, over all its processes and all its resumptions."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from vidlab.cost.work import Work
+from vidlab.training.module import ClipModule
+
+UNITS = ("flops", "tokens", "samples", "seconds")
+
+
+class CostMeter(Callback):
+    """Adds up steps, clips, tokens, FLOPs and seconds, and logs them with the losses of each step.
+
+    FLOPs and tokens are those of the batches as they were computed: their shapes, the length of their captions, what
+    the objective made of them, and the features that losses asked for. The work of all processes counts. Seconds are
+    those of one clock from the first step on, without validation: processes work at the same time.
+
+    The counts are kept in checkpoints, so that a resumed run goes on with them. It stands before the other callbacks:
+    those that end or save a run see the step counted.
+
+    Args:
+        clock: seconds.
+
+    Attributes:
+        work: of all optimizer steps so far.
+        planned: what a plan had expected of the same batches: ``planned_of`` added up.
+        planned_of: the planned work of a batch of clips, by size and number of clips; None counts none.
+        batches: that were counted, those that still accumulate included.
+
+    Logs:
+        cost/flops, cost/tokens, cost/samples, cost/seconds: since the beginning of the run, all processes together.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.work = Work()
+        self.planned = 0
+        self.planned_of: Callable[[tuple[int, int, int], int], int] | None = None
+        self._open = Work()  # of the batches that accumulate to the next step, of this process
+        self._clock, self._mark = clock, 0.0
+        self._training = False
+        self._seen_step = 0
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return "CostMeter"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"work": asdict(self.work), "open": asdict(self._open), "planned": self.planned}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.work, self._open = Work(**state_dict["work"]), Work(**state_dict["open"])
+        self.planned = state_dict["planned"]
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(pl_module, ClipModule):
+            raise TypeError("CostMeter counts the work of a ClipModule")
+        pl_module.cost()  # builds what counts, before the clock runs
+        self._training, self._mark, self._seen_step = True, self._clock(), trainer.global_step
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = False
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clock stands still; before training it does not run yet."""
+        if self._training:
+            self._open += Work(seconds=self._lap())
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._lap()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, ClipModule)
+        cost, clips = pl_module.step_cost(batch), len(batch)
+        self._open += Work(0, clips, clips * cost.tokens, clips * cost.training_flops, self._lap())
+        if self.planned_of is not None:
+            self.planned += trainer.world_size * self.planned_of(batch.size, clips)
+        if trainer.global_step == self._seen_step:
+            return
+        self._seen_step = trainer.global_step
+        self.work, self._open = self.work + _of_all(self._open, trainer), Work()
+        if trainer._logger_connector.should_update_logs:
+            self._log(trainer)
+
+    def _lap(self) -> float:
+        now = self._clock()
+        passed, self._mark = now - self._mark, now
+        return passed
+
+    def _log(self, trainer: Trainer) -> None:
+        counts = {f"cost/{unit}": float(getattr(self.work, unit)) for unit in UNITS}
+        for logger in trainer.loggers:
+            logger.log_metrics(counts, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def _of_all(own: Work, trainer: Trainer) -> Work:
+    """A step of all processes, the same number on each of them.
+
+    They have equally many clips of the same shapes, but captions of other lengths, and clocks of their own.
+    """
+    ranks = trainer.world_size
+    if ranks == 1:
+        return Work(1, own.samples, own.tokens, own.flops, own.seconds)
+    told = torch.tensor([own.flops, own.seconds], dtype=torch.float64, device=trainer.strategy.root_device)
+    flops, seconds = trainer.strategy.reduce(told, reduce_op="sum").tolist()
+    return Work(1, ranks * own.samples, ranks * own.tokens, int(flops), seconds / ranks)
