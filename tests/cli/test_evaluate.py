@@ -104,12 +104,15 @@ def test_generated_videos_are_made_once(trained, report):
     assert again["temporal_flickering"]["value"] == rows(report)["temporal_flickering"]["value"]
 
 
-def test_two_runs_are_compared_clip_by_clip(trained):
+def test_two_runs_of_one_seed_are_no_ranking_and_are_compared_clip_by_clip(trained):
     first, second = trained.runs
     done = evaluate(trained, f"runs=[{first},{second}]", "hydra.run.dir=evaluations/two")
     assert done.code == 0 and done.err == "", done.err
     text = (trained.folder / "evaluations" / "two" / "report.md").read_text()
-    assert "## Comparison" in text and "paired bootstrap" in text
+    told = "**x0_mse**: optimizer.lr=1e-6: one seed: a ranking from one seed says nothing about another."
+    assert text.startswith("# Comparison") and told in text and told in done.out
+    assert "optimizer.lr=0.02 seed=0" in text and len(done.out.splitlines()) < 30
+    assert "## Checkpoint by checkpoint, over clips" in text and "paired bootstrap" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| x0_mse/log_snr_0 | ") and "| | | | |" in line]
     verdict = text[text.index(line) :].splitlines()[1].split("|")[-2].strip()
     assert verdict == "worse"  # a model that has not learned, compared with one that has

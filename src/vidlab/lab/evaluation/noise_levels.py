@@ -13,6 +13,7 @@ from vidlab.precision import autocast
 from vidlab.training.held_out import HeldOut
 from vidlab.training.video_diffusion import VideoDiffusion
 
+X0_MSE = "x0_mse"
 Measure = Callable[[HeldOut], Tensor]
 
 
@@ -32,7 +33,7 @@ def errors_by_noise_level(
         learned: names objective and autoencoder: models with different ones have objectives that do not compare.
     """
     measures = {f"loss_at_t/{t:g}": _loss_at(module, t) for t in _middles(levels)}
-    measures |= {f"x0_mse/log_snr_{value:g}": _x0_error_at(module, value) for value in module.log_snr_bins}
+    measures |= {f"{X0_MSE}/log_snr_{value:g}": _x0_error_at(module, value) for value in module.log_snr_bins}
     found: dict[str, list[Tensor]] = {name: [] for name in measures}
     keys: list[str] = []
     shape = (0, 0, 0)
@@ -47,6 +48,9 @@ def errors_by_noise_level(
     for name, parts in found.items():
         settings = {"learned": learned} if name.startswith("loss") else {}
         results[name] = _result(name, keys, torch.cat(parts), shape, settings)
+    errors = [torch.cat(parts) for name, parts in found.items() if name.startswith(X0_MSE)]
+    bins = {"log_snr": ", ".join(f"{value:g}" for value in module.log_snr_bins)}
+    results[X0_MSE] = _result(X0_MSE, keys, torch.stack(errors).mean(0), shape, bins)  # over all bins, as val/x0_mse
     return results
 
 

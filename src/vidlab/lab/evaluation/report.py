@@ -12,6 +12,7 @@ from vidlab.files import open_table
 from vidlab.lab.cli.safe_text import cells, markdown, named_cells
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.scoring import Scores
+from vidlab.lab.runs.configurations import RunSettings
 from vidlab.metrics.base import key_number
 from vidlab.metrics.results import MetricResult
 from vidlab.metrics.series import Series
@@ -34,6 +35,7 @@ class Evaluated:
         mlflow_run_id: where the scores belong; None for folders.
         step: optimizer steps of the checkpoint.
         series: what the videos depend on besides the weights; None where nothing was generated.
+        settings: what made the run; None where nobody recorded it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Evaluated:
     mlflow_run_id: str | None = None
     step: int = 0
     series: Series | None = None
+    settings: RunSettings | None = None
 
 
 def distinct(subjects: Sequence[Evaluated]) -> list[Evaluated]:

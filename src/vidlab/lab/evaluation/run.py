@@ -13,14 +13,16 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import build_data, resolve_accelerator
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, readable, real_clips
+from vidlab.lab.evaluation.comparison.over_seeds import compare_over_seeds, group_runs, named_by_settings
 from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
 from vidlab.lab.evaluation.report import Evaluated, distinct
-from vidlab.lab.evaluation.report_files import write_report
+from vidlab.lab.evaluation.report_files import write_report, write_seed_report
 from vidlab.lab.evaluation.scoring import score
 from vidlab.lab.evaluation.store import store_scores
 from vidlab.lab.exported import load_stored
 from vidlab.lab.loading import LoadSettings, module_of
+from vidlab.lab.runs.configurations import RunSettings, read_settings
 from vidlab.lab.runs.resolve import Run, read_run_record, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.trusted_config import Allowed, trained_config
@@ -58,7 +60,11 @@ def run_evaluation(cfg: DictConfig) -> Path:
         store_scores(cfg.tracking_uri, subjects[-1])
     for path in _folders(cfg):
         subjects.append(evaluate_folder(Path(path).expanduser(), cfg, metrics))
-    write_report(folder, distinct(subjects))
+    if cfg.runs and len(subjects) > 1:
+        groups = named_by_settings(group_runs(distinct(subjects)))
+        write_seed_report(folder, compare_over_seeds(groups))
+    else:
+        write_report(folder, distinct(subjects))
     return folder
 
 
@@ -114,7 +120,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     module.to(device)
     if cfg.get("data"):
         trained.data = OmegaConf.to_container(cfg.data)
-    trained.data.frames, trained.data.height, trained.data.width = module.clip_shape
+    set_size(trained.data, module.clip_shape)
     data = held_out_data(trained, cfg)
     recipe = Recipe(cfg.seed, cfg.conditioning_frames, cfg.batch_size, cfg.precision, cfg.fps)
     folder = VIDEOS / _identity(run, cfg, step, data)
@@ -136,7 +142,29 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
         "reference": cfg.reference, "num_reference": cfg.num_reference,
     }  # fmt: skip
     series = Series(len(clips), module.sampler, module.guidance, others)
-    return Evaluated(name, str(run.checkpoint), clips, scores, run.mlflow_run_id, step, series)
+    settings = _settings(run)
+    return Evaluated(name, str(run.checkpoint), clips, scores, run.mlflow_run_id, step, series, settings)
+
+
+def _settings(run: Run) -> RunSettings | None:
+    """What made a run; its checkpoint's name counts, so that ``best`` and ``last`` of one run are told apart."""
+    found = read_settings(run.folder)
+    return found and replace(found, overrides=(*found.overrides, f"checkpoint={run.checkpoint.stem}"))
+
+
+def set_size(data: DictConfig, shape: tuple[int, int, int]) -> None:
+    """Clips of another size; a source that renders its own, as long and large as the clips are, renders these.
+
+    Args:
+        data: the configuration of a run's data, whose interpolations are resolved.
+        shape: frames, height, width.
+    """
+    source, stride = data.get("source") or {}, data.get("frame_stride", 1)
+    for name, new in zip(("frames", "height", "width"), shape, strict=True):
+        spans = [(size - 1) * stride + 1 if name == "frames" else size for size in (data[name], new)]
+        if source.get(name) == spans[0]:
+            source[name] = spans[1]
+        data[name] = new
 
 
 def held_out_data(trained: DictConfig, cfg: DictConfig) -> ClipDataModule:

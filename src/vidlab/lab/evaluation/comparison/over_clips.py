@@ -1,4 +1,4 @@
-"""Which differences between runs are more than chance."""
+"""Which differences between single checkpoints, or videos, are more than chance of the clips."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from vidlab.errors import UserError
 from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.metrics.results import Difference, MetricResult, difference
+from vidlab.metrics.statistics.significance import holm
 
 LEVEL = 0.05
 
@@ -83,23 +84,13 @@ def _with(row: Compared, adjusted: float | None) -> Compared:
     return Compared(row.metric, row.subject, row.result, row.difference, row.refused, adjusted)
 
 
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Step-down adjusted p-values (Holm 1979); entries without a p-value stay without and do not count."""
-    known = sorted((value, place) for place, value in enumerate(p_values) if value is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    running = 0.0
-    for rank, (value, place) in enumerate(known):
-        running = max(running, min(1.0, (len(known) - rank) * value))
-        adjusted[place] = running
-    return adjusted
-
-
 def comparison_table(subjects: Sequence[Evaluated], rows: Sequence[Compared]) -> str:
     """Values side by side and what can be said of their differences, as Markdown."""
     first = subjects[0]
     name_of_first = markdown(first.name)
     lines = [
-        f"Differences are to {name_of_first}. p: paired bootstrap over clips, corrected for the whole table (Holm).",
+        f"Differences are to {name_of_first}. p: paired bootstrap over clips, corrected for the whole table (Holm). It "
+        "says how much other clips could change, for exactly these weights; of another training it says nothing.",
         "",
         "| metric | run | value | difference | 95 % interval | p | verdict |",
         "|---" * 7 + "|",

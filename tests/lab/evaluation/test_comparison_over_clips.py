@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vidlab.lab.evaluation.comparison import compare, comparison_table, holm
+from vidlab.lab.evaluation.comparison.over_clips import compare, comparison_table
 from vidlab.lab.evaluation.report import Evaluated
 from vidlab.lab.evaluation.scoring import Scores
 from vidlab.metrics.results import MetricResult
@@ -17,13 +17,6 @@ def result(scores, name="score", higher=True, **others) -> MetricResult:
 
 def subject(name, *results) -> Evaluated:
     return Evaluated(name, str(Path(name)), (), Scores({one.name: one for one in results}))
-
-
-def test_holm_by_hand():
-    # 4 known values: .01 x 4, .02 x 3, .03 x 2, .5 x 1, each at least as large as the one before
-    assert holm([0.03, None, 0.01, 0.5, 0.02]) == pytest.approx([0.06, None, 0.04, 0.5, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
 
 
 def test_a_constant_difference_is_told_and_noise_is_not():

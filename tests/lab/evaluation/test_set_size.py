@@ -1,0 +1,22 @@
+import pytest
+from omegaconf import OmegaConf
+
+from vidlab.lab.evaluation.run import set_size
+
+
+@pytest.mark.parametrize(("stride", "made", "wanted"), [(1, 8, 16), (3, 22, 46)])
+def test_a_source_that_renders_its_clips_renders_them_as_long_as_is_asked(stride, made, wanted):
+    source = {"frames": made, "height": 32, "width": 64}
+    data = OmegaConf.create({"frames": 8, "height": 32, "width": 32, "frame_stride": stride, "source": source})
+    set_size(data, (16, 32, 48))
+    assert (data.frames, data.height, data.width) == (16, 32, 48)
+    assert data.source == {"frames": wanted, "height": 32, "width": 64}  # its width was never the clips'
+
+
+def test_other_data_keep_what_they_are_made_from():
+    data = OmegaConf.create({"frames": 8, "height": 32, "width": 32, "source": {"path": "/x", "height": 720}})
+    set_size(data, (16, 64, 64))
+    assert data.source == {"path": "/x", "height": 720}
+    data = OmegaConf.create({"frames": 8, "height": 32, "width": 32})
+    set_size(data, (8, 32, 32))
+    assert data == {"frames": 8, "height": 32, "width": 32}
