@@ -1,0 +1,81 @@
+"""Hydra finds the tables of ``experiments/`` as choices: ``experiment=open_sora_plan/attention``.
+
+Hydra looks for its plugins in this package, and reads this source wherever ``experiments://`` stands in
+``hydra.searchpath``.
+"""
+
+import os
+from pathlib import Path
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.object_type import ObjectType
+from typing_extensions import override
+
+# of a checkout: src/hydra_plugins is two folders below its root
+BESIDE_SOURCES = Path(__file__).resolve().parents[2] / "experiments"
+TABLE = "sweep.yaml"
+
+
+class ExperimentsSource(FileConfigSource):
+    """Folders of published tables as configurations.
+
+    ``experiment/PAPER/TABLE`` is ``experiments/PAPER/TABLE/sweep.yaml``, and ``row/PAPER/TABLE/NAME`` is
+    ``experiments/PAPER/TABLE/rows/NAME.yaml``. Where the folder is not there, as in an installed package, this source
+    has nothing and says nothing.
+
+    Args:
+        provider: who asks, for messages.
+        path: ``experiments://FOLDER``; without a folder, that of the checkout.
+    """
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.path = self.path or str(BESIDE_SOURCES)
+
+    @staticmethod
+    @override
+    def scheme() -> str:
+        return "experiments"
+
+    @override
+    def available(self) -> bool:
+        return True
+
+    @override
+    def is_group(self, config_path: str) -> bool:
+        return config_path == "" or self._folder(config_path) is not None
+
+    @override
+    def is_config(self, config_path: str) -> bool:
+        return (Path(self.path) / self._normalize_file_name(config_path)).is_file()
+
+    @override
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        folder = self._folder(config_path)
+        if folder is None:
+            return []
+        names = [name.removesuffix(".yaml") for name in os.listdir(folder)]
+        kinds = {ObjectType.CONFIG: self.is_config, ObjectType.GROUP: self.is_group}
+        wanted = [kinds[results_filter]] if results_filter else [*kinds.values()]
+        return sorted(name for name in names if any(kind(f"{config_path}/{name}") for kind in wanted))
+
+    def _folder(self, config_path: str) -> Path | None:
+        """The folder behind a group; None for what is none, such as a table without rows."""
+        kind, *parts = config_path.strip("/").split("/")
+        if kind not in ("experiment", "row"):
+            return None
+        at = Path(self.path, *parts)
+        if kind == "row" and len(parts) == 2:
+            at /= "rows"
+        is_table = (Path(self.path, *parts) / TABLE).is_file() and kind == "experiment"
+        return at if at.is_dir() and not is_table else None
+
+    @staticmethod
+    @override
+    def _normalize_file_name(filename: str) -> str:
+        kind, *parts = filename.strip("/").removesuffix(".yaml").split("/")
+        if kind == "experiment" and parts:
+            return "/".join([*parts, TABLE])
+        if kind == "row" and len(parts) == 3:
+            return "/".join([*parts[:2], "rows", f"{parts[2]}.yaml"])
+        return ".none"
