@@ -4,7 +4,6 @@ Hydra looks for its plugins in this package, and reads this source wherever ``ex
 ``hydra.searchpath``.
 """
 
-import os
 from pathlib import Path
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -30,7 +29,7 @@ class ExperimentsSource(FileConfigSource):
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
-        self.path = self.path or str(BESIDE_SOURCES)
+        self.path: str = path.partition("://")[2] or str(BESIDE_SOURCES)
 
     @staticmethod
     @override
@@ -54,7 +53,7 @@ class ExperimentsSource(FileConfigSource):
         folder = self._folder(config_path)
         if folder is None:
             return []
-        names = [name.removesuffix(".yaml") for name in os.listdir(folder)]
+        names = [entry.name.removesuffix(".yaml") for entry in folder.iterdir()]
         kinds = {ObjectType.CONFIG: self.is_config, ObjectType.GROUP: self.is_group}
         wanted = [kinds[results_filter]] if results_filter else [*kinds.values()]
         return sorted(name for name in names if any(kind(f"{config_path}/{name}") for kind in wanted))

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vidlab.clip import LatentShape, Stride
-from vidlab.cost.flops import DenoiserCounter, ModelCost
+from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape
 from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.compose import make_backbone
@@ -62,7 +62,7 @@ def parameters(module: nn.Module, unit: float = 1e6) -> float:
 
 def cost(model: nn.Module, shape: InputShape, text_width: int, text_tokens: int) -> ModelCost:
     """The cost of one clip in a training step."""
-    return DenoiserCounter(model, text_width).cost(shape, text_tokens)  # type: ignore[arg-type]
+    return DenoiserCounter(model, text_width).cost(StepInput(shape, text_tokens))  # type: ignore[arg-type]
 
 
 @cache

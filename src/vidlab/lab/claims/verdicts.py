@@ -1,6 +1,8 @@
-"""Whether a table of ``experiments/`` came out as published: ``python -m vidlab.lab.claims.verdicts TABLE [SWEEP ...]``.
+"""Whether a table of ``experiments/`` came out as published.
 
-TABLE is a folder with ``published.csv``, a SWEEP the folder of ``python train.py -m experiment=...``, or several of them.
+    python -m vidlab.lab.claims.verdicts TABLE [SWEEP ...] [--write]
+
+TABLE is a folder with ``published.csv``, a SWEEP the folder of ``python train.py -m experiment=...``, one or several.
 Every row is compared with the baseline row over common seeds. ``--write`` puts the result into the table's README.
 """
 
@@ -106,7 +108,7 @@ def _row(cells: Mapping[str, str]) -> PublishedRow:
 
 
 def scores_of(sweeps: Iterable[Path], metric: str) -> Scores:
-    """The last value of a metric by row and seed; of a row and seed that was trained twice, that of the later folder."""
+    """The last value of a metric by row and seed; of a row and seed that were trained twice, the later folder's."""
     found: dict[str, dict[int, float]] = {}
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):

@@ -17,8 +17,8 @@ class OutlierBatches(Callback):
     """Multiplies the pixels of some batches, so that their gradients are far too large.
 
     This stands for what Open-Sora Plan (arXiv 2412.00131, section 3.2) names as causes of loss spikes: abnormal outputs
-    of the autoencoder and outliers of the data. Which batches it meets depends on the seed and the batch's number alone, so
-    runs that are compared meet the same.
+    of the autoencoder and outliers of the data. Which batches it meets depends on the seed and the batch's number
+    alone, so runs that are compared meet the same.
 
     Args:
         rate: share of batches, in [0, 1].

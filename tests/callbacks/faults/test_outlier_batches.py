@@ -1,11 +1,12 @@
 """Batches that are outliers on purpose."""
 
-from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 
-from vidlab.callbacks.outlier_batches import OutlierBatches
+from vidlab.callbacks.faults.outlier_batches import OutlierBatches
 from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
 
@@ -17,10 +18,11 @@ def batch(number: int) -> ClipBatch:
 
 def seen(callback: OutlierBatches, number: int) -> tuple[float, float]:
     """The largest pixel after the callback, and what it logged."""
-    logged = {}
-    clips = batch(number)
-    callback.on_train_batch_start(None, SimpleNamespace(log=logged.__setitem__), clips, 0)
-    return clips.pixels.max().item(), logged["train/outlier"]
+    clips, module = batch(number), MagicMock(spec=LightningModule)
+    callback.on_train_batch_start(MagicMock(spec=Trainer), module, clips, 0)
+    name, value = module.log.call_args.args
+    assert name == "train/outlier"
+    return clips.pixels.max().item(), value
 
 
 def test_the_share_and_the_same_ones_every_time():
