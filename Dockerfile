@@ -15,7 +15,8 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     VIDLAB_CACHE=/work/cache
 
-# a C++ compiler for compile=true and Triton, git for the provenance of runs
+# a C++ compiler for compile=true and Triton, git for the provenance of runs; Debian keeps no older versions to pin
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ git \
     && rm -rf /var/lib/apt/lists/*
@@ -48,7 +49,7 @@ RUN pip install -r requirements.txt
 # set C of requirements-gpu.txt, on request: --build-arg WITH_MAMBA=1
 ARG WITH_MAMBA=""
 RUN if [ -n "$WITH_MAMBA" ]; then \
-        pip install wheel ninja setuptools \
+        pip install wheel==0.48.0 ninja==1.13.2 setuptools==84.2.1 \
         && MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE \
             pip install --no-deps --no-build-isolation mamba-ssm==2.3.2.post1; \
     fi
