@@ -1,18 +1,31 @@
 """Hydra finds the tables of ``experiments/`` as choices: ``experiment=open_sora_plan/attention``.
 
-Hydra looks for its plugins in this package, and reads this source wherever ``experiments://`` stands in
-``hydra.searchpath``.
+Hydra looks for its plugins in this package. A key ``hydra.searchpath`` could not do it: Hydra reads it in a primary
+configuration alone, and those of other programs begin from that of train.py.
 """
 
 from pathlib import Path
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from typing_extensions import override
 
 # of a checkout: src/hydra_plugins is two folders below its root
 BESIDE_SOURCES = Path(__file__).resolve().parents[2] / "experiments"
+CONF = BESIDE_SOURCES.parent / "conf"
 TABLE = "sweep.yaml"
+
+
+class ExperimentsPath(SearchPathPlugin):
+    """Adds ``experiments/`` of a checkout to the search path of vidlab's own configurations, and of nothing else."""
+
+    @override
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        main = [str(part.path).removeprefix("file://") for part in search_path.get_path() if part.provider == "main"]
+        if BESIDE_SOURCES.is_dir() and any(Path(path).resolve() == CONF for path in main):
+            search_path.append("vidlab-experiments", f"{ExperimentsSource.scheme()}://")
 
 
 class ExperimentsSource(FileConfigSource):
