@@ -68,6 +68,8 @@ PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
 ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
 # groups whose choices do not stand at the top
 PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
+# two steps, or a moment
+BUDGETS = {"steps": 2, "samples": 4, "tokens": 400, "flops": 1e8, "wall_time": 0.01}
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -89,6 +91,7 @@ WITH = {
     "guidance/first_and_later": ["objective=pyramid_flow"],
     "guidance/self_quality": ["objective=pyramid_flow"],
     "sampler/pyramid": ["objective=pyramid_flow"],
+    **{f"budget/{unit}": [f"budget.value={value}", "trainer.max_steps=-1"] for unit, value in BUDGETS.items()},
 }
 
 
@@ -106,6 +109,7 @@ def overrides(choice: str) -> list[str]:
     small += SMALL["model"] if group != "model" or name == "full3d" else []
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
     # tracking is slow to start and tested with its own choice
+    small = [word for word in small if group != "budget" or name == "none" or not word.startswith("trainer.max_steps=")]
     return [*chosen, *WITH.get(choice, []), *small, *(["logger=none"] if group != "logger" else [])]
 
 

@@ -120,6 +120,16 @@ def run_sweep(bench: Bench, words: list[str]) -> None:
     assert jobs > 1 and bench.count("runs/*/*/*/summary.json") == before + jobs
 
 
+def run_budget(bench: Bench, words: list[str]) -> None:
+    """A few steps' worth in place of the value."""
+    small = {"flops": "4e8", "samples": "8", "wall_time": "1"}
+    unit = next(word.removeprefix("budget=") for word in words if word.startswith("budget="))
+    words = [f"budget.value={small[unit]}" if word.startswith("budget.value=") else word for word in words]
+    before = bench.count("runs/**/summary.json")
+    bench.python(words, (*FIRST, *FEW_SHAPES))
+    assert bench.count("runs/**/summary.json") > before
+
+
 def run_resume(bench: Bench, words: list[str]) -> None:
     before = bench.count("runs/*/*/summary.json")
     done = bench.train(words, ("trainer.max_steps=3",))
@@ -402,6 +412,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py .*(--help|--cfg job)", run_print),
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
     (r"python train\.py experiment=wfvae_nano", compose_autoencoder),
+    (r"python train\.py .*budget=.*", run_budget),
     (r"python train\.py -m .*", run_sweep),
     (r"python train\.py .*conditioning=.*", run_conditioned),
     (r"python train\.py ckpt_path=last .*", run_resume),

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from vidlab.callbacks import throughput
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.callbacks.last_checkpoint import LastCheckpoint
-from vidlab.callbacks.throughput import Throughput
+from vidlab.callbacks.throughput import ShapeReport, Throughput
 from vidlab.callbacks.validate_at_end import ValidateAtEnd
 from vidlab.errors import UserError
 from vidlab.training.checkpoint_io import AtomicCheckpointIO, load_checkpoint
@@ -173,6 +173,10 @@ def test_rates_follow_the_shapes_of_the_batches(make_module, make_batch, make_tr
     assert report.tokens_per_second == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
     assert report.flops_per_second == pytest.approx((3 * other.training_flops + 2 * usual.training_flops) / 10)
     assert logged["throughput/tokens_per_second"] == pytest.approx((3 * other.tokens + 2 * usual.tokens) / 10)
+    assert report.shapes == {
+        "2x8x8": ShapeReport(1, 5.0, 3 * other.training_flops, 3 * other.attention_flops),
+        "4x8x8": ShapeReport(1, 5.0, 2 * usual.training_flops, 2 * usual.attention_flops),
+    }
 
 
 def test_batches_that_accumulate_are_one_step(make_module, make_batch, make_trainer):

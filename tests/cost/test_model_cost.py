@@ -8,7 +8,6 @@ from vidlab.backbones.dit import DiT
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import LatentShape
 from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput, mean_cost
-from vidlab.cost.rates import matmul_rate
 from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import InputShape
 from vidlab.diffusion.parameterizations import Velocity
@@ -137,8 +136,3 @@ def test_planning_touches_no_memory():
     latent = LatentShape(16, 32, 64, 64)
     cost = counter_of(huge, latent, 4096).cost(StepInput(InputShape(latent), 16))
     assert cost.parameters > 10e9 and cost.tokens == 32 * 32 * 32
-
-
-def test_the_measured_rate_is_that_of_matrix_products():
-    seconds = matmul_rate(torch.float32, "cpu", size=128, seconds=0.05)
-    assert 1e8 < seconds < 1e14

@@ -1,7 +1,8 @@
 """Where the time of training goes, and what rate it reaches."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +29,21 @@ class ThroughputReport:
     tokens_per_second: float
     flops_per_second: float
     flops_per_step: float
+    shapes: Mapping[str, "ShapeReport"] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShapeReport:
+    """Sums over the batches of one shape of clips, of all ranks.
+
+    On a GPU the seconds of a batch are those until the host has queued it: where shapes are mixed they belong in part
+    to the batch before.
+    """
+
+    batches: int
+    seconds: float
+    flops: int
+    attention_flops: int
 
 
 @dataclass(frozen=True)
@@ -36,9 +52,11 @@ class _Work:
 
     tokens: int = 0
     flops: int = 0
+    attention_flops: int = 0
+    batches: int = 0
 
     def __add__(self, other: "_Work") -> "_Work":
-        return _Work(self.tokens + other.tokens, self.flops + other.flops)
+        return _Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 class Throughput(Callback):
@@ -58,6 +76,7 @@ class Throughput(Callback):
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.steps = 0
         self._work = _Work()
+        self._shapes: dict[str, tuple[_Work, float]] = {}
         self._ranks = 1
         self._seen_step = 0
         self._mark: float | None = None
@@ -105,6 +124,7 @@ class Throughput(Callback):
             return
         assert isinstance(pl_module, ClipModule)
         work = self._work_of(batch, pl_module)
+        self._count_shape("x".join(map(str, batch.size)), work)
         self.steps += stepped
         self._work += work
         self._window_steps += stepped
@@ -116,7 +136,18 @@ class Throughput(Callback):
         before = time.perf_counter()
         cost = module.step_cost(batch)  # counted once for each shape and caption length
         self._skip(time.perf_counter() - before)
-        return _Work(self._ranks * len(batch) * cost.tokens, self._ranks * len(batch) * cost.training_flops)
+        clips = self._ranks * len(batch)
+        return _Work(clips * cost.tokens, clips * cost.training_flops, clips * cost.attention_flops, 1)
+
+    @property
+    def _training_seconds(self) -> float:
+        return sum(self.seconds[phase] for phase in PHASES if phase != "other")
+
+    def _count_shape(self, shape: str, work: _Work) -> None:
+        """The seconds since the batch before are this one's."""
+        before, seconds = self._shapes.get(shape, (_Work(), 0.0))
+        timed = sum(each for _, each in self._shapes.values())
+        self._shapes[shape] = before + work, seconds + self._training_seconds - timed
 
     def _skip(self, seconds: float) -> None:
         """Counting is no part of training."""
@@ -140,7 +171,7 @@ class Throughput(Callback):
 
     def report(self) -> ThroughputReport:
         """Means over the run so far."""
-        training = max(sum(self.seconds[phase] for phase in PHASES if phase != "other"), 1e-9)
+        training = max(self._training_seconds, 1e-9)
         return ThroughputReport(
             steps=self.steps,
             seconds=dict(self.seconds),
@@ -148,6 +179,10 @@ class Throughput(Callback):
             tokens_per_second=self._work.tokens / training,
             flops_per_second=self._work.flops / training,
             flops_per_step=self._work.flops / max(self.steps, 1),
+            shapes={
+                shape: ShapeReport(work.batches, seconds, work.flops, work.attention_flops)
+                for shape, (work, seconds) in self._shapes.items()
+            },
         )
 
     def _restart_window(self) -> None:

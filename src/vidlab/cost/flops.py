@@ -182,10 +182,14 @@ def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: 
 def encoder_flops(autoencoder: Autoencoder, frames: int, height: int, width: int) -> int:
     """FLOPs of encoding one clip, which is what a frozen autoencoder does in a training step.
 
+    Of a fixed transform without parameters, such as Haar's, there is nothing worth counting: 0.
+
     Args:
         autoencoder: a built one, which is left as it is.
         frames, height, width: of the clip.
     """
+    if not any(True for _ in autoencoder.parameters()):
+        return 0
     hollow = _on_meta(autoencoder)
     with ProductCounter() as counter, torch.no_grad():
         hollow.encode(torch.empty(1, 3, frames, height, width, device="meta"))

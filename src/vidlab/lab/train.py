@@ -5,7 +5,9 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
@@ -13,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 
 from vidlab.callbacks.cost.budget import BudgetLimit
+from vidlab.callbacks.cost.hashes import shared_tags
 from vidlab.callbacks.cost.meter import CostMeter
 from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
@@ -24,7 +27,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
-from vidlab.lab.image_models.provide import provide_image_model
+from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
@@ -83,7 +86,11 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         size = opening(module.cost(), module.clip_shape, clips)
-        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module)))
+        shared = partial(
+            shared_tags, module, data, trainer.world_size, trainer.accumulate_grad_batches,
+            trainer.strategy.root_device.type,
+        )  # fmt: skip
+        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module), shared))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
         counting = count_cost(cfg, trainer, module, data)
@@ -92,7 +99,9 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         started = time.monotonic()
         first = fit(trainer, module, data, job.resumed)
         seconds = time.monotonic() - started
-        summary = summarize(job, trainer, module, logger, Course(first, seconds, start.first_step))
+        summary = summarize(
+            job, trainer, module, logger, Course(first, seconds, start.first_step, image_model_flops(cfg))
+        )
         report(summary, logger)
         status = "success"
     except StopRequestedError as error:
@@ -129,17 +138,31 @@ def already_trained(cfg: DictConfig, job: Job) -> AlreadyTrained | None:
         return None
     state = load_checkpoint(job.resumed.checkpoint, on_disk=True)
     check_changes(cfg, state, job.resumed.checkpoint, job.overrides)
-    steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
-    found = summary_of(job.folder, steps)
-    if found is None or not isinstance(asked, int) or not 0 <= asked <= steps:
+    steps = state.get("global_step", 0)
+    found, end = summary_of(job.folder, steps), end_of(cfg, state)
+    if found is None or end is None:
         return None
-    longer = [word for word in job.overrides if not word.startswith(("ckpt_path=", "trainer.max_steps="))]
-    again = command("train.py", *longer, f"trainer.max_steps={2 * steps}", setting("ckpt_path", shortened(job.folder)))
+    key, asked, twice = end
+    longer = [word for word in job.overrides if not word.startswith(("ckpt_path=", f"{key}="))]
+    again = command("train.py", *longer, f"{key}={twice:g}", setting("ckpt_path", shortened(job.folder)))
     text = (
-        f"{shortened(job.folder)} has already taken {steps} steps, and trainer.max_steps={asked} asks for no more: "
+        f"{shortened(job.folder)} has already taken {steps} steps, and {key}={asked:g} asks for no more: "
         f"nothing was trained or changed. For a longer run: {again}"
     )
     return AlreadyTrained(text, found["last"].get("val/loss"))
+
+
+def end_of(cfg: DictConfig, state: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    """What a checkpoint's run has reached: the setting that ends it, its value, and one that doubles the run."""
+    steps, asked = state.get("global_step", 0), cfg.trainer.get("max_steps")
+    if isinstance(asked, int) and 0 <= asked <= steps:
+        return "trainer.max_steps", asked, 2 * steps
+    if not cfg.get("budget"):
+        return None
+    meter, budget = CostMeter(), instantiate(cfg.budget, "budget")
+    if (counted := state.get("callbacks", {}).get(meter.state_key)) is not None:
+        meter.load_state_dict(counted)
+    return ("budget.value", budget.value, 2 * budget.value) if budget.reached(meter.work) else None
 
 
 def count_cost(cfg: DictConfig, trainer: Trainer, module: ClipModule, data: LightningDataModule) -> list[Callback]:

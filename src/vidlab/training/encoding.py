@@ -1,14 +1,15 @@
 """What a training step learns from: latents and text features of a batch, encoded now or read from a cache."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidlab.autoencoders.base import Autoencoder, Posterior
 from vidlab.clip import ClipBatch, TextEmbedding
+from vidlab.cost.flops import encoder_flops
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
 from vidlab.text.base import TextEncoder, with_null
@@ -35,6 +36,7 @@ class TrainingEncoders:
     text_encoder: TextEncoder
     latents: str
     text_dropout: float
+    _flops: dict[object, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.text_dropout <= 1:
@@ -46,6 +48,26 @@ class TrainingEncoders:
     def planned_text_tokens(self) -> int:
         """Tokens of a caption in plans that are made before one has been seen."""
         return min(PLANNED_TEXT_TOKENS, self.text_encoder.max_tokens)
+
+    def flops_of(self, batch: ClipBatch, text_tokens: int) -> dict[str, int]:
+        """FLOPs of encoding a training batch, by what encodes; 0 where its content is read from a cache.
+
+        The autoencoder is counted. The text encoder is reckoned at two operations for each parameter outside its tables
+        and each token, and three times that where it is trained.
+        """
+        clips, text = len(batch), 0
+        latents = (
+            0 if batch.encoded else clips * self._once(batch.size, lambda: encoder_flops(self.autoencoder, *batch.size))
+        )
+        if batch.encoded is None or batch.encoded.text is None:
+            each = self._once("text", lambda: 2 * _parameters_per_token(self.text_encoder))
+            text = clips * text_tokens * each
+        return {"autoencoder_flops": latents, "text_encoder_flops": text * (3 if self.text_encoder.trainable else 1)}
+
+    def _once(self, what: object, count: Callable[[], int]) -> int:
+        if what not in self._flops:
+            self._flops[what] = count()
+        return self._flops[what]
 
     @torch.no_grad()
     def latents_of(self, batch: ClipBatch, draw: KeyedRNG) -> Float[Tensor, "B C t h w"]:
@@ -70,3 +92,8 @@ class TrainingEncoders:
         """Captions with a keyed share replaced by the null prompt (purpose "text_dropout")."""
         dropped = (draw.uniform("text_dropout") < self.text_dropout).tolist()
         return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
+
+
+def _parameters_per_token(encoder: TextEncoder) -> int:
+    tables = {id(one.weight) for one in encoder.modules() if isinstance(one, nn.Embedding)}
+    return sum(one.numel() for one in encoder.parameters() if one.ndim > 1 and id(one) not in tables)

@@ -58,6 +58,10 @@ class ClipModule(LightningModule, ABC):
         """The cost of one clip of the batch that was trained last, as it was computed."""
         return self.cost(batch.size)
 
+    def cost_beside(self, batch: ClipBatch) -> Mapping[str, int]:
+        """FLOPs of the batch that was trained last that are no work of what ``cost`` counts, by what computes them."""
+        return {}
+
     @abstractmethod
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""

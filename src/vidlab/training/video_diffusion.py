@@ -149,6 +149,10 @@ class VideoDiffusion(ClipModule):
     def step_cost(self, batch: ClipBatch) -> ModelCost:
         return self.cost(batch.size) if self._last_read is None else self.plan.cost(self._last_read)
 
+    @override
+    def cost_beside(self, batch: ClipBatch) -> dict[str, int]:
+        return {} if self._last_read is None else self.encoders.flops_of(batch, self._last_read.text_tokens)
+
     def _reads(self, shape: InputShape, text_tokens: int, control_channels: int) -> StepInput:
         requested, trained = self.regularizers.requested, self.text_encoder.trainable
         return StepInput(shape, text_tokens, control_channels, requested, trained)

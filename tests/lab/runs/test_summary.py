@@ -22,7 +22,6 @@ from vidlab.lab.runs.summary import Course, summarize
     ],
 )
 def test_checkpoints_and_commands_are_of_files_that_are_there(files, said, make_module, tmp_path, monkeypatch):
-    monkeypatch.setattr("vidlab.lab.runs.summary.matmul_rate", lambda *_: 1.0)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "a"
     (folder / "checkpoints").mkdir(parents=True)

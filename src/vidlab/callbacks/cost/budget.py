@@ -86,8 +86,8 @@ class BudgetLimit(Callback):
     ``trainer.max_steps`` becomes the step at which the run is going to end, for all that needs it: the learning-rate
     schedule, the progress bar, the last validation. Before the first step it follows from the plan of the data; later
     from the plan and from how far what was spent has differed from it, as captions are longer or shorter than was
-    planned. By the clock it is the pace so far. It is a function of the counts and the plan alone, so that a resumed run
-    has the rates of an undisturbed one; by the clock they go on from the share that was spent.
+    planned. By the clock it is the pace so far. It is a function of the counts and the plan alone: a resumed run has
+    the rates of an undisturbed one; by the clock they go on from the share that was spent.
 
     It must stand behind the meter and before callbacks that act at the last step.
 
@@ -107,10 +107,11 @@ class BudgetLimit(Callback):
         self.limit = -1
         self._first_step = 0
         self._plan: PlannedCost | None = None
+        self._data: LightningDataModule | None = None
 
     def begin(self, trainer: Trainer, module: ClipModule, data: LightningDataModule) -> None:
         """Refuse what cannot be, and give a run that begins anew its length."""
-        self.limit = trainer.max_steps
+        self.limit, self._data = trainer.max_steps, data
         if self.budget.unit != "wall_time":
             self._make_plan(trainer, module, data)
             self._check(trainer)
@@ -122,7 +123,7 @@ class BudgetLimit(Callback):
             self._plan = EqualSteps(1)
             return
         self._meter.planned_of = lambda size, clips: budget.of_batch(module, size, clips)
-        self._plan = planned_cost(budget, trainer, module, data)
+        self._plan = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
 
     def _check(self, trainer: Trainer) -> None:
         assert self._plan is not None
@@ -145,7 +146,7 @@ class BudgetLimit(Callback):
         assert isinstance(pl_module, ClipModule)
         self._first_step = self._meter.work.steps
         if self._first_step and self.budget.unit != "wall_time":
-            self._make_plan(trainer, pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+            self._make_plan(trainer, pl_module, self._data)
         self._set_length(trainer)
 
     @override
@@ -191,18 +192,18 @@ class BudgetLimit(Callback):
         return self._first_step + plan.steps_for(plan.after(taken) + left)
 
 
-def planned_cost(budget: Budget, trainer: Trainer, module: ClipModule, data: Any) -> PlannedCost:
+def planned_cost(budget: Budget, module: ClipModule, data: Any, ranks: int, batches: int) -> PlannedCost:
     """The planned cost of the optimizer steps to come, of all processes.
 
     Args:
         budget: says what is counted.
-        trainer: of the run.
         module: what is trained.
         data: at the batch with which the run begins or goes on.
+        ranks: processes.
+        batches: that accumulate to a step.
     """
-    ranks, batches = trainer.world_size, trainer.accumulate_grad_batches
     if not isinstance(data, ClipDataModule) or data.bucketing.max_tokens is None:
-        clips = data.batch_size if isinstance(data, ClipDataModule) else 1
+        clips = getattr(data, "batch_size", 1)
         return EqualSteps(ranks * batches * budget.of_batch(module, module.clip_shape, clips))
     plan, first = data.planned(ranks).plan, data.batches_consumed
 

@@ -1,6 +1,7 @@
 """Counts what a training has cost, over all its processes and all its resumptions."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -30,6 +31,7 @@ class CostMeter(Callback):
 
     Attributes:
         work: of all optimizer steps so far.
+        beside: FLOPs of what is no work of the denoiser, by what computes them; other processes are taken to be alike.
         planned: what a plan had expected of the same batches: ``planned_of`` added up.
         planned_of: the planned work of a batch of clips, by size and number of clips; None counts none.
         batches: that were counted, those that still accumulate included.
@@ -41,6 +43,7 @@ class CostMeter(Callback):
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.work = Work()
         self.planned = 0
+        self.beside: Counter[str] = Counter()
         self.planned_of: Callable[[tuple[int, int, int], int], int] | None = None
         self._open = Work()  # of the batches that accumulate to the next step, of this process
         self._clock, self._mark = clock, 0.0
@@ -54,12 +57,17 @@ class CostMeter(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"work": asdict(self.work), "open": asdict(self._open), "planned": self.planned}
+        return {
+            "work": asdict(self.work),
+            "open": asdict(self._open),
+            "planned": self.planned,
+            "beside": dict(self.beside),
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.work, self._open = Work(**state_dict["work"]), Work(**state_dict["open"])
-        self.planned = state_dict["planned"]
+        self.planned, self.beside = state_dict["planned"], Counter(state_dict["beside"])
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,6 +97,8 @@ class CostMeter(Callback):
         assert isinstance(pl_module, ClipModule)
         cost, clips = pl_module.step_cost(batch), len(batch)
         self._open += Work(0, clips, clips * cost.tokens, clips * cost.training_flops, self._lap())
+        for name, flops in pl_module.cost_beside(batch).items():
+            self.beside[name] += trainer.world_size * flops
         if self.planned_of is not None:
             self.planned += trainer.world_size * self.planned_of(batch.size, clips)
         if trainer.global_step == self._seen_step:

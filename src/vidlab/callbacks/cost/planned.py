@@ -3,11 +3,12 @@
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Size = tuple[int, int, int]
 
 
+@runtime_checkable
 class PlannedCost(Protocol):
     """The cost of the optimizer steps to come, from where a run begins or goes on."""
 

@@ -139,6 +139,13 @@ def _trained_here(cfg: DictConfig) -> Path:
     return folder
 
 
+def image_model_flops(cfg: DictConfig) -> dict[str, float]:
+    """FLOPs of the one-time training of the image model that a run stands on, where there is one with a record."""
+    folder = cfg.model.get("image_model") if cfg.get("model") else None
+    record = ImageModelRecord.read(Path(str(folder))) if folder else None
+    return {} if record is None or record.training_flops is None else {"image_model_flops": record.training_flops}
+
+
 def _refuse_several_processes() -> None:
     """Processes that a launcher has started cannot wait for one of them to train alone."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

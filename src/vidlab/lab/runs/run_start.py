@@ -70,6 +70,7 @@ class RunRecorder:
         tags: from ``run_tags``.
         size: how large the run is, in words.
         inherited: what became of the weights it starts from.
+        shared: further tags, of what the run shares with others; read from the data once it is there.
     """
 
     cfg: DictConfig
@@ -79,6 +80,7 @@ class RunRecorder:
     tags: Mapping[str, Any]
     size: str
     inherited: WarmStartReport | None
+    shared: Callable[[], Mapping[str, str]] = dict
 
     def __call__(self) -> None:
         """Open the MLflow run and write the resolved configuration, revision, versions and hardware."""
@@ -96,7 +98,7 @@ class RunRecorder:
         logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(folder), "<run folder>"))))
         logger.log_config(text)
         logger.log_artifact(written)
-        logger.set_tags(found.tags() | dict(self.tags) | described(self.job, found))
+        logger.set_tags(found.tags() | dict(self.tags) | dict(self.shared()) | described(self.job, found))
         if isinstance(self.data, ClipDataModule):
             logger.log_dataset(dataset_of(self.data))
         log.info("run folder %s", folder)

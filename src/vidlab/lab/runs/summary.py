@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch import Trainer
 
 from vidlab.callbacks.cost.meter import CostMeter
+from vidlab.callbacks.cost.utilization import Utilization, utilization
 from vidlab.callbacks.throughput import PHASES, Throughput, ThroughputReport
-from vidlab.cost.rates import matmul_rate
+from vidlab.cost.rates import DeviceRates, device_rates
 from vidlab.cost.work import Work
 from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
@@ -30,12 +31,14 @@ DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
 class Summary:
     """The end of a run, in numbers.
 
-    ``matmul_flops_per_second`` is the measured rate of a large product in the training precision on what trained: all
-    GPUs together, or the CPU that all processes share. It is the yardstick of ``throughput.flops_per_second``, and None
-    for runs of fewer than ``FEWEST_TIMED`` steps, whose speed says nothing.
+    ``rates`` are those that what trained can reach, all GPUs together or the CPU that all processes share, measured in
+    the training precision. They are the yardsticks of ``throughput.flops_per_second``, and None for runs of fewer than
+    ``FEWEST_TIMED`` steps, whose speed says nothing.
     ``steps`` are those that the run has taken in all, ``own_steps`` those since it was started or resumed.
     ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there,
     ``page`` where a browser shows the curves.
+    ``cost`` is what the run has cost since it began, all processes together, and ``cost_beside`` are the FLOPs of what
+    is not the denoiser: encoding clips and captions, and the training of an image model that it stands on.
     """
 
     folder: Path
@@ -44,7 +47,7 @@ class Summary:
     first: Mapping[str, float]
     last: Mapping[str, float]
     throughput: ThroughputReport | None
-    matmul_flops_per_second: float | None
+    rates: DeviceRates | None
     previews: Path | None
     skipped: Mapping[str, str]
     tracking_uri: str | None
@@ -54,10 +57,12 @@ class Summary:
     own_steps: int = 0
     page: str | None = None
     cost: Work | None = None
+    cost_beside: Mapping[str, float] = field(default_factory=dict)
 
     def write(self) -> None:
         """Write ``summary.json`` into the run folder."""
         record = asdict(self) | {"folder": str(self.folder), "previews": self.previews and str(self.previews)}
+        record["utilization"] = {shape: asdict(one) for shape, one in self.utilization.items()}
         write_json(self.folder / "summary.json", record)
 
     def tags(self) -> dict[str, str]:
@@ -65,6 +70,7 @@ class Summary:
         found = {"vidlab.skipped_clips": str(len(self.skipped))}
         if self.throughput is not None and self.throughput.steps:  # as computed, in place of what was planned
             found["vidlab.flops_per_step"] = f"{self.throughput.flops_per_step:.0f}"
+        found |= {f"vidlab.{name}": f"{flops:.0f}" for name, flops in self.cost_beside.items()}
         return found
 
     def text(self) -> str:
@@ -89,15 +95,22 @@ class Summary:
             return []
         total = max(sum(report.seconds.values()), 1e-9)
         split = ", ".join(f"{phase} {report.seconds[phase] / total:.0%}" for phase in PHASES)
-        share = ""
-        if self.matmul_flops_per_second is not None:
-            part = report.flops_per_second / self.matmul_flops_per_second
-            share = f" = {part:.0%} of the matrix product rate here"
+        found = self.utilization
+        share = f" = {next(iter(found.values()))}" if len(found) == 1 else ""
         return [
             f"  time         {split} (validation, previews and files are other)",
             f"  speed        {report.steps_per_second:.2f} steps/s, {report.tokens_per_second:,.0f} tokens/s, "
             f"{report.flops_per_second / 1e9:.0f} GFLOP/s{share}",
+            *(f"  {shape:<12} {one}" for shape, one in found.items() if len(found) > 1),
         ]
+
+    @property
+    def utilization(self) -> dict[str, Utilization]:
+        """How much of what the device can do each shape of clips has used."""
+        if self.throughput is None or self.rates is None:
+            return {}
+        shapes = self.throughput.shapes.items()
+        return {shape: utilization(one, self.rates) for shape, one in sorted(shapes) if one.seconds > 0}
 
     def _places(self) -> list[str]:
         names = ", ".join(self.checkpoints)
@@ -123,11 +136,19 @@ class Summary:
 
 @dataclass(frozen=True)
 class Course:
-    """How a training went: the metrics before its first step, its seconds, and the step that it began or resumed at."""
+    """How a training went.
+
+    Args:
+        first: the metrics before its first step.
+        seconds: that it took.
+        first_step: that it began or resumed at.
+        before: FLOPs of what was trained once, for it and for other runs, by what that was.
+    """
 
     first: Mapping[str, float]
     seconds: float
     first_step: int
+    before: Mapping[str, float] = field(default_factory=dict)
 
 
 def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
@@ -143,6 +164,7 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
     """Gather the summary of a finished run; called on all ranks."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     throughput = next((c for c in callbacks if isinstance(c, Throughput)), None)
+    meter = next((one for one in callbacks if isinstance(one, CostMeter)), None)
     previews = next((c.latest for c in callbacks if getattr(c, "latest", None)), None)
     report = throughput.report() if throughput else None
     dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
@@ -151,8 +173,8 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
     checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (job.folder / "checkpoints" / name).is_file()]
     named = replace(job.named, prompt=_prompt(trainer))
 
-    def rate() -> float:
-        return matmul_rate(dtype, device) * (trainer.world_size if device.type == "cuda" else 1)
+    def rates() -> DeviceRates:
+        return device_rates(dtype, device) * (trainer.world_size if device.type == "cuda" else 1)
 
     return Summary(
         folder=folder,
@@ -161,7 +183,7 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
         first=course.first,
         last={name: float(value) for name, value in trainer.callback_metrics.items()},
         throughput=report,
-        matmul_flops_per_second=None if report is None or report.steps < FEWEST_TIMED else rate(),
+        rates=None if report is None or report.steps < FEWEST_TIMED else rates(),
         previews=shortened(previews) if previews else None,
         skipped=skipped_clips(trainer),
         tracking_uri=getattr(logger, "uri", None),
@@ -170,7 +192,8 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
         checkpoints=checkpoints,
         own_steps=trainer.global_step - course.first_step,
         page=getattr(logger, "page", None) if trainer.is_global_zero else None,
-        cost=next((one.work for one in callbacks if isinstance(one, CostMeter)), None),
+        cost=None if meter is None else meter.work,
+        cost_beside=dict(course.before) | ({} if meter is None else dict(meter.beside)),
     )
 
 
