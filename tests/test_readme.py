@@ -189,7 +189,7 @@ def run_evaluate(bench: Bench, words: list[str]) -> None:
     last = ("accelerator=cpu", "precision=32-true", "num_videos=2", "noise_levels=1")
     done = bench.python(words, last=last)
     assert "shapes_judge" in done.out and bench.count("evaluations/*/report.md") == before + 1
-    assert ("## Comparison" in done.out) == ("runs=" in " ".join(words))
+    assert ("# Comparison" in done.out) == ("runs=" in " ".join(words))
 
 
 def run_autoencoders(bench: Bench, words: list[str]) -> None:

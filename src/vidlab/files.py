@@ -3,15 +3,20 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 # Of a process of another machine that shares the folder, nothing is known but that it goes on writing.
 QUIET_SECONDS = 60.0
+FORMULA = re.compile(r"\s*[=+\-@＝＋－＠]")  # noqa: RUF001  what spreadsheets compute, in either width
+# Marks that turn the order of what follows around, so that a name reads as another.
+TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")
 
 
 @contextmanager
@@ -95,3 +100,39 @@ def folder_made_aside(folder: Path) -> Iterator[Path]:
             path.replace(folder / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def cell(value: object) -> object:
+    """A value for a CSV file: text that a spreadsheet would compute gets an apostrophe in front; numbers stay."""
+    if not isinstance(value, str):
+        return value
+    text = "".join(escaped(char) if is_control(char) else char for char in value)
+    return f"'{text}" if FORMULA.match(text) and not _is_number(text) else text
+
+
+def cells(values: Iterable[object]) -> list[object]:
+    """A row for a CSV file."""
+    return [cell(value) for value in values]
+
+
+def named_cells(values: Mapping[str, object]) -> dict[str, object]:
+    """A row for a CSV file, by column."""
+    return {name: cell(value) for name, value in values.items()}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def is_control(char: str) -> bool:
+    """Whether a terminal obeys a character, or it turns the order of what follows around."""
+    return unicodedata.category(char) in ("Cc", "Cs") or char in TURNS
+
+
+def escaped(char: str) -> str:
+    r"""A character as its escape, such as ``\x1b``."""
+    return char.encode("unicode_escape").decode("ascii")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from vidlab.metrics.run_scores import read_scores, video_name
+
 from .command import Done, Lab, new_lab
 from .tracked import Curve, tracked
 
@@ -88,6 +90,25 @@ def test_the_callback_gives_the_same_values_in_the_same_series(during, report):
     for name in ("temporal_flickering", "motion_magnitude", "warping_error"):
         (points,) = curves(during, name).values()
         assert points.keys() == {3, 6} and points[6] == pytest.approx(float(found[name]["value"]), rel=1e-6)
+
+
+def test_the_callback_keeps_the_scores_and_videos_of_every_clip(trained, during):
+    kept = [read_scores(run / "evaluation" / "scores.csv") for run in trained.runs]
+    assert {row.step for row in kept[0]} == {3, 6}
+    assert [(row.step, row.key, row.caption, row.metric) for row in kept[0]] == [
+        (row.step, row.key, row.caption, row.metric) for row in kept[1]
+    ]
+    mine = [row.score for row in kept[1] if row.step == 6 and row.metric == "temporal_flickering"]
+    (points,) = curves(during, "temporal_flickering").values()
+    assert len(mine) == 6 and sum(mine) / 6 == pytest.approx(points[6])
+    (series,) = {row.series for row in kept[1]}
+    assert (f"eval/{series}/temporal_flickering", 6) in during
+    names = {f"evaluation/videos/{video_name(row.key)}" for row in kept[1]}
+    assert len(names) == 6
+    for run, one in zip(trained.runs, tracked(trained), strict=True):
+        assert {f"evaluation/videos/{path.name}" for path in (run / "evaluation" / "videos").iterdir()} == names
+        (stored,) = trained.folder.rglob(f"{one.run_id}/artifacts")
+        assert all((stored / name).is_file() for name in (*names, "evaluation/scores.csv"))
 
 
 def test_generated_videos_are_made_once(trained, report):

@@ -3,8 +3,10 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,13 +17,24 @@ from vidlab.callbacks.ema import EMA
 from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.index import ClipRow
 from vidlab.data.video import to_frames, to_pixels
+from vidlab.data.video.contact_sheets import write_playable_mp4
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, gathered, select
+from vidlab.metrics.run_scores import SCORES, VIDEOS, add_scores, clip_scores, video_name
 from vidlab.metrics.series import Series
 from vidlab.randomness import KeyedRNG
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@runtime_checkable
+class KeepsFiles(Protocol):
+    """A logger that keeps files."""
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Store a file inside ``folder`` of the run."""
+        ...
 
 
 @runtime_checkable
@@ -39,15 +52,21 @@ log = logging.getLogger(__name__)
 class Evaluation(Callback):
     """Every ``every_n_steps`` and at the end: videos for held-out captions, scored.
 
+    The score of every clip goes to ``scores.csv`` of the folder, and the videos of the last evaluation to ``videos``
+    beside it, named by the held-out clip's key: runs of one data set have the same captions there, and those of one
+    latent shape start from the same noise. Loggers that keep files get both at the end.
+
     The weights are the averaged ones when an EMA callback is present. Noise is keyed by clip, as in ``evaluate.py``,
     which gives the same values for the same number of videos. The videos are shared out among the processes.
 
     Args:
         metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
-        every_n_steps: interval in optimizer steps.
+        every_n_steps: interval in optimizer steps; null leaves only the end.
         num_videos: held-out captions, the first ones.
         batch_size: videos made at once on each process.
         seed: of the noise.
+        folder: where ``scores.csv`` and ``videos`` are written; null writes neither.
+        fps: frames per second of the videos.
 
     Logs:
         eval/<series>/<metric> and, where there is an interval, its ends under eval-low and eval-high. The series names
@@ -60,19 +79,24 @@ class Evaluation(Callback):
     def __init__(
         self,
         metrics: Mapping[str, VideoMetric | None],
-        every_n_steps: int,
+        every_n_steps: int | None,
         num_videos: int = 16,
         batch_size: int = 16,
         seed: int = 0,
+        folder: str | None = None,
+        fps: float = 8.0,
     ) -> None:
         for name, value in {"every_n_steps": every_n_steps, "num_videos": num_videos, "batch_size": batch_size}.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise UserError(f"callbacks.evaluation.{name}={value} must be at least 1.")
         self.metrics = dict(metrics)
-        self._interval = StepInterval(every_n_steps)
+        self._interval = None if every_n_steps is None else StepInterval(every_n_steps)
         self.num_videos = num_videos
         self.batch_size = batch_size
         self.seed = seed
+        self.folder = None if folder is None else Path(folder)
+        self.fps = fps
+        self._latest: dict[str, np.ndarray] = {}  # frames of this process's videos, by key
         self._usable: dict[str, VideoMetric] | None = None
         self._last_step = -1
 
@@ -103,16 +127,18 @@ class Evaluation(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._interval.start(trainer.global_step)
+        if self._interval is not None:
+            self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Evaluate at the interval, once per optimizer step."""
-        if self._interval.due(trainer.global_step):
+        if self._interval is not None and self._interval.due(trainer.global_step):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Evaluate the final weights."""
+        """Evaluate the final weights, and keep their videos."""
         self._evaluate(trainer, pl_module)
+        self._keep_videos(trainer)
 
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
@@ -122,6 +148,7 @@ class Evaluation(Callback):
         assert isinstance(pl_module, VideoDiffusion) and self._usable is not None
         for metric in self._usable.values():
             metric.reset()
+        self._latest = {}
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         mine = self._clips(trainer)[trainer.global_rank :: trainer.world_size]
         pl_module.eval()
@@ -133,10 +160,29 @@ class Evaluation(Callback):
         for name, why in found.not_measured.items():
             log.warning("callbacks.evaluation: no %s at step %d: %s", name, step, why)
         series = self._series(trainer, pl_module, weights="raw" if ema is None else "ema")
+        if self.folder is not None and trainer.is_global_zero:
+            captions = {clip.key: clip.captions[0] for clip in self._clips(trainer)}
+            add_scores(self.folder / SCORES, clip_scores(step, series.name, captions, found.results))
         for logger in trainer.loggers:
             logger.log_metrics(series.scalars(found.results), step=step)
             if isinstance(logger, Tagged):
                 logger.set_tags({f"vidlab.eval.{series.name}": series.text})
+
+    def _keep_videos(self, trainer: Trainer) -> None:
+        """Every process writes its own into the folder that all share; the first one hands the files to loggers."""
+        if self.folder is None:
+            return
+        for key, frames in self._latest.items():
+            write_playable_mp4(self.folder / VIDEOS / video_name(key), frames, self.fps)
+        trainer.strategy.barrier("videos of the evaluation")
+        names = {video_name(clip.key) for clip in self._clips(trainer)}
+        made = [path for name in sorted(names) if (path := self.folder / VIDEOS / name).is_file()]
+        if trainer.is_global_zero and made:
+            for logger in trainer.loggers:
+                if isinstance(logger, KeepsFiles):
+                    logger.log_artifact(self.folder / SCORES, "evaluation")
+                    for path in made:
+                        logger.log_artifact(path, f"evaluation/{VIDEOS}")
 
     def _series(self, trainer: Trainer, module: VideoDiffusion, weights: str) -> Series:
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -156,8 +202,10 @@ class Evaluation(Callback):
         keys = tuple(clip.key for clip in clips)
         captions = [clip.captions[0] for clip in clips]
         made = module.pipeline.clips(captions, KeyedRNG(self.seed, keys, (0,) * len(keys))).float().cpu()
+        frames = {key: to_frames(video) for key, video in zip(keys, made, strict=True)}
+        self._latest |= frames
         # as a file keeps them, so that evaluate.py finds the same
-        return torch.stack([to_pixels(to_frames(video)) for video in made])
+        return torch.stack([to_pixels(video) for video in frames.values()])
 
     def _score(self, videos: Float[Tensor, "B 3 T H W"], clips: Sequence[ClipRow]) -> None:
         assert self._usable is not None

@@ -102,6 +102,25 @@ def test_a_clear_difference_is_told_and_lower_errors_are_better():
     assert "**shapes_judge**: model=2p1d is better than model=full3d (p 1.7e-05)." in front(found)
 
 
+def test_a_difference_that_one_clip_makes_is_said_to_be_the_clips():
+    def turned(one: Evaluated) -> Evaluated:
+        """One clip gains much, all others lose a little."""
+        judge = one.scores.results["shapes_judge"]
+        scores = tuple(score + (3.0 if place == 0 else -0.1) for place, score in enumerate(judge.scores))
+        changed = replace(judge, scores=scores, value=sum(scores) / len(scores))
+        return replace(one, scores=Scores({"shapes_judge": changed}))
+
+    first = [run(0.1 + 0.01 * s, f"seed={s}") for s in range(3)]
+    other = [turned(run(0.1 + 0.01 * s + 1e-5 * s, "model=2p1d", f"seed={s}")) for s in range(3)]
+    found = compared(*first, *other)
+    assert found.rows[1].verdict.outcome == "better" and found.rows[1].depends_on_clips
+    # t is 0.0292 / (1e-5 / sqrt(3)) = 5052, p about 1 / t^2; over clips 0.0292 +- 2.07 x 0.129
+    told = "is better than model=full3d (p 3.9e-08). This is of these clips: on others it could be -0.24 to +0.3."
+    assert told in front(found)
+    steady = compared(*first, *(run(0.3 + 0.0101 * s, "model=2p1d", f"seed={s}") for s in range(3)))
+    assert steady.rows[1].verdict.outcome == "better" and not steady.rows[1].depends_on_clips
+
+
 def test_a_missing_seed_leaves_the_common_ones():
     runs = [run(0.1 + 0.01 * s, f"seed={s}") for s in range(4)]
     runs += [run(0.11 + 0.013 * s, "model=2p1d", f"seed={s}") for s in (0, 1, 3)]

@@ -37,7 +37,9 @@ def test_a_setting_that_was_not_typed_has_its_default():
 
 def test_a_seed_that_comes_twice_is_another_configuration():
     found = group_by_settings([("seed=0",), ("seed=0",), ("seed=1",)])
-    assert [(one.name, one.runs) for one in found] == [("all runs (run 1)", (0, 2)), ("all runs (run 2)", (1,))]
+    assert [(one.name, one.runs) for one in found] == [("run 1", (0, 2)), ("run 2", (1,))]
+    found = group_by_settings([("seed=0", "steps=1"), ("seed=0", "steps=2"), ("seed=0", "steps=2")])
+    assert [one.name for one in found] == ["steps=1", "steps=2 (run 1)", "steps=2 (run 2)"]
 
 
 def test_seeds():

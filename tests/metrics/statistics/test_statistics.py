@@ -10,7 +10,7 @@ from vidlab.metrics.statistics.improvement import probability_of_improvement
 from vidlab.metrics.statistics.over_seeds import interquartile_mean, mean_over_seeds, trimmed_mean
 from vidlab.metrics.statistics.power import power_of, seeds_needed, smallest_effect
 from vidlab.metrics.statistics.profiles import performance_profile
-from vidlab.metrics.statistics.seeds_and_clips import seeds_and_clips
+from vidlab.metrics.statistics.seeds_and_clips import difference_over_clips, seeds_and_clips
 from vidlab.metrics.statistics.significance import holm, paired_test, seed_test, unpaired_test
 from vidlab.metrics.statistics.verdicts import ONE_SEED, SeedScores, compare_configurations
 
@@ -61,6 +61,13 @@ def test_two_levels_by_hand():
     assert seeds_and_clips({0: {"a": 1.0}}).over_seeds is None
     with pytest.raises(ValueError, match="common"):
         seeds_and_clips({0: {"a": 1.0}, 1: {"b": 1.0}})
+
+
+def test_a_difference_over_clips_by_hand():
+    first = {0: {"a": 1.0, "b": 5.0}, 1: {"a": 3.0, "b": 7.0}}  # clips: 2 and 6
+    found = difference_over_clips(first, {4: {"b": 3.0, "a": 1.0, "c": 0.0}})  # differences 1 and 3
+    assert (found.low, found.high) == pytest.approx((2 - 12.706205, 2 + 12.706205), abs=1e-5)
+    assert found.method == "Student's t, 2 clips" and difference_over_clips(first, {4: {"a": 1.0}}) is None
 
 
 def test_paired_tests_by_hand():

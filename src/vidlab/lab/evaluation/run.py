@@ -91,7 +91,19 @@ def check_settings(cfg: DictConfig) -> None:
 
 
 def _runs(cfg: DictConfig) -> list[str]:
-    return [str(cfg.run)] if cfg.run else [str(run) for run in cfg.runs or ()]
+    if cfg.run:
+        return [str(cfg.run)]
+    named = [cfg.runs] if isinstance(cfg.runs, str) else cfg.runs or ()
+    return [one for run in named for one in runs_of(str(run))]
+
+
+def runs_of(reference: str) -> list[str]:
+    """The run that is named, or the runs with a checkpoint in a sweep's folder, in the order of its jobs."""
+    folder = Path(reference).expanduser()
+    if (folder / "checkpoints").is_dir() or not folder.is_dir():
+        return [reference]
+    jobs = [path.parents[1] for path in folder.glob("*/checkpoints/last.ckpt")]
+    return [str(job) for job in sorted(jobs, key=lambda job: (len(job.name), job.name))] or [reference]
 
 
 def _folders(cfg: DictConfig) -> list[str]:

@@ -52,7 +52,7 @@ def group_by_settings(
     """Group runs by what was typed for them, in the order in which configurations first come.
 
     A seed that comes twice among runs of the same settings begins another configuration: its name then ends in
-    ``(run 2)``, and the first one's in ``(run 1)``.
+    ``(run 2)``, and the first one's in ``(run 1)``; where nothing else differs these are the names.
 
     Args:
         overrides: for each run its command line, as Hydra keeps it: ``model=full3d``, ``+a.b=1``, ``~losses.x``. Of a
@@ -77,7 +77,9 @@ def group_by_settings(
             repeats.append(free := {})
         free[seed] = place
     return tuple(
-        replace(made, name=f"{made.name} (run {number})") if len(repeats) > 1 else made
+        replace(made, name=f"{made.name} (run {number})" if differing else f"run {number}")
+        if len(repeats) > 1
+        else made
         for repeats in groups.values()
         for number, repeat in enumerate(repeats, 1)
         for made in [_configuration({key: whole[min(repeat.values())][key] for key in differing}, repeat)]

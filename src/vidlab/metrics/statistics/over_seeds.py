@@ -32,7 +32,7 @@ class Estimate:
         return f"{self.value:.4g} [{self.interval.low:.4g}, {self.interval.high:.4g}]"
 
 
-def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
+def mean_over_seeds(values: Sequence[float], level: float = LEVEL, drawn: str = "seeds") -> Estimate:
     """The mean of the runs of one configuration, with Student's t interval.
 
     A normal or a bootstrap interval of 3 runs holds the truth in about 80 of 100 cases in place of 95; the quantile of
@@ -41,6 +41,7 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     Args:
         values: one per seed, at least 1. With 1, or with infinite ones, there is no interval.
         level: nominal coverage.
+        drawn: what the values are of, where it is not seeds, for the name of the method.
     """
     numbers = np.asarray(values, dtype=np.float64)
     mean = float(numbers.mean())
@@ -49,7 +50,7 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL) -> Estimate:
     std = float(numbers.std(ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, len(numbers) - 1)) * std / math.sqrt(len(numbers))
     return Estimate(
-        mean, Interval(mean - half, mean + half, level, f"Student's t, {len(numbers)} seeds"), len(numbers), std
+        mean, Interval(mean - half, mean + half, level, f"Student's t, {len(numbers)} {drawn}"), len(numbers), std
     )
 
 

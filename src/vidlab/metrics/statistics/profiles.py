@@ -47,4 +47,8 @@ def performance_profile(scores: Sequence[float], thresholds: Sequence[float], le
     center = (above + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(above * (1 - above) / n + z**2 / (4 * n**2))
     low, high = np.clip(center - half, 0, 1), np.clip(center + half, 0, 1)
-    return Profile(*(tuple(map(float, row)) for row in (places, above, low, high)), n, level)
+    return Profile(_tuple(places), _tuple(above), _tuple(low), _tuple(high), n, level)
+
+
+def _tuple(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, values))

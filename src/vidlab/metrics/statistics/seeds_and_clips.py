@@ -53,3 +53,23 @@ def seeds_and_clips(scores: Mapping[int, Mapping[str, float]], level: float = LE
     over_clips = bootstrap_mean(table.mean(axis=0).tolist(), level=level, seed=seed).interval
     left_out = len(set().union(*runs)) - len(keys)
     return SeedsAndClips(over_seeds.value, over_seeds.interval, over_clips, len(runs), len(keys), left_out)
+
+
+def difference_over_clips(
+    first: Mapping[int, Mapping[str, float]], second: Mapping[int, Mapping[str, float]], level: float = LEVEL
+) -> Interval | None:
+    """What other clips would change in a difference of two configurations, with these very runs (Student's t).
+
+    Args:
+        first, second: scores by seed and by the clip's key, at least one seed each.
+        level: nominal coverage.
+
+    Returns:
+        The interval of first minus second, clip by clip over the seeds' means; None for fewer than 2 common clips.
+    """
+    runs = [*first.values(), *second.values()]
+    keys = sorted(set(runs[0]).intersection(*runs[1:]))
+    if len(keys) < 2:
+        return None
+    means = [np.array([[run[key] for key in keys] for run in one.values()]).mean(axis=0) for one in (first, second)]
+    return mean_over_seeds((means[0] - means[1]).tolist(), level, drawn="clips").interval  # one difference a clip

@@ -8,7 +8,7 @@ from vidlab.lab.runs.configurations import SEED, Configuration, group_by_setting
 from vidlab.metrics.intervals import Interval
 from vidlab.metrics.results import MetricResult
 from vidlab.metrics.statistics.over_seeds import Estimate, mean_over_seeds
-from vidlab.metrics.statistics.seeds_and_clips import seeds_and_clips
+from vidlab.metrics.statistics.seeds_and_clips import difference_over_clips, seeds_and_clips
 from vidlab.metrics.statistics.verdicts import PairVerdict, SeedScores, compare_pair, corrected
 
 # What a comparison is decided by, where it was measured. Each further metric costs the others power.
@@ -44,6 +44,7 @@ class Row:
         mean: over its seeds, with Student's interval.
         over_clips: what other clips would change, with these runs; None for metrics of whole sets.
         verdict: against the baseline; None for the baseline itself.
+        difference_over_clips: what other clips would change in the difference to the baseline, with these runs.
     """
 
     metric: str
@@ -51,6 +52,14 @@ class Row:
     mean: Estimate
     over_clips: Interval | None
     verdict: PairVerdict | None = None
+    difference_over_clips: Interval | None = None
+
+    @property
+    def depends_on_clips(self) -> bool:
+        """Whether a difference was shown over seeds that other clips could turn around."""
+        interval = self.difference_over_clips
+        shown = self.verdict is not None and self.verdict.outcome in ("better", "worse", "differs")
+        return shown and interval is not None and interval.low <= 0 <= interval.high
 
 
 @dataclass(frozen=True)
@@ -123,18 +132,28 @@ def _rows(groups: Sequence[Group], metric: str) -> list[Row]:
     for group in groups:
         if results := found[group.name]:
             row = Row(metric, group, mean_over_seeds(list(values[group.name].values())), _over_clips(results))
-            rows.append(row if group is baseline else replace(row, verdict=_verdict(scores, group, baseline)))
+            rows.append(row if group is baseline else _against(row, scores, baseline))
     return rows
 
 
+def _against(row: Row, scores: SeedScores, baseline: Group) -> Row:
+    mine, theirs = (_by_clip(group.results(row.metric)) for group in (row.group, baseline))
+    verdict = _verdict(scores, row.group, baseline)
+    over_clips = None if verdict.refused else difference_over_clips(mine, theirs)
+    return replace(row, verdict=verdict, difference_over_clips=over_clips)
+
+
 def _over_clips(results: dict[int, MetricResult]) -> Interval | None:
-    scores = {
+    scores = _by_clip(results)
+    return seeds_and_clips(scores).over_clips if set.intersection(*map(set, scores.values())) else None
+
+
+def _by_clip(results: dict[int, MetricResult]) -> dict[int, dict[str, float]]:
+    """Scores by seed and clip; none of metrics of whole sets."""
+    return {
         seed: {str(key): score for key, score in zip(result.keys, result.scores, strict=True)}
         for seed, result in results.items()
     }
-    if not set.intersection(*(set(one) for one in scores.values())):
-        return None
-    return seeds_and_clips(scores).over_clips
 
 
 def _verdict(scores: SeedScores, group: Group, baseline: Group) -> PairVerdict:

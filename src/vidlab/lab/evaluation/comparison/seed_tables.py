@@ -14,7 +14,7 @@ HEAD = ("metric", "configuration", "seeds", "mean", "over seeds", "over clips", 
 COLUMNS = (
     *("metric", "better", "configuration", "seeds", "n", "mean", "std", "seeds_low", "seeds_high", "clips_low"),
     *("clips_high", "baseline", "test", "difference", "difference_low", "difference_high", "p", "p_holm", "p_exact"),
-    *("unseen_below", "verdict"),
+    *("difference_clips_low", "difference_clips_high", "unseen_below", "verdict"),
 )
 EXPLAINED = (
     "Runs that differ in their seed alone are one configuration. *over seeds*: 95 % interval of the mean for other "
@@ -34,7 +34,7 @@ def front(comparison: SeedComparison) -> str:
     else:
         runs = sum(len(group.runs) for group in groups)
         head = [f"{len(groups)} configurations, {runs} runs, against {markdown(groups[0].name)}:", ""]
-        head += [f"- {sentence(row.verdict)}" for row in comparison.rows if row.verdict]
+        head += [f"- {sentence(row.verdict)}{_clips_note(row)}" for row in comparison.rows if row.verdict]
         head += [f"- {note}" for group in groups[1:] if (note := _other_seeds(group, groups[0]))]
     return "\n".join([*head, "", table(comparison.rows)])
 
@@ -60,6 +60,14 @@ def sentence(verdict: PairVerdict) -> str:
     return f"**{verdict.metric}**: {told}{_p(verdict)}."
 
 
+def _clips_note(row: Row) -> str:
+    """What is added where a difference that seeds show could be one of these clips alone."""
+    interval = row.difference_over_clips
+    if interval is None or not row.depends_on_clips:
+        return ""
+    return f" This is of these clips: on others it could be {interval.low:+.2g} to {interval.high:+.2g}."
+
+
 def _p(verdict: PairVerdict) -> str:
     return f" (p {verdict.adjusted:.2g})" if verdict.test is not None and verdict.adjusted is not None else ""
 
@@ -81,7 +89,7 @@ def table(rows: Sequence[Row], whole: bool = False) -> str:
 def _cells(row: Row, whole: bool) -> tuple[str, ...]:
     verdict = row.verdict
     test = verdict.test if verdict else None
-    higher = {True: " (higher is better)", False: " (lower is better)"}
+    higher: dict[bool | None, str] = {True: " (higher is better)", False: " (lower is better)"}
     first = verdict is None
     direction = higher.get(_higher(row), "") if first else ""
     return (
@@ -119,12 +127,12 @@ def write_comparison_csv(path: Path, comparison: SeedComparison) -> Path:
 
 def _record(row: Row) -> list[object]:
     verdict, clips, seeds = row.verdict, row.over_clips, row.mean.interval
-    test = verdict.test if verdict else None
+    test, between = verdict.test if verdict else None, row.difference_over_clips
     return [
         row.metric, {True: "higher", False: "lower", None: ""}[_higher(row)], row.group.name,
         " ".join(map(str, row.group.results(row.metric))), row.mean.n, row.mean.value, row.mean.std,
         seeds and seeds.low, seeds and seeds.high, clips and clips.low, clips and clips.high,
         verdict and verdict.second, test and test.kind, test and test.difference, test and test.interval.low,
         test and test.interval.high, test and test.p_value, verdict and verdict.adjusted, test and test.p_exact,
-        verdict and verdict.unseen, verdict and verdict.text,
+        between and between.low, between and between.high, verdict and verdict.unseen, verdict and verdict.text,
     ]  # fmt: skip

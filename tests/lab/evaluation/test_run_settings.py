@@ -1,7 +1,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from vidlab.lab.evaluation.run import set_size
+from vidlab.lab.evaluation.run import runs_of, set_size
 
 
 @pytest.mark.parametrize(("stride", "made", "wanted"), [(1, 8, 16), (3, 22, 46)])
@@ -20,3 +20,13 @@ def test_other_data_keep_what_they_are_made_from():
     data = OmegaConf.create({"frames": 8, "height": 32, "width": 32})
     set_size(data, (8, 32, 32))
     assert data == {"frames": 8, "height": 32, "width": 32}
+
+
+def test_a_sweeps_folder_names_its_runs(tmp_path):
+    for job in ("10", "2", "failed"):
+        (tmp_path / job / "checkpoints").mkdir(parents=True)
+        if job != "failed":
+            (tmp_path / job / "checkpoints" / "last.ckpt").touch()
+    assert runs_of(str(tmp_path)) == [str(tmp_path / "2"), str(tmp_path / "10")]
+    for one in (str(tmp_path / "2"), "last", str(tmp_path / "failed" / "checkpoints")):
+        assert runs_of(one) == [one]
