@@ -63,7 +63,7 @@ def make_store(root: Path, runs: int, steps: int) -> None:
             database.execute("update runs set status = 'FINISHED' where run_uuid = ?", (run_id,))
 
 
-def points_of(run_id: str, steps: int, random: np.random.Generator):  # noqa: ANN201
+def points_of(run_id: str, steps: int, random: np.random.Generator):
     """Losses and costs of every step, validations and evaluations of some."""
     for step in range(1, steps + 1):
         yield "train/loss", 1 / step, step, run_id, step
@@ -94,7 +94,9 @@ def main() -> None:
             subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - start)
         after = os.times()
-        cpu = (after.children_user + after.children_system - before.children_user - before.children_system) / len(seconds)
+        cpu = (after.children_user + after.children_system - before.children_user - before.children_system) / len(
+            seconds
+        )
         page = root / "runs" / "vidlab" / "sweep" / "comparison" / "comparison.html"
         row = {
             "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS), "repeats": given.repeats,

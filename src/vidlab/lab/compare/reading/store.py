@@ -95,7 +95,7 @@ def read_runs(uri: str, run_ids: Sequence[str]) -> dict[str, StoredRun]:
     return found
 
 
-class _database:  # noqa: N801  a function with ``with``
+class _database:
     """A database of MLflow, opened for reading; its errors become messages."""
 
     def __init__(self, uri: str) -> None:
