@@ -1,8 +1,8 @@
 """How long the comparison page takes with many runs in the store.
 
-The runs are synthetic and lie in a store made for this: configurations of four seeds, each with the curves, the costs and
-the tags that a training logs. Every configuration has videos of eight prompts. What is timed is the command as typed, in
-a process of its own, imports included.
+The runs are synthetic and lie in a store made for this: configurations of four seeds, each with the curves, the costs
+and the tags that a training logs. Every configuration has videos of eight prompts. What is timed is the command as
+typed, in a process of its own, imports included.
 
     python benchmarks/comparison_page.py [--runs 200] [--steps 1600] [--repeats 3]
 """
@@ -35,6 +35,7 @@ def make_store(root: Path, runs: int, steps: int) -> None:
     client = store.open_client(uri)
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (PROMPTS, 8, 8, 8, 3), dtype=np.uint8).repeat(4, axis=2).repeat(4, axis=3)
+    made = []
     videos = [encode(one, 8) for one in frames]
     for number in range(runs):
         model, seed = f"m{number // SEEDS}", number % SEEDS
@@ -50,17 +51,14 @@ def make_store(root: Path, runs: int, steps: int) -> None:
         (folder / "evaluation" / "videos").mkdir(parents=True)
         for prompt, video in enumerate(videos):
             (folder / "evaluation" / "videos" / f"val_{prompt:03d}.mp4").write_bytes(video)
-        with sqlite3.connect(root / "mlflow.db") as database:
-            database.executemany(
-                "insert into metrics (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)",
-                points := list(points_of(run_id, steps, random)),
-            )
-            last = {point[0]: point for point in points}
-            database.executemany(
-                "insert into latest_metrics (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)",
-                list(last.values()),
-            )
-            database.execute("update runs set status = 'FINISHED' where run_uuid = ?", (run_id,))
+        made.append(run_id)
+    with sqlite3.connect(root / "mlflow.db") as database:  # in one transaction
+        insert = "insert into {} (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)"
+        for run_id in made:
+            points = list(points_of(run_id, steps, random))
+            database.executemany(insert.format("metrics"), points)
+            database.executemany(insert.format("latest_metrics"), {point[0]: point for point in points}.values())
+        database.execute("update runs set status = 'FINISHED'")
 
 
 def points_of(run_id: str, steps: int, random: np.random.Generator):
@@ -99,7 +97,8 @@ def main() -> None:
         )
         page = root / "runs" / "vidlab" / "sweep" / "comparison" / "comparison.html"
         row = {
-            "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS), "repeats": given.repeats,
+            "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS),
+            "repeats": given.repeats,
             "best_s": f"{min(seconds):.1f}", "worst_s": f"{max(seconds):.1f}", "cpu_s": f"{cpu:.1f}",
             "page_mb": f"{page.stat().st_size / 1e6:.1f}", "load": f"{os.getloadavg()[0]:.1f}",
         }  # fmt: skip
