@@ -39,8 +39,8 @@ MAKERS = {
     "yaml.load": set(),
     "yaml.unsafe_load": set(),
     "yaml.full_load": set(),
-    # shipped manifests and choices; words of jobs, as plain data
-    "OmegaConf.load": {"assets.py", "lab/compose.py", "lab/image_models/provide.py", "lab/runs/sweep_table.py"},
+    # shipped manifests and choices
+    "OmegaConf.load": {"assets.py", "lab/compose.py", "lab/image_models/provide.py"},
     "OmegaConf.resolve": set(),
 }
 # The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.

@@ -7,14 +7,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidlab.lab.cli.composed import compose as compose
     from vidlab.lab.loading import load as load
     from vidlab.pipelines.video_pipeline import VideoPipeline as VideoPipeline
 
 __version__ = "0.1.0"
-__all__ = ["VideoPipeline", "__version__", "load"]
+__all__ = ["VideoPipeline", "__version__", "compose", "load"]
 
 # What is imported when it is asked for: importing vidlab costs nothing.
-PUBLIC = {"load": "vidlab.lab.loading", "VideoPipeline": "vidlab.pipelines.video_pipeline"}
+PUBLIC = {
+    "compose": "vidlab.lab.cli.composed",
+    "load": "vidlab.lab.loading",
+    "VideoPipeline": "vidlab.pipelines.video_pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:

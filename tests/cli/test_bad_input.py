@@ -106,11 +106,6 @@ def test_a_password_on_the_command_line_is_written_nowhere(lab):
     assert not any(b"open-sesame" in text for text in (*texts, (done.out + done.err).encode()))
 
 
-def test_a_sweep_cannot_launch_ddp(shared):
-    done = shared.train("-m", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1")
-    assert refused(done, "trainer=ddp with more than one device cannot be launched by --multirun")
-
-
 @pytest.mark.parametrize(
     ("path", "message"),
     [

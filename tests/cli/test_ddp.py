@@ -3,7 +3,7 @@ import json
 import pytest
 
 from .command import new_lab
-from .tracked import only
+from .tracked import only, tracked
 
 SPY = '''
 import hashlib, json
@@ -74,3 +74,23 @@ def test_two_processes_train_as_one_with_twice_the_batch(commands, empty_store, 
     one, two, accumulated = curves
     assert {step for name, step in one if name == "train/loss"} == {0, 1, 2}
     assert two == pytest.approx(one, rel=1e-4) and accumulated == pytest.approx(one, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_job_of_a_sweep_starts_its_processes_once(lab):
+    """And a job that cannot be trained fails alone, with its own message."""
+    ranks = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    done = lab.train("-m", *ranks, "trainer.max_steps=2", "model=full3d,2p1d", "+data.none=1",
+                     env={"PYTHONPATH": str(lab.source)})  # fmt: skip
+    assert done.code == 2 and done.err.count("has no setting 'none'") > 2 and not list(lab.folder.glob("runs/vidlab/*"))
+    done = lab.train("-m", *ranks, "trainer.max_steps=2", "model=full3d,2p1d", "callbacks.previews=null",
+                     env={"PYTHONPATH": str(lab.source)})  # fmt: skip
+    assert done.code == 0 and "Traceback" not in done.err, done.err
+    (sweep,) = lab.folder.glob("runs/vidlab/*")
+    jobs = json.loads((sweep / "sweep.json").read_text())["jobs"]
+    assert [job["state"] for job in jobs] == ["finished", "finished"]
+    assert done.out.count("Trained 2 steps") == 2 and len(list(sweep.glob("*/summary.json"))) == 2
+    parent, *children = tracked(lab)[-3:]
+    assert {run.status for run in (parent, *children)} == {"FINISHED"}
+    assert [run.run_id for run in children] == [job["run_id"] for job in jobs]
+    assert all({step for name, step in run.curve if name == "train/loss"} == {0, 1} for run in children)

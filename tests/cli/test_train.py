@@ -55,35 +55,39 @@ def test_what_a_run_leaves_behind(lab):
     assert {name for name, _ in run.curve if "rate" in name or "lr" in name} == {"train/learning_rate"}
 
 
-def test_sweep_gives_one_tracked_run_per_job(lab):
-    done = lab.train("-m", "model=full3d", "objective=flow_matching", "seed=0,1", "trainer.max_steps=2")
-    assert done.code == 0, done.err
-    assert [run.status for run in tracked(lab)] == ["FINISHED", "FINISHED"]
-    assert len(lab.runs) == 0 and len(list(lab.folder.glob("runs/vidlab/*/*/run.json"))) == 2
-    first, second = (run.curve["train/loss", 0] for run in tracked(lab))
-    assert first != second
-
-
-def test_failing_jobs_do_not_stop_a_sweep(lab):
+def test_a_sweep_is_one_run_above_those_of_its_jobs_and_a_failed_job_is_recorded(lab):
     done = lab.train("-m", "trainer.max_steps=2", "data.frames=400,8", "data.source.frames=8")
-    assert done.code == 2
+    assert done.code == 2 and "Traceback" not in done.err
     assert "Job 0 failed: data.frames=400, data.frame_stride=1: 400 frames needed per clip" in done.err
     assert done.message.startswith("The sweep ended with failed jobs; the first: job 0: data.frames=400")
-    assert "Traceback" not in done.err
-    assert [run.status for run in tracked(lab)] == ["FINISHED"]
     (sweep,) = lab.folder.glob("runs/vidlab/*")
-    assert sorted(path.name for path in sweep.iterdir()) == ["1", "multirun.yaml"]
-    (row,) = [line.split() for line in done.out[done.out.index("1 jobs:") :].splitlines() if line.startswith("  1 ")]
+    assert f"Go on with: python train.py resume_sweep={sweep.name}" in done.err
+    assert f"python -m vidlab.lab.compare {sweep.name}" in done.out
+    record = json.loads((sweep / "sweep.json").read_text())
+    failed, finished = record["jobs"]
+    assert [job["state"] for job in record["jobs"]] == ["failed", "finished"] and not (sweep / "0").exists()
+    assert failed["message"].startswith("data.frames=400") and failed["run_id"] is None
     last = json.loads((sweep / "1" / "summary.json").read_text())["last"]
-    assert row == [
-        "1",
-        f"{last['val/loss']:.4f}",
-        f"{last['val/x0_mse']:.4f}",
-        str((sweep / "1").relative_to(lab.folder)),
-    ]
+    losses = [f"{last[name]:.4f}" for name in ("val/loss", "val/x0_mse")]
+    rows = [line.split() for line in done.out[done.out.index("2 jobs:") :].splitlines()]
+    place = sweep.relative_to(lab.folder)
+    assert ["0", "400", "failed", "-", "-", f"{place}/0"] in rows
+    assert ["1", "8", "finished", *losses, f"{place}/1"] in rows
+    parent, child = tracked(lab)
+    assert [parent.status, child.status] == ["FAILED", "FINISHED"]
+    assert (parent.run_id, child.run_id) == (record["parent_run_id"], finished["run_id"])
+    with closing(sqlite3.connect(lab.folder / "mlflow.db")) as database:
+        tags = {run: dict(database.execute("select key, value from tags where run_uuid = ?", (run,)))
+                for run in (parent.run_id, child.run_id)}  # fmt: skip
+    assert tags[child.run_id]["mlflow.parentRunId"] == parent.run_id
+    assert tags[child.run_id]["vidlab.sweep"] == tags[parent.run_id]["vidlab.sweep"] == sweep.name
+    assert tags[parent.run_id]["vidlab.job.1"] == "finished: data.frames=8"
+    assert tags[parent.run_id]["vidlab.job.0"].startswith("failed: data.frames=400: data.frames=400, ")
+    (kept,) = lab.folder.glob(f"mlruns/vidlab/{parent.run_id}/artifacts/sweep/table.md")
+    assert kept.read_text() == (sweep / "table.md").read_text()
     done = lab.train("-m", "seed=0,1", f"ckpt_path={sweep / '1'}")
     assert done.code == 2 and "a run is continued by one command, not by the jobs of a sweep" in done.message
-    assert list(lab.folder.glob("runs/vidlab/*")) == [sweep] and len(tracked(lab)) == 1
+    assert list(lab.folder.glob("runs/vidlab/*")) == [sweep]
 
 
 def test_interrupt_saves_and_says_how_to_go_on(lab):

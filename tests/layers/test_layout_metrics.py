@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from vidlab.lab.cli.layout_report import main
+from vidlab.lab.reports.layout_report import main
 from vidlab.layers.layout_metrics import closed_form_distance, group_ids, measured_distance
 from vidlab.layers.layouts import Full3D, Grid, GroupSkip, SingleSkip, Spatial, Temporal, Window
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from vidlab.autoencoders.streaming import check_chunk
 from vidlab.command_line import command, setting
 from vidlab.errors import UserError
+from vidlab.lab.cli.composed import compose
 from vidlab.lab.cli.error_messages import choices_among, did_you_mean
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.programs import config_folder
@@ -130,19 +131,10 @@ def make_choice(group: str, name: str) -> Any:
     Raises:
         UserError: there is none of that name.
     """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
     known = choices_among(path.stem for path in (config_folder() / group).glob("*.yaml"))
     if name not in known:
         raise UserError(f"{group}={name}: no such choice.{did_you_mean(name, known, 'Choices')}")
-    before = GlobalHydra.instance().hydra  # of a command that is running
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            node = compose("generate", [f"{group}={name}", "prompt=x"])[group]
-    finally:
-        GlobalHydra.instance().hydra = before
+    node = compose(f"{group}={name}", "prompt=x", program="generate")[group]
     return instantiate(node, group)
 
 

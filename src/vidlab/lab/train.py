@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from vidlab.lab.image_models.provide import image_model_flops, provide_image_mod
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
-from vidlab.lab.runs.job import Job, find_job
+from vidlab.lab.runs.job import Job, find_job, is_sweep
 from vidlab.lab.runs.opening import opening
 from vidlab.lab.runs.resolve import Run
 from vidlab.lab.runs.resume_check import check_changes
@@ -39,9 +39,11 @@ from vidlab.lab.runs.run_lock import locked
 from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
 from vidlab.lab.runs.stopping import leave_process_group, stopped
 from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
+from vidlab.lab.sweeps.own_processes import run_as_command, starts_processes
+from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
-from vidlab.lab.tracking.store import run_to_continue
+from vidlab.lab.tracking.store import find_run, run_to_continue
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
@@ -57,6 +59,8 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
+    if is_sweep() and starts_processes(cfg.trainer):
+        return run_as_command(cfg)
     with terminable():
         job = find_job(cfg)
         take_published_sizes(cfg, job.overrides)
@@ -66,16 +70,18 @@ def run_training(cfg: DictConfig) -> float | None:
             done = already_trained(cfg, job)
             if done is None:
                 return train(cfg, job)
+            end_record(cfg, job)
             print(done.text, flush=True)
             return done.loss
 
 
 def train(cfg: DictConfig, job: Job) -> float | None:
     """Train in a folder that no other process trains in; as ``run_training``."""
-    logger, status = None, "failed"
+    logger, heartbeat, status = None, None, "failed"
     trainer: Trainer | None = None
     try:
         check_seed(cfg.seed)
+        warn_of_no_buckets(cfg, job.overrides)
         seed_everything(cfg.seed, workers=True, verbose=False)
         module, data = build_module(cfg), build_data(cfg)
         if isinstance(data, ClipDataModule):
@@ -90,7 +96,9 @@ def train(cfg: DictConfig, job: Job) -> float | None:
             shared_tags, module, data, trainer.world_size, trainer.accumulate_grad_batches,
             trainer.strategy.root_device.type,
         )  # fmt: skip
-        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherit_weights(cfg, job, module), shared))
+        heartbeat = Heartbeat(job.folder, logger.set_tags)
+        inherited = inherit_weights(cfg, job, module)
+        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherited, heartbeat, shared))
         callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
         counting = count_cost(cfg, trainer, module, data)
@@ -112,6 +120,8 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         stopped(job.folder, job.overrides, trainer, number, together=False)
     finally:
+        if heartbeat is not None:
+            heartbeat.stop()
         if logger is not None:
             with held():
                 logger.close(status)
@@ -179,6 +189,18 @@ def count_cost(cfg: DictConfig, trainer: Trainer, module: ClipModule, data: Ligh
     return [meter, limit]
 
 
+def end_record(cfg: DictConfig, job: Job) -> None:
+    """End the MLflow run of a training that was killed between its summary and the end of its run."""
+    uri, run_id = cfg.logger.get("uri"), job.resumed.mlflow_run_id if job.resumed else None
+    if uri is None or run_id is None:
+        return
+    known = run_to_continue(uri, run_id)
+    if known is not None and find_run(uri, known, "ckpt_path").info.status != "FINISHED":
+        logger = make_logger(cfg, job)
+        logger.start()
+        logger.close("success")
+
+
 def check_seed(seed: object) -> None:
     """Refuse what is not a seed.
 
@@ -189,13 +211,30 @@ def check_seed(seed: object) -> None:
         raise UserError(f"seed={seed}: it must be a whole number from 0 to {2**32 - 1}.")
 
 
+@rank_zero_only
+def warn_of_no_buckets(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Say that settings of buckets do nothing where there are none."""
+    rule = cfg.data.get("bucketing")
+    if rule is None or rule.get("max_tokens") is not None:
+        return
+    typed = (word.lstrip("+") for word in overrides)
+    useless = [word for word in typed if word.startswith("data.bucketing.") and "max_tokens" not in word]
+    if useless:
+        log.warning(
+            "%s: without data.bucketing.max_tokens (height x width in pixels, at most) there are no buckets, and this "
+            "does nothing", ", ".join(useless)
+        )  # fmt: skip
+
+
 def make_logger(cfg: DictConfig, job: Job) -> Any:
     """The logger of the run, not yet opened; a resumed run continues its MLflow run."""
-    extra: dict[str, str | None] = {"folder": str(job.folder)}
+    extra: dict[str, Any] = {"folder": str(job.folder)}
     if job.resumed is not None and job.resumed.mlflow_run_id and "run_id" in cfg.logger:
         extra["run_id"] = run_to_continue(cfg.logger.get("uri"), job.resumed.mlflow_run_id)
     if "run_name" in cfg.logger and cfg.logger.run_name is None:
         extra["run_name"] = (" ".join(job.overrides) or "defaults")[:80]
+    if "tags" in cfg.logger and job.sweep is not None:
+        extra["tags"] = {**(cfg.logger.tags or {}), **job.sweep.tags()}
     return instantiate(cfg.logger, "logger", **extra)
 
 

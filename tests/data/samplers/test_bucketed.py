@@ -25,7 +25,7 @@ from vidlab.data.storage.index import ClipIndex, ClipRow, write_index
 from vidlab.data.storage.shards import ShardWriter
 from vidlab.data.video import VideoInfo, encode, to_pixels
 from vidlab.errors import DataError, UserError
-from vidlab.lab.cli.data_plan import report, text_of
+from vidlab.lab.reports.data_plan import report, text_of
 from vidlab.randomness import seed_of
 
 ROOT = Path(__file__).resolve().parents[3]

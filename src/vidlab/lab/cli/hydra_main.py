@@ -41,8 +41,9 @@ from vidlab.lab.cli.help_text import asks_for_help, help_text
 from vidlab.lab.cli.lean_imports import prepare_imports
 from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.cli.safe_text import safe_records, terminal
-from vidlab.lab.cli.unused_folder import no_trace_of_mistakes
-from vidlab.lab.runs.sweep_table import print_table
+from vidlab.lab.cli.unused_folder import no_trace_of_mistakes, remove_unused
+from vidlab.lab.sweeps.membership import recorded_job
+from vidlab.lab.sweeps.resume import continued, is_resumption
 from vidlab.redaction import redact
 
 KINDS = {
@@ -75,36 +76,46 @@ def main(
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @functools.wraps(task)  # hydra looks through it to find the config folder beside the entry point
         def guarded(cfg: DictConfig) -> Any:
-            with friendly(), no_trace_of_mistakes():
-                clean_records(Path(HydraConfig.get().runtime.output_dir))
+            _prepare_process()  # of a sweep's launcher
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            with friendly(), recorded_job(folder), no_trace_of_mistakes():
+                clean_records(folder)
                 return task(cfg)
 
         composed = hydra.main(version_base="1.3", config_path=config_path, config_name=config_name)(guarded)
 
         @functools.wraps(task)
         def run() -> Any:
-            prepare_host()
-            prepare_imports()
-            # hydra's documented switch to raise its own errors instead of printing them
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-            warnings.formatwarning = _without_source
-            clean_log()
-            logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
+            _prepare_process()
             # argparse takes overrides on one side of a flag only
             arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
             with interruptible_exit(), friendly():
-                sweep = arguments[:1] in (["-m"], ["--multirun"])
+                sweep = arguments[:1] in (["-m"], ["--multirun"]) or any(map(is_resumption, arguments))
                 sys.argv[1:] = [quote_text(argument, text_keys, sweep) for argument in withhold(arguments)]
                 if asks_for_help(arguments):
                     conf = Path(inspect.getfile(task)).resolve().parent / config_path
                     typed = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
                     print(help_text(conf, config_name, typed))
                     return None
+                sys.argv[1:] = continued(sys.argv[1:], config_name)
                 return composed()
 
         return run
 
     return decorate
+
+
+def _prepare_process() -> None:
+    """What holds for every process of vidlab, once."""
+    if warnings.formatwarning is _without_source:
+        return
+    prepare_host()
+    prepare_imports()
+    # hydra's documented switch to raise its own errors instead of printing them
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    warnings.formatwarning = _without_source
+    clean_log()
+    logging.setLogRecordFactory(safe_records(logging.getLogRecordFactory()))
 
 
 def _without_source(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
@@ -137,7 +148,7 @@ def friendly() -> Iterator[None]:
         sys.exit(130)
     except JobFailedError as error:
         message, folder = error.args
-        print_table(Path(folder))
+        remove_unused(Path(folder))
         print(f"The sweep ended with failed jobs; the first: {message}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
@@ -161,7 +172,7 @@ def _sweep_job() -> str | None:
 
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
-    return str(OmegaConf.select(HydraConfig.get(), "job.num", throw_on_missing=False))
+    return Path(HydraConfig.get().runtime.output_dir).name
 
 
 def instantiate(node: Any, key: str, **kwargs: Any) -> Any:

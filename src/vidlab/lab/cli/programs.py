@@ -43,8 +43,8 @@ PROGRAMS: Mapping[str, Program] = {
         "score and compare runs, videos and autoencoders", "vidlab.lab.evaluation.run:run_evaluation", "evaluate"
     ),
     "curate": Program("index a data set, or encode it once", "vidlab.lab.curate:run_curation", "curate"),
-    "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.cli.data_plan:main"),
-    "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.cli.layout_report:main"),
+    "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.reports.data_plan:main"),
+    "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),
     "export": Program("write what a run trained as safetensors and JSON", "vidlab.lab.export:main"),
     "vbench": Program("combine result files of VBench into its scores", "vidlab.metrics.vbench.scores:main"),
     "claims": Program("recompute what the papers print", "vidlab.lab.claims.page:main"),

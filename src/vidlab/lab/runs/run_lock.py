@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from vidlab.errors import UserError
 
 NAME = "run.lock"
@@ -31,19 +29,35 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it; names it.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:
+    if _rank() != 0:
         yield
         return
+    with held_lock(folder / NAME, "this run is being trained"):
+        yield
+
+
+@contextmanager
+def held_lock(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file, which names its holder meanwhile.
+
+    Args:
+        path: of the file, whose folder is made.
+        busy: what another holder is doing with the folder.
+
+    Raises:
+        UserError: another process holds it; names it.
+    """
+    folder = path.parent
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NAME).open("a+") as file:
+    with path.open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in TAKEN:
-                raise UserError(f"{folder}: this run is being trained{_holder(folder)}. {ADVICE}") from None
+                raise UserError(f"{folder}: {busy}{_holder(path)}. {ADVICE}") from None
             if error.errno not in NO_LOCKS:
                 raise
-            warnings.warn(f"{folder}: this file system has no locks; do not resume a run twice at once", stacklevel=3)
+            warnings.warn(f"{folder}: this file system has no locks; do not resume it twice at once", stacklevel=5)
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": _now()}, file)
         file.flush()
@@ -58,7 +72,7 @@ def refuse_locked(folder: Path) -> None:
     Raises:
         UserError: another process does; names it.
     """
-    if getattr(rank_zero_only, "rank", 0) != 0:  # rank 0 of the same run may hold it
+    if _rank() != 0:  # rank 0 of the same run may hold it
         return
     try:
         file = (folder / NAME).open("r+")
@@ -69,7 +83,13 @@ def refuse_locked(folder: Path) -> None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in TAKEN:
-                raise UserError(f"{folder}: this run is being trained{_holder(folder)}. {ADVICE}") from None
+                raise UserError(f"{folder}: this run is being trained{_holder(folder / NAME)}. {ADVICE}") from None
+
+
+def _rank() -> int:
+    from lightning.pytorch.utilities import rank_zero_only  # seconds that a sweep without training need not wait
+
+    return int(getattr(rank_zero_only, "rank", 0))
 
 
 ADVICE = "Wait for its end, or stop it and resume then; a process that has crashed holds nothing."
@@ -79,9 +99,9 @@ def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
 
 
-def _holder(folder: Path) -> str:
+def _holder(path: Path) -> str:
     try:
-        found = json.loads((folder / NAME).read_text())
+        found = json.loads(path.read_text())
         return f" by process {int(found['pid'])} on {str(found['host'])[:100]} since {str(found['since'])[:40]}"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
         return " by another process"

@@ -19,6 +19,7 @@ from vidlab.lab.runs.config_record import resolved_yaml
 from vidlab.lab.runs.job import Job
 from vidlab.lab.runs.resolve import newest_record, write_run_record
 from vidlab.lab.runs.run_folder import RUNS
+from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.mlflow_page import dataset_of, described
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
@@ -71,6 +72,7 @@ class RunRecorder:
         size: how large the run is, in words.
         inherited: what became of the weights it starts from.
         shared: further tags, of what the run shares with others; read from the data once it is there.
+        heartbeat: of the run; it begins with its record.
     """
 
     cfg: DictConfig
@@ -80,12 +82,14 @@ class RunRecorder:
     tags: Mapping[str, Any]
     size: str
     inherited: WarmStartReport | None
+    heartbeat: Heartbeat
     shared: Callable[[], Mapping[str, str]] = dict
 
     def __call__(self) -> None:
         """Open the MLflow run and write the resolved configuration, revision, versions and hardware."""
         folder, logger, text = self.job.folder, self.logger, resolved_yaml(self.cfg)
         logger.start()
+        self.heartbeat.start()
         for place in (folder, folder / "previews"):
             remove_leftovers(place)
         write_text(folder / "config.yaml", text)

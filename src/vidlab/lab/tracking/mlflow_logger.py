@@ -15,9 +15,12 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vidlab.lab.cli.signals import held
 from vidlab.lab.runs.config_record import store_config
+from vidlab.lab.tracking.abandoned import take_over
+from vidlab.lab.tracking.addresses import page
+from vidlab.lab.tracking.heartbeat import birth
 from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue, keep_unsent, read_points, send_batch
 from vidlab.lab.tracking.mlflow_names import MAX_PARAMS, flatten, legal_name, store_params
-from vidlab.lab.tracking.mlflow_page import log_dataset, page, store_video
+from vidlab.lab.tracking.mlflow_page import log_dataset, store_video
 from vidlab.lab.tracking.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
 from vidlab.redaction import redact
 
@@ -155,9 +158,10 @@ class MLflowLogger(Logger):
         return client
 
     def _begin(self, client: Any) -> str:
-        if self._run_id is None:
-            return str(client.create_run(self._experiment_id, run_name=self._run_name).info.run_id)
-        client.update_run(self._run_id, status="RUNNING")
+        if self._run_id is None:  # with whose it is: a kill from now on leaves a run that says so
+            tags = {legal_name(key): redact(str(value))[:MAX_TAG] for key, value in (birth() | self._tags).items()}
+            return str(client.create_run(self._experiment_id, run_name=self._run_name, tags=tags).info.run_id)
+        take_over(client, self._run_id)
         return self._run_id
 
     @rank_zero_only

@@ -1,4 +1,4 @@
-"""What MLflow's page shows of a run, and where the page is."""
+"""What MLflow's page shows of a run."""
 
 import json
 import shutil
@@ -12,19 +12,7 @@ from vidlab.lab.runs.job import Job
 from vidlab.lab.runs.provenance import Provenance
 from vidlab.redaction import redact
 
-LOCAL = "http://127.0.0.1:5000"
 LONGEST_DIGEST = 36  # as MLflow stores it
-
-
-def page(uri: str, experiment_id: str) -> str:
-    """The address of an experiment's runs and curves. MLflow's front page leads to one for language models instead.
-
-    Args:
-        uri: of the store: a server's, or a database that ``mlflow ui`` will serve at its usual place.
-        experiment_id: MLflow's number of the experiment.
-    """
-    base = uri.rstrip("/") if uri.startswith(("http://", "https://")) else LOCAL
-    return f"{base}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def described(job: Job, found: Provenance) -> dict[str, str]:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from vidlab.errors import UserError
 from vidlab.lab.cli.credentials import complete
+from vidlab.lab.tracking.abandoned import mark_abandoned
 from vidlab.lab.tracking.sqlite_store import artifact_folder, locked, make_ready, mend
 from vidlab.redaction import redact
 
@@ -141,6 +142,8 @@ def _experiment_id(uri: str, name: str, artifact_location: str | None) -> str:
         found = client.get_experiment_by_name(name)
         if found is None:
             return _create_experiment(client, name, artifact_location)
+        if found.lifecycle_stage == "active":
+            mark_abandoned(client, found.experiment_id)
     if found.lifecycle_stage != "active":
         raise UserError(
             f"logger.experiment={name!r} was deleted from {redact(uri)}; choose another name, or "
@@ -183,7 +186,10 @@ def find_run(uri: str, run_id: str, key: str) -> Any:
             raise MissingRunError(f"{key}={run_id}: the store {uri} has no runs.")
     _check_database_port(uri)
     with store_errors(uri):
-        run = _get_run(open_client(uri), uri, run_id, key)
+        client = open_client(uri)
+        run = _get_run(client, uri, run_id, key)
+        if mark_abandoned(client, run.info.experiment_id):
+            run = _get_run(client, uri, run_id, key)
     if run.info.lifecycle_stage != "active":
         raise MissingRunError(f"{key}={run_id}: the run was deleted; restore it with `mlflow runs restore`.")
     return run
