@@ -43,6 +43,7 @@ def test_a_table_is_one_sweep(table):
     assert rows == [row.row for row in published] and set(rows) == {row for at, row in ROWS if at == table}
     assert cfg.hydra.runtime.choices[f"row/{table}"] == next(row.row for row in published if row.baseline)
     assert all(row.source and row.metric for row in published)
+    assert {row.ours for row in published} <= {"val/x0_mse", *cfg.callbacks.evaluation.metrics}, "a name in scores.csv"
     readme = (folder / "README.md").read_text()
     assert f"python train.py -m experiment={table}\n" in readme and "**Tuning.**" in readme
     assert [name for name in re.findall(r"^\| (\w+) \|", readme, flags=re.M) if name in rows] == rows
