@@ -14,6 +14,7 @@ from vidlab.backbones.base import BackboneSpec, VideoDenoiser, split_controls
 from vidlab.backbones.harivo.conditions import FrameTokens, MappingLayer, with_frame_tokens
 from vidlab.backbones.harivo.image import check_single_places
 from vidlab.backbones.harivo.image_model import DIGEST, ImageModel
+from vidlab.backbones.harivo.lora import LoRA, is_lora
 from vidlab.backbones.harivo.temporal import NORMS, TemporalModule
 from vidlab.backbones.harivo.unet import (
     FrameControls,
@@ -85,6 +86,9 @@ class HARIVO(VideoDenoiser):
         text_tokens: M, text tokens that they are made of.
         temporal: false leaves temporal modules and frame tokens out: the image model with the mapping network.
         other_image_model: take weights trained on another body, such as a personalised one of the same structure.
+        lora_rank: of a LoRA on the body's attention that is trained with the rest; 0 for none. It is part of the image
+            model wherever that predicts, ``image_branch`` and ``temporal=false`` included.
+        lora_alpha: its scale times its rank; None is the rank.
         activation_checkpointing: recompute each block in the backward pass to save memory.
         control_channels: channels of each part of the controls, added through convolutions that start at zero.
 
@@ -108,6 +112,8 @@ class HARIVO(VideoDenoiser):
         text_tokens: int = 77,
         temporal: bool = True,
         other_image_model: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         activation_checkpointing: bool = False,
         control_channels: Sequence[int] = (),
     ) -> None:
@@ -123,6 +129,8 @@ class HARIVO(VideoDenoiser):
         first = int(self.body.config["block_out_channels"][0])
         self.register_buffer(DIGEST_NAME, torch.tensor(list(digest), dtype=torch.uint8))
         record_attention(self.body)
+        self.lora = LoRA(lora_rank, lora_alpha)
+        self.lora.put_into(self.body)
         where = places(self.body, temporal_parts)
         self.temporal = nn.ModuleDict({at: TemporalModule(n, heads, temporal_norm) for at, n in where.items()})
         self.mapping = nn.Sequential(*(MappingLayer(latent.channels) for _ in range(mapping_layers)))
@@ -152,7 +160,7 @@ class HARIVO(VideoDenoiser):
 
     @override
     def frozen_keys(self) -> set[str]:
-        return {name for name in self.state_dict() if name.startswith(BODY)}
+        return {name for name in self.state_dict() if name.startswith(BODY) and not is_lora(name)}
 
     @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
