@@ -12,8 +12,10 @@ from typing_extensions import override
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser, split_controls
 from vidlab.backbones.harivo.conditions import FrameTokens, MappingLayer, with_frame_tokens
+from vidlab.backbones.harivo.controlnet import FrameControlNet
 from vidlab.backbones.harivo.image import check_single_places
 from vidlab.backbones.harivo.image_model import DIGEST, ImageModel
+from vidlab.backbones.harivo.image_prompt import ImagePrompt
 from vidlab.backbones.harivo.lora import LoRA, is_lora
 from vidlab.backbones.harivo.temporal import NORMS, TemporalModule
 from vidlab.backbones.harivo.unet import (
@@ -29,7 +31,7 @@ from vidlab.backbones.harivo.unet import (
     small_config,
     text_of,
 )
-from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.clip import IMAGE_PROMPT, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import H_SPACE, IMAGE_BRANCH, SELF_ATTENTION, Feature, FrameAttention
 
@@ -53,6 +55,7 @@ class _Given:
     text: Float[Tensor, "B S D"]
     bias: Float[Tensor, "B 1 S"]
     extra: Tensor | None
+    image_tokens: Float[Tensor, "BT I D"] | None
 
 
 class HARIVO(VideoDenoiser):
@@ -137,6 +140,9 @@ class HARIVO(VideoDenoiser):
         counts = (text_tokens, latent.frames, frame_tokens)
         self.frame_tokens = FrameTokens(text_width, *counts) if frame_tokens else None
         self.controls = nn.ModuleList(FrameControls(channels, first) for channels in control_channels)
+        # given to a trained model that makes videos
+        self.control: FrameControlNet | None = None
+        self.image_prompt: ImagePrompt | None = None
         for part in () if temporal else (self.temporal, self.frame_tokens):
             if part is not None:
                 part.requires_grad_(False)
@@ -163,6 +169,10 @@ class HARIVO(VideoDenoiser):
         return {name for name in self.state_dict() if name.startswith(BODY) and not is_lora(name)}
 
     @override
+    def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
+        return {} if self.image_prompt is None else {IMAGE_PROMPT: (1,)}
+
+    @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         self.check_requested(input.requested)
         given = self._given(input)
@@ -185,7 +195,8 @@ class HARIVO(VideoDenoiser):
         extra = sum(added[1:], added[0]) if added else None
         dtype = self.body.conv_in.weight.dtype
         latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)
-        return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra)
+        tokens = None if self.image_prompt is None else self.image_prompt(input.micro[IMAGE_PROMPT], latents.shape[2])
+        return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra, tokens)
 
     def _video(self, given: _Given, attention: bool) -> tuple[Float[Tensor, "B C T H W"], FramePass]:
         """The prediction with everything on, and what was seen on the way."""
@@ -217,6 +228,9 @@ class HARIVO(VideoDenoiser):
         self, given: _Given, text: Tensor, bias: Tensor, attention: bool, **more: Any
     ) -> tuple[Float[Tensor, "B C T H W"], FramePass]:
         walk = FramePass(given.levels, text, bias, run=self.run, extra=given.extra, wanted=attention, **more)
+        walk.image_tokens = given.image_tokens
+        if self.control is not None:
+            walk.added = self.control(given.latents, given.levels, *self._repeated(given))
         frames = walk(self.body, frames_of(given.latents))
         return clips_of(frames, given.latents.shape[2]), walk
 
