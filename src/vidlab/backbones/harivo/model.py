@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from vidlab.backbones.harivo.image import check_single_places
 from vidlab.backbones.harivo.image_model import DIGEST, ImageModel
 from vidlab.backbones.harivo.image_prompt import ImagePrompt
 from vidlab.backbones.harivo.lora import LoRA, is_lora
+from vidlab.backbones.harivo.lora_files import FILE
 from vidlab.backbones.harivo.temporal import NORMS, TemporalModule
 from vidlab.backbones.harivo.unet import (
     FrameControls,
@@ -167,6 +169,13 @@ class HARIVO(VideoDenoiser):
     @override
     def frozen_keys(self) -> set[str]:
         return {name for name in self.state_dict() if name.startswith(BODY) and not is_lora(name)}
+
+    @override
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        if not self.lora.rank:
+            return {}
+        self.lora.write(self.body, folder)
+        return {"LoRA": f"{FILE}, once more, for load_lora_weights of diffusers"}
 
     @override
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
