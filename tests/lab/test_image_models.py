@@ -2,12 +2,13 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from peft import get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from vidlab.lab.compose import build_data, build_module
 from vidlab.lab.export import main as export
 from vidlab.lab.image_models.folder import ImageModelRecord
 from vidlab.lab.image_models.inputs import give_inputs
-from vidlab.lab.image_models.provide import provide_image_model
+from vidlab.lab.image_models.provide import check_objective, provide_image_model
 from vidlab.lab.loading import LoadSettings, load_pipeline
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.train import run_training
@@ -60,6 +61,7 @@ def test_without_one_a_small_image_model_is_trained_once_and_its_cost_is_told(tm
     folders = [path for path in (tmp_path / "cache" / "image_models").iterdir() if path.is_dir()]
     assert len(folders) == 1 and "trained first, 2 steps of 2 pictures" in caplog.text
     record = ImageModelRecord.read(folders[0])
+    assert record.objective["parameterization"]["_target_"].endswith("X0Prediction")
     assert record.steps == 2 and record.seconds > 0 and record.training_flops > record.parameters
     assert "apart from this run's cost" in caplog.text
     caplog.clear()
@@ -186,3 +188,16 @@ def test_inputs_that_mean_nothing_are_refused(tmp_path, asked, message):
     give_inputs(module.pipeline, {"lora": {"path": None, "scale": 1.0}})  # nothing asked, nothing refused
     with pytest.raises(UserError, match=message):
         give_inputs(module.pipeline, asked)
+
+
+def test_an_image_model_is_frozen_for_what_it_was_trained_for(tmp_path):
+    cfg, noise = composed(tmp_path, "model=harivo"), composed(tmp_path, "model=paper/harivo")
+    learned = OmegaConf.to_container(cfg.objective, resolve=True)
+    record = partial(ImageModelRecord, None, 1, 1)
+    check_objective(cfg, record(objective=learned), "x")
+    check_objective(cfg, record(), "x")  # of an earlier version, which did not say
+    check_objective(noise, None, "x")
+    with pytest.raises(UserError, match="trained for X0Prediction on LinearPath, and this run's objective is Epsilon"):
+        check_objective(noise, record(objective=learned), "x")
+    with pytest.raises(UserError, match="taken for a Stable Diffusion, which predicts noise.*epsilon_scaled_linear"):
+        check_objective(cfg, None, "x")
