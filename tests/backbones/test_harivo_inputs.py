@@ -75,7 +75,9 @@ def test_a_controlnet_in_a_single_file_is_the_same(folder, controlnet, tmp_path)
     with torch.device("meta"):
         net = ControlNetModel.from_unet(body, load_weights_from_unet=False)
     weights = {name: torch.randn(value.shape) for name, value in net.state_dict().items()}
-    save_file({f"control_model.{published(name)}": value for name, value in weights.items()}, tmp_path / "c.safetensors")
+    save_file(
+        {f"control_model.{published(name)}": value for name, value in weights.items()}, tmp_path / "c.safetensors"
+    )
     found = load_controlnet(str(tmp_path / "c.safetensors"), body).state_dict()
     assert found.keys() == weights.keys() and all(torch.equal(found[name], value) for name, value in weights.items())
 
@@ -96,7 +98,10 @@ def published(name: str) -> str:
     if parts[0] == "controlnet_mid_block":
         return f"middle_block_out.0.{leaf}"
     if parts[0] == "mid_block":
-        start, inside = f"middle_block.{ {'resnets.0': 0, 'attentions.0': 1, 'resnets.1': 2}['.'.join(parts[1:3])]}", parts[3:]
+        start, inside = (
+            f"middle_block.{ {'resnets.0': 0, 'attentions.0': 1, 'resnets.1': 2}['.'.join(parts[1:3])] }",
+            parts[3:],
+        )
         attention = parts[1] == "attentions"
     else:
         level, kind, number = int(parts[1]), parts[2], int(parts[3])
@@ -138,8 +143,8 @@ def published_adapter(body, plus: bool = False) -> dict[str, torch.Tensor]:
             "image_proj.proj.weight": torch.randn(4 * TEXT, FEATURES), "image_proj.proj.bias": torch.randn(4 * TEXT),
             "image_proj.norm.weight": torch.ones(TEXT), "image_proj.norm.bias": torch.zeros(TEXT),
         }  # fmt: skip
-    proj = {"latents": (1, 3, 64), "proj_in.weight": (64, FEATURES), "proj_in.bias": (64,), "proj_out.weight": (TEXT, 64),
-            "proj_out.bias": (TEXT,), "norm_out.weight": (TEXT,), "norm_out.bias": (TEXT,)}  # fmt: skip
+    proj = {"latents": (1, 3, 64), "proj_in.weight": (64, FEATURES), "proj_in.bias": (64,),
+            "proj_out.weight": (TEXT, 64), "proj_out.bias": (TEXT,), "norm_out.weight": (TEXT,), "norm_out.bias": (TEXT,)}  # fmt: skip
     for layer in range(4):
         proj |= {f"layers.{layer}.0.{n}": (64,) for n in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
         proj |= {f"layers.{layer}.0.to_q.weight": (64, 64), f"layers.{layer}.0.to_kv.weight": (128, 64),
@@ -192,7 +197,7 @@ def test_an_ip_adapter_that_does_not_fit_is_refused(folder, tmp_path):
     refused({**good, "unet.x": torch.zeros(1)}, "is no IP-Adapter: unet.x")
     refused({n: v for n, v in good.items() if not n.startswith("image_proj")}, "a part is absent")
     refused({**good, "ip_adapter.1.to_k_lora.down.weight": torch.zeros(1)}, "not those of faces")
-    refused(good, "another UNet than this image model, or for another image encoder", width=FEATURES + 1)
+    refused(good, "another UNet than this image model or another image encoder", width=FEATURES + 1)
     refused({n: v for n, v in good.items() if ".31." not in n}, "another UNet")
     with pytest.raises(UserError, match="pickled weights are not read"):
         read_ip_adapter(str(tmp_path / "ip.bin"))

@@ -26,7 +26,7 @@ def folder(tmp_path) -> str:
 def trained(folder: str, **settings):
     """A model whose LoRA answers and whose temporal modules and mapping do not."""
     model = make(folder, frame_tokens=0, lora_rank=2, **settings)
-    for name, parameter in model.body.named_parameters():
+    for parameter in model.body.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
     return model
@@ -165,7 +165,7 @@ def test_files_that_do_not_fit_are_refused(folder, tmp_path):
 
 
 def test_the_size_at_stable_diffusion():
-    # rank 4 over the maps of SD 1.5, counted by hand: self 8 D r, cross to_q and to_out 4 D r, to_k and to_v 2 (D + W) r
+    # rank r = 4, counted by hand: self-attention 8 D r, to text 4 D r for q and out, 2 (D + W) r for k and v
     with torch.device("meta"):
         body = make_unet(small_config(4, 768, 320, 2, 8))
         LoRA(4).put_into(body)

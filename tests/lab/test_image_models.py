@@ -167,7 +167,12 @@ def test_a_lora_and_pictures_are_given_when_videos_are_made(tmp_path, capsys):
     torch.nn.init.ones_(net.controlnet_mid_block.bias)
     net.save_pretrained(tmp_path / "net")
     Image.new("RGB", (20, 10), "navy").save(tmp_path / "edges.png")
-    control = {"path": str(tmp_path / "net"), "pictures": [str(tmp_path / "edges.png")] * 3, "frames": None, "scale": 1.0}
+    control = {
+        "path": str(tmp_path / "net"),
+        "pictures": [str(tmp_path / "edges.png")] * 3,
+        "frames": None,
+        "scale": 1.0,
+    }
     give_inputs(pipeline, {"controlnet": control})
     assert pipeline.denoiser.control.frames == (0, 4, 7)  # of eight
     assert not torch.allclose(pipeline.clips(["a red square"], draw), plain, atol=1e-3)
@@ -199,5 +204,5 @@ def test_an_image_model_is_frozen_for_what_it_was_trained_for(tmp_path):
     check_objective(noise, None, "x")
     with pytest.raises(UserError, match="trained for X0Prediction on LinearPath, and this run's objective is Epsilon"):
         check_objective(noise, record(objective=learned), "x")
-    with pytest.raises(UserError, match="taken for a Stable Diffusion, which predicts noise.*epsilon_scaled_linear"):
+    with pytest.raises(UserError, match=r"taken for a Stable Diffusion, which predicts noise.*epsilon_scaled_linear"):
         check_objective(cfg, None, "x")

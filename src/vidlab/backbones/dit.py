@@ -15,7 +15,7 @@ from vidlab.backbones.watched import frame_attention, later_half
 from vidlab.clip import DenoiserInput, DenoiserOutput, History, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION, Feature
-from vidlab.layers.attention import CrossAttention, Heads, xavier_linears, zero_init
+from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel

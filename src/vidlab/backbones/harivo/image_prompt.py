@@ -61,7 +61,7 @@ def add_image_prompt(
     except (RuntimeError, KeyError) as error:  # shapes and names of another model, wherever they are met first
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"ip_adapter.path={path} is for another UNet than this image model, or for another image encoder ({reason})."
+            f"ip_adapter.path={path} is for another UNet than this image model or another image encoder ({reason})."
         ) from None
     record_attention(body)  # the loader has given the decoder's self-attention other processors
     for processor in body.attn_processors.values():

@@ -59,7 +59,7 @@ class LoRA:
         from peft import LoraConfig
 
         settings = {"r": self.rank, "lora_alpha": self.rank * self.scale, "target_modules": list(MAPS)}
-        body.add_adapter(LoraConfig(**settings), TRAINED)  # type: ignore[arg-type]
+        body.add_adapter(LoraConfig(**settings), TRAINED)
 
     def write(self, body: Any, folder: Path) -> None:
         """Write what was trained as ``pytorch_lora_weights.safetensors``, for ``load_lora_weights`` of diffusers."""
@@ -69,7 +69,9 @@ class LoRA:
         told = {"r": self.rank, "lora_alpha": self.rank * self.scale, "target_modules": list(MAPS)}
         layers = get_peft_model_state_dict(body, adapter_name=TRAINED)
         whole = {name: value.detach().float().cpu().contiguous() for name, value in layers.items()}
-        StableDiffusionLoraLoaderMixin.save_lora_weights(folder, whole, weight_name=FILE, unet_lora_adapter_metadata=told)
+        StableDiffusionLoraLoaderMixin.save_lora_weights(
+            folder, whole, weight_name=FILE, unet_lora_adapter_metadata=told
+        )
 
 
 def is_lora(name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from vidlab.backbones.harivo.model import HARIVO
+from vidlab.backbones.harivo.temporal import TemporalAttention, TemporalModule
 from vidlab.errors import UserError
 
 # Names inside a temporal module, and those inside one of diffusers.
@@ -16,7 +17,7 @@ NAMES = {
     "norm": "norm", "into": "proj_in", "out": "proj_out", "attentions.0.norm": f"{BLOCK}.norm1",
     "attentions.1.norm": f"{BLOCK}.norm2", "feed_forward.norm": f"{BLOCK}.norm3",
     "feed_forward.up": f"{BLOCK}.ff.net.0.proj", "feed_forward.down": f"{BLOCK}.ff.net.2",
-    **{f"attentions.{n}.{mine}": f"{BLOCK}.attn{n + 1}.{theirs}" for n in range(2) for mine, theirs in ATTENTION.items()},
+    **{f"attentions.{n}.{a}": f"{BLOCK}.attn{n + 1}.{b}" for n in range(2) for a, b in ATTENTION.items()},
 }  # fmt: skip
 POSITIONS = 32  # of frames, at least: the default of diffusers
 
@@ -52,11 +53,11 @@ def differences(model: HARIVO) -> Iterator[str]:
         yield f"it has a mapping network before the UNet (mapping_layers={len(model.mapping)}; 0 has none)"
     if model.frame_tokens is not None:
         yield f"it has tokens of each frame (frame_tokens={model.frame_tokens.count}; 0 has none)"
-    if any(module.per_frame for module in model.temporal.values()):
+    if any(module.per_frame for module in _modules(model)):
         yield "temporal_norm=frame takes statistics of each frame, and diffusers those of the clip (temporal_norm=clip)"
     if not {place.split("_")[0] for place in model.temporal} >= {"down", "up"}:
         yield "diffusers has modules in all of down and up (temporal_parts=[down,mid,up])"
-    groups = {module.norm.num_groups for module in model.temporal.values()} | {model.body.config["norm_num_groups"]}
+    groups = {module.norm.num_groups for module in _modules(model)} | {int(model.body.config["norm_num_groups"])}
     if len(groups) > 1:
         yield f"norms of its levels have {sorted(groups)} groups, and those of diffusers one number, that of the UNet"
 
@@ -66,11 +67,13 @@ def motion_adapter(model: HARIVO, frames: int) -> Any:
     from diffusers import MotionAdapter
 
     config = model.body.config
-    first = next(iter(model.temporal.values()))
+    first = _modules(model)[0]
+    attention = first.attentions[0]
+    assert isinstance(attention, TemporalAttention)
     adapter = MotionAdapter(
         block_out_channels=tuple(config["block_out_channels"]),
         motion_layers_per_block=config["layers_per_block"],
-        motion_num_attention_heads=first.attentions[0].heads,
+        motion_num_attention_heads=attention.heads,
         motion_norm_num_groups=first.norm.num_groups,
         motion_max_seq_length=max(POSITIONS, frames),
         use_motion_mid_block="mid" in model.temporal,
@@ -86,6 +89,10 @@ def motion_adapter(model: HARIVO, frames: int) -> Any:
     with torch.no_grad():
         adapter.load_state_dict(weights, strict=False)  # positions are no weights
     return adapter.eval()
+
+
+def _modules(model: HARIVO) -> list[TemporalModule]:
+    return [module for module in model.temporal.values() if isinstance(module, TemporalModule)]
 
 
 def _place(at: str) -> str:

@@ -203,11 +203,11 @@ class MMDiM(PatchedDenoiser):
         self, text: Tensor | None, video: Tensor, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
     ) -> tuple[Tensor | None, Tensor, list[tuple[Tensor, Tensor]]]:
         """The dual-stream blocks, and where it was requested what the attention of the later ones compares."""
-        number = self.tables.get(frame_of_token, frames, device=video.device)
+        frame = self.tables.get(frame_of_token, frames, device=video.device)
         mask = None if input.text is None else input.text.mask
         context = DualBlockContext(
             rotation=self._rotation(input, frames),
-            mask=None if mask is None and len(frames.sizes) == 1 else frame_causal(number, mask),
+            mask=None if mask is None and len(frames.sizes) == 1 else frame_causal(frame, mask),
             text_condition=conditions.text,
             video_condition=conditions.frames,
         )

@@ -229,7 +229,9 @@ def check_objective(cfg: DictConfig, record: ImageModelRecord | None, origin: st
     """
     own = _learned(_plain(cfg.objective))
     if record is None:
-        if own.get("schedule", "").rpartition(".")[2] != "VariancePreserving" or "X0" in own.get("parameterization", ""):
+        if own.get("schedule", "").rpartition(".")[2] != "VariancePreserving" or "X0" in own.get(
+            "parameterization", ""
+        ):
             raise UserError(
                 f"model.image_model={origin} is taken for a Stable Diffusion, which predicts noise, and this run's "
                 f"objective is {_in_words(own)}. Add objective=epsilon_scaled_linear, as model=paper/harivo has it."
