@@ -143,8 +143,10 @@ def published_adapter(body, plus: bool = False) -> dict[str, torch.Tensor]:
             "image_proj.proj.weight": torch.randn(4 * TEXT, FEATURES), "image_proj.proj.bias": torch.randn(4 * TEXT),
             "image_proj.norm.weight": torch.ones(TEXT), "image_proj.norm.bias": torch.zeros(TEXT),
         }  # fmt: skip
-    proj = {"latents": (1, 3, 64), "proj_in.weight": (64, FEATURES), "proj_in.bias": (64,),
-            "proj_out.weight": (TEXT, 64), "proj_out.bias": (TEXT,), "norm_out.weight": (TEXT,), "norm_out.bias": (TEXT,)}  # fmt: skip
+    proj = {
+        "latents": (1, 3, 64), "proj_in.weight": (64, FEATURES), "proj_in.bias": (64,), "proj_out.weight": (TEXT, 64),
+        "proj_out.bias": (TEXT,), "norm_out.weight": (TEXT,), "norm_out.bias": (TEXT,),
+    }  # fmt: skip
     for layer in range(4):
         proj |= {f"layers.{layer}.0.{n}": (64,) for n in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")}
         proj |= {f"layers.{layer}.0.to_q.weight": (64, 64), f"layers.{layer}.0.to_kv.weight": (128, 64),
