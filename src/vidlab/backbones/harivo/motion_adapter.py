@@ -55,7 +55,7 @@ def differences(model: HARIVO) -> Iterator[str]:
         yield f"it has tokens of each frame (frame_tokens={model.frame_tokens.count}; 0 has none)"
     if any(module.per_frame for module in _modules(model)):
         yield "temporal_norm=frame takes statistics of each frame, and diffusers those of the clip (temporal_norm=clip)"
-    if not {place.split("_")[0] for place in model.temporal} >= {"down", "up"}:
+    if {"down", "up"} - {place.split("_")[0] for place in model.temporal}:
         yield "diffusers has modules in all of down and up (temporal_parts=[down,mid,up])"
     groups = {module.norm.num_groups for module in _modules(model)} | {int(model.body.config["norm_num_groups"])}
     if len(groups) > 1:
