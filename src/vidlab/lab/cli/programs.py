@@ -42,6 +42,9 @@ PROGRAMS: Mapping[str, Program] = {
     "evaluate": Program(
         "score and compare runs, videos and autoencoders", "vidlab.lab.evaluation.run:run_evaluation", "evaluate"
     ),
+    "compare": Program(
+        "compare the runs of a sweep on one page, videos side by side", "vidlab.lab.compare.__main__:main"
+    ),
     "curate": Program("index a data set, or encode it once", "vidlab.lab.curate:run_curation", "curate"),
     "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.reports.data_plan:main"),
     "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),

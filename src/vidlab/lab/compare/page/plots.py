@@ -52,7 +52,8 @@ def style_of(place: int) -> tuple[str, str]:
 
 def all_plots(comparison: Comparison) -> list[Plot]:
     """Every plot for which there is data."""
-    measures = [one for one in (*comparison.main, *comparison.others) if "/" not in one.label.removeprefix("val/")]
+    whole = [one for one in (*comparison.main, *comparison.others) if "/" not in one.label.removeprefix("val/")]
+    measures = [one for one in whole if _has_curves(comparison.rows, one)]
     found = [
         plot
         for measure in measures[:MOST_CURVES]
@@ -83,6 +84,12 @@ def curves(rows: Sequence[ConfigurationRow], measure: Measure, axis: str) -> Plo
         if measure.key.startswith("val/loss"):
             axes.set_yscale("log")
     return Plot("curves", measure.label, axis, figure.svg) if drawn else None
+
+
+def _has_curves(rows: Sequence[ConfigurationRow], measure: Measure) -> bool:
+    """Whether some run was measured more than once."""
+    return any(len(run.curves[measure.key].steps) > 1 for row in rows for run in row.runs.values()
+               if measure.key in run.curves)  # fmt: skip
 
 
 def _line(run: Any, key: str, axis: str) -> tuple[np.ndarray, np.ndarray] | None:

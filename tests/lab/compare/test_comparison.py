@@ -1,0 +1,133 @@
+import csv
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+
+from lab.compare.conftest import HOSTILE, JUDGE
+from vidlab.errors import UserError
+from vidlab.lab.compare.build import build_comparison, log_to_parent
+from vidlab.lab.compare.comparison import compare
+from vidlab.lab.compare.measures import main_measures, measure_of
+from vidlab.lab.compare.page.plots import pareto_front
+from vidlab.lab.compare.reading.selection import Selection, select_runs
+from vidlab.lab.compare.scaling import fit_power_law
+from vidlab.lab.compare.words import headline, warnings
+from vidlab.lab.tracking.store import open_client
+
+
+@pytest.fixture(scope="module")
+def selection(sweep) -> Selection:
+    return select_runs([str(sweep.folder)])
+
+
+@pytest.fixture(scope="module")
+def made(sweep, tmp_path_factory):
+    return build_comparison(sweep.folder, tmp_path_factory.mktemp("made"))
+
+
+def test_rows_are_configurations_with_means_intervals_and_tests(selection):
+    found = compare(selection)
+    assert [row.name for row in found.rows] == ["model=2p1d", "model=full3d"]
+    mean = found.rows[0].means["val/x0_mse"]
+    # 0.30, 0.32, 0.31: s = 0.01, t(0.975, 2) = 4.302653
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert (mean.n, mean.value) == (3, pytest.approx(0.31)) and mean.interval.low == pytest.approx(0.31 - half)
+    assert [one.label for one in found.main] == ["shapes_judge", "val/x0_mse"]
+    assert {one.outcome for one in found.verdicts.values()} == {"better"}
+    assert found.rows[0].costs == {"flops": 2e9, "tokens": 200.0, "seconds": 2.0}
+    assert found.rows[0].clip_means[JUDGE] == (pytest.approx(0.49), pytest.approx(0.69))
+    assert found.rows[0].over_clips[JUDGE].low == pytest.approx(0.49)
+    assert headline(found) == "In shapes_judge, model=full3d is better than model=2p1d."
+
+
+def test_failed_runs_and_other_noise_are_said_by_name(selection):
+    told = "\n".join(warnings(compare(selection)))
+    assert f"job 6 [model=stiv seed=0]: failed ({HOSTILE})" in told
+    assert "Runs of one seed saw the same clips in the same order." in told
+    assert "Seed 0: not all runs saw the same noise. Alike were: model=2p1d; model=full3d." in told
+
+
+def test_a_ranking_from_one_seed_says_that_it_is_one(selection):
+    single = replace(selection, runs=tuple(run for run in selection.runs if "seed=0" in run.overrides))
+    found = compare(single)
+    assert "a ranking from one seed" in headline(found)
+    assert all(one.test is None for one in found.verdicts.values())
+    assert any("One seed only" in line for line in warnings(found))
+
+
+def test_runs_that_have_all_failed(selection):
+    with pytest.raises(UserError, match=r"none of its 1 runs has finished: job 6 failed"):
+        compare(replace(selection, runs=selection.runs[6:]))
+
+
+def test_metrics_that_are_asked_for(selection):
+    assert [one.label for one in compare(selection, ["val/loss"]).main] == ["val/loss"]
+    with pytest.raises(UserError, match="--metric val/los: no run was measured by it. Did you mean 'val/loss'"):
+        compare(selection, ["val/los"])
+    assert [one.label for one in main_measures([measure_of("val/loss"), measure_of("val/other")])] == ["val/loss"]
+
+
+def test_which_way_is_better_is_what_the_metrics_say(pytestconfig):
+    from hydra.utils import get_class
+
+    conf = pytestconfig.rootpath / "conf" / "metrics"
+    for name in ("laptop", "full", "clipsim", "reconstruction"):
+        for part in yaml.safe_load((conf / f"{name}.yaml").read_text()).values():
+            if isinstance(part, dict) and "_target_" in part:
+                metric = get_class(part["_target_"])
+                assert measure_of(f"eval/S/{metric.name}").higher_is_better == metric.higher_is_better, metric.name
+    assert measure_of("val/x0_mse").higher_is_better is False
+
+
+def test_the_table_has_every_number(made):
+    with (made / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    (row,) = [one for one in rows if one["metric"] == "val/x0_mse" and one["configuration"] == "model=full3d"]
+    assert float(row["mean"]) == pytest.approx(0.635 / 3) and row["seeds"] == "0 1 2" and row["against"] == "model=2p1d"
+    assert float(row["difference"]) == pytest.approx(-0.295 / 3) and float(row["flops"]) == 4e9
+    assert row["verdict"] == "model=full3d better than model=2p1d" and row["decides"] == "yes"
+
+
+def test_the_page_is_one_file_that_plays_all_videos_and_runs_no_text(made):
+    page = (made / "comparison.html").read_text()
+    assert page.count('src="data:video/mp4;base64,') == 4  # two configurations, two prompts
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page), "nothing is fetched"
+    assert HOSTILE not in page and "&lt;img src=x onerror=alert(1)&gt; clip 0" in page
+    assert "default-src 'none'" in page and page.count("<script") == 1
+    assert "0.31" in page and "4 G" in page and "model=full3d is better" in page
+    assert {"steps", "flops", "tokens", "seconds", "parameters"} <= set(re.findall(r'data-axis="(\w*)"', page))
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids)), "no two parts of one id"
+    assert HOSTILE not in (made / "comparison.md").read_text()
+    assert (made / "contact_sheet.png").stat().st_size > 1000
+
+
+def test_the_parent_run_keeps_the_files(made, sweep):
+    client = open_client(sweep.uri)
+    names = {file.path.rpartition("/")[2] for file in client.list_artifacts(sweep.parent, "comparison")}
+    assert names == {"comparison.html", "comparison.md", "comparison.csv", "contact_sheet.png", "plots"}
+    assert not log_to_parent(made, Selection("none", ()))
+    with pytest.warns(UserWarning, match="did not store the comparison"):
+        assert not log_to_parent(made, Selection("gone", (), uri=sweep.uri, parent_run_id="0" * 32))
+
+
+def test_a_power_law_is_found_again():
+    exact = fit_power_law([(c, 3 * c**-0.25) for c in (1e9, 1e10, 1e11)])
+    assert exact.exponent == pytest.approx(-0.25) and exact.factor == pytest.approx(3)
+    # log-log points (0, 0), (1, 1), (2, 1): slope 1/2, intercept 1/6, residual sum 1/6, t(0.975, 1) = 12.7062
+    law = fit_power_law([(1.0, 1.0), (math.e, math.e), (math.e**2, math.e)])
+    assert law.exponent == pytest.approx(0.5)
+    assert law.interval.high - 0.5 == pytest.approx(12.7062 * math.sqrt(1 / 6) / math.sqrt(2), rel=1e-5)
+    low, high = law.band(np.array([math.e]))
+    assert math.log(high[0] / law.at(np.array([math.e]))[0]) == pytest.approx(12.7062 * math.sqrt(1 / 6 / 3), rel=1e-5)
+    assert fit_power_law([(1.0, 2.0), (4.0, 1.0)]).interval is None and fit_power_law([(2.0, 1.0), (2.0, 3.0)]) is None
+
+
+def test_the_front_holds_what_no_cheaper_one_beats():
+    points = [(3, 0.5), (1, 0.2), (2, 0.1), (4, 0.4), (5, 0.9)]
+    assert pareto_front(points, higher_is_better=True) == [(1, 0.2), (3, 0.5), (5, 0.9)]
+    assert pareto_front(points, higher_is_better=False) == [(1, 0.2), (2, 0.1)]

@@ -1,0 +1,103 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from lab.compare.conftest import HOSTILE, JUDGE, KEYS, make_folder
+from vidlab.errors import UserError
+from vidlab.lab.compare.reading.folders import read_folder, read_scores
+from vidlab.lab.compare.reading.runs import ComparedRun, Curve, Work
+from vidlab.lab.compare.reading.selection import select_runs
+from vidlab.lab.compare.reading.store import MOST_POINTS, children, read_runs, thinned
+
+
+def test_all_runs_of_a_sweep_with_their_curves(sweep):
+    found = select_runs([str(sweep.folder)])
+    assert [run.name for run in found.runs] == [f"job {n}" for n in range(7)]
+    assert found.parent_run_id == sweep.parent and found.folder == sweep.folder.resolve()
+    first, failed = found.runs[0], found.runs[6]
+    assert first.curves["val/x0_mse"].steps.tolist() == [5, 10]
+    assert first.curves["val/x0_mse"].values.tolist() == [0.9, 0.3]
+    assert first.work == Work(10, 3e9, 200, 2.0) or first.work.flops == 2e9, "the store's cost or the summary's"
+    assert (failed.state, failed.message, failed.curves) == ("failed", HOSTILE, {})
+
+
+@pytest.mark.parametrize("word", ["last", "2026-11-27_00-00-00-000000"])
+def test_a_sweep_by_name(sweep, word):
+    found = select_runs([word], runs_root=sweep.folder.parents[1])
+    assert found.folder == sweep.folder.resolve() and len(found.runs) == 7
+
+
+def test_a_sweep_by_its_mlflow_run(sweep):
+    found = select_runs([sweep.parent], uri=sweep.uri)
+    assert len(found.runs) == 7 and found.parent_run_id == sweep.parent
+    assert children(sweep.uri, "mlflow.parentRunId", sweep.parent) == list(sweep.children)
+
+
+def test_single_runs_by_id_and_by_folder_and_none_twice(sweep):
+    found = select_runs([sweep.children[0], sweep.children[3], str(sweep.folder / "0")], uri=sweep.uri)
+    assert [run.run_id for run in found.runs] == [sweep.children[0], sweep.children[3]]
+    assert found.runs[1].overrides == ("model=full3d", "seed=0") and found.parent_run_id is None
+
+
+def test_a_run_whose_folder_is_lost_is_read_from_the_store(sweep, tmp_path, monkeypatch):
+    shutil.copy(sweep.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    import sqlite3
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("update tags set value = '/lost' || value where key = 'vidlab.run_folder'")
+    run = select_runs([sweep.parent], uri=uri).runs[4]
+    assert run.overrides == ("model=full3d", "seed=1") and run.state == "finished"
+    assert run.curves[JUDGE].last == pytest.approx(0.9 - 0.22) and run.work.flops == 4e9
+
+
+def test_a_folder_without_a_store(tmp_path):
+    make_folder(tmp_path / "run", None, None, ["model=full3d", "seed=2"], 0.4)
+    run = read_folder(tmp_path / "run")
+    assert run.state == "finished" and run.overrides == ("model=full3d", "seed=2")
+    assert run.curves["val/x0_mse"].steps.tolist() == [0, 10] and run.work == Work(10, 3e9, 200, 2.0)
+    assert list(run.videos) == list(KEYS)
+    (tmp_path / "run" / "summary.json").unlink()
+    assert read_folder(tmp_path / "run").state == "failed"
+
+
+def test_scores_of_clips_are_those_of_the_last_step(sweep):
+    scores, captions = read_scores(sweep.folder / "0" / "evaluation" / "scores.csv")
+    assert scores == {JUDGE: {"val_000": pytest.approx(0.5), "val_001": pytest.approx(0.7)}}
+    assert captions["val_001"] == f"{HOSTILE} clip 1"
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("last", "no sweep in"), ("unheard", "no sweep, run folder or MLflow run"), ("f" * 32, "no such")],
+)
+def test_what_is_not_there_is_said(tmp_path, monkeypatch, word, told):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=told):
+        select_runs([word])
+
+
+def test_a_file_that_is_no_store(tmp_path):
+    (tmp_path / "a.db").write_text("nothing")
+    with pytest.raises(UserError, match="not a database of MLflow"):
+        read_runs(f"sqlite:///{tmp_path}/a.db", ["0" * 32])
+
+
+def test_a_damaged_record_of_a_sweep(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"jobs": [{"number": 0}]}')
+    with pytest.raises(UserError, match=r"sweep\.json is damaged"):
+        select_runs([str(tmp_path)])
+
+
+def test_long_curves_keep_their_ends():
+    curve = thinned({step: step / 2 for step in range(5000)})
+    assert len(curve.steps) <= MOST_POINTS and curve.steps[0] == 0 and curve.steps[-1] == 4999
+    assert np.array_equal(curve.values, curve.steps / 2)
+
+
+def test_costs_between_logged_steps_are_interpolated_and_without_any_proportional():
+    logged = ComparedRun("a", "finished", curves={"cost/flops": Curve(np.array([10, 20]), np.array([100.0, 300.0]))})
+    assert logged.cost_at("flops", np.array([5, 10, 15])).tolist() == [50, 100, 200]
+    counted = ComparedRun("a", "finished", work=Work(steps=10, tokens=50))
+    assert counted.cost_at("tokens", np.array([2])).tolist() == [10] and counted.cost_at("flops", np.array([2])) is None
