@@ -11,7 +11,7 @@ from vidlab.lab.compare.reading.runs import ComparedRun
 MAIN = ("shapes_judge", "fvd", "val/x0_mse")
 LOSS = "val/loss"
 HIGHER = ("shapes_judge", "psnr", "ssim", "clipsim", "is_i3d_k400", "temporal_flickering", "motion_smoothness",
-          "background_consistency", "subject_consistency", "reward")  # fmt: skip
+          "consistency", "background_consistency", "subject_consistency", "reward")  # fmt: skip
 NEITHER = ("motion_magnitude", "dynamic_degree")
 
 
