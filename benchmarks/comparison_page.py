@@ -35,6 +35,7 @@ def make_store(root: Path, runs: int, steps: int) -> None:
     client = store.open_client(uri)
     random = np.random.default_rng(0)
     frames = random.integers(0, 255, (PROMPTS, 8, 8, 8, 3), dtype=np.uint8).repeat(4, axis=2).repeat(4, axis=3)
+    made = []
     videos = [encode(one, 8) for one in frames]
     for number in range(runs):
         model, seed = f"m{number // SEEDS}", number % SEEDS
@@ -50,17 +51,14 @@ def make_store(root: Path, runs: int, steps: int) -> None:
         (folder / "evaluation" / "videos").mkdir(parents=True)
         for prompt, video in enumerate(videos):
             (folder / "evaluation" / "videos" / f"val_{prompt:03d}.mp4").write_bytes(video)
-        with sqlite3.connect(root / "mlflow.db") as database:
-            database.executemany(
-                "insert into metrics (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)",
-                points := list(points_of(run_id, steps, random)),
-            )
-            last = {point[0]: point for point in points}
-            database.executemany(
-                "insert into latest_metrics (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)",
-                list(last.values()),
-            )
-            database.execute("update runs set status = 'FINISHED' where run_uuid = ?", (run_id,))
+        made.append(run_id)
+    with sqlite3.connect(root / "mlflow.db") as database:  # in one transaction
+        insert = "insert into {} (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, 0)"
+        for run_id in made:
+            points = list(points_of(run_id, steps, random))
+            database.executemany(insert.format("metrics"), points)
+            database.executemany(insert.format("latest_metrics"), {point[0]: point for point in points}.values())
+        database.execute("update runs set status = 'FINISHED'")
 
 
 def points_of(run_id: str, steps: int, random: np.random.Generator):  # noqa: ANN201
@@ -94,7 +92,9 @@ def main() -> None:
             subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
             seconds.append(time.perf_counter() - start)
         after = os.times()
-        cpu = (after.children_user + after.children_system - before.children_user - before.children_system) / len(seconds)
+        cpu = (after.children_user + after.children_system - before.children_user - before.children_system) / len(
+            seconds
+        )
         page = root / "runs" / "vidlab" / "sweep" / "comparison" / "comparison.html"
         row = {
             "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS), "repeats": given.repeats,

@@ -101,3 +101,18 @@ def test_costs_between_logged_steps_are_interpolated_and_without_any_proportiona
     assert logged.cost_at("flops", np.array([5, 10, 15])).tolist() == [50, 100, 200]
     counted = ComparedRun("a", "finished", work=Work(steps=10, tokens=50))
     assert counted.cost_at("tokens", np.array([2])).tolist() == [10] and counted.cost_at("flops", np.array([2])) is None
+
+
+def test_costs_of_every_step_are_read_at_some_and_at_the_last(sweep, tmp_path):
+    import sqlite3
+
+    shutil.copy(sweep.uri.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    run = sweep.children[0]
+    rows = [("cost/flops", 2.0 * step, step, run, step, False) for step in range(11, 1001)]
+    insert = "insert or replace into {} (key, value, timestamp, run_uuid, step, is_nan) values (?, ?, ?, ?, ?, ?)"
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.executemany(insert.format("metrics"), rows)
+        database.execute(insert.format("latest_metrics"), ("cost/flops", 2001.0, 1001, run, 1001, False))
+    curve = read_runs(f"sqlite:///{tmp_path}/mlflow.db", [run])[run].curves["cost/flops"]
+    assert 150 < len(curve.steps) < 250 and curve.last == 2001.0
+    assert read_runs(f"sqlite:///{tmp_path}/mlflow.db", [run])[run].curves["val/x0_mse"].steps.tolist() == [5, 10]

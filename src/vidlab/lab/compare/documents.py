@@ -87,7 +87,9 @@ def _laws(comparison: Comparison) -> list[str]:
         for name, members in families(comparison.rows).items():
             law = law_of(members, measure.key)
             if law is not None:
-                told = f"{measure.label} of {name} goes with FLOPs to the power {law.exponent:.3g} ({ends(law.interval)})"
+                told = (
+                    f"{measure.label} of {name} goes with FLOPs to the power {law.exponent:.3g} ({ends(law.interval)})"
+                )
                 found.append(f"- {markdown(told)}, {len(law.points)} runs")
     return ["## With size", "\n".join(found)] if found else []
 

@@ -114,7 +114,9 @@ def write_sheet(path: Path, rows: Sequence[ConfigurationRow], gallery: Gallery) 
     if not gallery.clips:
         return None
     columns = range(min(SHEET_PROMPTS, len(gallery.prompts)))
-    strips = {(clip.configuration, clip.prompt): _strip(clip.frames) for clip in gallery.clips if clip.prompt in columns}
+    strips = {
+        (clip.configuration, clip.prompt): _strip(clip.frames) for clip in gallery.clips if clip.prompt in columns
+    }
     height = max(strip.shape[0] for strip in strips.values())
     widths = [max(s.shape[1] for (_, prompt), s in strips.items() if prompt == column) for column in columns]
     heads = [Label(gallery.prompts[column]).lines(widths[column])[:3] for column in columns]

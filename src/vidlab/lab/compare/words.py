@@ -21,7 +21,13 @@ def duration(seconds: float | None) -> str:
     """Such as ``24 s``, ``12 min`` or ``3.4 h``; a dash for none."""
     if seconds is None:
         return "-"
-    return f"{seconds:.3g} s" if seconds < 100 else f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+    return (
+        f"{seconds:.3g} s"
+        if seconds < 100
+        else f"{seconds / 60:.3g} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.3g} h"
+    )
 
 
 def few(names: Sequence[str]) -> str:
@@ -46,7 +52,9 @@ def headline(comparison: Comparison) -> str:
             "another: repeat it with seed=0,1,2."
         )
     shown = [one for row in ranked if (one := comparison.verdicts.get((measure.key, row.name)))]
-    told = {outcome: [one.first for one in shown if one.outcome == outcome] for outcome in ("better", "worse", "differs")}
+    told = {
+        outcome: [one.first for one in shown if one.outcome == outcome] for outcome in ("better", "worse", "differs")
+    }
     first = comparison.rows[0].name
     parts = [f"{few(names)} {_verb(names, outcome)} {first}" for outcome, names in told.items() if names]
     rest = [one.first for one in shown if one.outcome == "no difference shown"]
@@ -59,7 +67,11 @@ def headline(comparison: Comparison) -> str:
 
 def _verb(names: Sequence[str], outcome: str) -> str:
     plural = len(names) > 1
-    return f"{'differ' if plural else 'differs'} from" if outcome == "differs" else f"{'are' if plural else 'is'} {outcome} than"
+    return (
+        f"{'differ' if plural else 'differs'} from"
+        if outcome == "differs"
+        else f"{'are' if plural else 'is'} {outcome} than"
+    )
 
 
 def _runs(row: ConfigurationRow) -> str:

@@ -77,7 +77,12 @@ def _list(lines: Sequence[str]) -> str:
 def _chip(place: int) -> str:
     """A configuration's color and dash, as its curves have them."""
     color, dash = style_of(place)
-    pattern = {"-": "", "--": ' stroke-dasharray="6 3"', ":": ' stroke-dasharray="2 2"', "-.": ' stroke-dasharray="7 2 2 2"'}
+    pattern = {
+        "-": "",
+        "--": ' stroke-dasharray="6 3"',
+        ":": ' stroke-dasharray="2 2"',
+        "-.": ' stroke-dasharray="7 2 2 2"',
+    }
     line = f'<line x1="0" y1="4" x2="22" y2="4" stroke="{color}" stroke-width="4"{pattern[dash]}/>'
     return f'<svg class="chip" viewBox="0 0 22 8" aria-hidden="true">{line}</svg>'
 
@@ -182,14 +187,15 @@ def _sheet(sheet: Path | None) -> str:
     data = base64.b64encode(sheet.read_bytes()).decode()
     note = "One row per configuration, the same prompts and noise in each column: first, middle and last frame."
     return (
-        f"<details><summary>Contact sheet</summary><p class=\"note\">{note}</p>"
+        f'<details><summary>Contact sheet</summary><p class="note">{note}</p>'
         f'<img class="sheet" alt="frames of every configuration" src="data:image/png;base64,{data}"></details>'
     )
 
 
 def _figures(plots: Sequence[Plot]) -> str:
     return "".join(
-        f'<figure class="card" data-axis="{plot.axis}"><h3>{escape(plot.title)}</h3>{plot.svg}</figure>' for plot in plots
+        f'<figure class="card" data-axis="{plot.axis}"><h3>{escape(plot.title)}</h3>{plot.svg}</figure>'
+        for plot in plots
     )
 
 

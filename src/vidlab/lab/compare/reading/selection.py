@@ -62,7 +62,9 @@ class _Found:
     parents: list[str] = field(default_factory=list)
 
 
-def select_runs(words: Sequence[str], uri: str | None = None, name: str = "vidlab", runs_root: Path = RUNS) -> Selection:
+def select_runs(
+    words: Sequence[str], uri: str | None = None, name: str = "vidlab", runs_root: Path = RUNS
+) -> Selection:
     """Find the runs that words name, and read them.
 
     Args:

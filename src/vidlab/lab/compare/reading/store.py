@@ -17,11 +17,12 @@ from vidlab.lab.tracking.store import SQLITE, absolute_uri, open_client, store_e
 from vidlab.redaction import redact
 
 # What pages show; the names of everything else of a run (learning rates, system metrics) are not read.
-SHOWN = ("val/", "eval/", "eval-low/", "eval-high/", "cost/", "train/loss")
-LEFT_OUT = ("val/x0_mse/",)
+SHOWN = ("val/", "eval/", "eval-low/", "eval-high/", "cost/")
+LEFT_OUT = ("val/x0_mse/", "cost/samples")
 MOST_IDS = 500  # of one query
 MOST_RUNS = 10_000
 MOST_POINTS = 1000  # of a curve
+COST_POINTS = 200
 Point = tuple[str, str, int, float]  # run, metric, step, value
 
 
@@ -126,12 +127,17 @@ def _from_database(database: sqlite3.Connection, run_ids: Sequence[str]) -> dict
     keys = [key for (key,) in database.execute(f"select distinct key from latest_metrics where {among}", run_ids)]
     shown = [key for key in keys if is_shown(key)]
     marks = ",".join("?" * len(shown))
+    columns = "select run_uuid, key, step, case when is_nan then null else value end, timestamp from"
+    wanted = f"{among} and key in ({marks})"
+    (longest,) = database.execute(f"select max(step) from latest_metrics where {wanted}", (*run_ids, *shown)).fetchone()
+    # costs are logged with every step, and between two of them they grow evenly
+    stride = max(1, (longest or 0) // COST_POINTS)
     points = database.execute(
-        f"select run_uuid, key, step, case when is_nan then null else value end from metrics where {among} "
-        f"and key in ({marks}) order by run_uuid, key, step, timestamp",
-        (*run_ids, *shown),
+        f"{columns} metrics where {wanted} and (key not like 'cost/%' or step % {stride} = 0) "
+        f"union {columns} latest_metrics where {wanted} order by 1, 2, 3, 5",
+        (*run_ids, *shown, *run_ids, *shown),
     )
-    return _with_curves(found, points)
+    return _with_curves(found, (point[:4] for point in points))
 
 
 def is_shown(metric: str) -> bool:
