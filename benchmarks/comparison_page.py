@@ -1,8 +1,8 @@
 """How long the comparison page takes with many runs in the store.
 
-The runs are synthetic and lie in a store made for this: configurations of four seeds, each with the curves, the costs and
-the tags that a training logs. Every configuration has videos of eight prompts. What is timed is the command as typed, in
-a process of its own, imports included.
+The runs are synthetic and lie in a store made for this: configurations of four seeds, each with the curves, the costs
+and the tags that a training logs. Every configuration has videos of eight prompts. What is timed is the command as
+typed, in a process of its own, imports included.
 
     python benchmarks/comparison_page.py [--runs 200] [--steps 1600] [--repeats 3]
 """
@@ -61,7 +61,7 @@ def make_store(root: Path, runs: int, steps: int) -> None:
         database.execute("update runs set status = 'FINISHED'")
 
 
-def points_of(run_id: str, steps: int, random: np.random.Generator):  # noqa: ANN201
+def points_of(run_id: str, steps: int, random: np.random.Generator):
     """Losses and costs of every step, validations and evaluations of some."""
     for step in range(1, steps + 1):
         yield "train/loss", 1 / step, step, run_id, step
@@ -97,7 +97,8 @@ def main() -> None:
         )
         page = root / "runs" / "vidlab" / "sweep" / "comparison" / "comparison.html"
         row = {
-            "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS), "repeats": given.repeats,
+            "runs": given.runs, "steps": given.steps, "configurations": -(-given.runs // SEEDS),
+            "repeats": given.repeats,
             "best_s": f"{min(seconds):.1f}", "worst_s": f"{max(seconds):.1f}", "cpu_s": f"{cpu:.1f}",
             "page_mb": f"{page.stat().st_size / 1e6:.1f}", "load": f"{os.getloadavg()[0]:.1f}",
         }  # fmt: skip

@@ -68,7 +68,11 @@ def make_run(client, experiment, uri, folder, model, seed, parent) -> str:
     curves = {"val/x0_mse": (0.9, final), "val/loss": (0.5, 0.1), JUDGE: (0.1, 0.9 - final),
               "cost/flops": (1e9, 2e9 if model == "2p1d" else 4e9), "cost/tokens": (100.0, 200.0),
               "cost/seconds": (1.0, 2.0)}  # fmt: skip
-    points = [Metric(key, value, step, step) for key, pair in curves.items() for step, value in zip((5, 10), pair)]
+    points = [
+        Metric(key, value, step, step)
+        for key, pair in curves.items()
+        for step, value in zip((5, 10), pair, strict=True)
+    ]
     client.log_batch(run_id, metrics=points, tags=[RunTag(key, value) for key, value in tags.items()])
     client.set_terminated(run_id)
     make_folder(folder, uri, run_id, [f"model={model}", f"seed={seed}"], final)

@@ -47,7 +47,8 @@ def test_mlflow_compares_the_runs_of_a_sweep(sweep, tmp_path):
     try:
         wait_for(f"http://127.0.0.1:{port}/health")
         runs = quote("[" + ",".join(f'"{run}"' for run in sweep.children[:2]) + "]")
-        address = f"http://127.0.0.1:{port}/#/compare-runs?runs={runs}&experiments={quote('["1"]')}"
+        experiments = quote('["1"]')
+        address = f"http://127.0.0.1:{port}/#/compare-runs?runs={runs}&experiments={experiments}"
         dom = opened(address, tmp_path, "--dump-dom", "--window-size=2000,1200").stdout
         assert "Comparing 2 Runs" in dom
         opened(address, tmp_path, "--window-size=2000,1200", f"--screenshot={tmp_path}/compare.png")

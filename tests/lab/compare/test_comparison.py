@@ -66,7 +66,7 @@ def test_runs_that_have_all_failed(selection):
 
 def test_metrics_that_are_asked_for(selection):
     assert [one.label for one in compare(selection, ["val/loss"]).main] == ["val/loss"]
-    with pytest.raises(UserError, match="--metric val/los: no run was measured by it. Did you mean 'val/loss'"):
+    with pytest.raises(UserError, match=r"--metric val/los: no run was measured by it\. Did you mean 'val/loss'"):
         compare(selection, ["val/los"])
     assert [one.label for one in main_measures([measure_of("val/loss"), measure_of("val/other")])] == ["val/loss"]
 
@@ -127,7 +127,7 @@ def test_a_power_law_is_found_again():
     law = fit_power_law([(1.0, 1.0), (math.e, math.e), (math.e**2, math.e)])
     assert law.exponent == pytest.approx(0.5)
     assert law.interval.high - 0.5 == pytest.approx(12.7062 * math.sqrt(1 / 6) / math.sqrt(2), rel=1e-5)
-    low, high = law.band(np.array([math.e]))
+    _, high = law.band(np.array([math.e]))
     assert math.log(high[0] / law.at(np.array([math.e]))[0]) == pytest.approx(12.7062 * math.sqrt(1 / 6 / 3), rel=1e-5)
     assert fit_power_law([(1.0, 2.0), (4.0, 1.0)]).interval is None and fit_power_law([(2.0, 1.0), (2.0, 3.0)]) is None
 

@@ -22,11 +22,11 @@ HEAD = (
     *("time", "parameters"),
 )
 EXPLAINED = (
-    "Runs that differ in their seed alone are one configuration. *over seeds*: 95 % interval of the mean for other seeds "
-    "(Student's t). *over clips*: for other held-out clips with these very runs. *p*: against the first configuration, "
-    "over common seeds where there are two (paired t test), corrected for all tests of this page (Holm). *smallest "
-    "effect*: the difference that as many seeds, spread as these are, find in 4 of 5 comparisons at 5 %. Costs are means "
-    "of a run, of its denoiser."
+    "Runs that differ in their seed alone are one configuration. *over seeds*: 95 % interval of the mean for "
+    "other seeds (Student's t). *over clips*: for other held-out clips with these very runs. *p*: against the "
+    "first configuration, over common seeds where there are two (paired t test), corrected for all tests of this "
+    "page (Holm). *smallest effect*: the difference that as many seeds, spread as these are, find in 4 of 5 "
+    "comparisons at 5 %. Costs are means of a run, of its denoiser."
 )
 
 

@@ -1,4 +1,4 @@
-"""Videos of a comparison: the same prompts and noise for every configuration, for the page and for the contact sheet."""
+"""Videos of a comparison: the same prompts and noise for every configuration, for the page and the contact sheet."""
 
 import base64
 import textwrap

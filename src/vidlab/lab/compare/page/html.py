@@ -209,16 +209,20 @@ def _chosen(plots: Sequence[Plot], name: str, labels: dict[str, str]) -> str:
     if not axes:
         return ""
     buttons = "".join(
-        f'<label><input type="radio" name="{name}" value="{axis}"{" checked" if axis == axes[0] else ""}>{labels[axis]}</label>'
+        f'<label><input type="radio" name="{name}" value="{axis}"{_first(axis, axes)}>{labels[axis]}</label>'
         for axis in axes
     )
     rules = "".join(
         f'#{name}:has([value="{axis}"]:checked) figure:not([data-axis="{axis}"]) {{ display: none }}\n' for axis in axes
     )
     return (
-        f'<style>{rules}</style><section id="{name}"><div class="choice" role="radiogroup" aria-label="against">{buttons}'
-        f'</div><div class="plots">{_figures(plots)}</div></section>'
+        f'<style>{rules}</style><section id="{name}"><div class="choice" role="radiogroup" aria-label="against">'
+        f'{buttons}</div><div class="plots">{_figures(plots)}</div></section>'
     )
+
+
+def _first(axis: str, axes: Sequence[str]) -> str:
+    return " checked" if axis == axes[0] else ""
 
 
 def _section(plots: Sequence[Plot], name: str, comparison: Comparison) -> str:

@@ -206,7 +206,7 @@ def _figure(x_label: str, y_label: str) -> Iterator[tuple[Any, _Drawn]]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    quiet = {
+    quiet: Any = {
         "svg.fonttype": "none", "svg.hashsalt": "vidlab", "font.size": 9, "text.color": INK, "axes.labelcolor": INK,
         "xtick.color": FAINT, "ytick.color": FAINT, "axes.edgecolor": FAINT, "axes.spines.top": False,
         "axes.spines.right": False, "text.parse_math": False, "axes.formatter.limits": (-3, 4),
@@ -229,14 +229,14 @@ def _figure(x_label: str, y_label: str) -> Iterator[tuple[Any, _Drawn]]:
 
 def _plain_logarithms(axes: Any) -> None:
     """Powers of ten without mathematical markup, which is drawn as glyphs."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
             low, high = sorted(axis.get_view_interval())
-            few = FuncFormatter(lambda value, _: f"{value:.2g}" if high < 12 * low else "")
-            axis.set_minor_formatter(few)
+            short = FuncFormatter(lambda value, _: f"{value:.2g}") if high < 12 * low else NullFormatter()
+            axis.set_minor_formatter(short)
 
 
 def _for_pages(svg: str) -> str:

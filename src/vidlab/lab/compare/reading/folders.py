@@ -76,7 +76,7 @@ def read_sweep(folder: Path) -> Sweep:
         return Sweep(folder, parent and str(parent), tuple(_job(folder, jobs[number]) for number in sorted(jobs)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}); name the folders of its runs instead: {folder}/0 {folder}/1 ..."
+            f"{path} is damaged ({type(error).__name__}); name its runs instead: {folder}/0 {folder}/1 ..."
         ) from error
 
 

@@ -184,7 +184,8 @@ def _read(found: _Found) -> tuple[tuple[ComparedRun, ...], tuple[str, ...]]:
 
 
 def _stored(by_store: Mapping[str, Sequence[str]]) -> tuple[dict[str, StoredRun], list[str]]:
-    found, notes = {}, []
+    found: dict[str, StoredRun] = {}
+    notes: list[str] = []
     for uri, ids in by_store.items():
         try:
             found |= read_runs(uri, list(dict.fromkeys(ids)))

@@ -60,7 +60,7 @@ def children(uri: str, tag: str, value: str) -> list[str]:
     """
     uri = absolute_uri(uri)
     if uri.startswith(SQLITE):
-        with _database(uri) as database:
+        with _Database(uri) as database:
             found = database.execute(
                 "select r.run_uuid from runs r join tags t on t.run_uuid = r.run_uuid "
                 "where t.key = ? and t.value = ? and r.lifecycle_stage = 'active' order by r.start_time",
@@ -90,13 +90,13 @@ def read_runs(uri: str, run_ids: Sequence[str]) -> dict[str, StoredRun]:
         with store_errors(uri):
             return dict(_from_server(open_client(uri), run_ids))
     found: dict[str, StoredRun] = {}
-    with _database(uri) as database:
+    with _Database(uri) as database:
         for start in range(0, len(run_ids), MOST_IDS):
             found |= _from_database(database, run_ids[start : start + MOST_IDS])
     return found
 
 
-class _database:  # noqa: N801  a function with ``with``
+class _Database:
     """A database of MLflow, opened for reading; its errors become messages."""
 
     def __init__(self, uri: str) -> None:
