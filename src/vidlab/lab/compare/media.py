@@ -17,7 +17,8 @@ from vidlab.lab.compare.comparison import ConfigurationRow
 from vidlab.lab.compare.reading.runs import PREVIEWS
 
 MOST_PROMPTS = 8
-MOST_BYTES = 24_000_000  # of all videos on the page
+MOST_CLIPS = 200  # of the page: with many configurations, fewer prompts
+MOST_BYTES = 24_000_000
 SHOWN_SIDE = 160
 FPS = 8.0
 GAP, LINE, PAPER, INK, FAINT = 6, 18, (255, 255, 255), (20, 20, 20), (110, 110, 110)
@@ -81,10 +82,13 @@ def make_gallery(rows: Sequence[ConfigurationRow]) -> Gallery:
         for key in run.videos if run else ():
             counts[key] = counts.get(key, 0) + 1
     most = max(counts.values(), default=0)
-    keys = [key for key, count in counts.items() if count == most][:MOST_PROMPTS]
+    shared = [key for key, count in counts.items() if count == most]
+    keys = shared[: max(1, min(MOST_PROMPTS, MOST_CLIPS // len(rows)))]
     captions = {key: text for run in runs if run for key, text in run.captions.items()}
     clips: list[Clip] = []
     notes, size = [], 0
+    if len(keys) < len(shared):
+        notes.append(f"{len(keys)} of {len(shared)} prompts are shown, so that the page stays small.")
     for prompt, key in enumerate(keys):
         made = [_clip(run.videos[key], place, prompt) for place, run in enumerate(runs) if run and key in run.videos]
         size += sum(len(clip.mp4) for clip in made if clip)
