@@ -16,6 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
+
 import shape_checks
 
 assert "vidlab" not in sys.modules, "vidlab was imported before its shape annotations could be checked"
