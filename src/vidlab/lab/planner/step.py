@@ -1,7 +1,7 @@
 """The memory of a training step: its own code, run on tensors that have sizes and no numbers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from typing_extensions import override
 
 from vidlab.clip import ClipBatch
-from vidlab.cost.memory import PROCESS_BYTES, MemoryTracker
+from vidlab.cost.memory import MemoryTracker, process_peak
 from vidlab.randomness import KeyedRNG
 from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -29,7 +29,7 @@ class StepMemory:
         optimizer: its state after the first step.
         activations: what the largest batch and the step add at most to all these.
         peak: above the process before the first batch, in which weights and their average are: gradients, optimizer
-            state, activations, and on a CPU the gaps between blocks and what kernels take for themselves.
+            state, activations, and on a CPU what ``process_peak`` adds.
     """
 
     weights: int
@@ -72,7 +72,7 @@ def step_memory(
         trained = [p for p in module.parameters() if p.requires_grad]
         weights = tracker.live
         with _without_trainer(module):
-            before, heap = tracker.live, tracker.heap.top
+            before = tracker.live
             optimizer = module.optimizer_factory.build(module)
             for parameter in trained:
                 parameter.grad = torch.empty_like(parameter)
@@ -83,16 +83,18 @@ def step_memory(
             tracker.restart()
             for number in range(min(batches, 2)):
                 batch = _batch(module, clip_shape, clips, number, device)
-                with precision.forward_context() if precision is not None else nullcontext():
+                with precision.forward_context():
                     loss: Any = module.training_step(batch, number)["loss"]
                 loss.backward()
                 del batch, loss
             module.optimizer_factory.clip(module)
             optimizer.step()
-        grown = tracker.heap.top - heap + PROCESS_BYTES if device == "cpu" else tracker.peak - before
-        activations = max(tracker.peak - before - gradients - state, 0)
+        peak = tracker.peak - before
+        activations = max(peak - gradients - state, 0)
+    if device == "cpu":
+        peak = process_peak(peak, torch.bfloat16 if "bf16" in str(precision.precision) else torch.float32)
     average = sum(p.numel() * max(p.element_size(), 4) for p in trained)
-    return StepMemory(weights, average, gradients, state, activations, grown)
+    return StepMemory(weights, average, gradients, state, activations, peak)
 
 
 @contextmanager
