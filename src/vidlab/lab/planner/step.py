@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,10 @@ class StepMemory:
     optimizer: int
     activations: int
     peak: int
+
+    def without_average(self) -> "StepMemory":
+        """Of a run that keeps none."""
+        return replace(self, average=0)
 
     @property
     def total(self) -> int:
