@@ -29,6 +29,7 @@ from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
+from vidlab.lab.model_scale import check_scale
 from vidlab.lab.planner.run import run_plan
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
@@ -60,6 +61,7 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
+    check_scale(cfg)
     if cfg.get("plan"):
         run_plan(cfg)
         return None

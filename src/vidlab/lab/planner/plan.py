@@ -1,16 +1,21 @@
 """The plan of a training: what it would compute, keep in memory, exchange and store, before anything runs."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
+from vidlab.callbacks.cost.budget import Budget
 from vidlab.callbacks.ema import EMA
 from vidlab.cost.rates import matmul_rate
+from vidlab.cost.work import Work
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.planner.step import StepMemory, step_memory
 from vidlab.precision import uses_bf16
@@ -123,11 +128,10 @@ def plan_training(cfg: DictConfig) -> TrainingPlan:
     memory = memory if averaged else memory.without_average()
     dtype = torch.bfloat16 if uses_bf16(cfg.precision, kind) else torch.float32
     rate = matmul_rate(dtype, trainer.strategy.root_device, seconds=0.2) * ASSUMED_USE * trainer.world_size
-    ranks, steps = trainer.world_size, trainer.max_steps
     return TrainingPlan(
         trained, frozen, buckets, memory, kind, device_memory(kind),
-        exchanged_bytes(memory.gradients, ranks), memory.gradients + memory.optimizer + memory.average,
-        steps if steps > 0 else None, rate, notes,
+        exchanged_bytes(memory.gradients, trainer.world_size), memory.gradients + memory.optimizer + memory.average,
+        _steps(cfg, trainer, buckets, rate), rate, notes,
     )  # fmt: skip
 
 
@@ -152,9 +156,24 @@ def _small_image_model(cfg: DictConfig) -> tuple[str, ...]:
     """Plan HARIVO's body by its small structure where none is named: nothing is trained for a plan."""
     if "image_model" not in cfg.model or cfg.model.image_model is not None:
         return ()
-    with open_dict(cfg):
-        steps = OmegaConf.select(cfg, "model.image_training.max_steps")
+    steps = OmegaConf.select(cfg, "model.image_training.max_steps")
     return (f"model.image_model is not set: a small one is trained first, {steps} steps, which are not counted here",)
+
+
+def _steps(cfg: DictConfig, trainer: Trainer, buckets: Sequence[BucketCost], rate: float) -> int | None:
+    """Optimizer steps of the run: those that reach its budget, at most the trainer's; None without either."""
+    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if cfg.get("budget"):
+        budget: Budget = instantiate(cfg.budget, "budget")
+        batches = trainer.world_size * trainer.accumulate_grad_batches
+        samples, tokens, flops = (
+            sum(one.share * value for one, value in zip(buckets, values, strict=True))
+            for values in zip(*((one.clips * batches, one.tokens, one.flops) for one in buckets), strict=True)
+        )
+        each = Work(1, round(samples), round(tokens), round(flops), flops / rate)
+        assert budget.value is not None
+        steps.append(math.ceil(budget.value / budget.spent(each)))
+    return min(steps) if steps else None
 
 
 def _parameters(module: VideoDiffusion) -> tuple[int, int]:

@@ -106,7 +106,7 @@ def _without_trainer(module: VideoDiffusion) -> Iterator[None]:
     """What a step tells the trainer is told to nobody."""
     nobody = {"log": lambda *_, **__: None, "count": lambda _: None}
     plain = module.encoders
-    module.encoders = _WholeCaptions(**{one.name: getattr(plain, one.name) for one in fields(plain)})
+    module.encoders = _WholeCaptions(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
     vars(module).update(nobody)
     try:
         yield
