@@ -154,7 +154,8 @@ def device_memory(kind: str) -> int:
 
 def _small_image_model(cfg: DictConfig) -> tuple[str, ...]:
     """Plan HARIVO's body by its small structure where none is named: nothing is trained for a plan."""
-    if "image_model" not in cfg.model or cfg.model.image_model is not None:
+    model = cfg.get("model") or {}
+    if "image_model" not in model or model["image_model"] is not None:
         return ()
     steps = OmegaConf.select(cfg, "model.image_training.max_steps")
     return (f"model.image_model is not set: a small one is trained first, {steps} steps, which are not counted here",)
