@@ -29,8 +29,8 @@ from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
-from vidlab.lab.model_scale import check_scale
 from vidlab.lab.planner.run import run_plan
+from vidlab.lab.planner.scale import check_scale
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.runs.job import Job, find_job, is_sweep

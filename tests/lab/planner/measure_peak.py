@@ -3,6 +3,8 @@
 ``python measure_peak.py [group=choice ...] [key=value ...]``
 """
 
+# ruff: noqa: E402  malloc is set up before torch is imported
+
 import sys
 from pathlib import Path
 from typing import Any

@@ -14,8 +14,9 @@ from omegaconf import open_dict
 
 from vidlab.errors import UserError
 from vidlab.lab.planner.plan import BucketCost, TrainingPlan, exchanged_bytes, plan_training
-from vidlab.lab.planner.report import row, table, text_of, write_row
+from vidlab.lab.planner.report import row, text_of
 from vidlab.lab.planner.step import StepMemory
+from vidlab.lab.planner.table import table, write_row
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +86,9 @@ def test_the_warning() -> None:
 
 
 def test_buckets_are_told_apart() -> None:
-    both = replace(PLAN, buckets=(BucketCost((8, 32, 32), 16, 0.25, 2000, 4e9), BucketCost((1, 32, 32), 32, 0.75, 400, 8e8)))
+    both = replace(
+        PLAN, buckets=(BucketCost((8, 32, 32), 16, 0.25, 2000, 4e9), BucketCost((1, 32, 32), 32, 0.75, 400, 8e8))
+    )
     assert both.tokens_per_step == 800 and both.flops_per_step == 1.6e9
     assert "1x32x32" in text_of(both) and "75.0 % of steps" in text_of(both)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidlab.lab.planner.table import table
+
 ASKS = ("plan=true", "plan=True")
 
 
@@ -16,7 +18,12 @@ def nothing_left(arguments: Sequence[str]) -> Iterator[list[str]]:
         yield list(arguments)
         return
     with tempfile.TemporaryDirectory(prefix="vidlab-plan-") as name:
-        quiet = ["hydra/job_logging=stdout", "hydra.output_subdir=null", "hydra/sweeper=basic", f"hydra.run.dir={name}/0"]
+        quiet = [
+            "hydra/job_logging=stdout",
+            "hydra.output_subdir=null",
+            "hydra/sweeper=basic",
+            f"hydra.run.dir={name}/0",
+        ]
         yield [*arguments, *quiet, f"hydra.sweep.dir={name}"]
         _print_table(Path(name), sweep=arguments[:1] in (["-m"], ["--multirun"]))
 
@@ -24,6 +31,4 @@ def nothing_left(arguments: Sequence[str]) -> Iterator[list[str]]:
 def _print_table(folder: Path, sweep: bool) -> None:
     if not sweep:
         return
-    from vidlab.lab.planner.report import table
-
     print(f"\n{table(folder)}", file=sys.stdout, flush=True)

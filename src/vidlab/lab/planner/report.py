@@ -1,15 +1,11 @@
-"""A plan in words, and the plans of a sweep as one table."""
+"""A plan in words, and as a row of a table."""
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from vidlab.callbacks.forecast import duration
 from vidlab.lab.planner.plan import ASSUMED_USE, RUNNING, TrainingPlan
+from vidlab.lab.planner.table import COLUMNS
 from vidlab.lab.runs.opening import in_words
-
-FILE = "plan.json"
-COLUMNS = ("trained", "frozen", "tokens/step", "FLOPs/step", "peak", "weights", "memory", "checkpoint", "steps", "time")
 
 
 def size(number: float) -> str:
@@ -82,24 +78,3 @@ def row(plan: TrainingPlan, overrides: Sequence[str]) -> dict[str, str]:
         "-" if plan.seconds is None else duration(plan.seconds),
     )  # fmt: skip
     return settings | dict(zip(COLUMNS, cells, strict=True))
-
-
-def write_row(folder: Path, cells: Mapping[str, str]) -> None:
-    """Leave the cells where the end of a sweep finds them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(cells))
-
-
-def table(folder: Path) -> str:
-    """The plans of a sweep: the settings in which its jobs differ and all columns; empty for none."""
-    files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    rows = [json.loads(file.read_text()) for file in files]
-    if not rows:
-        return ""
-    keys = [key for key in dict.fromkeys(key for one in rows for key in one) if key not in COLUMNS]
-    shown = [*(key for key in keys if len({one.get(key) for one in rows}) > 1), *COLUMNS]
-    lines = [shown, *([one.get(name, "-") for name in shown] for one in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    notes = ["(!) does not fit"] if any("(!)" in line for line in aligned) else []
-    return "\n".join([*aligned, *notes])

@@ -5,7 +5,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vidlab.lab.planner.plan import plan_training
-from vidlab.lab.planner.report import row, text_of, write_row
+from vidlab.lab.planner.report import row, text_of
+from vidlab.lab.planner.table import write_row
 from vidlab.lab.published_sizes import take_published_sizes
 
 

@@ -58,7 +58,12 @@ class _WholeCaptions(TrainingEncoders):
 
 
 def step_memory(
-    module: VideoDiffusion, clip_shape: tuple[int, int, int], clips: int, batches: int, precision: Precision, device: str
+    module: VideoDiffusion,
+    clip_shape: tuple[int, int, int],
+    clips: int,
+    batches: int,
+    precision: Precision,
+    device: str,
 ) -> StepMemory:
     """The memory of a steady step: one optimizer step is taken, and another is followed to its end.
 

@@ -21,7 +21,7 @@ from vidlab.errors import UserError
 SIZES = ("width", "depth", "heads")
 
 
-def scaled(number: int, scale: float) -> int:
+def scaled(number: int, scale: object) -> int:
     """A number of blocks or heads at a scale: the nearest whole number, half upwards, at least 1.
 
     Raises:
@@ -32,7 +32,7 @@ def scaled(number: int, scale: float) -> int:
     return max(int(number * scale + 0.5), 1)
 
 
-def scaled_width(width: int, heads: int, scale: float) -> int:
+def scaled_width(width: int, heads: int, scale: object) -> int:
     """The width at a scale, of heads that keep their size.
 
     Args:
@@ -54,10 +54,10 @@ def check_scale(cfg: DictConfig) -> None:
         UserError: the scale is not 1, and the sizes of the model are given as numbers.
     """
     model = cfg.get("model")
-    if not model or model.get("scale", 1) == 1:
+    if not model or "scale" not in model:
         return
     scaled(1, model.scale)
-    if not any(OmegaConf.is_interpolation(model.backbone, name) for name in SIZES):
+    if model.scale != 1 and not any(OmegaConf.is_interpolation(model.backbone, name) for name in SIZES):
         raise UserError(
             f"model.scale={model.scale}: width, depth and heads of model={model.name} are given as numbers, so that the "
             "dial would set nothing but the learning rate. Leave model.scale out, or those numbers."

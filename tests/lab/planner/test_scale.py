@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module
-from vidlab.lab.model_scale import check_scale, scaled, scaled_lr, scaled_width
+from vidlab.lab.planner.scale import check_scale, scaled, scaled_lr, scaled_width
 from vidlab.lab.runs import run_folder  # noqa: F401  registers the resolvers
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[3] / "conf"
 MODELS = (
     "2p1d", "full3d", "skiparse", "skip_window", "stiv", "open_sora_plan", "mmdim", "harivo", "harivo_image",
 )  # fmt: skip
@@ -70,7 +70,7 @@ def test_every_model_is_built_at_three_sizes(model: str) -> None:
     assert counts == sorted(set(counts))
 
 
-@pytest.mark.parametrize("scale", ["0", "-1", "large", "true", ".inf"])
+@pytest.mark.parametrize("scale", ["0", "-1", "large", "true", "inf"])
 def test_a_scale_that_is_none(scale: str) -> None:
     with pytest.raises(UserError, match=r"model\.scale=.*must be a positive number"):
         check_scale(composed(f"model.scale={scale}"))
