@@ -2,8 +2,8 @@
 
 Depth and heads are their values at scale 1 times s, rounded, at least 1; width is heads times the size of a head, which
 stays. Width, depth and heads thus keep their proportions, as in sweeps over compute (Kaplan et al. 2020, section 3.1:
-over a wide range of shapes the loss depends on size alone), and parameters grow with s^3. The learning rate is its value
-at scale 1 times s^-e, where e is the optimizer's own:
+over a wide range of shapes the loss depends on size alone), and parameters grow with s^3. The learning rate is its
+value at scale 1 times s^-e, where e is the optimizer's own:
 
 - AdamW, e = 1: an update of an Adam optimizer has elements of a fixed size, and what it changes in the output of a
   matrix grows with the width (Yang et al. 2022, "Tensor Programs V", table 3, hidden weights).
@@ -59,8 +59,8 @@ def check_scale(cfg: DictConfig) -> None:
     scaled(1, model.scale)
     if model.scale != 1 and not any(OmegaConf.is_interpolation(model.backbone, name) for name in SIZES):
         raise UserError(
-            f"model.scale={model.scale}: width, depth and heads of model={model.name} are given as numbers, so that the "
-            "dial would set nothing but the learning rate. Leave model.scale out, or those numbers."
+            f"model.scale={model.scale}: width, depth and heads of model={model.name} are given as numbers, so that "
+            "the dial would set nothing but the learning rate. Leave model.scale out, or those numbers."
         )
 
 
