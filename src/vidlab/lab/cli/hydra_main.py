@@ -39,6 +39,7 @@ from vidlab.lab.cli.credentials import clean_log, clean_records, withhold
 from vidlab.lab.cli.error_messages import did_you_mean, explain, explain_instantiation, root_cause
 from vidlab.lab.cli.help_text import asks_for_help, help_text
 from vidlab.lab.cli.lean_imports import prepare_imports
+from vidlab.lab.cli.planning import nothing_left
 from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.cli.safe_text import safe_records, terminal
 from vidlab.lab.cli.unused_folder import no_trace_of_mistakes, remove_unused
@@ -98,7 +99,8 @@ def main(
                     print(help_text(conf, config_name, typed))
                     return None
                 sys.argv[1:] = continued(sys.argv[1:], config_name)
-                return composed()
+                with nothing_left(sys.argv[1:]) as sys.argv[1:]:
+                    return composed()
 
         return run
 
