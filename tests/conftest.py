@@ -16,12 +16,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
-from jaxtyping import install_import_hook
 
-# Every annotation of vidlab is checked at run time, shapes included. An int is a float, as PEP 484 has it.
-TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+import shape_checks
+
 assert "vidlab" not in sys.modules, "vidlab was imported before its shape annotations could be checked"
-install_import_hook("vidlab", TYPECHECKER)
+shape_checks.install("vidlab")
 
 import torch
 

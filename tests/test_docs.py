@@ -103,7 +103,8 @@ def test_commands_compose(page: str, command: str) -> None:
 
 
 def test_other_commands_exist() -> None:
-    allowed = r"pip install -r requirements\.txt|mlflow ui .*|python -m vidlab\.(lab\.export last exported|assets)"
+    exports = r"lab\.export last (exported|adapter --motion-adapter)"
+    allowed = rf"pip install -r requirements\.txt|mlflow ui .*|python -m vidlab\.({exports}|assets)"
     for page, command in commands():
         if is_composed(command) or re.fullmatch(allowed, command):
             continue

@@ -56,6 +56,7 @@ def test_the_wheel_has_every_module_and_manifest(wheel: zipfile.ZipFile) -> None
 
 def test_the_wheel_has_nothing_else(wheel: zipfile.ZipFile) -> None:
     tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert "hydra_plugins/vidlab_experiments.py" in wheel.namelist()
     assert tops == {"vidlab", "hydra_plugins", f"vidlab-{PROJECT['project']['version']}.dist-info"}
     assert not [name for name in wheel.namelist() if "__pycache__" in name or name.endswith((".pyc", ".ckpt"))]
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())

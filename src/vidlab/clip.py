@@ -17,6 +17,8 @@ from vidlab.randomness import KeyedRNG
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
 TOKEN_DROP = "token_drop"
+# The micro-condition that says whether a clip follows a picture that the backbone was given: 1 or 0, (B, 1).
+IMAGE_PROMPT = "image_prompt"
 
 
 @dataclass(frozen=True)

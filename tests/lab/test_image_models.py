@@ -2,17 +2,25 @@
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from diffusers import ControlNetModel
+from omegaconf import DictConfig, OmegaConf
+from peft import get_peft_model_state_dict
+from PIL import Image
+from safetensors.torch import load_file
 
 from test_conf import compose_train
+from vidlab.backbones.harivo.lora_files import FILE
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_data, build_module
+from vidlab.lab.export import main as export
 from vidlab.lab.image_models.folder import ImageModelRecord
-from vidlab.lab.image_models.provide import provide_image_model
+from vidlab.lab.image_models.inputs import give_inputs
+from vidlab.lab.image_models.provide import check_objective, provide_image_model
 from vidlab.lab.loading import LoadSettings, load_pipeline
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.train import run_training
@@ -53,6 +61,7 @@ def test_without_one_a_small_image_model_is_trained_once_and_its_cost_is_told(tm
     folders = [path for path in (tmp_path / "cache" / "image_models").iterdir() if path.is_dir()]
     assert len(folders) == 1 and "trained first, 2 steps of 2 pictures" in caplog.text
     record = ImageModelRecord.read(folders[0])
+    assert record.objective["parameterization"]["_target_"].endswith("X0Prediction")
     assert record.steps == 2 and record.seconds > 0 and record.training_flops > record.parameters
     assert "apart from this run's cost" in caplog.text
     caplog.clear()
@@ -121,3 +130,79 @@ def test_processes_of_a_launcher_are_told_to_train_it_first(tmp_path, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="Train it first: python train"):
         provide_image_model(cfg)
+
+
+def test_a_lora_and_pictures_are_given_when_videos_are_made(tmp_path, capsys):
+    run_training(composed(tmp_path / "one", "model=harivo", "model.backbone.lora_rank=2", *STEPS))
+    checkpoint = tmp_path / "one" / "checkpoints" / "last.ckpt"
+    stored = load_checkpoint(checkpoint)["state_dict"]
+    own = [name for name in stored if ".lora_" in name]
+    assert own and all(name.startswith("backbone.body.") for name in own)
+    pipeline = load_pipeline(checkpoint, LoadSettings("raw"))
+    body = dict(pipeline.denoiser.named_parameters())
+    assert all(torch.equal(stored[name], body[name.removeprefix("backbone.")]) for name in own)  # reloaded
+    plain = video(checkpoint)
+    export([str(checkpoint), str(tmp_path / "out"), "--weights", "raw"])
+    assert torch.equal(video(tmp_path / "out"), plain)
+    expected = get_peft_model_state_dict(pipeline.denoiser.body, adapter_name="default")
+    assert expected.keys() == {name.removeprefix("unet.") for name in load_file(tmp_path / "out" / FILE)}
+    with pytest.raises(SystemExit):
+        export([str(checkpoint), str(tmp_path / "adapter"), "--weights", "raw", "--motion-adapter"])
+    assert "mapping network before the UNet (mapping_layers=1" in capsys.readouterr().err
+    assert not (tmp_path / "adapter").exists()
+    with torch.no_grad():  # one step leaves B all but zero
+        for name, parameter in body.items():
+            if ".lora_B." in name:
+                parameter.normal_()
+    pipeline.denoiser.lora.write(pipeline.denoiser.body, tmp_path / "lora")
+    pipeline = load_pipeline(checkpoint, LoadSettings("raw"))
+    draw = KeyedRNG(0, ("x",), (0,))
+    assert torch.equal(pipeline.clips(["a red square"], draw), plain)
+    give_inputs(pipeline, {"lora": {"path": str(tmp_path / "lora"), "scale": 1.0}})
+    assert not torch.allclose(pipeline.clips(["a red square"], draw), plain, atol=1e-3)
+    give_inputs(pipeline, {"lora": {"path": str(tmp_path / "lora"), "scale": 0.0}})
+    torch.testing.assert_close(pipeline.clips(["a red square"], draw), plain, atol=1e-5, rtol=0)
+    body = pipeline.denoiser.body
+    net = ControlNetModel.from_unet(body, "rgb", (16, 32), load_weights_from_unet=False)
+    torch.nn.init.ones_(net.controlnet_mid_block.bias)
+    net.save_pretrained(tmp_path / "net")
+    Image.new("RGB", (20, 10), "navy").save(tmp_path / "edges.png")
+    control = {
+        "path": str(tmp_path / "net"),
+        "pictures": [str(tmp_path / "edges.png")] * 3,
+        "frames": None,
+        "scale": 1.0,
+    }
+    give_inputs(pipeline, {"controlnet": control})
+    assert pipeline.denoiser.control.frames == (0, 4, 7)  # of eight
+    assert not torch.allclose(pipeline.clips(["a red square"], draw), plain, atol=1e-3)
+    with pytest.raises(UserError, match=r"controlnet.frames=\[8\]: a clip has 8 frames"):
+        give_inputs(pipeline, {"controlnet": {**control, "frames": [8]}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"controlnet": {"path": None, "pictures": "x.png", "frames": None, "scale": 1.0}}, "pictures is set and"),
+        ({"lora": {"path": "x", "scale": 1.0}}, "a DiT has no frozen image model"),
+    ],
+)  # fmt: skip
+def test_inputs_that_mean_nothing_are_refused(tmp_path, asked, message):
+    module = build_module(composed(tmp_path, "model=2p1d", "model.backbone.depth=1"))
+    module.configure_model()
+    give_inputs(module.pipeline, {"lora": {"path": None, "scale": 1.0}})  # nothing asked, nothing refused
+    with pytest.raises(UserError, match=message):
+        give_inputs(module.pipeline, asked)
+
+
+def test_an_image_model_is_frozen_for_what_it_was_trained_for(tmp_path):
+    cfg, noise = composed(tmp_path, "model=harivo"), composed(tmp_path, "model=paper/harivo")
+    learned = OmegaConf.to_container(cfg.objective, resolve=True)
+    record = partial(ImageModelRecord, None, 1, 1)
+    check_objective(cfg, record(objective=learned), "x")
+    check_objective(cfg, record(), "x")  # of an earlier version, which did not say
+    check_objective(noise, None, "x")
+    with pytest.raises(UserError, match="trained for X0Prediction on LinearPath, and this run's objective is Epsilon"):
+        check_objective(noise, record(objective=learned), "x")
+    with pytest.raises(UserError, match=r"taken for a Stable Diffusion, which predicts noise.*epsilon_scaled_linear"):
+        check_objective(cfg, None, "x")

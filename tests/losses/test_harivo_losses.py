@@ -1,6 +1,7 @@
 """HARIVO's losses: their values by hand, and in training."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,11 +10,15 @@ from torch import nn
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser
 from vidlab.backbones.dit import DiT
+from vidlab.backbones.mmdim import MMDiM
+from vidlab.backbones.open_sora_plan import OpenSoraPlan
+from vidlab.backbones.stiv import STIV
 from vidlab.callbacks.ema import EMA
-from vidlab.clip import ClipBatch, DenoiserInput, DenoiserOutput, LatentShape, LossContext, TextEmbedding
+from vidlab.clip import TOKEN_DROP, ClipBatch, DenoiserInput, DenoiserOutput, LatentShape, LossContext, TextEmbedding
 from vidlab.errors import UserError
 from vidlab.features import H_SPACE, IMAGE_BRANCH, SELF_ATTENTION, FrameAttention
-from vidlab.layers.layouts import Full3D, LayerPlan, Spatial, Temporal
+from vidlab.layers.layouts import Full3D, LayerPlan, SingleSkip, Spatial, Temporal
+from vidlab.layers.mixers.attention_mixer import AttentionMixer
 from vidlab.losses.attention_variation import attention_variation
 from vidlab.losses.contrastive import DecoupledContrastive, Projection, decoupled_contrastive, two_frames, video_numbers
 from vidlab.losses.t2i import T2IRegularization
@@ -274,6 +279,70 @@ def test_the_loss_trains_the_transformer_with_recomputed_activations_too(checkpo
         gradients.append(model.blocks[0].attention.qkv.weight.grad)
         assert model.blocks[4].attention.qkv.weight.grad.any() and model.blocks[5].attention.qkv.weight.grad is None
     torch.testing.assert_close(*gradients)
+
+
+def stiv(**settings) -> STIV:
+    return STIV(LatentShape(3, 4, 4, 6), 8, width=24, depth=3, heads=2, patch=(2, 2, 2), **settings)
+
+
+def open_sora_plan() -> OpenSoraPlan:
+    layouts = LayerPlan((Full3D(), SingleSkip(2)))
+    return OpenSoraPlan(LatentShape(3, 4, 4, 6), 8, layouts, width=24, depth=4, heads=2, patch=(2, 2, 2))
+
+
+def mmdim() -> MMDiM:
+    sizes = {"width": 24, "depth": 1, "heads": 2, "patch": (2, 2, 2), "dual_depth": 3}
+    return MMDiM(LatentShape(3, 4, 4, 6), 8, mixer=AttentionMixer, **sizes)
+
+
+@pytest.mark.parametrize(("make", "layers", "first"), [(stiv, 2, "blocks.1"), (mmdim, 2, "dual_blocks.1"),
+                                                       (open_sora_plan, 1, "transformer_blocks.2")])  # fmt: skip
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_other_transformers_offer_the_later_attention_that_sees_whole_frames(make, layers, first, recomputed):
+    torch.manual_seed(0)
+    model = make()
+    assert model.spec.features == {SELF_ATTENTION}
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    model.activation_checkpointing = recomputed
+    plain, output = model.train()(noisy()), model(noisy(frozenset({SELF_ATTENTION})))
+    assert plain.features == {} and torch.equal(plain.prediction, output.prediction)
+    found = output.features[SELF_ATTENTION]
+    assert len(found) == layers and all(part.q.shape == part.k.shape == (2, 2, 6, 2, 12) for part in found)
+    TRS()(context(**dict(output.features))).backward()
+    reached = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(name.startswith(first) for name in reached) and "embed.weight" in reached | {
+        "embed.weight" for name in reached if name.startswith("pos_embed")
+    }
+
+
+@pytest.mark.parametrize(
+    ("make", "attention"),
+    [(stiv, lambda m: m.blocks[2].spatial), (mmdim, lambda m: m.dual_blocks[2]),
+     (open_sora_plan, lambda m: m.transformer_blocks[2].attn1)],
+)  # fmt: skip
+def test_maps_of_other_transformers_are_those_that_mix_values(make, attention):
+    torch.manual_seed(0)
+    model, seen = make(), []
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    attention(model).kernel = lambda q, k, v, mask: seen.append((q, k)) or v
+    found = model(noisy(frozenset({SELF_ATTENTION}))).features[SELF_ATTENTION][-1]
+    q, k = (part[..., -12:, :, :] if part.shape[0] == 2 else part for part in seen[0])  # the text comes before
+    torch.testing.assert_close(found.q, q.reshape(found.q.shape))
+    torch.testing.assert_close(found.k, k.reshape(found.k.shape))
+
+
+def test_of_dropped_places_there_are_no_maps():
+    model = stiv(mask_ratio=0.5, unmask_blocks=1).train()
+    input = noisy(frozenset({SELF_ATTENTION}))
+    found = model(replace(input, micro={TOKEN_DROP: torch.rand(2, 6)})).features[SELF_ATTENTION]
+    assert [layer.q.shape[2] for layer in found] == [3, 6]
+
+
+def test_a_model_of_single_streams_alone_has_no_maps():
+    sizes = {"width": 24, "depth": 1, "heads": 2, "patch": (2, 2, 2), "dual_depth": 0}
+    assert MMDiM(LatentShape(3, 4, 4, 6), 8, mixer=AttentionMixer, **sizes).spec.features == frozenset()
 
 
 # all three in training

@@ -109,6 +109,14 @@ class VideoDenoiser(nn.Module, ABC):
         """
         raise UserError(f"A {type(self).__name__} is not published in any form of its own.")
 
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        """Write parts of the weights once more in forms that other programs read; returns, for a person, what they are.
+
+        Args:
+            folder: of an export, beside the weights.
+        """
+        return {}
+
     def read_released(self, folder: Path) -> ReleasedWeights:
         """Weights for this model from a folder in the form of ``spec.released_as``.
 

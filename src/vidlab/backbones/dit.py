@@ -11,10 +11,11 @@ from torch.nn import functional as F
 
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_patch, check_positive
+from vidlab.backbones.watched import frame_attention, later_half
 from vidlab.clip import DenoiserInput, DenoiserOutput, History, LatentShape
 from vidlab.errors import UserError
-from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
-from vidlab.layers.attention import CrossAttention, Heads, xavier_linears, zero_init
+from vidlab.features import SELF_ATTENTION, Feature
+from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
@@ -159,7 +160,7 @@ class DiT(PatchedDenoiser):
             assert isinstance(block, DiTBlock)
             tokens, q, k = self.run(block.with_queries_and_keys, tokens, context)
             if number in self.watched:
-                found.append(_frame_attention(q, k, context.grid))
+                found.append(frame_attention(q, k, context.grid))
         return tokens, {SELF_ATTENTION: tuple(found)}
 
     def _after_history(
@@ -196,17 +197,6 @@ class DiT(PatchedDenoiser):
             text_mask=None if input.text is None else input.text.mask,
         )
         return context, condition
-
-
-def later_half(layers: Sequence[int]) -> tuple[int, ...]:
-    """The later half of some layers, the middle one included: what stands for the decoder of a UNet."""
-    return tuple(layers[len(layers) // 2 :])
-
-
-def _frame_attention(q: Heads, k: Heads, grid: Grid) -> FrameAttention:
-    """Queries and keys of the latents' tokens; those of a history come before them."""
-    q, k = (x[:, -grid.tokens :].unflatten(1, (grid.frames, grid.places)) for x in (q, k))  # (B, T, L, N, d)
-    return FrameAttention(q, k)
 
 
 def _check_heads(width: int, heads: int) -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.layers.attention import attend_within
+from vidlab.layers.attention import Heads, attend_within
 from vidlab.layers.block import BlockContext
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, TokenLayout
@@ -27,11 +27,11 @@ class Attention(nn.Module):
 
     def within(
         self, x: Float[Tensor, "B L D"], layout: TokenLayout, grid: Grid, rotation: Rotation
-    ) -> Float[Tensor, "B L D"]:
-        """Self-attention in each group of the layout. Positions are those of the whole grid."""
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
+        """Self-attention in each group of the layout, and what it compares. Positions are those of the whole grid."""
         q, k, v = (self._split(project(x)) for project in (self.to_q, self.to_k, self.to_v))
         q, k = rotate_halves(q, rotation).to(v.dtype), rotate_halves(k, rotation).to(v.dtype)
-        return self.to_out(attend_within(layout, grid, self.kernel, q, k, v).flatten(2))
+        return self.to_out(attend_within(layout, grid, self.kernel, q, k, v).flatten(2)), q, k
 
     def to_text(
         self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
@@ -87,10 +87,17 @@ class OpenSoraPlanBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], context: BlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
+        return self.with_queries_and_keys(x, context)[0]
+
+    def with_queries_and_keys(
+        self, x: Float[Tensor, "B L D"], context: BlockContext
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
+        """One block, and what its self-attention compares."""
         parts = (context.modulation + self.scale_shift_table.flatten()).chunk(6, dim=-1)  # (B, 1 or L, D) each
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
         hidden = modulate(x, shift1, scale1)
-        x = torch.addcmul(x, gate1, self.attn1.within(hidden, self.layout, context.grid, context.rotation))
+        mixed, q, k = self.attn1.within(hidden, self.layout, context.grid, context.rotation)
+        x = torch.addcmul(x, gate1, mixed)
         if context.text is not None and context.text_mask is not None:
             x = x + self.attn2.to_text(x, context.text, context.text_mask)
-        return torch.addcmul(x, gate2, self.ff(modulate(x, shift2, scale2)))
+        return torch.addcmul(x, gate2, self.ff(modulate(x, shift2, scale2))), q, k

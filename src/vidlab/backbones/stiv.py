@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,10 @@ from vidlab.backbones.sizes import check_sizes
 from vidlab.backbones.stiv_block import BlockOptions, STIVBlock, STIVBlockContext, adaln, reset_adaln
 from vidlab.backbones.stiv_conditions import MICRO, SingletonCondition
 from vidlab.backbones.stiv_masking import Kept, checked_scores, fill, keep, keep_rotation, kept_places
+from vidlab.backbones.watched import frame_attention, later_half
 from vidlab.clip import TOKEN_DROP, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
+from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid
@@ -101,7 +103,8 @@ class STIV(PatchedDenoiser):
             layer_offsets=layer_offsets, temporal_attention=temporal_attention,
             temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
         )  # fmt: skip
-        self.declare(patch, control_channels)
+        self.watched = later_half(range(depth))
+        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}))
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
@@ -156,15 +159,15 @@ class STIV(PatchedDenoiser):
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)  # (B, L, D)
         condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
-        step = self._step(input, grid, condition)
+        step, found = self._step(input, grid, condition), _Found(SELF_ATTENTION in input.requested)
         if self.mask_token is None or not self.training:
-            tokens = self._blocks(tokens, self.blocks, step)
+            tokens = self._blocks(tokens, range(len(self.blocks)), step, found)
         else:
             scores = checked_scores(input.micro.get(TOKEN_DROP), len(tokens), grid)
-            tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step)
+            tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step, found)
         shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
-        return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
+        return DenoiserOutput(unpatchify(patches, grid, self.patch), found.features())
 
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape (``token_drop`` in training only), each per clip."""
@@ -172,7 +175,9 @@ class STIV(PatchedDenoiser):
         places = latent.height * latent.width // math.prod(self.patch[1:])
         return shapes if self.mask_token is None else shapes | {TOKEN_DROP: (places,)}
 
-    def _masked(self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext) -> Tensor:
+    def _masked(
+        self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext, found: "_Found"
+    ) -> Tensor:
         """The first blocks on the kept places, the last ``unmask_blocks`` on all."""
         cut = len(self.blocks) - self.unmask_blocks
         tokens, fewer = keep(tokens, kept, whole.grid)  # (B, k, D), k the tokens of kept places
@@ -184,12 +189,20 @@ class STIV(PatchedDenoiser):
             temporal=keep_rotation(whole.temporal, kept, whole.grid),
             condition=whole.condition if per_clip else keep(whole.condition, kept, whole.grid)[0],
         )
-        tokens = self._blocks(tokens, self.blocks[:cut], step)
-        return self._blocks(fill(tokens, kept, whole.grid, mask_token), self.blocks[cut:], whole)
+        tokens = self._blocks(tokens, range(cut), step, found)
+        whole_again = fill(tokens, kept, whole.grid, mask_token)
+        return self._blocks(whole_again, range(cut, len(self.blocks)), whole, found)
 
-    def _blocks(self, tokens: Tensor, blocks: nn.ModuleList, step: STIVBlockContext) -> Tensor:
-        for block in blocks:
-            tokens = self.run(block, tokens, step)
+    def _blocks(self, tokens: Tensor, numbers: range, step: STIVBlockContext, found: "_Found") -> Tensor:
+        for number in numbers:
+            block = self.blocks[number]
+            if not found.wanted:
+                tokens = self.run(block, tokens, step)
+                continue
+            assert isinstance(block, STIVBlock)
+            tokens, q, k = self.run(block.with_queries_and_keys, tokens, step)
+            if number in self.watched:
+                found.layers.append(frame_attention(q, k, step.grid))  # of the kept places, where some are dropped
         return tokens
 
     def _step(self, input: DenoiserInput, grid: Grid, condition: Float[Tensor, "B #L D"]) -> STIVBlockContext:
@@ -208,6 +221,18 @@ class STIV(PatchedDenoiser):
             text=None if text is None else self.text_tokens(text.tokens),
             text_mask=None if text is None else text.mask,
         )
+
+
+@dataclass
+class _Found:
+    """What was requested of the blocks of one forward pass."""
+
+    wanted: bool
+    layers: list[FrameAttention] = field(default_factory=list)
+
+    def features(self) -> dict[str, Feature]:
+        """By name; empty where nothing was requested."""
+        return {SELF_ATTENTION: tuple(self.layers)} if self.wanted else {}
 
 
 def _check_masking(ratio: float, unmask_blocks: int, depth: int) -> None:

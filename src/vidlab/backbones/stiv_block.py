@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.layers.attention import CrossAttention, SelfAttention
+from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal, TokenLayout
 from vidlab.layers.rope import Rotation
@@ -130,15 +130,22 @@ class STIVBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], step: STIVBlockContext) -> Float[Tensor, "B L D"]:
         """One block."""
+        return self.with_queries_and_keys(x, step)[0]
+
+    def with_queries_and_keys(
+        self, x: Float[Tensor, "B L D"], step: STIVBlockContext
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
+        """One block, and what its spatial attention compares."""
         spatial, mlp, *temporal = self.modulation(step.condition)
-        x = self._add(x, spatial, self.spatial(self._read(x, spatial), Spatial(), step.grid, step.spatial))
+        q, k, v = self.spatial.heads_of(self._read(x, spatial), step.spatial)
+        x = self._add(x, spatial, self.spatial.attend(q, k, v, Spatial(), step.grid))
         if self.temporal is not None:
             hidden = self._read(x, temporal[0]) if temporal else _norm(x)  # (B, L, D)
             mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
             x = self._add(x, temporal[0], mixed) if temporal else x + mixed
         if step.text is not None and step.text_mask is not None:
             x = x + self.cross_attention(_norm(x), step.text, step.text_mask)
-        return self._add(x, mlp, self.mlp(self._read(x, mlp)))
+        return self._add(x, mlp, self.mlp(self._read(x, mlp))), q, k
 
     def _read(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> Float[Tensor, "B L D"]:
         shift, scale, _ = parts

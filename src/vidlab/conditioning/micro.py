@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from vidlab.clip import TOKEN_DROP
+from vidlab.clip import IMAGE_PROMPT, TOKEN_DROP
 from vidlab.randomness import KeyedRNG
 
 
@@ -29,7 +29,10 @@ def micro_conditions(
         (count, ...) by name.
     """
     frames, height, width = clip_shape
-    plain = {"original_resolution": (height, width), "crop": (0, 0), "sampling_stride": (1,), "frames": (frames,)}
+    plain = {
+        "original_resolution": (height, width), "crop": (0, 0), "sampling_stride": (1,), "frames": (frames,),
+        IMAGE_PROMPT: (0,),
+    }  # fmt: skip
     numbers: dict[str, Tensor | Sequence[float]] = {**plain, **(given or {})}
     found = {
         name: torch.as_tensor(numbers[name], dtype=torch.float32).expand(count, *shape)

@@ -74,6 +74,7 @@ def export(module: VideoDiffusion, folder: Path, origin: Origin) -> dict[str, st
             told = f"{STEM}*, a {type(module.denoiser).__name__}"
             told += ", what was trained of it; its frozen part by its name" if frozen else ""
         parts = {"denoiser": told}
+        parts |= module.denoiser.write_companions(aside)
         parts["text encoder"] = _write_text_encoder(module, aside, origin.settings)
         parts["autoencoder"] = _write_autoencoder(module.autoencoder, aside, origin.settings)
         parts["the rest"] = f"{EXPORT}: objective, sampler, guidance, conditioning, tokenizer, sizes"
@@ -170,11 +171,31 @@ def export_autoencoder(autoencoder: Autoencoder, folder: Path) -> dict[str, str]
     return parts
 
 
+def export_motion_adapter(module: VideoDiffusion, folder: Path) -> dict[str, str]:
+    """Write the temporal modules of a trained ``model=harivo`` as a MotionAdapter of diffusers; returns what became.
+
+    Raises:
+        UserError: another model, a folder that already holds weights, or diffusers would compute something else.
+    """
+    from vidlab.backbones.harivo.model import HARIVO
+    from vidlab.backbones.harivo.motion_adapter import write_motion_adapter
+
+    if not isinstance(module.denoiser, HARIVO):
+        raise UserError(f"--motion-adapter: the run trained a {type(module.denoiser).__name__}, not model=harivo.")
+    _refuse_weights(folder)
+    with folder_made_aside(folder) as aside:
+        told = write_motion_adapter(module.denoiser, aside, module.clip_shape[0])
+    return {"motion adapter": f"{told}; MotionAdapter.from_pretrained reads the folder"}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vidlab.lab.export", description=main.__doc__)
     parser.add_argument("run", help="last, a run folder, a checkpoint file or an MLflow run id")
     parser.add_argument("folder", type=Path, help="where to write; must not hold weights yet")
     parser.add_argument("--weights", choices=("ema", "raw"), default="ema")
+    parser.add_argument(
+        "--motion-adapter", action="store_true", help="the temporal modules of model=harivo alone, for diffusers"
+    )
     parser.add_argument("--name", default="vidlab", help="the experiment in which 'last' looks")
     parser.add_argument("--tracking-uri", default="sqlite:///mlflow.db")
     parser.add_argument("--allow", default="", help="your own classes that the run may name, separated by commas")
@@ -202,7 +223,10 @@ def _exported(found: argparse.Namespace) -> Iterator[str]:
     own = [name for name in found.allow.split(",") if name]
     state = load_checkpoint(checkpoint)
     trained = trained_config(state, checkpoint, Allowed.of(own, "--allow={}"))
-    if trained.get("model"):
+    following = ""
+    if trained.get("model") and found.motion_adapter:
+        parts = export_motion_adapter(module_of(state, trained, checkpoint, settings), found.folder)
+    elif trained.get("model"):
         module = module_of(state, trained, checkpoint, settings)
         origin = Origin(stored_settings(state["config"], checkpoint), found.weights, int(state.get("global_step", 0)))
         parts = export(module, found.folder, origin)
@@ -214,7 +238,8 @@ def _exported(found: argparse.Namespace) -> Iterator[str]:
         following = command("evaluate.py", setting("autoencoders", [found.folder]))
     yield f"{checkpoint} ({found.weights}) -> {found.folder}"
     yield from (f"  {name:<13} {told}" for name, told in parts.items())
-    yield f"Next:\n  {following}"
+    if following:
+        yield f"Next:\n  {following}"
 
 
 if __name__ == "__main__":

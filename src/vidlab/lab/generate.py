@@ -11,6 +11,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.progress import bar
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
+from vidlab.lab.image_models.inputs import INPUTS, give_inputs
 from vidlab.lab.loading import SIZES, LoadSettings, load_pipeline
 from vidlab.pipelines.conditioning_frames import GivenFrames, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, write
@@ -51,6 +52,7 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline = load_pipeline(cfg.checkpoint, LoadSettings.of(cfg), cfg.name, cfg.allow)
     pipeline.check(prompts, asked, cfg.segments)
+    give_inputs(pipeline, {name: cfg[name] for name in INPUTS}, cfg.max_megapixels)
     settings = GenerationSettings(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, cfg.fps
     )
@@ -68,6 +70,9 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
     for name, plain in (("segments", 1), ("interpolate", False)):
         if cfg[name] != plain:
             raise UserError(f"{name}={cfg[name]}: a system makes videos of one clip. Use {name}={str(plain).lower()}.")
+    for name in INPUTS:
+        if cfg[name].path is not None:
+            raise UserError(f"{name}.path={cfg[name].path} is for a checkpoint of model=harivo. Leave it out.")
     if cfg.frames_at_once is not None:
         raise UserError(f"frames_at_once={cfg.frames_at_once}: a system has settings of its own, such as system.chunk.")
     if cfg.steps is not None:

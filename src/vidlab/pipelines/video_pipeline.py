@@ -12,7 +12,7 @@ from torch import Tensor
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.streaming import decode_in_chunks
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import Conditions, LatentShape, TextEmbedding
+from vidlab.clip import IMAGE_PROMPT, Conditions, LatentShape, TextEmbedding
 from vidlab.conditioning.base import Conditioning, FrameConditions
 from vidlab.conditioning.micro import micro_conditions
 from vidlab.data.video import to_frames
@@ -277,7 +277,9 @@ class VideoPipeline:
             given = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
         null, size = self.text_encoder([""] * count), self.clip_shape
         conditions = {
-            "full": self.conditions(self.text_encoder(prompts), given, noise, size, micro=micro),
+            "full": self.conditions(
+                self.text_encoder(prompts), given, noise, size, micro={**(micro or {}), IMAGE_PROMPT: (1,)}
+            ),
             "image": self.conditions(null, given, noise, size, micro=micro),
             "null": self.conditions(null, nothing, noise, size, micro=micro),
         }

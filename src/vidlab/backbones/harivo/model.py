@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,12 @@ from typing_extensions import override
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser, split_controls
 from vidlab.backbones.harivo.conditions import FrameTokens, MappingLayer, with_frame_tokens
+from vidlab.backbones.harivo.controlnet import FrameControlNet
 from vidlab.backbones.harivo.image import check_single_places
 from vidlab.backbones.harivo.image_model import DIGEST, ImageModel
+from vidlab.backbones.harivo.image_prompt import ImagePrompt
+from vidlab.backbones.harivo.lora import LoRA, is_lora
+from vidlab.backbones.harivo.lora_files import FILE
 from vidlab.backbones.harivo.temporal import NORMS, TemporalModule
 from vidlab.backbones.harivo.unet import (
     FrameControls,
@@ -28,7 +33,7 @@ from vidlab.backbones.harivo.unet import (
     small_config,
     text_of,
 )
-from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.clip import IMAGE_PROMPT, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import H_SPACE, IMAGE_BRANCH, SELF_ATTENTION, Feature, FrameAttention
 
@@ -52,6 +57,7 @@ class _Given:
     text: Float[Tensor, "B S D"]
     bias: Float[Tensor, "B 1 S"]
     extra: Tensor | None
+    image_tokens: Float[Tensor, "BT I D"] | None
 
 
 class HARIVO(VideoDenoiser):
@@ -85,6 +91,9 @@ class HARIVO(VideoDenoiser):
         text_tokens: M, text tokens that they are made of.
         temporal: false leaves temporal modules and frame tokens out: the image model with the mapping network.
         other_image_model: take weights trained on another body, such as a personalised one of the same structure.
+        lora_rank: of a LoRA on the body's attention that is trained with the rest; 0 for none. It is part of the image
+            model wherever that predicts, ``image_branch`` and ``temporal=false`` included.
+        lora_alpha: its scale times its rank; None is the rank.
         activation_checkpointing: recompute each block in the backward pass to save memory.
         control_channels: channels of each part of the controls, added through convolutions that start at zero.
 
@@ -108,6 +117,8 @@ class HARIVO(VideoDenoiser):
         text_tokens: int = 77,
         temporal: bool = True,
         other_image_model: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
         activation_checkpointing: bool = False,
         control_channels: Sequence[int] = (),
     ) -> None:
@@ -123,12 +134,17 @@ class HARIVO(VideoDenoiser):
         first = int(self.body.config["block_out_channels"][0])
         self.register_buffer(DIGEST_NAME, torch.tensor(list(digest), dtype=torch.uint8))
         record_attention(self.body)
+        self.lora = LoRA(lora_rank, lora_alpha)
+        self.lora.put_into(self.body)
         where = places(self.body, temporal_parts)
         self.temporal = nn.ModuleDict({at: TemporalModule(n, heads, temporal_norm) for at, n in where.items()})
         self.mapping = nn.Sequential(*(MappingLayer(latent.channels) for _ in range(mapping_layers)))
         counts = (text_tokens, latent.frames, frame_tokens)
         self.frame_tokens = FrameTokens(text_width, *counts) if frame_tokens else None
         self.controls = nn.ModuleList(FrameControls(channels, first) for channels in control_channels)
+        # given to a trained model that makes videos
+        self.control: FrameControlNet | None = None
+        self.image_prompt: ImagePrompt | None = None
         for part in () if temporal else (self.temporal, self.frame_tokens):
             if part is not None:
                 part.requires_grad_(False)
@@ -152,7 +168,18 @@ class HARIVO(VideoDenoiser):
 
     @override
     def frozen_keys(self) -> set[str]:
-        return {name for name in self.state_dict() if name.startswith(BODY)}
+        return {name for name in self.state_dict() if name.startswith(BODY) and not is_lora(name)}
+
+    @override
+    def write_companions(self, folder: Path) -> dict[str, str]:
+        if not self.lora.rank:
+            return {}
+        self.lora.write(self.body, folder)
+        return {"LoRA": f"{FILE}, once more, for load_lora_weights of diffusers"}
+
+    @override
+    def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
+        return {} if self.image_prompt is None else {IMAGE_PROMPT: (1,)}
 
     @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
@@ -177,7 +204,8 @@ class HARIVO(VideoDenoiser):
         extra = sum(added[1:], added[0]) if added else None
         dtype = self.body.conv_in.weight.dtype
         latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)
-        return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra)
+        tokens = None if self.image_prompt is None else self.image_prompt(input.micro[IMAGE_PROMPT], latents.shape[2])
+        return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra, tokens)
 
     def _video(self, given: _Given, attention: bool) -> tuple[Float[Tensor, "B C T H W"], FramePass]:
         """The prediction with everything on, and what was seen on the way."""
@@ -209,6 +237,9 @@ class HARIVO(VideoDenoiser):
         self, given: _Given, text: Tensor, bias: Tensor, attention: bool, **more: Any
     ) -> tuple[Float[Tensor, "B C T H W"], FramePass]:
         walk = FramePass(given.levels, text, bias, run=self.run, extra=given.extra, wanted=attention, **more)
+        walk.image_tokens = given.image_tokens
+        if self.control is not None:
+            walk.added = self.control(given.latents, given.levels, *self._repeated(given))
         frames = walk(self.body, frames_of(given.latents))
         return clips_of(frames, given.latents.shape[2]), walk
 

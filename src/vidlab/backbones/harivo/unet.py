@@ -163,6 +163,8 @@ class FramePass:
         run: applies a block to inputs; may recompute it in the backward pass.
         extra: added to what the first convolution gives.
         wanted: whether to keep queries and keys.
+        added: to what is skipped to the decoder, and last to what the middle gives; None for nothing.
+        image_tokens: tokens of a picture that an IP-Adapter's attention reads beside the text.
 
     Attributes:
         attention: queries and keys of the decoder's self-attention, (BT, 2, N, L, d) for each layer.
@@ -176,11 +178,29 @@ class FramePass:
     run: Callable[..., Any] = _plainly
     extra: Tensor | None = None
     wanted: bool = False
+    added: Sequence[Tensor] | None = None
+    image_tokens: Float[Tensor, "BT I D"] | None = None
     attention: list[Tensor] = field(default_factory=list)
     h_space: Tensor | None = None
 
     def __call__(self, body: Any, frames: Float[Tensor, "BT C H W"]) -> Float[Tensor, "BT C H W"]:
         """What UNet2DConditionModel computes of the frames."""
+        skips, x, time = self.encoded(body, frames)
+        self.h_space = x
+        if self.added is not None:
+            skips = [skip + more for skip, more in zip(skips, self.added[:-1], strict=True)]
+            x = x + self.added[-1]
+        for level, block in enumerate(body.up_blocks):
+            for place, resnet in enumerate(block.resnets):
+                x = self._pair(block, place, resnet, torch.cat([x, skips.pop()], dim=1), time)
+                x = self.between(f"up_{level}_{place}", x)
+            for layer in block.upsamplers or ():
+                x = layer(x, skips[-1].shape[-2:])  # sizes that do not halve evenly come back as they were
+        out: Tensor = body.conv_out(body.conv_act(body.conv_norm_out(x)))
+        return out
+
+    def encoded(self, body: Any, frames: Float[Tensor, "BT C H W"]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The first half, of a UNet or of a ControlNet: what is skipped to the decoder, the middle, and the levels."""
         dtype = body.conv_in.weight.dtype
         time = body.time_embedding(body.time_proj(self.levels).to(dtype))
         self.text, self.bias = self.text.to(dtype), self.bias.to(dtype)
@@ -195,15 +215,7 @@ class FramePass:
             for layer in block.downsamplers or ():
                 x = layer(x)
                 skips.append(x)
-        self.h_space = x = self._middle(body.mid_block, x, time)
-        for level, block in enumerate(body.up_blocks):
-            for place, resnet in enumerate(block.resnets):
-                x = self._pair(block, place, resnet, torch.cat([x, skips.pop()], dim=1), time)
-                x = self.between(f"up_{level}_{place}", x)
-            for layer in block.upsamplers or ():
-                x = layer(x, skips[-1].shape[-2:])  # sizes that do not halve evenly come back as they were
-        out: Tensor = body.conv_out(body.conv_act(body.conv_norm_out(x)))
-        return out
+        return skips, self._middle(body.mid_block, x, time), time
 
     def _pair(self, block: Any, place: int, resnet: Any, x: Tensor, time: Tensor) -> Tensor:
         x = self.run(resnet, x, time)
@@ -214,12 +226,14 @@ class FramePass:
         recorder = layer.transformer_blocks[0].attn1.processor
         recorded = self.wanted and isinstance(recorder, RecordedAttention)
 
+        read: Any = self.text if self.image_tokens is None else (self.text, [self.image_tokens.to(self.text.dtype)])
+
         def attend(x: Tensor) -> tuple[Tensor, ...]:  # what is kept leaves through the door, for recomputation
             if not recorded:
-                return (layer(x, self.text, encoder_attention_mask=self.bias, return_dict=False)[0],)
+                return (layer(x, read, encoder_attention_mask=self.bias, return_dict=False)[0],)
             recorder.found = []
             try:
-                out = layer(x, self.text, encoder_attention_mask=self.bias, return_dict=False)[0]
+                out = layer(x, read, encoder_attention_mask=self.bias, return_dict=False)[0]
                 return (out, *recorder.found)
             finally:
                 recorder.found = None

@@ -79,16 +79,27 @@ class DualStreamBlock(nn.Module):
         self, text: Float[Tensor, "B S D"] | None, video: Float[Tensor, "B V D"], context: DualBlockContext
     ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"]]:
         """One block on both streams."""
+        return self.with_queries_and_keys(text, video, context)[:2]
+
+    def with_queries_and_keys(
+        self, text: Float[Tensor, "B S D"] | None, video: Float[Tensor, "B V D"], context: DualBlockContext
+    ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Heads, Heads]:
+        """One block on both streams, and what its attention compares: of [text, video]."""
         video_parts = self.video.parts(context.video_condition)
         q, k, v = self.video.heads_of(video, video_parts)
         if text is None:
-            return None, self.video.finish(video, self._attend(q, k, v, context), video_parts)
+            mixed, q, k = self._attend(q, k, v, context)
+            return None, self.video.finish(video, mixed, video_parts), q, k
         text_parts = self.text.parts(context.text_condition)
         pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
-        mixed_text, mixed_video = self._attend(q, k, v, context).split([text.shape[1], video.shape[1]], dim=1)
-        return self.text.finish(text, mixed_text, text_parts), self.video.finish(video, mixed_video, video_parts)
+        mixed, q, k = self._attend(q, k, v, context)
+        mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)
+        text = self.text.finish(text, mixed_text, text_parts)
+        return text, self.video.finish(video, mixed_video, video_parts), q, k
 
-    def _attend(self, q: Heads, k: Heads, v: Heads, context: DualBlockContext) -> Float[Tensor, "B L D"]:
+    def _attend(
+        self, q: Heads, k: Heads, v: Heads, context: DualBlockContext
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
         q, k = (rotate(x, context.rotation).to(v.dtype) for x in (q, k))
-        return self.kernel(q, k, v, context.mask).flatten(2)
+        return self.kernel(q, k, v, context.mask).flatten(2), q, k

@@ -15,7 +15,9 @@ from vidlab.backbones.mmdim.settings import check_settings, level_registers, rol
 from vidlab.backbones.mmdim.single_block import MMDiMBlock, SingleBlockContext
 from vidlab.backbones.mmdim.temporal import temporal_mask
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
+from vidlab.backbones.watched import frame_attention, later_half
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
+from vidlab.features import SELF_ATTENTION, Feature
 from vidlab.layers.attention import xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid
@@ -113,7 +115,9 @@ class MMDiM(PatchedDenoiser):
             {"width": width, "depth": depth, "heads": heads, "registers": registers, "scan_paths": len(scan_paths)},
             {"register_by": register_by, "text_ends": text_ends},
         )  # fmt: skip
-        self.declare(patch, control_channels, reads_history=True)
+        self.watched = later_half(range(dual_depth))
+        features = frozenset({SELF_ATTENTION} if self.watched else ())
+        self.declare(patch, control_channels, reads_history=True, features=features)
         self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
         _, rows, columns = self.patch
         self.latent_channels, self.width = latent.channels, width
@@ -165,15 +169,18 @@ class MMDiM(PatchedDenoiser):
         video = self._embedded(input, frames)
         text = None if input.text is None else self.text_tokens(input.text.tokens)
         conditions = spread(self.condition(input), self.patch[0], grid, frames)
+        features: dict[str, Feature] = {}
         if len(self.dual_blocks):
-            text, video = self._dual(text, video, input, frames, conditions)
+            text, video, found = self._dual(text, video, input, frames, conditions)
+            if SELF_ATTENTION in input.requested:
+                features[SELF_ATTENTION] = tuple(frame_attention(q, k, grid) for q, k in found)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
         context = self._single_context(input, frames, conditions)
         for block in self.blocks:
             x = self.run(block, x, context)
         shift, scale = self.head_modulation(conditions.predicted).chunk(2, dim=-1)
         patches = self.head(modulate(x[:, -grid.tokens :], shift, scale))  # (B, P, K)
-        return DenoiserOutput(prediction=unpatchify(patches, grid, self.patch))
+        return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
 
     def _frames(self, input: DenoiserInput, grid: Grid) -> FrameGrids:
         sizes: list[tuple[int, int]] = []
@@ -194,19 +201,26 @@ class MMDiM(PatchedDenoiser):
 
     def _dual(
         self, text: Tensor | None, video: Tensor, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
-    ) -> tuple[Tensor | None, Tensor]:
-        """The dual-stream blocks."""
-        number = self.tables.get(frame_of_token, frames, device=video.device)
+    ) -> tuple[Tensor | None, Tensor, list[tuple[Tensor, Tensor]]]:
+        """The dual-stream blocks, and where it was requested what the attention of the later ones compares."""
+        frame = self.tables.get(frame_of_token, frames, device=video.device)
         mask = None if input.text is None else input.text.mask
         context = DualBlockContext(
             rotation=self._rotation(input, frames),
-            mask=None if mask is None and len(frames.sizes) == 1 else frame_causal(number, mask),
+            mask=None if mask is None and len(frames.sizes) == 1 else frame_causal(frame, mask),
             text_condition=conditions.text,
             video_condition=conditions.frames,
         )
-        for block in self.dual_blocks:
-            text, video = self.run(block, text, video, context)
-        return text, video
+        found = []
+        for number, block in enumerate(self.dual_blocks):
+            if SELF_ATTENTION not in input.requested:
+                text, video = self.run(block, text, video, context)
+                continue
+            assert isinstance(block, DualStreamBlock)
+            text, video, q, k = self.run(block.with_queries_and_keys, text, video, context)
+            if number in self.watched:
+                found.append((q, k))
+        return text, video, found
 
     def _rotation(self, input: DenoiserInput, frames: FrameGrids) -> Rotation:
         """Of [text, frames]; text stands at the origin, where nothing turns."""

@@ -26,6 +26,7 @@ class ImageModelRecord:
         steps: that it was trained for.
         seconds: that they took; None where it was taken out of a run.
         training_flops: of all steps; None where it was taken out of a run.
+        objective: settings of what it was trained for; None in a folder of an earlier version.
     """
 
     text_encoder: dict[str, Any] | None
@@ -33,6 +34,7 @@ class ImageModelRecord:
     steps: int
     seconds: float | None = None
     training_flops: float | None = None
+    objective: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "ImageModelRecord | None":

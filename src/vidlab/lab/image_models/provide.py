@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import time
+from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def provide_image_model(cfg: DictConfig, allow: tuple[str, ...] = ()) -> None:
     else:
         folder = _located(str(model.image_model), cfg, allow)
     record = ImageModelRecord.read(Path(folder)) if Path(folder).is_dir() else None
+    check_objective(cfg, record, str(folder))
     with open_dict(cfg):
         model.image_model = str(folder)
         if record is not None and record.text_encoder is not None:
@@ -104,7 +106,8 @@ def _from_run(checkpoint: Path, allow: tuple[str, ...]) -> Path:
     trained = trained_config(state, checkpoint, Allowed.of(allow))
     module = module_of(state, trained, checkpoint, LoadSettings("ema" if state.get("ema") else "raw"))
     text = OmegaConf.to_container(trained.text_encoder, resolve=True) if module.text_encoder.trainable else None
-    record = ImageModelRecord(text, _count(module), int(state.get("global_step", 0)))  # type: ignore[arg-type]
+    steps = int(state.get("global_step", 0))
+    record = ImageModelRecord(text, _count(module), steps, objective=_plain(trained.objective))  # type: ignore[arg-type]
     weights = module.denoiser.state_dict()
     if text is not None:
         weights |= module.text_encoder.state_dict(prefix="text_encoder.")
@@ -207,9 +210,51 @@ def _train(cfg: DictConfig, folder: Path) -> None:
     seconds = time.monotonic() - started
     text = OmegaConf.to_container(cfg.text_encoder, resolve=True) if module.text_encoder.trainable else None
     flops = float(module.cost().training_flops) * cfg.data.batch_size * trainer.world_size * steps
-    record = ImageModelRecord(text, _count(module), steps, seconds, flops)  # type: ignore[arg-type]
+    about = seconds, flops, _plain(cfg.objective)
+    record = ImageModelRecord(text, _count(module), steps, *about)  # type: ignore[arg-type]
     with average.averaged(module):
         write_image_model(module.eval(), folder, record)
+
+
+def check_objective(cfg: DictConfig, record: ImageModelRecord | None, origin: str) -> None:
+    """Refuse to freeze an image model that predicts something else than the video model is trained for.
+
+    Args:
+        cfg: of a training run.
+        record: of the image model; None for one that was not trained here, taken for a Stable Diffusion.
+        origin: where it is, for the message.
+
+    Raises:
+        UserError: naming both.
+    """
+    own = _learned(_plain(cfg.objective))
+    if record is None:
+        if own.get("schedule", "").rpartition(".")[2] != "VariancePreserving" or "X0" in own.get(
+            "parameterization", ""
+        ):
+            raise UserError(
+                f"model.image_model={origin} is taken for a Stable Diffusion, which predicts noise, and this run's "
+                f"objective is {_in_words(own)}. Add objective=epsilon_scaled_linear, as model=paper/harivo has it."
+            )
+        return
+    if record.objective is not None and (theirs := _learned(record.objective)) != own:
+        raise UserError(
+            f"model.image_model={origin} was trained for {_in_words(theirs)}, and this run's objective is "
+            f"{_in_words(own)}. Give both the same objective=."
+        )
+
+
+def _learned(objective: Mapping[str, Any]) -> dict[str, str]:
+    """The classes that decide what a model reads and predicts."""
+    return {part: str(objective[part]["_target_"]) for part in ("schedule", "parameterization") if part in objective}
+
+
+def _in_words(learned: Mapping[str, str]) -> str:
+    return " on ".join(learned[part].rpartition(".")[2] for part in ("parameterization", "schedule") if part in learned)
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(node, resolve=True)  # type: ignore[return-value]
 
 
 def _count(module: VideoDiffusion) -> int:

@@ -2,11 +2,13 @@
 
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidlab.command_line import command
+from vidlab.errors import UserError
 from vidlab.files import write_json, write_text
 from vidlab.lab.cli.safe_text import markdown, terminal
 from vidlab.lab.sweeps.record import SweepRecord, counted
@@ -25,6 +27,8 @@ def report(folder: Path, sweep: SweepRecord, parent: "ParentRun | None", interru
     write_text(folder / "table.md", page)
     write_json(folder / "table.json", as_data(rows))
     print(terminal(in_text(folder, sweep, rows)), flush=True)
+    if not interrupted:
+        compare_jobs(folder, sweep)
     if parent is not None:
         parent.show(sweep)
         parent.keep(sweep, page, as_data(rows))
@@ -32,6 +36,22 @@ def report(folder: Path, sweep: SweepRecord, parent: "ParentRun | None", interru
         parent.close(outcome(sweep, interrupted))
     if outcome(sweep, interrupted) != "finished":
         print(f"\nSweep {sweep.id}: {counted(sweep)}. Go on with: {go_on(folder, sweep)}", file=sys.stderr, flush=True)
+
+
+def compare_jobs(folder: Path, sweep: SweepRecord) -> None:
+    """Write the comparison of the jobs that finished, where there are several, and say where it is."""
+    if sweep.program != "train" or sum(job.state == "finished" for job in sweep.jobs) < 2:
+        return
+    from vidlab.lab.compare.build import PAGE, build_comparison
+
+    try:
+        page = build_comparison(folder) / PAGE
+    except UserError as error:
+        print(terminal(f"  no comparison: {error}"), flush=True)
+    except Exception as error:  # what was trained is whole, whatever becomes of its page
+        warnings.warn(f"the comparison was not written ({type(error).__name__}: {error})", stacklevel=2)
+    else:
+        print(terminal(f"  comparison   {page}"), flush=True)
 
 
 def outcome(sweep: SweepRecord, interrupted: bool) -> str:
