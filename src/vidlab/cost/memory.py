@@ -10,8 +10,9 @@ from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
 # A process on a CPU grows by more than its tensors: freed blocks leave gaps that the next do not fill, and
-# ``prepare_host`` keeps them; oneDNN reorders operands of bfloat16 products; pages of code are read as kernels are first used. Fitted to
-# the peaks of training steps, torch 2.13, glibc 2.36, x86-64 with AVX-512: they hold within 15 % from 0.2 to 1 GB.
+# ``prepare_host`` keeps them; oneDNN reorders operands of bfloat16 products; pages of code are read as kernels are
+# first used. Fitted to the peaks of training steps, torch 2.13, glibc 2.36, x86-64 with AVX-512: they hold within 15 %
+# from 0.2 to 1 GB.
 GROWTH = {torch.float32: 1.25, torch.bfloat16: 1.6}
 PROCESS_BYTES = 50 * 10**6
 

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -99,12 +100,30 @@ def main(
                     print(help_text(conf, config_name, typed))
                     return None
                 sys.argv[1:] = continued(sys.argv[1:], config_name)
-                with nothing_left(sys.argv[1:]) as sys.argv[1:]:
+                with nothing_left(sys.argv[1:]) as sys.argv[1:], _composed_once(sys.argv[1:]):
                     return composed()
 
         return run
 
     return decorate
+
+
+# words that may bring a mode: Hydra's flags and settings, and experiments, which may be sweeps
+MAY_SET_A_MODE = ("-", "hydra", "experiment")
+
+
+@contextmanager
+def _composed_once(arguments: list[str]) -> Iterator[None]:
+    """Within it Hydra composes once. It would compose everything twice, the first time for ``hydra.mode`` alone."""
+    if any(argument.lstrip("+~").startswith(MAY_SET_A_MODE) for argument in arguments):
+        yield
+        return
+    whole = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None  # a single run
+    try:
+        yield
+    finally:
+        Hydra.get_mode = whole
 
 
 def _prepare_process() -> None:
