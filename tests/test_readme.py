@@ -130,6 +130,13 @@ def run_budget(bench: Bench, words: list[str]) -> None:
     assert bench.count("runs/**/summary.json") > before
 
 
+def run_training_plan(bench: Bench, words: list[str]) -> None:
+    """At the sizes that are asked for: nothing is computed."""
+    before = sorted(bench.folder.rglob("*"))
+    done = bench.python(words)
+    assert "parameters" in done.out and sorted(bench.folder.rglob("*")) == before
+
+
 def run_resume(bench: Bench, words: list[str]) -> None:
     before = bench.count("runs/*/*/summary.json")
     done = bench.train(words, ("trainer.max_steps=3",))
@@ -412,6 +419,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py .*(--help|--cfg job)", run_print),
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
     (r"python train\.py experiment=wfvae_nano", compose_autoencoder),
+    (r"python train\.py plan=true .*", run_training_plan),
     (r"python train\.py .*budget=.*", run_budget),
     (r"python train\.py -m .*", run_sweep),
     (r"python train\.py .*conditioning=.*", run_conditioned),

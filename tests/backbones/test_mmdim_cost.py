@@ -14,7 +14,7 @@ from vidlab.backbones.mmdim import MMDiM
 from vidlab.backbones.mmdim.published_flops import hybrid, table_6
 from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_mask
 from vidlab.clip import LatentShape, Stride
-from vidlab.cost.flops import DenoiserCounter
+from vidlab.cost.flops import DenoiserCounter, StepInput
 from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import InputShape
 from vidlab.diffusion.parameterizations import Velocity
@@ -41,7 +41,7 @@ def counted(**settings):
     sizes = {"width": D, "depth": 3, "heads": N, "dual_depth": 2, "patch": (1, 2, 2), "mixer": SSDMixer}
     with torch.device("meta"):
         model = MMDiM(latent=LATENT, text_width=TEXT, **(sizes | settings))
-    return DenoiserCounter(model, TEXT).cost(InputShape(LATENT), S)
+    return DenoiserCounter(model, TEXT).cost(StepInput(InputShape(LATENT), S))
 
 
 def by_hand(mixer: int, dual: int = 2, temporal: bool = True) -> int:

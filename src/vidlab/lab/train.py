@@ -29,6 +29,8 @@ from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
+from vidlab.lab.planner.run import run_plan
+from vidlab.lab.planner.scale import check_scale
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.runs.job import Job, find_job, is_sweep
@@ -59,6 +61,10 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
+    check_scale(cfg)
+    if cfg.get("plan"):
+        run_plan(cfg)
+        return None
     if is_sweep() and starts_processes(cfg.trainer):
         return run_as_command(cfg)
     with terminable():

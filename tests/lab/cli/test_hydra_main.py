@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra._internal.hydra import Hydra
 from omegaconf import OmegaConf
 
 from vidlab.errors import DataError, UserError
@@ -211,3 +212,11 @@ def test_errors_of_loader_workers_lose_their_traceback():
     with pytest.raises(DataError) as caught:
         list(torch.utils.data.DataLoader(Broken(), num_workers=1))
     assert messages.explain(caught.value) == "too many corrupt clips: 3 of 4"
+
+
+@pytest.mark.parametrize("word", ["-m", "hydra.mode=MULTIRUN", "+experiment=table", "model=full3d"])
+def test_hydra_asks_for_the_mode_only_where_one_may_be_set(word):
+    asks = Hydra.get_mode
+    with entry._composed_once(["data.path=a", word]):
+        assert (Hydra.get_mode is asks) == (word != "model=full3d")
+    assert Hydra.get_mode is asks

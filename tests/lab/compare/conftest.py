@@ -48,10 +48,11 @@ def sweep(migrated, tmp_path_factory) -> MadeSweep:
         run_id = make_run(client, experiment, uri, folder / str(number), model, seed, parent)
         ids.append(run_id)
         jobs.append({"number": number, "overrides": [f"model={model}", f"seed={seed}"], "state": "finished",
-                     "folder": str(number), "run_id": run_id, "message": ""})  # fmt: skip
+                     "folder": str(number), "run_id": run_id, "message": "", "process": None})  # fmt: skip
     jobs.append({"number": 6, "overrides": ["model=stiv", "seed=0"], "state": "failed", "folder": None,
-                 "run_id": None, "message": HOSTILE})  # fmt: skip
-    record = {"id": folder.name, "parent_run_id": parent, "program": "train", "jobs": jobs,
+                 "run_id": None, "message": HOSTILE, "process": None})  # fmt: skip
+    record = {"id": folder.name, "experiment": "vidlab", "begun": 1,
+              "parent_run_id": parent, "program": "train", "jobs": jobs,
               "arguments": ["model=2p1d,full3d,stiv", "seed=0,1,2"]}  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(record))
     return MadeSweep(folder, uri, parent, tuple(ids))

@@ -1,5 +1,6 @@
 """Pages opened in Chromium without a window, where it is installed: ours, and MLflow's page that compares runs."""
 
+import json
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from vidlab.lab.compare.build import build_comparison
+from vidlab.lab.tracking.store import open_client
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
@@ -47,7 +49,8 @@ def test_mlflow_compares_the_runs_of_a_sweep(sweep, tmp_path):
     try:
         wait_for(f"http://127.0.0.1:{port}/health")
         runs = quote("[" + ",".join(f'"{run}"' for run in sweep.children[:2]) + "]")
-        experiments = quote('["1"]')
+        experiment = open_client(sweep.uri).get_experiment_by_name("vidlab").experiment_id
+        experiments = quote(json.dumps([experiment]))
         address = f"http://127.0.0.1:{port}/#/compare-runs?runs={runs}&experiments={experiments}"
         dom = opened(address, tmp_path, "--dump-dom", "--window-size=2000,1200").stdout
         assert "Comparing 2 Runs" in dom

@@ -46,7 +46,7 @@ def test_rows_are_configurations_with_means_intervals_and_tests(selection):
 
 def test_failed_runs_and_other_noise_are_said_by_name(selection):
     told = "\n".join(warnings(compare(selection)))
-    assert f"job 6 [model=stiv seed=0]: failed ({HOSTILE})" in told
+    assert f"job 6, model=stiv seed=0: failed ({HOSTILE})" in told
     assert "Runs of one seed saw the same clips in the same order." in told
     assert "Seed 0: not all runs saw the same noise. Alike were: model=2p1d; model=full3d." in told
 

@@ -53,6 +53,8 @@ class Label:
         on.text(place, line, fill=ink, font=self.font)
 
     def _broken(self, line: str, width: int) -> list[str]:
+        if self.font.getlength(line) <= width:
+            return [line]
         parts, start = [], 0
         for end in range(1, len(line)):
             fits = self.font.getlength(line[start : end + 1]) <= width

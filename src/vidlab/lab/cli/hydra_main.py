@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -39,6 +40,7 @@ from vidlab.lab.cli.credentials import clean_log, clean_records, withhold
 from vidlab.lab.cli.error_messages import did_you_mean, explain, explain_instantiation, root_cause
 from vidlab.lab.cli.help_text import asks_for_help, help_text
 from vidlab.lab.cli.lean_imports import prepare_imports
+from vidlab.lab.cli.planning import nothing_left
 from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.cli.safe_text import safe_records, terminal
 from vidlab.lab.cli.unused_folder import no_trace_of_mistakes, remove_unused
@@ -98,11 +100,30 @@ def main(
                     print(help_text(conf, config_name, typed))
                     return None
                 sys.argv[1:] = continued(sys.argv[1:], config_name)
-                return composed()
+                with nothing_left(sys.argv[1:]) as sys.argv[1:], _composed_once(sys.argv[1:]):
+                    return composed()
 
         return run
 
     return decorate
+
+
+# words that may bring a mode: Hydra's flags and settings, and experiments, which may be sweeps
+MAY_SET_A_MODE = ("-", "hydra", "experiment")
+
+
+@contextmanager
+def _composed_once(arguments: list[str]) -> Iterator[None]:
+    """Within it Hydra composes once. It would compose everything twice, the first time for ``hydra.mode`` alone."""
+    if any(argument.lstrip("+~").startswith(MAY_SET_A_MODE) for argument in arguments):
+        yield
+        return
+    whole = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None  # a single run
+    try:
+        yield
+    finally:
+        Hydra.get_mode = whole
 
 
 def _prepare_process() -> None:

@@ -17,11 +17,13 @@ from vidlab.lab.compare.comparison import ConfigurationRow
 from vidlab.lab.compare.reading.runs import PREVIEWS
 
 MOST_PROMPTS = 8
-MOST_BYTES = 24_000_000  # of all videos on the page
+MOST_CLIPS = 200  # of the page: with many configurations, fewer prompts
+MOST_BYTES = 24_000_000
 SHOWN_SIDE = 160
 FPS = 8.0
 GAP, LINE, PAPER, INK, FAINT = 6, 18, (255, 255, 255), (20, 20, 20), (110, 110, 110)
 SHEET_PROMPTS = 4
+SEVERAL = "previews, several prompts in one"
 THUMB = 96
 
 
@@ -81,10 +83,13 @@ def make_gallery(rows: Sequence[ConfigurationRow]) -> Gallery:
         for key in run.videos if run else ():
             counts[key] = counts.get(key, 0) + 1
     most = max(counts.values(), default=0)
-    keys = [key for key, count in counts.items() if count == most][:MOST_PROMPTS]
+    shared = [key for key, count in counts.items() if count == most]
+    keys = shared[: max(1, min(MOST_PROMPTS, MOST_CLIPS // len(rows)))]
     captions = {key: text for run in runs if run for key, text in run.captions.items()}
     clips: list[Clip] = []
     notes, size = [], 0
+    if len(keys) < len(shared):
+        notes.append(f"{len(keys)} of {len(shared)} prompts are shown, so that the page stays small.")
     for prompt, key in enumerate(keys):
         made = [_clip(run.videos[key], place, prompt) for place, run in enumerate(runs) if run and key in run.videos]
         size += sum(len(clip.mp4) for clip in made if clip)
@@ -93,7 +98,7 @@ def make_gallery(rows: Sequence[ConfigurationRow]) -> Gallery:
             notes.append("Further prompts are left out, so that the page stays small.")
             break
         clips += [clip for clip in made if clip]
-    told = tuple("previews, several prompts in one" if key == PREVIEWS else captions.get(key, key) for key in keys)
+    told = tuple(SEVERAL if key == PREVIEWS else captions.get(key, key) for key in keys)
     return Gallery(told if clips else (), tuple(clips), seeds, tuple(notes))
 
 
@@ -115,7 +120,9 @@ def write_sheet(path: Path, rows: Sequence[ConfigurationRow], gallery: Gallery) 
         return None
     columns = range(min(SHEET_PROMPTS, len(gallery.prompts)))
     strips = {
-        (clip.configuration, clip.prompt): _strip(clip.frames) for clip in gallery.clips if clip.prompt in columns
+        (clip.configuration, clip.prompt): _strip(clip.frames, gallery.prompts[clip.prompt] == SEVERAL)
+        for clip in gallery.clips
+        if clip.prompt in columns
     }
     height = max(strip.shape[0] for strip in strips.values())
     widths = [max(s.shape[1] for (_, prompt), s in strips.items() if prompt == column) for column in columns]
@@ -138,11 +145,10 @@ def write_sheet(path: Path, rows: Sequence[ConfigurationRow], gallery: Gallery) 
     return write_png(path, np.asarray(sheet))
 
 
-def _strip(frames: np.ndarray) -> np.ndarray:
-    """The first, the middle and the last frame side by side; of a grid of previews, the last alone."""
+def _strip(frames: np.ndarray, several: bool) -> np.ndarray:
+    """The first, the middle and the last frame side by side; of a grid of several videos, the last alone."""
     count = len(frames)
-    shown = frames[[0, count // 2, count - 1]] if max(frames.shape[1:3]) <= 2 * THUMB else frames[-1:]
-    large = upscale_nearest(shown, THUMB)
-    if large.shape[2] > 4 * THUMB:  # every second pixel of what is large already
-        large = large[:, :: large.shape[2] // (3 * THUMB) or 1, :: large.shape[2] // (3 * THUMB) or 1]
-    return np.concatenate(list(large), axis=1)
+    shown = frames[-1:] if several else frames[[0, count // 2, count - 1]]
+    side = 3 * THUMB if several else THUMB
+    every = max(1, min(shown.shape[1:3]) // side)  # of pixels that the video's maker has repeated
+    return np.concatenate(list(upscale_nearest(shown[:, ::every, ::every], side)), axis=1)

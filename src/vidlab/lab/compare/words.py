@@ -6,7 +6,7 @@ from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
 from vidlab.lab.compare.measures import Measure
 
 UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-SHOWN = 6
+SHOWN, MOST_LEFT_OUT = 6, 12
 
 
 def amount(value: float | None) -> str:
@@ -103,8 +103,7 @@ def sentences(comparison: Comparison) -> list[str]:
 def warnings(comparison: Comparison) -> list[str]:
     """Failed and missing runs, single seeds, unequal seeds, data and noise, by name."""
     rows = comparison.rows
-    found = [f"{run.name}{_settings(run.overrides)}: {run.state}{_why(run.message)}; it counts nowhere below."
-             for run in comparison.left_out]  # fmt: skip
+    found = _left_out(comparison)
     alone = [row.name for row in rows if len(row.runs) == 1]
     if alone and len(rows) > 1:
         found.append(f"One seed only, so no interval and no test: {few(alone)}.")
@@ -117,12 +116,18 @@ def warnings(comparison: Comparison) -> list[str]:
     return [*found, *sameness(comparison), *comparison.selection.notes]
 
 
-def _why(message: str) -> str:
-    return f" ({message})" if message else ""
-
-
-def _settings(overrides: Sequence[str]) -> str:
-    return f" [{' '.join(overrides)}]" if overrides else ""
+def _left_out(comparison: Comparison) -> list[str]:
+    """Each run that did not finish, with the settings that not all runs share."""
+    runs = comparison.left_out
+    every = [set(run.overrides) for run in comparison.selection.runs if run.overrides]
+    shared = set.intersection(*every) if len(every) > 1 else set()
+    found = []
+    for run in runs[:MOST_LEFT_OUT]:
+        own = " ".join(word for word in run.overrides if word not in shared)
+        why = f" ({run.message})" if run.message else ""
+        found.append(f"{run.name}{f', {own}' if own else ''}: {run.state}{why}; it counts nowhere below.")
+    rest = [run.name for run in runs[MOST_LEFT_OUT:]]
+    return [*found, f"{len(rest)} more did not finish: {', '.join(rest)}."] if rest else found
 
 
 def sameness(comparison: Comparison) -> list[str]:

@@ -168,6 +168,8 @@ def _image_config(cfg: DictConfig) -> DictConfig:
     nothing = OmegaConf.load(config_folder() / "conditioning" / "none.yaml")
     with open_dict(found):
         found.model = {"name": SMALL, "token": cfg.model.token, "backbone": backbone}
+        if (scale := cfg.model.get("scale", 1)) != 1:
+            found.model.scale = scale  # for the learning rate
         found.losses, found.conditioning, found.callbacks = {}, nothing, {}
         found.trainer.max_steps = cfg.model.image_training.max_steps
         found.trainer.limit_val_batches = 0

@@ -15,11 +15,11 @@ from vidlab.lab.compare.page.plots import AXES, Plot, style_of
 from vidlab.lab.compare.words import headline, ranking, sentences, warnings
 
 HERE = Path(__file__).parent
-WIDE = 150  # of the drawn intervals, in pixels
+WIDE = 124  # of the drawn intervals, in pixels
 TITLES = {
     "pareto": ("Quality against cost", "The dashed line joins the configurations that no cheaper one beats. Bars are "
                "intervals over seeds."),
-    "profiles": ("Performance profiles", "The share that scores above each value, with a 95 % band at each value on "
+    "profiles": ("Performance profiles", "The share that is better than each value, with a 95 % band at each value on "
                  "its own. A curve that lies above another everywhere is better at every threshold."),
     "scaling": ("Loss against size", "Every point is a run; lines are power laws fitted to them, with the 95 % band of "
                 "the line."),

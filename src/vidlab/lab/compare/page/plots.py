@@ -148,9 +148,9 @@ def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) 
 
 
 def profiles(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
-    """The share of clips (otherwise of runs, from 3 seeds on) that score above each threshold."""
+    """The share of clips (otherwise of runs, from 3 seeds on) that are better than each threshold."""
     scores = {place: row.clip_means.get(measure.key, ()) for place, row in enumerate(rows)}
-    unit = "clips"
+    unit, rising = "clips", measure.higher_is_better is not False
     if not any(scores.values()):
         unit = "runs"
         scores = {place: tuple(row.values(measure.key).values()) for place, row in enumerate(rows)}
@@ -158,12 +158,14 @@ def profiles(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
             return None
     values = np.concatenate([np.array(one) for one in scores.values() if one])
     thresholds = np.linspace(values.min(), values.max(), 60)
-    with _figure(measure.label, f"share of {unit} above") as (axes, figure):
+    with _figure(measure.label, f"share of {unit} {'above' if rising else 'below'}") as (axes, figure):
         for place, one in scores.items():
             if one:
                 found, (color, dash) = performance_profile(one, thresholds.tolist()), style_of(place)
-                axes.fill_between(found.thresholds, found.low, found.high, color=color, alpha=0.12, lw=0)
-                axes.plot(found.thresholds, found.above, dash, color=color, lw=1.8)
+                low, above, high = ([one if rising else 1 - one for one in part]
+                                    for part in (found.low, found.above, found.high))  # fmt: skip
+                axes.fill_between(found.thresholds, low, high, color=color, alpha=0.12, lw=0)
+                axes.plot(found.thresholds, above, dash, color=color, lw=1.8)
         axes.set_ylim(-0.02, 1.02)
     return Plot("profiles", measure.label, "", figure.svg)
 

@@ -14,9 +14,10 @@ from vidlab.errors import UserError
 from vidlab.lab.compare.reading.runs import PREVIEWS, ComparedRun, Curve, State, Work
 from vidlab.lab.runs.configurations import read_settings
 from vidlab.lab.runs.resolve import read_run_record
+from vidlab.lab.sweeps import record as sweeps
+from vidlab.lab.sweeps.record import RECORD
 
-SWEEP, SUMMARY, SCORES = "sweep.json", "summary.json", Path("evaluation/scores.csv")
-STATES = ("planned", "running", "finished", "failed", "interrupted")
+SUMMARY, SCORES = "summary.json", Path("evaluation/scores.csv")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def is_run(folder: Path) -> bool:
 
 def is_sweep(folder: Path) -> bool:
     """Whether jobs have written below a folder."""
-    return (folder / SWEEP).is_file() or any(folder.glob("*/.hydra/overrides.yaml"))
+    return (folder / RECORD).is_file() or any(folder.glob("*/.hydra/overrides.yaml"))
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -62,37 +63,20 @@ def read_sweep(folder: Path) -> Sweep:
     Raises:
         UserError: its record is damaged.
     """
-    path = folder / SWEEP
-    if not path.is_file():
+    if not (folder / RECORD).is_file():
         found = sorted((one.parents[1] for one in folder.glob("*/.hydra/overrides.yaml")), key=_by_number)
         return Sweep(folder, None, tuple(Job(one.name, one, None, (), None) for one in found))
-    try:
-        record = json.loads(path.read_text())
-        jobs = {int(one["number"]): one for one in record["jobs"]}
-        for file in folder.glob("jobs/*.json"):  # as each job has left it, newer than the copy
-            one = json.loads(file.read_text())
-            jobs[int(one["number"])] = one
-        parent = record.get("parent_run_id")
-        return Sweep(folder, parent and str(parent), tuple(_job(folder, jobs[number]) for number in sorted(jobs)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged ({type(error).__name__}); name its runs instead: {folder}/0 {folder}/1 ..."
-        ) from error
+    record = sweeps.read_sweep(folder)
+    return Sweep(folder, record.parent_run_id, tuple(_job(folder, one) for one in record.jobs))
 
 
 def _by_number(folder: Path) -> tuple[int, str]:
     return len(folder.name), folder.name
 
 
-def _job(sweep: Path, record: Mapping[str, Any]) -> Job:
-    state, place = record["state"], record.get("folder")
-    if state not in STATES:
-        raise ValueError(f"no state: {state!r}")
-    run_id = record.get("run_id")
-    return Job(
-        str(record["number"]), sweep / str(place) if place else None, run_id and str(run_id),
-        tuple(map(str, record["overrides"])), state, str(record.get("message") or ""),
-    )  # fmt: skip
+def _job(folder: Path, record: sweeps.JobRecord) -> Job:
+    place = folder / record.folder if record.folder else None
+    return Job(str(record.number), place, record.run_id, record.overrides, record.state, record.message)
 
 
 def mlflow_run_of(folder: Path) -> str | None:

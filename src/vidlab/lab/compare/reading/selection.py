@@ -1,6 +1,5 @@
 """Which runs are compared: a sweep by its id, folder or MLflow run, or single runs, found and read."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,9 @@ from vidlab.lab.compare.reading.folders import (
 from vidlab.lab.compare.reading.runs import ComparedRun, State, Work
 from vidlab.lab.compare.reading.store import StoredRun, children, read_runs
 from vidlab.lab.runs.run_folder import RUNS
+from vidlab.lab.sweeps import record as sweeps
+from vidlab.lab.sweeps.parent import command_of
+from vidlab.lab.sweeps.record import RECORD
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -249,8 +251,6 @@ def _number(text: str | None) -> float | None:
 
 def sweep_command(selection: Selection) -> str:
     """What was typed for a sweep, where that is known."""
-    try:
-        record = json.loads(((selection.folder or Path()) / "sweep.json").read_text())
-        return shlex.join(["python", f"{record['program']}.py", "-m", *map(str, record["arguments"])])
-    except (OSError, ValueError, KeyError, TypeError):
+    if selection.folder is None or not (selection.folder / RECORD).is_file():
         return ""
+    return command_of(sweeps.read_sweep(selection.folder))

@@ -1,0 +1,204 @@
+"""The plan of a training: what it would compute, keep in memory, exchange and store, before anything runs."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from vidlab.callbacks.cost.budget import Budget
+from vidlab.callbacks.ema import EMA
+from vidlab.cost.rates import matmul_rate
+from vidlab.cost.work import Work
+from vidlab.data.module import ClipDataModule
+from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.planner.step import StepMemory, step_memory
+from vidlab.precision import uses_bf16
+from vidlab.training.video_diffusion import VideoDiffusion
+
+# Of the rate of large matrix products; laptop models reach about this share of it on a CPU in training.
+ASSUMED_USE = 0.3
+RUNNING = {"cpu": 900 * 10**6, "cuda": 10**9}  # bytes before any model: Python with torch and Lightning; a CUDA context
+
+
+@dataclass(frozen=True)
+class BucketCost:
+    """What a step on clips of one shape costs, on all devices together.
+
+    Args:
+        shape: (frames, height, width).
+        clips: of a batch on one device.
+        share: of all steps.
+        tokens, flops: of an optimizer step.
+    """
+
+    shape: tuple[int, int, int]
+    clips: int
+    share: float
+    tokens: int
+    flops: float
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The plan.
+
+    Args:
+        trained, frozen: parameters of the denoiser and of a text encoder that is trained with it.
+        buckets: costs by shape, one without bucketing.
+        memory: of the bucket that needs most, on one device.
+        device: ``cpu`` or ``cuda``.
+        available: bytes of that device, or of main memory.
+        exchanged: bytes that each device sends in a step; 0 for one device.
+        checkpoint: bytes of a checkpoint file.
+        steps: of the run; None where its end is not a number of steps.
+        rate: FLOP/s that are expected of all devices, from a measurement of matrix products here.
+        notes: what else to know.
+    """
+
+    trained: int
+    frozen: int
+    buckets: tuple[BucketCost, ...]
+    memory: StepMemory
+    device: str
+    available: int
+    exchanged: int
+    checkpoint: int
+    steps: int | None
+    rate: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def flops_per_step(self) -> float:
+        """Mean over the buckets."""
+        return sum(one.share * one.flops for one in self.buckets)
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Mean over the buckets."""
+        return sum(one.share * one.tokens for one in self.buckets)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all steps at the expected rate, without validation, previews and decoding."""
+        return None if self.steps is None else self.steps * self.flops_per_step / self.rate
+
+    @property
+    def needed(self) -> int:
+        """Bytes of one device, with what runs before any model."""
+        return self.memory.total + RUNNING[self.device]
+
+    @property
+    def fits(self) -> bool:
+        """Whether that is there."""
+        return self.needed <= self.available
+
+
+def plan_training(cfg: DictConfig) -> TrainingPlan:
+    """The plan of a composed training; no run, no file and no weights come of it.
+
+    Data with buckets is opened, as ``vidlab plan`` does, since its shapes are only known from its index.
+
+    Raises:
+        UserError: a configuration that cannot work, or a task that is not planned.
+    """
+    cfg = cfg.copy()
+    notes = _small_image_model(cfg)
+    module = build_module(cfg)
+    if not isinstance(module, VideoDiffusion):
+        raise UserError("plan=true plans trainings of denoisers. Leave it out for task=autoencoder.")
+    with torch.device("meta"):
+        module.configure_model()
+    if notes:
+        module.text_encoder.requires_grad_(False)  # it was trained with the image model, and is frozen with it
+    trainer = build_trainer(cfg, False)
+    buckets = _buckets(cfg, module, trainer)
+    kind = trainer.strategy.root_device.type
+    trained, frozen = _parameters(module)
+    cost = max(buckets, key=lambda one: one.tokens)
+    memory = step_memory(
+        module, cost.shape, cost.clips, trainer.accumulate_grad_batches, trainer.precision_plugin, kind
+    )
+    averaged = any(isinstance(one, EMA) for one in trainer.callbacks)  # type: ignore[attr-defined]
+    memory = memory if averaged else memory.without_average()
+    dtype = torch.bfloat16 if uses_bf16(cfg.precision, kind) else torch.float32
+    rate = matmul_rate(dtype, trainer.strategy.root_device, seconds=0.2) * ASSUMED_USE * trainer.world_size
+    return TrainingPlan(
+        trained, frozen, buckets, memory, kind, device_memory(kind),
+        exchanged_bytes(memory.gradients, trainer.world_size), memory.gradients + memory.optimizer + memory.average,
+        _steps(cfg, trainer, buckets, rate), rate, notes,
+    )  # fmt: skip
+
+
+def exchanged_bytes(gradients: int, ranks: int) -> int:
+    """Bytes that a device sends to average gradients once a step: 2 (n - 1) / n of them.
+
+    A ring of n devices sums n parts in n - 1 rounds and hands them round in as many (Patarasuk & Yuan 2009).
+    """
+    return 2 * (ranks - 1) * gradients // ranks
+
+
+def device_memory(kind: str) -> int:
+    """Bytes of main memory, or of the first GPU."""
+    if kind == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    found = next((line for line in lines if line.startswith("MemTotal:")), None)
+    return int(found.split()[1]) * 1024 if found else 2**63
+
+
+def _small_image_model(cfg: DictConfig) -> tuple[str, ...]:
+    """Plan HARIVO's body by its small structure where none is named: nothing is trained for a plan."""
+    model = cfg.get("model") or {}
+    if "image_model" not in model or model["image_model"] is not None:
+        return ()
+    steps = OmegaConf.select(cfg, "model.image_training.max_steps")
+    return (f"model.image_model is not set: a small one is trained first, {steps} steps, which are not counted here",)
+
+
+def _steps(cfg: DictConfig, trainer: Trainer, buckets: Sequence[BucketCost], rate: float) -> int | None:
+    """Optimizer steps of the run: those that reach its budget, at most the trainer's; None without either."""
+    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if cfg.get("budget"):
+        budget: Budget = instantiate(cfg.budget, "budget")
+        batches = trainer.world_size * trainer.accumulate_grad_batches
+        samples, tokens, flops = (
+            sum(one.share * value for one, value in zip(buckets, values, strict=True))
+            for values in zip(*((one.clips * batches, one.tokens, one.flops) for one in buckets), strict=True)
+        )
+        each = Work(1, round(samples), round(tokens), round(flops), flops / rate)
+        assert budget.value is not None
+        steps.append(math.ceil(budget.value / budget.spent(each)))
+    return min(steps) if steps else None
+
+
+def _parameters(module: VideoDiffusion) -> tuple[int, int]:
+    counted = [*module.denoiser.parameters()]
+    counted += [p for p in module.text_encoder.parameters() if p.requires_grad]
+    trained = sum(p.numel() for p in counted if p.requires_grad)
+    return trained, sum(p.numel() for p in counted) - trained
+
+
+def _buckets(cfg: DictConfig, module: VideoDiffusion, trainer: Trainer) -> tuple[BucketCost, ...]:
+    batches = trainer.world_size * trainer.accumulate_grad_batches
+    shapes = [(module.clip_shape, int(cfg.data.batch_size), 1.0)]
+    if OmegaConf.select(cfg, "data.bucketing.max_tokens") is not None:
+        data = build_data(cfg)
+        assert isinstance(data, ClipDataModule)
+        plan = data.planned(trainer.world_size).plan
+        shapes = [
+            ((one.bucket.frames, one.bucket.height, one.bucket.width), one.batch_size, share)
+            for one, share in zip(plan.stats, plan.step_fractions, strict=True)
+        ]
+    found = []
+    for shape, clips, share in shapes:
+        cost = module.cost(shape)
+        found.append(
+            BucketCost(shape, clips, share, cost.tokens * clips * batches, cost.training_flops * clips * batches)
+        )
+    return tuple(found)

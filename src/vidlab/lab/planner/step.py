@@ -1,0 +1,136 @@
+"""The memory of a training step: its own code, run on tensors that have sizes and no numbers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.precision import Precision
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from typing_extensions import override
+
+from vidlab.clip import ClipBatch
+from vidlab.cost.memory import MemoryTracker, process_peak
+from vidlab.randomness import KeyedRNG
+from vidlab.training.encoding import TrainingEncoders
+from vidlab.training.video_diffusion import VideoDiffusion
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes on one device.
+
+    Args:
+        weights: of everything the module holds, frozen parts included.
+        average: of the moving average.
+        gradients: of all trained weights.
+        optimizer: its state after the first step.
+        activations: what the largest batch and the step add at most to all these.
+        peak: above the process before the first batch, in which weights and their average are: gradients, optimizer
+            state, activations, and on a CPU what ``process_peak`` adds.
+    """
+
+    weights: int
+    average: int
+    gradients: int
+    optimizer: int
+    activations: int
+    peak: int
+
+    def without_average(self) -> "StepMemory":
+        """Of a run that keeps none."""
+        return replace(self, average=0)
+
+    @property
+    def total(self) -> int:
+        """Weights, average and peak."""
+        return self.weights + self.average + self.peak
+
+
+class _WholeCaptions(TrainingEncoders):
+    """Which captions are dropped changes no size."""
+
+    @override
+    def dropped_captions(self, captions: Sequence[str], draw: KeyedRNG) -> list[str]:
+        return list(captions)
+
+
+def step_memory(
+    module: VideoDiffusion,
+    clip_shape: tuple[int, int, int],
+    clips: int,
+    batches: int,
+    precision: Precision,
+    device: str,
+) -> StepMemory:
+    """The memory of a steady step: one optimizer step is taken, and another is followed to its end.
+
+    Args:
+        module: its denoiser built on the meta device; afterwards it is good for nothing else.
+        clip_shape: (frames, height, width) of its clips.
+        clips: of a batch.
+        batches: that accumulate to a step.
+        precision: how the trainer computes.
+        device: ``cpu`` or ``cuda``.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), MemoryTracker() as tracker:
+        module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+        precision.convert_module(module.train())
+        trained = [p for p in module.parameters() if p.requires_grad]
+        weights = tracker.live
+        with _without_trainer(module):
+            before = tracker.live
+            optimizer = module.optimizer_factory.build(module)
+            for parameter in trained:
+                parameter.grad = torch.empty_like(parameter)
+            gradients = tracker.live - before
+            optimizer.step()
+            module.zero_grad(set_to_none=True)
+            state = tracker.live - before
+            tracker.restart()
+            for number in range(min(batches, 2)):
+                batch = _batch(module, clip_shape, clips, number, device)
+                with precision.forward_context():
+                    loss: Any = module.training_step(batch, number)["loss"]
+                loss.backward()
+                del batch, loss
+            module.optimizer_factory.clip(module)
+            optimizer.step()
+        peak = tracker.peak - before
+        activations = max(peak - gradients - state, 0)
+    if device == "cpu":
+        peak = process_peak(peak, torch.bfloat16 if "bf16" in str(precision.precision) else torch.float32)
+    average = sum(p.numel() * max(p.element_size(), 4) for p in trained)
+    return StepMemory(weights, average, gradients, state, activations, peak)
+
+
+@contextmanager
+def _without_trainer(module: VideoDiffusion) -> Iterator[None]:
+    """What a step tells the trainer is told to nobody."""
+    nobody = {"log": lambda *_, **__: None, "count": lambda _: None}
+    plain = module.encoders
+    module.encoders = _WholeCaptions(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
+    vars(module).update(nobody)
+    try:
+        yield
+    finally:
+        module.encoders = plain
+        for name in nobody:
+            del vars(module)[name]
+
+
+def _batch(module: nn.Module, clip_shape: tuple[int, int, int], clips: int, number: int, device: str) -> ClipBatch:
+    assert isinstance(module, VideoDiffusion)
+    words = module.encoders.planned_text_tokens - 1  # and the start token
+    sizes = {"original_resolution": 2, "crop": 2, "sampling_stride": 1}
+    return ClipBatch(
+        torch.empty(clips, 3, *clip_shape, dtype=torch.uint8, device=device),
+        captions=(" ".join(["a"] * words),) * clips,
+        keys=tuple(map(str, range(clips))),
+        epochs=(0,) * clips,
+        number=number,
+        fps=(8.0,) * clips,
+        micro={name: torch.empty(clips, size, device=device) for name, size in sizes.items()},
+    )

@@ -1,0 +1,138 @@
+"""The planner: what it says is what a step takes, it fits in a table, and it leaves nothing."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import open_dict
+
+from vidlab.errors import UserError
+from vidlab.lab.planner.plan import BucketCost, TrainingPlan, exchanged_bytes, plan_training
+from vidlab.lab.planner.report import row, text_of
+from vidlab.lab.planner.step import StepMemory
+from vidlab.lab.planner.table import table, write_row
+from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
+
+ROOT = Path(__file__).parents[3]
+TINY = (
+    "trainer=cpu", "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
+    "data.batch_size=2",
+)  # fmt: skip
+MEMORY = StepMemory(100, 100, 100, 200, 500, 1000)
+PLAN = TrainingPlan(
+    1000, 0, (BucketCost((8, 32, 32), 16, 1.0, 2048, 1e9),), MEMORY, "cpu", 10**12, 0, 400, 100, 1e9, ()
+)  # fmt: skip
+
+
+def planned(*words: str) -> TrainingPlan:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", ["hydra.mode=RUN", *words], return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = "unused"
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return plan_training(cfg)
+
+
+def test_gradients_optimizer_average_and_checkpoint() -> None:
+    plan = planned(*TINY, "optimizer=adamw", "trainer.max_steps=7")
+    tensors = plan.memory.optimizer - 8 * plan.trained  # two moments, and the number of steps of each tensor
+    assert plan.memory.gradients == 4 * plan.trained == plan.memory.average
+    assert 0 < tensors < 4 * 200 and tensors % 4 == 0
+    assert plan.checkpoint == 16 * plan.trained + tensors
+    assert plan.frozen == 0 and plan.steps == 7 and plan.exchanged == 0
+    assert plan.seconds == pytest.approx(7 * plan.flops_per_step / plan.rate)
+
+
+def test_recomputation_and_accumulation() -> None:
+    words = [*TINY, "model.backbone.depth=4", "data.batch_size=16"]
+    plain = planned(*words).memory
+    assert planned(*words, "model.backbone.activation_checkpointing=true").memory.activations < 0.7 * plain.activations
+    twice = planned(*words, "trainer.accumulate_grad_batches=2").memory
+    # the gradients of the first batch are there while the second is computed, which plain steps have at the end alone
+    assert plain.peak <= twice.peak <= plain.peak + 1.25 * plain.gradients + 1
+
+
+def test_budgets_give_the_steps() -> None:
+    plan = planned(*TINY, "budget=samples", "budget.value=101", "trainer.accumulate_grad_batches=3")
+    assert plan.steps == 17  # of 6 clips
+
+
+def test_an_average_that_is_not_kept() -> None:
+    assert planned(*TINY, "callbacks.ema=null").memory.average == 0
+
+
+def test_exchanged_bytes() -> None:
+    assert [exchanged_bytes(800, ranks) for ranks in (1, 2, 8)] == [0, 800, 1400]
+
+
+def test_autoencoders_are_not_planned() -> None:
+    with pytest.raises(UserError, match="plans trainings of denoisers"):
+        planned("task=autoencoder", "trainer=cpu")
+
+
+def test_the_warning() -> None:
+    assert "WARNING" not in text_of(PLAN)
+    small = replace(PLAN, available=10**6)
+    assert not small.fits and "WARNING: it needs 900 MB and there are 1 MB." in text_of(small)
+    assert "(!)" in row(small, ())["memory"]
+
+
+def test_buckets_are_told_apart() -> None:
+    both = replace(
+        PLAN, buckets=(BucketCost((8, 32, 32), 16, 0.25, 2000, 4e9), BucketCost((1, 32, 32), 32, 0.75, 400, 8e8))
+    )
+    assert both.tokens_per_step == 800 and both.flops_per_step == 1.6e9
+    assert "1x32x32" in text_of(both) and "75.0 % of steps" in text_of(both)
+
+
+def test_the_table_of_a_sweep(tmp_path: Path) -> None:
+    for number, model in enumerate(("2p1d", "full3d")):
+        write_row(tmp_path / str(number), row(PLAN, ("plan=true", f"model={model}", "seed=0")))
+    head, *lines = table(tmp_path).splitlines()
+    assert head.split()[:2] == ["model", "trained"] and [line.split()[0] for line in lines] == ["2p1d", "full3d"]
+    assert table(tmp_path / "none") == ""
+
+
+def test_a_sweep_of_plans_leaves_nothing(tmp_path: Path) -> None:
+    words = ["plan=true", "-m", "model=2p1d,full3d", *TINY]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-3].split()[:2] == ["model", "trained"]
+    assert not list(tmp_path.iterdir())
+
+
+CASES = (
+    ("model=2p1d", "precision=32-true", "data.batch_size=24"),
+    *(
+        (f"model={model}", f"precision={precision}", "data.batch_size=16")
+        for model in ("2p1d", "full3d", "skiparse", "mmdim")
+        for precision in ("32-true", "bf16-mixed")
+    ),
+    ("model=harivo", "precision=32-true", "data.batch_size=8"),
+    ("model=harivo", "precision=bf16-mixed", "data.batch_size=8"),
+    ("model=full3d", "precision=32-true", "data.batch_size=48", "model.backbone.activation_checkpointing=true"),
+    ("model=2p1d", "precision=32-true", "data.batch_size=16", "trainer.accumulate_grad_batches=2"),
+    ("model=mmdim", "precision=32-true", "data.batch_size=32"),
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("words", [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])])
+def test_the_peak_is_the_measured_one(words: tuple[str, ...]) -> None:
+    if "bf16-mixed" in words[1] and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("this CPU has no bf16 products")
+    script = Path(__file__).with_name("measure_peak.py")
+    done = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, check=True)
+    measured = int(next(line.split()[1] for line in done.stdout.splitlines() if line.startswith("peak ")))
+    predicted = planned(*words, "trainer=cpu").memory.peak
+    assert predicted == pytest.approx(measured, rel=0.15), json.dumps([predicted, measured])
