@@ -71,3 +71,4 @@ def test_questions_are_answered() -> None:
 @pytest.mark.parametrize(("dtype", "bytes_"), [(torch.float32, 1_300_000_000), (torch.bfloat16, 1_650_000_000)])
 def test_a_process_grows_by_more(dtype: torch.dtype, bytes_: int) -> None:
     assert process_peak(10**9, dtype) == bytes_
+    assert process_peak(10**9, dtype, recomputes=True) == 2_250_000_000

@@ -14,17 +14,20 @@ from typing_extensions import override
 # first used. Fitted to the peaks of training steps, torch 2.13, glibc 2.36, x86-64 with AVX-512: they hold within 15 %
 # from 0.2 to 1 GB.
 GROWTH = {torch.float32: 1.25, torch.bfloat16: 1.6}
+GROWTH_RECOMPUTING = 2.2  # blocks that are recomputed in the backward pass leave more gaps, in either type
 PROCESS_BYTES = 50 * 10**6
 
 
-def process_peak(tensors: int, dtype: torch.dtype) -> int:
+def process_peak(tensors: int, dtype: torch.dtype, recomputes: bool = False) -> int:
     """Bytes by which a process on a CPU grows while its tensors take ``tensors`` bytes at most.
 
     Args:
         tensors: the peak of a ``MemoryTracker``.
         dtype: in which matrix products are computed.
+        recomputes: with activation checkpointing.
     """
-    return round(tensors * GROWTH.get(dtype, GROWTH[torch.float32])) + PROCESS_BYTES
+    growth = GROWTH_RECOMPUTING if recomputes else GROWTH.get(dtype, GROWTH[torch.float32])
+    return round(tensors * growth) + PROCESS_BYTES
 
 
 class MemoryTracker(TorchDispatchMode):

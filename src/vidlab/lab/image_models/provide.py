@@ -164,7 +164,8 @@ def _image_config(cfg: DictConfig) -> DictConfig:
     found = copy.deepcopy(cfg)
     small = OmegaConf.load(config_folder() / "model" / f"{SMALL}.yaml")
     assert isinstance(small, DictConfig)
-    backbone = {**small.backbone, **{size: cfg.model.backbone[size] for size in ("width", "depth", "heads")}}
+    own: Any = OmegaConf.to_container(small.backbone)  # its sizes, at a scale, are those of this run
+    backbone = {**own, **{size: cfg.model.backbone[size] for size in ("width", "depth", "heads")}}
     nothing = OmegaConf.load(config_folder() / "conditioning" / "none.yaml")
     with open_dict(found):
         found.model = {"name": SMALL, "token": cfg.model.token, "backbone": backbone}

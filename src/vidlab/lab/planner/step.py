@@ -101,7 +101,8 @@ def step_memory(
         peak = tracker.peak - before
         activations = max(peak - gradients - state, 0)
     if device == "cpu":
-        peak = process_peak(peak, torch.bfloat16 if "bf16" in str(precision.precision) else torch.float32)
+        dtype = torch.bfloat16 if "bf16" in str(precision.precision) else torch.float32
+        peak = process_peak(peak, dtype, module.denoiser.activation_checkpointing)
     average = sum(p.numel() * max(p.element_size(), 4) for p in trained)
     return StepMemory(weights, average, gradients, state, activations, peak)
 
