@@ -72,7 +72,7 @@ def test_every_kernel_counts_by_the_formula(ssm):
     make = partial(MMDiM, width=D, depth=3, heads=N, dual_depth=2, patch=(1, 2, 2), mixer=SSDMixer)
     plan = DenoiserPlan(make, LATENT, TEXT, {"attention": "auto", "ssm": ssm}, (), "none")
     objective = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
-    assert plan.cost(objective, LATENT, S, 0) == counted()
+    assert plan.mean_cost(objective, LATENT, lambda shape: StepInput(shape, S)) == counted()
 
 
 def test_a_state_space_kernel_is_refused_where_there_is_no_state_space():

@@ -16,7 +16,8 @@ FLOPS = 2e9
 def tags_of(lab) -> list[dict[str, str]]:
     with closing(sqlite3.connect(lab.folder / "mlflow.db")) as database:
         runs = [run for (run,) in database.execute("select run_uuid from runs order by start_time")]
-        return [dict(database.execute("select key, value from tags where run_uuid = ?", (run,))) for run in runs]
+        tags = [dict(database.execute("select key, value from tags where run_uuid = ?", (run,))) for run in runs]
+        return [one for one in tags if one.get("vidlab.kind") != "sweep"]
 
 
 def test_two_models_at_equal_compute(lab):

@@ -82,7 +82,7 @@ MODULES: Mapping[str, str] = {
     "lab.stopping": "lab.runs.stopping",
     "lab.store": "lab.tracking.store",
     "lab.summary": "lab.runs.summary",
-    "lab.sweep_table": "lab.runs.sweep_table",
+    "lab.sweep_table": "lab.sweeps.table",
     "lab.systems.base": "pipelines.system",
     "lab.systems.folders": "pipelines.folders",
     "lab.systems.open_sora_plan": "pipelines.open_sora_plan",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vidlab.backbones.harivo.unet import record_attention
 from vidlab.errors import UserError
+from vidlab.hub import refuse_code
 from vidlab.tensors import read_tensors, refuse_non_finite
 
 AGAIN = "Fetch it again."
@@ -138,6 +139,7 @@ def load_image_encoder(path: str) -> Any:
             f"ip_adapter.encoder={path}: no config.json is there. Give the folder of the image encoder that the "
             "IP-Adapter was trained with (models/image_encoder where it is published)."
         )
+    refuse_code(folder, f"ip_adapter.encoder={path}")
     try:
         found = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from omegaconf import OmegaConf
+import yaml  # type: ignore[import-untyped]
 
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.statistics.over_seeds import mean_over_seeds
@@ -112,7 +112,7 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Scores:
     found: dict[str, dict[int, float]] = {}
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):
-            words = dict(str(word).lstrip("+").partition("=")[::2] for word in OmegaConf.load(job))
+            words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text()))
             row = next((value for key, value in words.items() if key.startswith("row/")), None)
             value = _value(job.parents[1], metric)
             if row is not None and value is not None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from vidlab.errors import UserError
 
 SEED = "seed"
@@ -136,15 +138,12 @@ def read_settings(folder: Path) -> RunSettings | None:
     Raises:
         UserError: a file of it is damaged.
     """
-    from omegaconf import OmegaConf
-
     record = folder / ".hydra"
     if not (record / "overrides.yaml").is_file():
         return None
     try:
-        overrides: Any = OmegaConf.to_container(OmegaConf.load(record / "overrides.yaml"))
-        config: Any = OmegaConf.to_container(OmegaConf.load(record / "config.yaml"))
-        hydra: Any = OmegaConf.to_container(OmegaConf.load(record / "hydra.yaml"))
+        names = ("overrides.yaml", "config.yaml", "hydra.yaml")  # as text: nothing in them is resolved
+        overrides, config, hydra = (yaml.safe_load((record / name).read_text()) for name in names)
         chosen = {str(group): _written(choice) for group, choice in hydra["hydra"]["runtime"]["choices"].items()}
         return RunSettings(tuple(map(str, overrides)), {**_flat(config), **chosen})
     except Exception as error:  # whatever a damaged file makes a reader raise
