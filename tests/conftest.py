@@ -32,8 +32,12 @@ from vidlab.randomness import KeyedRNG
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from cli.command import Commands
     from vidlab.training.video_diffusion import VideoDiffusion
 
+
+# Set by any test that builds a Trainer with strategy=ddp; who inherits them takes itself for a launched process.
+LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 # What Lightning says about any loader and loop that is not its own.
 UNIMPORTANT = (
@@ -78,6 +82,19 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def one_thread() -> None:
     """Tiny modules are fastest on one thread, and sums then have one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
+    """Runs programs and snippets in processes of their own, without the checks of shapes and without their imports."""
+    from cli.command import Commands
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in LAUNCHED:
+            patch.delenv(name, raising=False)
+        server = Commands(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(autouse=True)

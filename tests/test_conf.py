@@ -70,6 +70,9 @@ ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {na
 PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
 # two steps, or a moment
 BUDGETS = {"steps": 2, "samples": 4, "tokens": 400, "flops": 1e8, "wall_time": 0.01}
+# an image model trained within seconds; frames of one UNet take longer than those of any transformer
+HARIVO = ["model.image_training.max_steps=1", "model.image_training.batch_size=1", "model.backbone.width=32",
+          "data.height=16", "data.width=16"]  # fmt: skip
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -81,8 +84,8 @@ WITH = {
     "init/image_to_video": ["init.run=last"],
     "init/mamba_from_attention": ["model=mmdim", "init.run=last"],
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
-    "model/harivo": ["model.image_training.max_steps=2", "model.image_training.batch_size=2"],
-    "losses/harivo": ["model=harivo", "model.image_training.max_steps=2", "model.image_training.batch_size=2"],
+    "model/harivo": HARIVO,
+    "losses/harivo": ["model=harivo", *HARIVO],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
     **{f"mixer/{name}": ["model=mmdim"] for name in ("ssd", "attention", "parallel")},
     "lengths/causal": ["autoencoder=trilinear"],

@@ -16,7 +16,7 @@ import threading
 import time
 import tomllib
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +42,6 @@ FEW_SHAPES = ("data.source.train_clips=16", "data.source.val_clips=8")
 LAST = ("trainer.max_steps=2",)
 Words = tuple[str, ...]
 SECONDS = 240  # for one command; each takes seconds
-# With LOCAL_RANK set, Lightning takes itself for one of several launched processes and waits for the others.
-LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -90,13 +88,8 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in LAUNCHED:  # set in this process by any test that builds a Trainer with strategy=ddp
-            patch.delenv(name, raising=False)
-        commands = Commands(tmp_path_factory.mktemp("server"))
-    yield Bench(commands, tmp_path_factory.mktemp("readme"))
-    commands.close()
+def bench(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(commands, tmp_path_factory.mktemp("readme"))
 
 
 @pytest.fixture(scope="module")

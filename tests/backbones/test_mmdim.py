@@ -1,7 +1,5 @@
 """MM-DiM against independent readings of its equations: blocks, causality, history, switches."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -476,9 +474,10 @@ torch.testing.assert_close(compiled(input).prediction, model(input).prediction)
 """
 
 
-def test_it_compiles_in_one_graph():
+def test_it_compiles_in_one_graph(commands, tmp_path):
     """In a process of its own: the shape checks of these tests cannot be traced."""
-    subprocess.run([sys.executable, "-c", COMPILED], check=True, cwd=Path(__file__).parent)
+    parts = {"PYTHONPATH": str(Path(__file__).parent)}
+    assert commands.run_code(COMPILED, cwd=tmp_path, env=parts).code == 0
 
 
 def test_it_declares_that_it_reads_history():

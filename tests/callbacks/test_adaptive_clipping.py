@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
+from processes import run_ranks
 from vidlab.callbacks.adaptive_clipping import AdaptiveClipping
 from vidlab.callbacks.ema import EMA
 from vidlab.callbacks.finite_loss import FiniteLoss
@@ -307,7 +307,7 @@ def test_two_processes_of_a_real_trainer(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    mp.spawn(process, (port, str(tmp_path)), nprocs=2)
+    run_ranks(process, (port, str(tmp_path)))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first["weights"], second["weights"]) and first["state"] == second["state"]
     still = [step for step in range(1, 10) if torch.equal(first["weights"][step], first["weights"][step - 1])]

@@ -101,6 +101,15 @@ class Commands:
     def run(self, program: str, *arguments: str, **options: Any) -> Done:
         return self.start(program, *arguments, **options).wait()
 
+    def start_code(self, code: str, *arguments: str, cwd: Path, **options: Any) -> Running:
+        """Start lines of Python as a program."""
+        path = self._folder / f"{self._count:03d}.py"
+        path.write_text(code)
+        return self.start(str(path), *arguments, cwd=cwd, **options)
+
+    def run_code(self, code: str, *arguments: str, cwd: Path, **options: Any) -> Done:
+        return self.start_code(code, *arguments, cwd=cwd, **options).wait()
+
     def close(self) -> None:
         self._server.kill()
         self._server.wait()

@@ -1,16 +1,8 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .command import Commands, Lab, new_lab
-
-
-@pytest.fixture(scope="session")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
-    server = Commands(tmp_path_factory.mktemp("commands"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,4 @@
 import itertools
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -181,10 +179,10 @@ print("same")
 
 
 @pytest.mark.slow
-def test_layouts_compile_whole_and_give_the_same():
+def test_layouts_compile_whole_and_give_the_same(commands, tmp_path):
     # in a process of its own: the shape checks of the tests cannot be compiled
-    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
-    assert done.stdout == "same\n", done.stderr
+    done = commands.run_code(COMPILED, cwd=tmp_path)
+    assert done.out == "same\n", done.err
 
 
 def test_positions_do_not_depend_on_the_layout():

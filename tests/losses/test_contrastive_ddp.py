@@ -4,8 +4,9 @@ import socket
 from pathlib import Path
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
 
+from processes import run_ranks
 from vidlab.features import H_SPACE
 from vidlab.losses.contrastive import DecoupledContrastive, video_numbers
 
@@ -30,7 +31,7 @@ def test_every_process_holds_the_vectors_of_all(tmp_path):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    multiprocessing.spawn(work, (port, tmp_path), nprocs=2)
+    run_ranks(work, (port, tmp_path))
     one, two = (torch.load(tmp_path / str(rank), weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
     torch.testing.assert_close(one["vectors"][:8], torch.cat([vectors(0), vectors(1)]))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from metric_clips import moving_clips, noise, tiny_frames, tiny_videos
 
+from processes import METHOD
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.collection import AtHand, select
 from vidlab.metrics.reconstruction.psnr import PSNR
@@ -200,7 +201,7 @@ def measure_share(numbers):
 
 
 def test_two_processes_give_the_values_of_one(tmp_path):
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(METHOD)
     results, meeting = context.Queue(), tmp_path / "meeting"
     worker = context.Process(target=_work, args=(meeting, results))
     worker.start()

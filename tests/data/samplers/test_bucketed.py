@@ -349,19 +349,14 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_share_the_steps(tmp_path):
+def test_two_processes_share_the_steps(commands, tmp_path):
     shapes = [(9, 64, 64)] * 31 + [(5, 64, 64)] * 20 + [(9, 48, 64)] * 17
     index_of(tmp_path, shapes)
     rule = json.dumps({**RULE, "tail": "drop", "min_clips": 0})
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", GLOO, str(tmp_path), str(rank), rule], stdout=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    said = [run.communicate(timeout=120)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0]
-    one, other = json.loads(said[0].split("BOTH")[1])
+    ranks = [commands.start_code(GLOO, str(tmp_path), str(rank), rule, cwd=tmp_path) for rank in range(2)]
+    done = [rank.wait() for rank in ranks]
+    assert [one.code for one in done] == [0, 0]
+    one, other = json.loads(done[0].out.split("BOTH")[1])
     assert [bucket for bucket, _ in one] == [bucket for bucket, _ in other] and len({bucket for bucket, _ in one}) == 3
     clips = [[clip for _, batch in rank for clip in batch] for rank in (one, other)]
     assert len(clips[0]) == len(clips[1]) and not set(clips[0]) & set(clips[1])

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import open_dict
 
+from cli.command import Commands
 from vidlab.errors import UserError
 from vidlab.lab.planner.plan import BucketCost, TrainingPlan, exchanged_bytes, plan_training
 from vidlab.lab.planner.report import row, text_of
@@ -101,13 +102,11 @@ def test_the_table_of_a_sweep(tmp_path: Path) -> None:
     assert table(tmp_path / "none") == ""
 
 
-def test_a_sweep_of_plans_leaves_nothing(tmp_path: Path) -> None:
+def test_a_sweep_of_plans_leaves_nothing(commands: Commands, tmp_path: Path) -> None:
     words = ["plan=true", "-m", "model=2p1d,full3d", *TINY]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-3].split()[:2] == ["model", "trained"]
+    done = commands.run("train.py", *words, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-3].split()[:2] == ["model", "trained"]
     assert not list(tmp_path.iterdir())
 
 

@@ -231,7 +231,7 @@ def test_queue_sends_on_time_and_on_size(seconds, size):
     queue.close()
 
 
-def test_a_crash_loses_nothing(migrated, tmp_path):
+def test_a_crash_loses_nothing(commands, migrated, tmp_path):
     shutil.copy(migrated, tmp_path / "mlflow.db")
     code = """
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
@@ -241,18 +241,10 @@ for step in range(50):
 print(logger.run_id, flush=True)
 raise RuntimeError("crash")
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(tracking.__file__).parents[3])}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert "RuntimeError: crash" in done.stderr
+    done = commands.run_code(code, cwd=tmp_path)
+    assert "RuntimeError: crash" in done.err
     client = store.open_client(f"sqlite:///{tmp_path}/mlflow.db")
-    run_id = done.stdout.strip()
+    run_id = done.out.strip()
     assert [m.value for m in client.get_metric_history(run_id, "loss")] == list(range(50))
     assert client.get_run(run_id).info.status == "KILLED"
 

@@ -13,6 +13,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import run_ranks
 from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
 
@@ -163,7 +164,7 @@ def free_port() -> int:
 def runs(tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ddp")
-    mp.spawn(process, (free_port(), str(folder)), nprocs=RANKS)
+    run_ranks(process, (free_port(), str(folder)), RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
