@@ -29,8 +29,8 @@ CHOICES = sorted(
 )
 LISTS = ("callbacks",)  # groups of which several choices may be taken
 SMALL = {
-    "": ["precision=32-true", "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.val_clips=4",
-         "sampler.steps=2", "callbacks.previews.count=2"],
+    "": ["precision=32-true", "trainer.max_steps=2", "data.batch_size=2", "data.num_workers=0", "data.val_clips=2",
+         "sampler.steps=2", "callbacks.previews.count=1"],
     "model": ["model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1"],
     "data/moving_shapes": ["data.source.train_clips=8", "data.source.val_clips=4"],
     "trainer": ["trainer.accelerator=cpu", "trainer.devices=1"],
