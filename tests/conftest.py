@@ -3,12 +3,15 @@
 # ruff: noqa: E402  the environment and the import hook come before everything they are for
 
 import copy
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+gc.disable()  # until all tests are imported: nothing of that is garbage
 
 # Before torch and mlflow are imported, for this process and for those that tests start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -71,6 +74,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not in the half million objects of what they import."""
+    gc.freeze()
+    gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

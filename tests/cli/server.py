@@ -1,5 +1,6 @@
 """Reads requests on stdin, one JSON object a line: forks a command, or waits for one. See command.py."""
 
+import gc
 import json
 import os
 import resource
@@ -59,6 +60,7 @@ def main() -> None:
     import vidlab.lab.generate
     import vidlab.lab.train  # noqa: F401
 
+    gc.freeze()  # so that no child looks for garbage in what was imported
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
