@@ -70,9 +70,10 @@ ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {na
 PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
 # two steps, or a moment
 BUDGETS = {"steps": 2, "samples": 4, "tokens": 400, "flops": 1e8, "wall_time": 0.01}
+FEW_TOKENS = ["data.height=16", "data.width=16"]
 # an image model trained within seconds; frames of one UNet take longer than those of any transformer
-HARIVO = ["model.image_training.max_steps=1", "model.image_training.batch_size=1", "model.backbone.width=32",
-          "data.height=16", "data.width=16"]  # fmt: skip
+HARIVO = ["model.image_training.max_steps=1", "model.image_training.batch_size=1", "model.backbone.width=16",
+          "model.backbone.heads=2", *FEW_TOKENS]  # fmt: skip
 # what a choice cannot do without
 WITH = {
     "init/from_run": ["init.run=last"],
@@ -109,11 +110,11 @@ def overrides(choice: str) -> list[str]:
     if choice.startswith("experiment/paper/"):
         return [*chosen, *WITH.get(choice, []), *SMALL["trainer"], "logger=none"]
     small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
-    small += SMALL["model"] if group != "model" or name == "full3d" else []
+    small += SMALL["model"] if group != "model" or name == "full3d" else FEW_TOKENS
     small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
     # tracking is slow to start and tested with its own choice
     small = [word for word in small if group != "budget" or name == "none" or not word.startswith("trainer.max_steps=")]
-    return [*chosen, *WITH.get(choice, []), *small, *(["logger=none"] if group != "logger" else [])]
+    return [*chosen, *small, *WITH.get(choice, []), *(["logger=none"] if group != "logger" else [])]
 
 
 def compose_train(folder: Path, *arguments: str) -> DictConfig:

@@ -2,12 +2,13 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "vidlab"
-TREES = {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+
 TRUSTED = "lab/trusted_config.py"
 
 # Calls that import by name or run what they are given, and who may make them.
@@ -50,9 +51,20 @@ OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/run
 FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}
 
 
-def _calls() -> Iterator[tuple[str, str, str, ast.Call]]:
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The modules of vidlab by their paths; read when the first test asks, not by every process that collects them."""
+    return {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text()) for path in sorted(SOURCE.rglob("*.py"))}
+
+
+@cache
+def calls() -> list[tuple[str, str, str, ast.Call]]:
     """(file, function around, dotted name, call) of every call."""
-    for file, tree in TREES.items():
+    return list(_calls())
+
+
+def _calls() -> Iterator[tuple[str, str, str, ast.Call]]:
+    for file, tree in trees().items():
         around = {
             inner: node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)
         }
@@ -61,12 +73,9 @@ def _calls() -> Iterator[tuple[str, str, str, ast.Call]]:
                 yield file, around.get(node, ""), ast.unparse(node.func), node
 
 
-CALLS = list(_calls())
-
-
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_makes_objects_is_called_where_it_is_known(name):
-    assert {file for file, _, called, _ in CALLS if called == name} == MAKERS[name]
+    assert {file for file, _, called, _ in calls() if called == name} == MAKERS[name]
 
 
 def _is_config(arguments: list[ast.expr]) -> bool:
@@ -77,39 +86,39 @@ def test_configurations_of_checkpoints_go_through_one_module():
     """Whoever takes ``state["config"]`` hands it on at once; whoever reads YAML reads its own."""
     handed = {
         id(argument)
-        for _, _, name, call in CALLS
+        for _, _, name, call in calls()
         if name in ("stored_settings", "trusted_config")
         for argument in call.args
     }
     taken = [
         (file, node)
-        for file, tree in TREES.items()
+        for file, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load)
         if isinstance(node.slice, ast.Constant) and node.slice.value == "config"
     ]
     assert [file for file, node in taken if id(node) not in handed] == []
     assert {file for file, _ in taken} == {TRUSTED, "lab/init.py", "lab/runs/resume_check.py", "lab/export.py"}
-    got = [file for file, _, name, call in CALLS if name.endswith(".get") and _is_config(call.args)]
+    got = [file for file, _, name, call in calls() if name.endswith(".get") and _is_config(call.args)]
     assert got == []
     parsed = {
         (file, function)
-        for file, function, name, call in CALLS
+        for file, function, name, call in calls()
         if name == "OmegaConf.create" and not isinstance(call.args[0], ast.Dict)
     }
     assert parsed == OWN_TEXT
 
 
 def test_libraries_are_told_to_run_nothing():
-    loads = [call for _, _, name, call in CALLS if name == "torch.load"]
+    loads = [call for _, _, name, call in calls() if name == "torch.load"]
     assert len(loads) >= 2 and all("weights_only" in {word.arg for word in call.keywords} for call in loads)
-    for file, _, name, call in CALLS:
+    for file, _, name, call in calls():
         flags = {word.arg: word.value for word in call.keywords if word.arg in FLAGS and "save" not in name}
         for flag, value in flags.items():
             constant = isinstance(value, ast.Constant) and value.value is FLAGS[flag]
             assert constant, f"{file}: {name}({flag}={ast.unparse(value)})"
         assert not [word for word in call.keywords if word.arg == "shell"], f"{file}: {name}"
-    for file, tree in TREES.items():
+    for file, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Dict):
                 for key, value in zip(node.keys, node.values, strict=True):
@@ -123,6 +132,6 @@ def test_libraries_are_told_to_run_nothing():
 
 def test_models_of_other_libraries_are_looked_at_first():
     """Every function that has a library build a model of a folder refuses folders that ask for code."""
-    building = {(file, function) for file, function, name, _ in CALLS if name.endswith(".from_pretrained")}
-    checked = {(file, function) for file, function, name, _ in CALLS if name == "refuse_code"}
+    building = {(file, function) for file, function, name, _ in calls() if name.endswith(".from_pretrained")}
+    checked = {(file, function) for file, function, name, _ in calls() if name == "refuse_code"}
     assert building <= checked and len(building) == 4
