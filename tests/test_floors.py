@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ HEAVY = ("torch", "lightning", "mlflow", "transformers", "av", "cv2", "pyarrow",
 GROUND = set(FLOORS[0])
 
 
+parsed = cache(ast.parse)  # four tests read every module
+
+
 def modules() -> list[Path]:
     return sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
 
@@ -69,7 +73,7 @@ def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def violations(room: str, source: str) -> list[str]:
     """Imports of ``source``, a module of ``room``, that go up or sideways."""
     found = []
-    for line, name in imported(ast.parse(source)):
+    for line, name in imported(parsed(source)):
         parts = name.split(".")
         if parts[0] != "vidlab" or len(parts) < 2:
             continue
@@ -101,7 +105,7 @@ def test_the_test_of_floors_sees_violations():
 
 def imports_by_name(source: str) -> list[str]:
     """Calls that import a module by a name that the test of floors cannot see."""
-    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.Call)]
     return [f"line {c.lineno}: {ast.unparse(c)}" for c in calls if ast.unparse(c.func) in BY_NAME]
 
 
@@ -161,7 +165,7 @@ def of_files(names: Iterable[tuple[int, str]], files: Container[str]) -> set[str
 def test_no_circle_of_files():
     files = {dotted(path): path for path in modules()}
     imports = {
-        name: {other for other in of_files(imported(ast.parse(path.read_text())), files) if other != name}
+        name: {other for other in of_files(imported(parsed(path.read_text())), files) if other != name}
         for name, path in files.items()
     }
     assert circles(imports) == []
@@ -181,7 +185,7 @@ def names_a_model(node: ast.AST) -> bool:
 def model_branches(source: str) -> list[str]:
     """Comparisons of a model's or objective's name or class with a constant: what ``_target_`` is for."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
             texts = [s for s in sides if isinstance(s, ast.Constant) and isinstance(s.value, str) and s.value]

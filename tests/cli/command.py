@@ -19,8 +19,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = (
     "trainer=cpu", "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
-    "data.source.train_clips=64", "data.source.val_clips=8", "data.val_clips=8", "data.batch_size=4",
-    "data.num_workers=0", "sampler.steps=2", "callbacks.previews.count=2", "logger.system_metrics=false",
+    "data.source.train_clips=64", "data.source.val_clips=8", "data.val_clips=4", "data.batch_size=4",
+    "data.num_workers=0", "sampler.steps=2", "callbacks.previews.count=1", "logger.system_metrics=false",
 )  # fmt: skip
 
 

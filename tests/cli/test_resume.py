@@ -12,7 +12,10 @@ from .tracked import Curve, Tracked, equal, only, weights
 STEPS = ("trainer.val_check_interval=6", "lr_schedule.warmup_steps=2", "callbacks.checkpoint.every_n_steps=3")
 
 
-@pytest.mark.parametrize("settings", [(), ("trainer.accumulate_grad_batches=2", "data.num_workers=1")])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param((), marks=pytest.mark.slow), ("trainer.accumulate_grad_batches=2", "data.num_workers=1")],
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, tmp_path, settings):
     whole, killed = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "killed"))
     arguments = (*STEPS, *settings, "trainer.max_steps=20")

@@ -50,7 +50,16 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("golden")
 
 
-@pytest.mark.parametrize(("name", "optimizer"), itertools.product((*TRAINER_RUNS, "cached"), OPTIMIZERS))
+def trainer_case(name: str, optimizer: str) -> object:
+    """Every run with one optimizer in every run of the tests, in turn; with the others by ``pytest -m slow``."""
+    every = [*TRAINER_RUNS, "cached"].index(name) % len(OPTIMIZERS) == OPTIMIZERS.index(optimizer)
+    return pytest.param(name, optimizer, marks=() if every else pytest.mark.slow)
+
+
+RUNS = itertools.product((*TRAINER_RUNS, "cached"), OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("name", "optimizer"), itertools.starmap(trainer_case, RUNS))
 def test_losses_and_order_of_a_run(name, optimizer, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
