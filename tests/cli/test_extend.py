@@ -22,6 +22,7 @@ SMALL = [argument for argument in TINY if not argument.startswith(("model.", "da
 ADVERSARY = ("task.discriminator.width=4", "task.discriminator_start=0", "data.frames=8", "data.height=16",
              "data.width=16", "trainer.val_check_interval=2")  # fmt: skip
 GENERATING = ("sampler.", "callbacks.previews")
+FEW_SHAPES = ("data.source.train_clips=16", "data.source.val_clips=8")
 DENOISER = ("data.height=16", "data.width=16", "trainer.max_steps=1", "model.backbone.width=48",
             "model.backbone.heads=2", "model.backbone.depth=1")  # fmt: skip
 
@@ -49,6 +50,8 @@ def run(lab: Lab, command: str, *more: str):
     python, program, *arguments = shlex.split(command)
     assert python == "python"
     small = [word for word in SMALL if "task=autoencoder" not in arguments or not word.startswith(GENERATING)]
+    if not any(word.startswith("data=") for word in arguments):
+        small += FEW_SHAPES  # the thousands that are the default take six seconds to render
     path = {"PYTHONPATH": f"{lab.folder}:{REPOSITORY / 'src'}"}
     return lab.commands.run(program, *arguments, *small, *more, cwd=lab.folder, env=path)
 
@@ -86,7 +89,7 @@ def check_the_autoencoder(mine: Lab, run_, out: str, name: str) -> None:
     (command,) = re.findall(r"python train\.py (model=skiparse .*)", out)
     denoised = run(mine, "python train.py", "hydra.searchpath=[pkg://mylab.conf]", *shlex.split(command), *DENOISER)
     assert denoised.code == 0, denoised.err
-    shapes = ("data=moving_shapes", "frames=8", "height=16", "width=16", "num_videos=2")
+    shapes = ("data=moving_shapes", *FEW_SHAPES, "frames=8", "height=16", "width=16", "num_videos=2")
     words = (f"autoencoders=[{mine.runs[0]}]", *shapes, f"allow=[{name}]", "accelerator=cpu", "frames_at_once=2")
     env = {"PYTHONPATH": f"{mine.folder}:{REPOSITORY / 'src'}"}
     done = mine.commands.run("evaluate.py", *words, cwd=mine.folder, env=env)
