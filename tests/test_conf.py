@@ -144,7 +144,25 @@ def alone(tmp_path, monkeypatch):
     os.environ.update(before)
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+# groups of which test_compatibility.py trains and samples every choice; as whole runs they are slow tests
+CROSSED = ("objective", "conditioning", "guidance", "sampler")
+OF_THEIR_KIND = ("objective/pyramid_flow", "conditioning/masked_video", "guidance/cfg_interval", "sampler/heun")
+
+
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice.partition("/")[0] in CROSSED])
+def test_every_part_of_a_system_is_put_together(choice, tmp_path):
+    cfg = compose_train(tmp_path, *overrides(choice))
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert own_classes(cfg) == []
+    assert build_module(cfg)
+
+
+def whole_run(choice: str) -> object:
+    slow = choice.partition("/")[0] in CROSSED and choice not in OF_THEIR_KIND
+    return pytest.param(choice, marks=pytest.mark.slow if slow else ())
+
+
+@pytest.mark.parametrize("choice", map(whole_run, CHOICES))
 def test_every_choice(choice, tmp_path, monkeypatch):
     name = choice.partition("/")[2]
     cfg = compose_train(tmp_path, *overrides(choice))

@@ -45,7 +45,7 @@ MAKERS = {
     "OmegaConf.resolve": set(),
 }
 # The text of a configuration that is no file's: this run's own, and what a process sends the workers it starts.
-OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"), ("lab/runs/run_start.py", "__call__"),
+OWN_TEXT = {(TRUSTED, "stored_settings"), (TRUSTED, "trusted_config"),
             ("lab/curate.py", "build_bench"), ("lab/runs/config_record.py", "resolved_yaml"),
             ("lab/published_sizes.py", "_as_config")}  # fmt: skip
 FLAGS = {"weights_only": True, "trust_remote_code": False, "allow_pickle": False, "use_safetensors": True}

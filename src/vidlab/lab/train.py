@@ -104,8 +104,9 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         )  # fmt: skip
         heartbeat = Heartbeat(job.folder, logger.set_tags)
         inherited = inherit_weights(cfg, job, module)
-        start = RunStart(RunRecorder(cfg, job, logger, data, tags, size, inherited, heartbeat, shared))
-        callbacks = [ConfigRecord(resolved_yaml(cfg), job.folder), EndOnSigterm()]
+        text = resolved_yaml(cfg)
+        start = RunStart(RunRecorder(cfg, text, job, logger, data, tags, size, inherited, heartbeat, shared))
+        callbacks = [ConfigRecord(text, job.folder), EndOnSigterm()]
         callbacks += [MetricRecord(logger)] if isinstance(logger, MLflowLogger) else []
         counting = count_cost(cfg, trainer, module, data)
         trainer.callbacks[:] = [start, *counting, *trainer.callbacks, *callbacks]  # type: ignore[attr-defined]

@@ -21,6 +21,15 @@ def resolved_yaml(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(cfg, resolve=True) if clean == tree else OmegaConf.to_yaml(OmegaConf.create(clean))
 
 
+def replaced(tree: Any, old: str, new: str) -> Any:
+    """A tree of dicts and lists with one text in place of another in all of its texts."""
+    if isinstance(tree, dict):
+        return {key: replaced(value, old, new) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [replaced(value, old, new) for value in tree]
+    return tree.replace(old, new) if isinstance(tree, str) else tree
+
+
 def store_config(client: Any, run_id: str, text: str) -> None:
     """Keep a configuration among the files of an MLflow run, as ``MLflowLogger.log_config`` says."""
     names = [Path(file.path).name for file in client.list_artifacts(run_id, "config")]

@@ -15,12 +15,13 @@ from vidlab.data.module import ClipDataModule
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.flops import flops_per_step
 from vidlab.lab.runs import provenance
-from vidlab.lab.runs.config_record import resolved_yaml
+from vidlab.lab.runs.config_record import replaced
 from vidlab.lab.runs.job import Job
 from vidlab.lab.runs.resolve import newest_record, write_run_record
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.mlflow_page import dataset_of, described
+from vidlab.redaction import redact_tree
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
 
@@ -65,6 +66,7 @@ class RunRecorder:
 
     Args:
         cfg: the configuration.
+        text: the same as YAML, from ``resolved_yaml``.
         job: what was asked for.
         logger: of the run.
         data: of the run.
@@ -76,6 +78,7 @@ class RunRecorder:
     """
 
     cfg: DictConfig
+    text: str
     job: Job
     logger: Any
     data: LightningDataModule
@@ -87,7 +90,7 @@ class RunRecorder:
 
     def __call__(self) -> None:
         """Open the MLflow run and write the resolved configuration, revision, versions and hardware."""
-        folder, logger, text = self.job.folder, self.logger, resolved_yaml(self.cfg)
+        folder, logger, text = self.job.folder, self.logger, self.text
         logger.start()
         self.heartbeat.start()
         for place in (folder, folder / "previews"):
@@ -99,7 +102,9 @@ class RunRecorder:
         written = found.write(folder)
         write_run_record(folder, logger.run_id, self.cfg.name, newest_record(RUNS / self.cfg.name))
         # paths below the run folder would differ between any two runs and hide what was changed
-        logger.log_hyperparams(OmegaConf.to_container(OmegaConf.create(text.replace(str(folder), "<run folder>"))))
+        logger.log_hyperparams(
+            replaced(redact_tree(OmegaConf.to_container(self.cfg, resolve=True)), str(folder), "<run folder>")
+        )
         logger.log_config(text)
         logger.log_artifact(written)
         logger.set_tags(found.tags() | dict(self.tags) | dict(self.shared()) | described(self.job, found))
