@@ -1,3 +1,5 @@
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -102,17 +104,23 @@ def test_it_is_causal():
 LENGTHS = range(1, 66, 4)
 
 
+@cache
+def unchunked(compat):
+    """A model, a clip, and the latents and pixels of it at every length."""
+    torch.manual_seed(0)
+    model, x = tiny(compat=compat, connect_blocks=2 if compat else 1, scale=1.0), clip(65)
+    with torch.no_grad():
+        latents = {frames: model.encode(x[:, :, :frames]) for frames in (LENGTHS if not compat else (5, 13, 45, 65))}
+        return model, x, {frames: (latent, model.decode(latent)) for frames, latent in latents.items()}
+
+
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 8])
-def test_chunks_change_nothing_for_any_length(chunk, compat):
-    model = tiny(compat=compat, connect_blocks=2 if compat else 1, scale=1.0)
-    x = clip(65)
+def test_chunks_change_nothing_for_any_length(chunk, compat, monkeypatch):
+    model, x, expected = unchunked(compat)
+    monkeypatch.setattr(model, "chunk", chunk)
     with torch.no_grad():
-        for frames in LENGTHS if not compat else (5, 13, 45, 65):
-            model.chunk = None
-            latents = model.encode(x[:, :, :frames])
-            pixels = model.decode(latents)
-            model.chunk = chunk
+        for frames, (latents, pixels) in expected.items():
             in_chunks = model.decode(latents)
             assert in_chunks.shape == pixels.shape
             assert (model.encode(x[:, :, :frames]) - latents).abs().max() <= 1e-5

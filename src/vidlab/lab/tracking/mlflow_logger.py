@@ -141,7 +141,8 @@ class MLflowLogger(Logger):
     def _open(self) -> Any:
         if self._client is not None:
             return self._client
-        self.check()
+        if self._experiment_id is None:  # otherwise asked before the data was looked at
+            self.check()
         client, resumed = open_client(self._address), self._run_id is not None
         with held(), store_errors(self._address):  # a run that is begun is also ended
             self._run_id = self._begin(client)
