@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import multiprocessing
 
-# A fork has imported everything already; a GPU's threads do not outlive one.
-METHOD = "spawn" if torch.cuda.is_available() else "fork"
+# Forked from a server that has imported the heavy packages and has one thread: a fork of the tests themselves could
+# inherit a lock that one of their threads holds.
+METHOD = "forkserver"
+multiprocessing.set_forkserver_preload(["torch", "lightning"])
 
 
 def run_ranks(function: Callable[..., None], arguments: tuple[Any, ...], ranks: int = 2) -> None:

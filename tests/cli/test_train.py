@@ -14,18 +14,18 @@ SHORT = ("trainer.max_steps=4", "trainer.val_check_interval=2", "lr_schedule.war
 
 
 def test_same_seed_same_numbers_whatever_the_workers(commands, empty_store, tmp_path):
-    labs = [new_lab(commands, tmp_path / name, empty_store) for name in ("one", "workers", "other")]
-    changes = ([], ["data.num_workers=2"], ["seed=1"])
+    labs = [new_lab(commands, tmp_path / name, empty_store) for name in ("one", "again", "workers", "other")]
+    changes = ([], [], ["data.num_workers=2"], ["seed=1"])
     for lab, change in zip(labs, changes, strict=True):
         done = lab.train(*SHORT, *change)
         assert done.code == 0, done.err
         assert "Traceback" not in done.err and "Warning" not in done.err, done.err
-    one, workers, other = (only(lab).losses() for lab in labs)
+    one, again, workers, other = (only(lab).losses() for lab in labs)
     assert {step for name, step in one if name == "train/loss"} == {0, 1, 2, 3}
-    assert one == workers
+    assert one == again == workers
     assert all(one["train/loss", step] != other["train/loss", step] for step in range(4))
     last = [weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in labs]
-    assert equal(last[0], last[1]) and not equal(last[0], last[2])
+    assert equal(last[0], last[1]) and equal(last[0], last[2]) and not equal(last[0], last[3])
 
 
 def test_what_a_run_leaves_behind(lab):

@@ -21,6 +21,7 @@ class Claim:
         remark: what the number depends on.
         contradicts: what the paper, or another one, says otherwise.
         slow: computing it takes more than about a second.
+        derived: it is not printed but follows from what is, such as an equation evaluated or a listing counted.
     """
 
     where: str
@@ -32,6 +33,7 @@ class Claim:
     remark: str = ""
     contradicts: str = ""
     slow: bool = False
+    derived: bool = False
 
     @property
     def value(self) -> float:

@@ -122,7 +122,7 @@ COMPUTE = (
     *(
         Claim("Table 6", f"TFLOPs, L = {depth}: 2.31 L + 1.422 (8 - L) + 16 x 0.69", flops, partial(hybrid, depth),
               "TFLOPs",
-              remark="a formula fitted to the table")
+              derived=True, remark="a formula fitted to the table")
         for depth, flops in ((0, "22.416"), (2, "24.192"), (4, "25.968"), (8, "29.52"))
     ),
     *(
@@ -174,6 +174,7 @@ MODEL = (
           remark="equal intervals"),
     *(
         Claim("Pyramid Flow, jumps", f"{name} of the jump to stage {stage}", value, partial(_jump, stage, name),
+              derived=True,
               remark="the formula evaluated: e = 1 - sigma at the end of the stage before; 1 / (2 - e) and sqrt(3) (1 "
               "- e) / (2 - e)")
         for stage, name, value in ((1, "alpha", "0.599880"), (1, "beta", "0.693028"), (2, "alpha", "0.749625"),

@@ -189,7 +189,7 @@ SIZES = (
           partial(chosen, "objective/v_prediction", "weighting.gamma")),
     Claim("section 2.2.3", "SNR at the last timestep", "0", _snr_at_end, within=0.0),
     Claim("section 2.2.3", "min-SNR weight of v-prediction at the last timestep", "0", _weight_at_end, within=0.0,
-          remark="not printed; follows from SNR 0",
+          derived=True, remark="not printed; follows from SNR 0",
           contradicts="zero terminal SNR is there to train the step where sampling starts, and this weight leaves it "
           "out"),
     Claim("section 2.2.2", "frames of the grid of 93 x 512 x 512", "24",

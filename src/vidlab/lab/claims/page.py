@@ -15,7 +15,8 @@ HEADER = "| where | claim | published | ours | difference | | remark |\n|---|---
 SAME, DIFFERENT = "same", "**differs**"
 OPENING = """# Reproduced numbers
 
-What the four papers print and can be computed without their data, next to what vidlab computes. A number is the *same*
+What the four papers print, or what follows from it, and can be computed without their data, next to what vidlab
+computes. A number is the *same*
 where ours, rounded as the paper rounds, is the printed one. `python -m vidlab.lab.claims` writes this page in about a
 minute, and `--check` compares all but the slow rows with it.
 """
@@ -59,8 +60,11 @@ def text(old: Mapping[str, str] | None = None) -> str:
     parts = list(rows(old))
     lines = [line for _, found in parts for line in found]
     same, against = (sum(word in line for line in lines) for word in (f"| {SAME} |", "**contradiction**"))
+    derived = sum(claim.derived for paper, _ in parts for claim in paper.claims)
     counts = (
-        f"{len(lines)} numbers: {same} are the same, {len(lines) - same} differ; {against} rows name a contradiction."
+        f"{len(lines)} numbers: {same} are the same, {len(lines) - same} differ; {against} rows name a contradiction. "
+        f"{derived} of them are not printed: an equation evaluated, a listing counted, a formula fitted. Their remarks "
+        "say so."
     )
     tables = [f"## {paper.title}\n\n{paper.source}\n\n{HEADER}\n" + "\n".join(found) + "\n" for paper, found in parts]
     return "\n".join([OPENING, counts + "\n", *tables])

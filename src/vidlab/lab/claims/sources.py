@@ -4,22 +4,17 @@ from functools import cache
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vidlab.clip import LatentShape, Stride
 from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape
+from vidlab.lab.cli.composed import compose
 from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.compose import make_backbone
 
-
-@cache
-def composed(*words: str) -> DictConfig:
-    """The configuration of a training with these words on its command line."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return compose("train", list(words))
+composed = cache(compose)  # many claims read one configuration
 
 
 def setting(key: str, *words: str) -> float:

@@ -3,7 +3,8 @@
     python -m vidlab.lab.claims.verdicts TABLE [SWEEP ...] [--write]
 
 TABLE is a folder with ``published.csv``, a SWEEP the folder of ``python train.py -m experiment=...``, one or several.
-Every row is compared with the baseline row over common seeds. ``--write`` puts the result into the table's README.
+Every row is compared with the baseline row over common seeds, each on its own. ``--write`` puts the
+result into the table's README.
 """
 
 import argparse
@@ -18,11 +19,14 @@ from typing import Literal
 import yaml  # type: ignore[import-untyped]
 
 from vidlab.errors import DataError, UserError
+from vidlab.metrics.run_scores import SCORES, read_scores
 from vidlab.metrics.statistics.over_seeds import mean_over_seeds
-from vidlab.metrics.statistics.significance import SeedTest, seed_test
+from vidlab.metrics.statistics.significance import SeedTest
+from vidlab.metrics.statistics.verdicts import PairVerdict, SeedScores, compare_pair
 
 Word = Literal[
-    "baseline", "not measured", "no claim", "one seed", "not resolvable at this size", "same sign", "opposite"
+    "baseline", "not measured", "no claim", "one seed", "not finite", "not resolvable at this size", "same sign",
+    "opposite",
 ]  # fmt: skip
 Scores = Mapping[str, Mapping[int, float]]
 PUBLISHED, SUMMARY = "published.csv", "summary.json"
@@ -66,14 +70,18 @@ class Verdict:
     Args:
         published: the row.
         scores: ours by seed.
-        test: against the baseline; None without two seeds.
-        word: the verdict.
+        pair: against the baseline; None where one of both was not measured.
     """
 
     published: PublishedRow
     scores: Mapping[int, float]
-    test: SeedTest | None
+    pair: PairVerdict | None
     word: Word
+
+    @property
+    def test(self) -> SeedTest | None:
+        """Against the baseline; None without two seeds."""
+        return self.pair.test if self.pair else None
 
 
 def read_published(table: Path) -> tuple[PublishedRow, ...]:
@@ -108,15 +116,23 @@ def _row(cells: Mapping[str, str]) -> PublishedRow:
 
 
 def scores_of(sweeps: Iterable[Path], metric: str) -> Scores:
-    """The last value of a metric by row and seed; of a row and seed that were trained twice, the later folder's."""
+    """The last value of a metric by row and seed; of a row and seed that were trained twice, the later folder's.
+
+    Raises:
+        UserError: the sweeps are of several tables, whose rows may share names.
+    """
     found: dict[str, dict[int, float]] = {}
+    tables: set[str] = set()
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):
             words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text()))
-            row = next((value for key, value in words.items() if key.startswith("row/")), None)
+            rows = {key.removeprefix("row/"): value for key, value in words.items() if key.startswith("row/")}
+            tables |= rows.keys()
             value = _value(job.parents[1], metric)
-            if row is not None and value is not None:
-                found.setdefault(row, {})[int(words.get("seed", 0))] = value
+            if rows and value is not None:
+                found.setdefault(next(iter(rows.values())), {})[int(words.get("seed", 0))] = value
+    if len(tables) > 1:
+        raise UserError(f"These sweeps are of several tables ({', '.join(sorted(tables))}); give those of one.")
     return found
 
 
@@ -128,45 +144,40 @@ def _value(run: Path, metric: str) -> float | None:
         return None
     if metric in last:
         return float(last[metric])
-    path = run / "evaluation" / "scores.csv"
-    if not path.is_file():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["metric"] == metric]
-    latest = max((int(row["step"]) for row in rows), default=None)
-    values = [float(row["score"]) for row in rows if int(row["step"]) == latest]
+    path = run / "evaluation" / SCORES
+    rows = [row for row in read_scores(path) if row.metric == metric] if path.is_file() else []
+    latest = max((row.step for row in rows), default=None)
+    values = [row.score for row in rows if row.step == latest]
     return sum(values) / len(values) if values else None
 
 
 def verdicts(rows: Sequence[PublishedRow], scores: Scores) -> tuple[Verdict, ...]:
     """Every row against the baseline."""
     base = next(row for row in rows if row.baseline)
-    return tuple(_verdict(row, base, scores) for row in rows)
+    measured = SeedScores(base.ours, SIGNS[base.ours_better] > 0, scores)
+    others = [row.row for row in rows if row is not base and {row.row, base.row} <= scores.keys()]
+    pairs = {row: compare_pair(measured, row, base.row) for row in others}
+    return tuple(
+        Verdict(row, scores.get(row.row, {}), pairs.get(row.row), _word(row, base, scores, pairs.get(row.row)))
+        for row in rows
+    )
 
 
-def _verdict(row: PublishedRow, base: PublishedRow, scores: Scores) -> Verdict:
-    ours, theirs = scores.get(row.row, {}), scores.get(base.row, {})
-    test = None if row.baseline or not (ours and theirs) else seed_test(ours, theirs)
-    return Verdict(row, ours, test, _word(row, base, ours, theirs, test))
-
-
-def _word(
-    row: PublishedRow, base: PublishedRow, ours: Mapping[int, float], theirs: Mapping[int, float], test: SeedTest | None
-) -> Word:
-    if not ours:
-        return "not measured"
-    if row.baseline:
+def _word(row: PublishedRow, base: PublishedRow, scores: Scores, pair: PairVerdict | None) -> Word:
+    if row.baseline and scores.get(row.row):
         return "baseline"
-    if not theirs:
+    if pair is None:
         return "not measured"
     sign = claimed(row, base)
     if sign == 0:
         return "no claim"
-    if test is None:
+    if pair.refused:
+        return "not finite"
+    if pair.test is None:
         return "one seed"
-    if test.interval.low <= 0 <= test.interval.high:
+    if pair.test.interval.low <= 0 <= pair.test.interval.high:
         return "not resolvable at this size"
-    return "same sign" if (test.difference > 0) == (sign * SIGNS[row.ours_better] > 0) else "opposite"
+    return "same sign" if (pair.test.difference > 0) == (sign * SIGNS[row.ours_better] > 0) else "opposite"
 
 
 def claimed(row: PublishedRow, base: PublishedRow) -> int:
@@ -183,7 +194,7 @@ def lines(found: Sequence[Verdict]) -> Iterator[str]:
     for one in found:
         row = one.published
         theirs = f"{row.published:g}" if row.published is not None else row.expected or "-"
-        yield f"| {row.row} | {theirs} | {_ours(one.scores)} | {_over(one.test)} | {one.word} |"
+        yield f"| {row.row} | {theirs} | {_ours(one.scores)} | {_over(one.test)} | {one.word}{_unseen(one)} |"
 
 
 def _ours(scores: Mapping[int, float]) -> str:
@@ -197,6 +208,13 @@ def _over(test: SeedTest | None) -> str:
     if test is None:
         return ""
     return f"{test.difference:+.4g} ({test.interval.low:+.4g} to {test.interval.high:+.4g})"
+
+
+def _unseen(one: Verdict) -> str:
+    """What could not have been seen, where nothing was."""
+    if one.word != "not resolvable at this size" or one.pair is None or not one.pair.unseen:
+        return ""
+    return f"; an effect below {one.pair.unseen:.2g} would not have been seen"
 
 
 def write_results(readme: Path, table: str) -> None:

@@ -1,6 +1,5 @@
 """What a run folder says of its run, and a sweep's folder of its jobs."""
 
-import csv
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from vidlab.errors import UserError
 from vidlab.lab.compare.reading.runs import PREVIEWS, ComparedRun, Curve, State, Work
 from vidlab.lab.runs.configurations import read_settings
 from vidlab.lab.runs.resolve import read_run_record
 from vidlab.lab.sweeps import record as sweeps
 from vidlab.lab.sweeps.record import RECORD
+from vidlab.metrics import run_scores
 
 SUMMARY, SCORES = "summary.json", Path("evaluation/scores.csv")
 
@@ -149,24 +148,19 @@ def read_scores(path: Path) -> tuple[dict[str, dict[str, float]], dict[str, str]
     Raises:
         UserError: the file is damaged.
     """
-    scores: dict[str, dict[str, float]] = {}
-    captions: dict[str, str] = {}
-    newest: dict[str, int] = {}
-    try:
-        with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                name, step = f"eval/{row['series']}/{row['metric']}", int(row["step"])
-                if step < newest.get(name, step):
-                    continue
-                if step > newest.get(name, -1):
-                    scores[name], newest[name] = {}, step
-                scores[name][row["key"]] = float(row["score"])
-                captions[row["key"]] = row["caption"]
-    except FileNotFoundError:
+    if not path.is_file():
         return {}, {}
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); delete it to go on without.") from error
-    return scores, captions
+    rows = run_scores.read_scores(path)
+    newest = {_logged(row): row.step for row in sorted(rows, key=lambda row: row.step)}
+    scores: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.step == newest[_logged(row)]:
+            scores.setdefault(_logged(row), {})[row.key] = row.score
+    return scores, {row.key: row.caption for row in rows}
+
+
+def _logged(row: run_scores.ClipScore) -> str:
+    return f"eval/{row.series}/{row.metric}"
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
