@@ -114,6 +114,13 @@ def run_sweep(bench: Bench, words: list[str]) -> None:
     assert jobs > 1 and bench.count("runs/*/*/*/summary.json") == before + jobs
 
 
+def run_compare(bench: Bench, words: list[str]) -> None:
+    """Of the newest sweep, that of the example before."""
+    done = subprocess.run([sys.executable, *words[1:]], cwd=bench.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "configuration" in done.stdout and bench.count("runs/*/*/comparison/comparison.html") > 0
+
+
 def run_budget(bench: Bench, words: list[str]) -> None:
     """A few steps' worth in place of the value."""
     small = {"flops": "4e8", "samples": "8", "wall_time": "1"}
@@ -272,7 +279,7 @@ def run_panda(bench: Bench, words: list[str]) -> None:
     bench.train([word.replace("/data/panda", str(panda)) for word in words], small, shapes=())
 
 
-def run_plan(bench: Bench, words: list[str]) -> None:
+def run_data_plan(bench: Bench, words: list[str]) -> None:
     command = [sys.executable, *words[1:], "data.source.train_clips=64", "data.source.val_clips=8"]
     done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -414,6 +421,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py (data=clips|text_encoder=minilm)", compose_only),
     (r"python train\.py experiment=wfvae_nano", compose_autoencoder),
     (r"python train\.py plan=true .*", run_training_plan),
+    (r"python -m vidlab compare last", run_compare),
     (r"python train\.py .*budget=.*", run_budget),
     (r"python train\.py -m .*", run_sweep),
     (r"python train\.py .*conditioning=.*", run_conditioned),
@@ -422,7 +430,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python train\.py trainer=ddp .*", run_ddp),
     (r"python train\.py data=folder .*", run_folder),
     (r"python train\.py .*data=panda10m .*", run_panda),
-    (r"python -m vidlab plan .*", run_plan),
+    (r"python -m vidlab plan .*", run_data_plan),
     (r"python train\.py( experiment=\S+| .*data\.cache=\S+)?", run_plain),
 )
 

@@ -55,6 +55,16 @@ def test_what_a_run_leaves_behind(lab):
     assert {name for name, _ in run.curve if "rate" in name or "lr" in name} == {"train/learning_rate"}
 
 
+def test_jobs_of_a_sweep_train_with_seeds_of_their_own(lab):
+    done = lab.train("-m", "model=full3d", "objective=flow_matching", "seed=0,1", "trainer.max_steps=2")
+    assert done.code == 0, done.err
+    parent, *children = tracked(lab)
+    assert [run.status for run in (parent, *children)] == ["FINISHED"] * 3
+    assert len(lab.runs) == 0 and len(list(lab.folder.glob("runs/vidlab/*/*/run.json"))) == 2
+    first, second = (run.curve["train/loss", 0] for run in children)
+    assert first != second
+
+
 def test_a_sweep_is_one_run_above_those_of_its_jobs_and_a_failed_job_is_recorded(lab):
     done = lab.train("-m", "trainer.max_steps=2", "data.frames=400,8", "data.source.frames=8")
     assert done.code == 2 and "Traceback" not in done.err

@@ -3,7 +3,7 @@
 import html
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import overload
 
@@ -41,7 +41,7 @@ class GeneratedVideo:
 
     prompt: str
     number: int
-    frames: UInt8[np.ndarray, "T H W 3"]
+    frames: UInt8[np.ndarray, "T H W 3"] = field(repr=False)
     fps: float = 8.0
 
     def save(self, path: str | Path) -> Path:
