@@ -88,6 +88,13 @@ def test_which_way_is_better_is_what_the_metrics_say(config, pytestconfig):
     assert measure_of("val/x0_mse").higher_is_better is False
 
 
+@pytest.mark.parametrize(
+    ("name", "higher"), [("psnr", True), ("ssim", True), ("lpips", False), ("l1", False), ("latent_std", None)]
+)
+def test_which_way_is_better_of_what_a_training_measures(name, higher):
+    assert measure_of(f"val/{name}").higher_is_better is higher
+
+
 def test_the_table_has_every_number(made):
     with (made / "comparison.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -11,8 +11,8 @@ from vidlab.lab.compare.reading.runs import ComparedRun
 MAIN = ("shapes_judge", "fvd", "val/x0_mse")
 LOSS = "val/loss"
 HIGHER = ("shapes_judge", "psnr", "ssim", "clipsim", "is_i3d_k400", "temporal_flickering", "motion_smoothness",
-          "consistency", "background_consistency", "subject_consistency", "reward")  # fmt: skip
-NEITHER = ("motion_magnitude", "dynamic_degree")
+          "consistency")  # fmt: skip
+NEITHER = ("motion_magnitude", "dynamic_degree", "latent_std")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def measure_of(key: str) -> Measure:
     series, label = "", key
     if key.startswith("eval/"):
         _, series, label = (*key.split("/", 2), "")[:3]
-    name = label.split("/")[0]
+    name = label.removeprefix("val/").split("/")[0]
     higher = None if name.startswith(NEITHER) else name.startswith(HIGHER)
     return Measure(key, label, higher, series)
 
