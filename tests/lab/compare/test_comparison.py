@@ -26,7 +26,9 @@ def selection(sweep) -> Selection:
 
 @pytest.fixture(scope="module")
 def made(sweep, tmp_path_factory):
-    return build_comparison(sweep.folder, tmp_path_factory.mktemp("made"))
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "notes.txt").write_text("of a person, who wrote the comparison to a folder in use")
+    return build_comparison(sweep.folder, folder)
 
 
 def test_rows_are_configurations_with_means_intervals_and_tests(selection):

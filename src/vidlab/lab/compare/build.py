@@ -16,7 +16,7 @@ from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.tracking.store import absolute_uri, open_client, short
 
 PAGE, TEXT, TABLE, SHEET = "comparison.html", "comparison.md", "comparison.csv", "contact_sheet.png"
-PLOTS, ARTIFACTS = "plots", "comparison"
+PLOTS, ARTIFACTS = "plots", Path("comparison")
 
 
 def build_comparison(
@@ -49,37 +49,47 @@ def build_comparison(
     selection = select_runs(words, uri, name, runs_root)
     comparison = compare(selection, metrics)
     folder = out or (selection.folder / "comparison" if selection.folder else _new_folder())
-    write_files(folder, comparison)
-    log_to_parent(folder, selection)
+    log_to_parent(folder, selection, write_files(folder, comparison))
     return folder
 
 
-def write_files(folder: Path, comparison: Comparison) -> None:
-    """Write everything into a folder, which is made if it is not there."""
+def write_files(folder: Path, comparison: Comparison) -> list[Path]:
+    """Write everything into a folder, which is made if it is not there; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     gallery, plots = make_gallery(comparison.rows), all_plots(comparison)
     sheet = write_sheet(folder / SHEET, comparison.rows, gallery)
-    write_markdown(folder / TEXT, comparison)
-    write_table(folder / TABLE, comparison)
-    _write_plots(folder / PLOTS, plots)
-    write_page(folder / PAGE, comparison, plots, gallery, sheet)
+    return [
+        *([sheet] if sheet else []),
+        write_markdown(folder / TEXT, comparison),
+        write_table(folder / TABLE, comparison),
+        *_write_plots(folder / PLOTS, plots),
+        write_page(folder / PAGE, comparison, plots, gallery, sheet),
+    ]
 
 
-def _write_plots(folder: Path, plots: Sequence[Plot]) -> None:
+def _write_plots(folder: Path, plots: Sequence[Plot]) -> list[Path]:
     folder.mkdir(exist_ok=True)
+    written = []
     for plot in plots:
         label = "-".join(part.replace("/", "-") for part in (plot.section, plot.title, plot.axis) if part)
-        write_text(folder / f"{''.join(c if c.isalnum() or c in '-_.' else '_' for c in label)}.svg", plot.svg)
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in label)
+        written.append(write_text(folder / f"{name}.svg", plot.svg))
+    return written
 
 
 def _new_folder() -> Path:
     return Path("comparisons") / time.strftime("%Y-%m-%d_%H-%M-%S")
 
 
-def log_to_parent(folder: Path, selection: Selection) -> bool:
-    """Store table, page, sheet and plots as files of the sweep's MLflow run, under ``comparison``.
+def log_to_parent(folder: Path, selection: Selection, written: Sequence[Path] = ()) -> bool:
+    """Store what was written as files of the sweep's MLflow run, under ``comparison``.
 
     A store that fails costs a warning.
+
+    Args:
+        folder: of the comparison, in which there may be other files too.
+        selection: the runs.
+        written: the files of the comparison.
 
     Returns:
         Whether they are there now; there is nothing to do for runs without a parent.
@@ -88,7 +98,10 @@ def log_to_parent(folder: Path, selection: Selection) -> bool:
         return False
     try:
         client = open_client(absolute_uri(selection.uri))
-        client.log_artifacts(selection.parent_run_id, str(folder), ARTIFACTS)
+        client.get_run(selection.parent_run_id)
+        for path in written:
+            below = (ARTIFACTS / path.relative_to(folder).parent).as_posix()
+            client.log_artifact(selection.parent_run_id, str(path), below)
     except Exception as error:
         warnings.warn(f"MLflow did not store the comparison ({short(error)}); it is in {folder}", stacklevel=2)
         return False
