@@ -21,14 +21,15 @@ SHOWN = 5
 
 
 def report(folder: Path, sweep: SweepRecord, parent: "ParentRun | None", interrupted: bool) -> None:
-    """Write the table as ``table.md`` and ``table.json``, keep it with the sweep's MLflow run, and print it."""
+    """Write the table as ``table.md`` and ``table.json``, keep it with the sweep's MLflow run, and print it.
+
+    The comparison comes last: it takes a while, and whatever ends it, the sweep's run has ended before.
+    """
     rows = rows_of(folder, sweep)
     page = markdown_page(sweep, rows)
     write_text(folder / "table.md", page)
     write_json(folder / "table.json", as_data(rows))
     print(terminal(in_text(folder, sweep, rows)), flush=True)
-    if not interrupted:
-        compare_jobs(folder, sweep)
     if parent is not None:
         parent.show(sweep)
         parent.keep(sweep, page, as_data(rows))
@@ -36,6 +37,10 @@ def report(folder: Path, sweep: SweepRecord, parent: "ParentRun | None", interru
         parent.close(outcome(sweep, interrupted))
     if outcome(sweep, interrupted) != "finished":
         print(f"\nSweep {sweep.id}: {counted(sweep)}. Go on with: {go_on(folder, sweep)}", file=sys.stderr, flush=True)
+    if not interrupted:
+        compare_jobs(folder, sweep)
+    if any(job.state == "finished" for job in sweep.jobs):
+        print(f"Next:\n  {command('-m vidlab.lab.compare', reference_of(folder, sweep))}", flush=True)
 
 
 def compare_jobs(folder: Path, sweep: SweepRecord) -> None:
@@ -74,14 +79,12 @@ def reference_of(folder: Path, sweep: SweepRecord) -> str:
 
 
 def in_text(folder: Path, sweep: SweepRecord, rows: Sequence[Row]) -> str:
-    """The table, the failures, where things are and what to type next."""
+    """The table, the failures and where things are."""
     lines = ["", f"{len(rows)} jobs:", *(f"  {line}" for line in table(rows).text().splitlines()), ""]
     failed = [job for job in sweep.jobs if job.state == "failed"]
     lines += [f"  job {job.number} failed: {job.message}" for job in failed[:SHOWN]]
     lines += [f"  and {len(failed) - SHOWN} more failed; {folder}/sweep.json says why"] if len(failed) > SHOWN else []
     lines += [f"  table        {folder}/table.md and .json", f"  all jobs     {folder}/sweep.json"]
-    if any(job.state == "finished" for job in sweep.jobs):
-        lines += ["Next:", f"  {command('-m vidlab.lab.compare', reference_of(folder, sweep))}"]
     return "\n".join(lines)
 
 
