@@ -1,7 +1,11 @@
+import logging
+
 import pytest
 from omegaconf import OmegaConf
 
+from vidlab.errors import UserError
 from vidlab.lab.evaluation.run import runs_of, set_size
+from vidlab.lab.sweeps.record import JobRecord, SweepRecord, write_sweep
 
 
 @pytest.mark.parametrize(("stride", "made", "wanted"), [(1, 8, 16), (3, 22, 46)])
@@ -30,3 +34,18 @@ def test_a_sweeps_folder_names_its_runs(tmp_path):
     assert runs_of(str(tmp_path)) == [str(tmp_path / "2"), str(tmp_path / "10")]
     for one in (str(tmp_path / "2"), "last", str(tmp_path / "failed" / "checkpoints")):
         assert runs_of(one) == [one]
+
+
+def test_jobs_that_did_not_finish_are_named_and_take_no_part(tmp_path, caplog):
+    states = ("finished", "interrupted", "finished", "failed")
+    jobs = tuple(JobRecord(n, (f"seed={n}",), state, folder=f"seed={n}") for n, state in enumerate(states))
+    for job in jobs:
+        (tmp_path / job.folder / "checkpoints").mkdir(parents=True)
+        (tmp_path / job.folder / "checkpoints" / "last.ckpt").touch()
+    write_sweep(tmp_path, SweepRecord("one", "vidlab", None, "train", (), 1, jobs))
+    with caplog.at_level(logging.WARNING):
+        assert runs_of(str(tmp_path)) == [str(tmp_path / "seed=0"), str(tmp_path / "seed=2")]
+    assert "left out are job 1 (interrupted), job 3 (failed)" in caplog.text
+    write_sweep(tmp_path, SweepRecord("one", "vidlab", None, "train", (), 1, jobs[3:]))
+    with pytest.raises(UserError, match=r"no job of this sweep has finished: job 3 \(failed\)"):
+        runs_of(str(tmp_path))

@@ -25,10 +25,13 @@ from vidlab.lab.loading import LoadSettings, module_of
 from vidlab.lab.runs.configurations import RunSettings, read_settings
 from vidlab.lab.runs.resolve import Run, read_run_record, resolve_run
 from vidlab.lab.runs.run_folder import RUNS
+from vidlab.lab.sweeps.record import RECORD, read_sweep
 from vidlab.lab.trusted_config import Allowed, trained_config
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.series import Series
 from vidlab.precision import resolve_precision
+
+log = logging.getLogger(__name__)
 
 # Generated videos, by everything they depend on: evaluating again with other metrics finds them here.
 VIDEOS = Path("evaluations/videos")
@@ -98,12 +101,32 @@ def _runs(cfg: DictConfig) -> list[str]:
 
 
 def runs_of(reference: str) -> list[str]:
-    """The run that is named, or the runs with a checkpoint in a sweep's folder, in the order of its jobs."""
+    """The run that is named, or the finished runs of a sweep's folder, in the order of its jobs.
+
+    In a folder without a sweep's record these are the runs with a checkpoint.
+
+    Raises:
+        UserError: the record is damaged, or no job has finished.
+    """
     folder = Path(reference).expanduser()
     if (folder / "checkpoints").is_dir() or not folder.is_dir():
         return [reference]
+    if (folder / RECORD).is_file():
+        return _finished(folder)
     jobs = [path.parents[1] for path in folder.glob("*/checkpoints/last.ckpt")]
     return [str(job) for job in sorted(jobs, key=lambda job: (len(job.name), job.name))] or [reference]
+
+
+def _finished(folder: Path) -> list[str]:
+    """The folders of a sweep's finished jobs; the other jobs are named, and take no part."""
+    sweep = read_sweep(folder)
+    others = ", ".join(f"job {job.number} ({job.state})" for job in sweep.jobs if job.state != "finished")
+    found = [str(folder / (job.folder or "")) for job in sweep.jobs if job.state == "finished"]
+    if not found:
+        raise UserError(f"runs={folder}: no job of this sweep has finished: {others or 'it has none'}.")
+    if others:
+        log.warning("runs=%s: left out are %s", folder, others)
+    return found
 
 
 def _folders(cfg: DictConfig) -> list[str]:
