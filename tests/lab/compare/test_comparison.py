@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import yaml
 
-from lab.compare.conftest import HOSTILE, JUDGE
+from lab.compare.conftest import HOSTILE, JUDGE, KEYS
 from vidlab.errors import UserError
 from vidlab.lab.compare.build import build_comparison, log_to_parent
 from vidlab.lab.compare.comparison import compare
 from vidlab.lab.compare.measures import main_measures, measure_of
-from vidlab.lab.compare.page.plots import pareto_front
+from vidlab.lab.compare.media import Gallery
+from vidlab.lab.compare.page.html import write_page
+from vidlab.lab.compare.page.plots import all_plots, pareto_front
+from vidlab.lab.compare.reading.runs import Curve
 from vidlab.lab.compare.reading.selection import Selection, select_runs
 from vidlab.lab.compare.scaling import fit_power_law
-from vidlab.lab.compare.words import headline, warnings
+from vidlab.lab.compare.words import headline, ranking, warnings
 from vidlab.lab.tracking.store import open_client
 
 
@@ -145,3 +148,20 @@ def test_the_front_holds_what_no_cheaper_one_beats():
     points = [(3, 0.5), (1, 0.2), (2, 0.1), (4, 0.4), (5, 0.9)]
     assert pareto_front(points, higher_is_better=True) == [(1, 0.2), (3, 0.5), (5, 0.9)]
     assert pareto_front(points, higher_is_better=False) == [(1, 0.2), (2, 0.1)]
+    for higher in (True, False):
+        lost = [(0.5, math.nan), (0.6, math.inf), *points]
+        assert pareto_front(lost, higher) == pareto_front(points, higher)
+
+
+@pytest.mark.parametrize("key", ["val/x0_mse", JUDGE])
+def test_a_run_that_diverged_comes_last_and_is_said(selection, key, tmp_path):
+    lost = selection.runs[0]
+    curves = {**lost.curves, key: Curve(np.array([10]), np.array([math.nan]))}
+    diverged = replace(lost, curves=curves, clip_scores={JUDGE: dict.fromkeys(KEYS, math.nan)})
+    found = compare(replace(selection, runs=(diverged, *selection.runs[1:])), [key])
+    assert [row.name for row in ranking(found, found.main[0])] == ["model=full3d", "model=2p1d"]
+    label = found.main[0].label
+    assert any(line.startswith(f"{label} is not finite in a run of model=2p1d") for line in warnings(found))
+    assert headline(found) == f"{label} is finite in 1 of 2 configurations."
+    page = write_page(tmp_path / "page.html", found, all_plots(found), Gallery(), None).read_text()
+    assert not re.search(r'="nan"|\bnan,', page), "nothing is drawn there"

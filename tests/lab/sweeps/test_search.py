@@ -65,6 +65,14 @@ def test_a_search_that_goes_on_comes_to_the_jobs_of_an_undisturbed_one(tmp_path)
     assert best(whole, SETTINGS).startswith(expected)
 
 
+def test_a_job_that_diverged_stops_no_search_and_is_not_the_best(tmp_path):
+    sweep = searched(tmp_path / "one", 5, lambda words: float("nan") if rate(words) > 1e-3 else rate(words))
+    rates = [rate(list(job.overrides[1:])) for job in read_sweep(sweep.folder).jobs]
+    told = [value for number, value in enumerate(rates) if number != 2 and value <= 1e-3]
+    assert 0 < len(told) < 4, "the losses of some are no number"
+    assert best(sweep, SETTINGS).startswith(f"The best of {len(told)}: job {rates.index(min(told))}, ")
+
+
 def test_a_search_of_nothing_is_refused():
     with pytest.raises(UserError, match=r"hydra\.sweeper\.trials=0: it must be at least 1"):
         SearchSettings(0, 1, "val/loss", False, 0).check()

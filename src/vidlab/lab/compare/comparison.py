@@ -1,5 +1,6 @@
 """Runs as configurations, with means over seeds, intervals, tests and costs."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,10 @@ class ConfigurationRow:
     def values(self, key: str) -> dict[int, float]:
         """The last value of a metric by seed, of those that have it."""
         return {seed: run.curves[key].last for seed, run in self.runs.items() if key in run.curves}
+
+    def is_finite(self, key: str) -> bool:
+        """Whether a metric was measured and has a finite mean."""
+        return key in self.means and math.isfinite(self.means[key].value)
 
 
 @dataclass(frozen=True)

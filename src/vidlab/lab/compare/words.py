@@ -43,15 +43,18 @@ def headline(comparison: Comparison) -> str:
     if not comparison.main:
         return "No metric was measured that could decide between the configurations."
     measure = comparison.main[0]
-    ranked = ranking(comparison, measure)
+    having = ranking(comparison, measure)
+    if len(having) < 2:
+        return f"{measure.label} was measured in {len(having)} of {len(comparison.rows)} configurations."
+    ranked = [row for row in having if row.is_finite(measure.key)]
     if len(ranked) < 2:
-        return f"{measure.label} was measured in {len(ranked)} of {len(comparison.rows)} configurations."
+        return f"{measure.label} is finite in {len(ranked)} of {len(comparison.rows)} configurations."
     if max(len(row.values(measure.key)) for row in ranked) == 1:
         return (
             f"{ranked[0].name} comes first in {measure.label} in a ranking from one seed, which says nothing about "
             "another: repeat it with seed=0,1,2."
         )
-    shown = [one for row in ranked if (one := comparison.verdicts.get((measure.key, row.name)))]
+    shown = [one for row in having if (one := comparison.verdicts.get((measure.key, row.name)))]
     told = {
         outcome: [one.first for one in shown if one.outcome == outcome] for outcome in ("better", "worse", "differs")
     }
@@ -79,11 +82,16 @@ def _runs(row: ConfigurationRow) -> str:
 
 
 def ranking(comparison: Comparison, measure: Measure) -> list[ConfigurationRow]:
-    """The configurations that have a metric, best first; in their order where neither direction is better."""
+    """The configurations that have a metric, best first; in their order where neither direction is better.
+
+    Those with a run that diverged, whose mean is not finite, come last.
+    """
     having = [row for row in comparison.rows if measure.key in row.means]
-    if measure.higher_is_better is None:
-        return having
-    return sorted(having, key=lambda row: row.means[measure.key].value, reverse=measure.higher_is_better)
+    finite = [row for row in having if row.is_finite(measure.key)]
+    lost = [row for row in having if not row.is_finite(measure.key)]
+    if measure.higher_is_better is not None:
+        finite.sort(key=lambda row: row.means[measure.key].value, reverse=measure.higher_is_better)
+    return [*finite, *lost]
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -103,7 +111,7 @@ def sentences(comparison: Comparison) -> list[str]:
 def warnings(comparison: Comparison) -> list[str]:
     """Failed and missing runs, single seeds, unequal seeds, data and noise, by name."""
     rows = comparison.rows
-    found = _left_out(comparison)
+    found = [*_left_out(comparison), *_diverged(comparison)]
     alone = [row.name for row in rows if len(row.runs) == 1]
     if alone and len(rows) > 1:
         found.append(f"One seed only, so no interval and no test: {few(alone)}.")
@@ -128,6 +136,16 @@ def _left_out(comparison: Comparison) -> list[str]:
         found.append(f"{run.name}{f', {own}' if own else ''}: {run.state}{why}; it counts nowhere below.")
     rest = [run.name for run in runs[MOST_LEFT_OUT:]]
     return [*found, f"{len(rest)} more did not finish: {', '.join(rest)}."] if rest else found
+
+
+def _diverged(comparison: Comparison) -> list[str]:
+    """Where the mean of a metric that decides is not finite."""
+    found = []
+    for measure in comparison.main:
+        lost = [row.name for row in comparison.rows if measure.key in row.means and not row.is_finite(measure.key)]
+        if lost:
+            found.append(f"{measure.label} is not finite in a run of {few(lost)}: it is ranked last.")
+    return found
 
 
 def sameness(comparison: Comparison) -> list[str]:

@@ -1,6 +1,7 @@
 """A job within its sweep: what it writes about itself there, and what its MLflow run says of the sweep."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -110,11 +111,12 @@ def _rank() -> int:
 
 
 def last_value(run_folder: Path, metric: str = "val/loss") -> float | None:
-    """The last value of a metric of a finished run; None where it has none."""
+    """The last value of a metric of a finished run; None where it has none, or none that is finite."""
     try:
-        return float(json.loads((run_folder / "summary.json").read_text())["last"][metric])
+        value = float(json.loads((run_folder / "summary.json").read_text())["last"][metric])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    return value if math.isfinite(value) else None
 
 
 def check_ckpt_path(reference: str, found: Path, own: Path) -> None:

@@ -77,8 +77,9 @@ def sweep_search(sweeper: Any, arguments: Sequence[str], typed: Sequence[str], s
         raise UserError("hydra/sweeper=optuna: nothing varies. Give a range: optimizer.lr=interval(1e-4,1e-2)")
     returns = []
     with sweeping(sweeper.config, [], words_of(typed)) as sweep:
-        for job in sweep.to_run():
-            returns.append(launch(sweeper, sweep, [job]))
+        waiting = sweep.to_run()
+        for start in range(0, len(waiting), settings.at_once):
+            returns.append(launch(sweeper, sweep, waiting[start : start + settings.at_once]))
         while (missing := settings.trials - len(read_sweep(sweep.folder).jobs)) > 0:
             asked = ask(sweep, space, settings, min(missing, settings.at_once))
             first = settings.trials - missing

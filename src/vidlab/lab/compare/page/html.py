@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -121,6 +122,7 @@ def _reach(rows: Sequence[ConfigurationRow], measure: Measure) -> tuple[float, f
     """What the drawn intervals span: values of single runs, and intervals over clips."""
     values = [value for row in rows for value in row.values(measure.key).values()]
     values += [end for row in rows if (one := row.over_clips.get(measure.key)) for end in (one.low, one.high)]
+    values = [value for value in values if math.isfinite(value)] or [0.0]
     low, high = min(values), max(values)
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
@@ -128,7 +130,7 @@ def _reach(rows: Sequence[ConfigurationRow], measure: Measure) -> tuple[float, f
 def _whisker(row: ConfigurationRow, measure: Measure, reach: tuple[float, float], place: int) -> str:
     """The mean as a point, its interval over seeds as a line cut at the edges, and each run as a tick."""
     mean = row.means.get(measure.key)
-    if mean is None:
+    if mean is None or not math.isfinite(mean.value):
         return ""
     low, high = reach
 

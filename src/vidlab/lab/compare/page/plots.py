@@ -4,6 +4,7 @@ Names of configurations are not drawn: the page has one legend for all plots, wh
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def _cost(row: ConfigurationRow, axis: str) -> float | None:
 
 
 def _has_costs(rows: Sequence[ConfigurationRow], measure: Measure, axis: str) -> bool:
-    return len([row for row in rows if _cost(row, axis) and measure.key in row.means]) > 1
+    return len([row for row in rows if _cost(row, axis) and row.is_finite(measure.key)]) > 1
 
 
 def pareto(rows: Sequence[ConfigurationRow], measure: Measure, axis: str) -> Plot:
@@ -125,7 +126,7 @@ def pareto(rows: Sequence[ConfigurationRow], measure: Measure, axis: str) -> Plo
     with _figure(AXES.get(axis, axis), f"{measure.label} ({measure.direction})") as (axes, figure):
         for place, row in enumerate(rows):
             cost, mean = _cost(row, axis), row.means.get(measure.key)
-            if cost and mean:
+            if cost and mean and math.isfinite(mean.value):
                 color, _ = style_of(place)
                 if mean.interval:
                     axes.plot([cost] * 2, [mean.interval.low, mean.interval.high], color=color, lw=1.2, alpha=0.6)
@@ -139,9 +140,10 @@ def pareto(rows: Sequence[ConfigurationRow], measure: Measure, axis: str) -> Plo
 
 
 def pareto_front(points: Sequence[tuple[float, float]], higher_is_better: bool) -> list[tuple[float, float]]:
-    """The points that no cheaper point beats, by growing cost."""
+    """The points that no cheaper point beats, by growing cost; what is not finite beats none."""
     front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1] if higher_is_better else point[1])):
+    known = [point for point in points if math.isfinite(point[1])]
+    for cost, value in sorted(known, key=lambda point: (point[0], -point[1] if higher_is_better else point[1])):
         if not front or (value > front[-1][1] if higher_is_better else value < front[-1][1]):
             front.append((cost, value))
     return front
@@ -157,11 +159,16 @@ def profiles(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
         if min(map(len, scores.values())) < 3:
             return None
     values = np.concatenate([np.array(one) for one in scores.values() if one])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    worst = -math.inf if rising else math.inf  # stands for what is no number: it is better than no threshold
     thresholds = np.linspace(values.min(), values.max(), 60)
     with _figure(measure.label, f"share of {unit} {'above' if rising else 'below'}") as (axes, figure):
         for place, one in scores.items():
             if one:
-                found, (color, dash) = performance_profile(one, thresholds.tolist()), style_of(place)
+                known, (color, dash) = [worst if math.isnan(value) else value for value in one], style_of(place)
+                found = performance_profile(known, thresholds.tolist())
                 low, above, high = ([one if rising else 1 - one for one in part]
                                     for part in (found.low, found.above, found.high))  # fmt: skip
                 axes.fill_between(found.thresholds, low, high, color=color, alpha=0.12, lw=0)
