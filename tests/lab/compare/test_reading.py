@@ -9,6 +9,7 @@ from vidlab.lab.compare.reading.folders import read_folder, read_scores
 from vidlab.lab.compare.reading.runs import ComparedRun, Curve, Work
 from vidlab.lab.compare.reading.selection import select_runs
 from vidlab.lab.compare.reading.store import MOST_POINTS, children, read_runs, thinned
+from vidlab.metrics.run_scores import video_name
 
 
 def test_all_runs_of_a_sweep_with_their_curves(sweep):
@@ -60,6 +61,17 @@ def test_a_folder_without_a_store(tmp_path):
     assert list(run.videos) == list(KEYS)
     (tmp_path / "run" / "summary.json").unlink()
     assert read_folder(tmp_path / "run").state == "failed"
+
+
+def test_videos_go_by_their_clips_whatever_their_files_are_called(tmp_path):
+    make_folder(tmp_path / "run", None, None, ["seed=2"], 0.4)
+    key = "clips/a cat, one"  # no name of a file
+    evaluation = tmp_path / "run" / "evaluation"
+    (evaluation / "videos" / f"{KEYS[1]}.mp4").rename(evaluation / "videos" / video_name(key))
+    table = evaluation / "scores.csv"
+    table.write_text(table.read_text().replace(KEYS[1], f'"{key}"'))
+    run = read_folder(tmp_path / "run")
+    assert set(run.videos) == {KEYS[0], key} == set(run.captions)
 
 
 def test_scores_of_clips_are_those_of_the_last_step(sweep):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from vidlab.lab.sweeps import record as sweeps
 from vidlab.lab.sweeps.record import RECORD
 from vidlab.metrics import run_scores
 
-SUMMARY, SCORES = "summary.json", Path("evaluation/scores.csv")
+SUMMARY, EVALUATION = "summary.json", Path("evaluation")
+SCORES, VIDEOS = EVALUATION / run_scores.SCORES, EVALUATION / run_scores.VIDEOS
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def read_folder(folder: Path) -> ComparedRun:
         "" if known else "it has left no summary: it failed, was stopped, or still runs",
         overrides=overrides, defaults=defaults, folder=folder, run_id=mlflow_run_of(folder),
         curves=_ends(summary, known or {}), work=_work(summary), clip_scores=scores, captions=captions,
-        videos=find_videos(folder),
+        videos=find_videos(folder, captions),
         data_order=_text_or_none(summary.get("data_order")), noise=_text_or_none(summary.get("noise")),
     )  # fmt: skip
 
@@ -163,11 +164,17 @@ def _logged(row: run_scores.ClipScore) -> str:
     return f"eval/{row.series}/{row.metric}"
 
 
-def find_videos(folder: Path) -> dict[str, Path]:
-    """Videos of the last evaluation by the clip's key; without one, the grid of the newest previews."""
-    found = {path.stem: path for path in sorted((folder / "evaluation" / "videos").rglob("*.mp4"))}
-    if found:
-        return found
+def find_videos(folder: Path, keys: Iterable[str] = ()) -> dict[str, Path]:
+    """Videos of the last evaluation by the clip's key; without one, the grid of the newest previews.
+
+    Args:
+        folder: of the run, or its artifacts.
+        keys: of the clips that were scored; a video of another clip goes by its file's name.
+    """
+    named = {run_scores.video_name(key): key for key in keys}
+    made = sorted((folder / VIDEOS).rglob("*.mp4"))
+    if made:
+        return {named.get(path.name, path.stem): path for path in made}
     previews = sorted((folder / "previews").glob("*.mp4"))
     return {PREVIEWS: previews[-1]} if previews else {}
 

@@ -225,7 +225,7 @@ def _with_stored(run: ComparedRun, stored: StoredRun) -> ComparedRun:
         curves=curves,
         work=_work(run, stored),
         parameters=_number(tags.get("vidlab.parameters")),
-        videos=run.videos or find_videos(Path(stored.artifacts)),
+        videos=run.videos or find_videos(Path(stored.artifacts), run.captions),
         data_order=tags.get("vidlab.data_order", run.data_order),
         noise=tags.get("vidlab.noise", run.noise),
     )
