@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from vidlab.lab.compare.reading.folders import read_folder, read_scores
 from vidlab.lab.compare.reading.runs import ComparedRun, Curve, Work
 from vidlab.lab.compare.reading.selection import select_runs
 from vidlab.lab.compare.reading.store import MOST_POINTS, children, read_runs, thinned
+from vidlab.lab.sweeps.record import JobRecord, SweepRecord, read_sweep, write_sweep
+from vidlab.lab.sweeps.resume import find_sweep
 from vidlab.metrics.run_scores import video_name
 
 
@@ -27,6 +30,22 @@ def test_all_runs_of_a_sweep_with_their_curves(sweep):
 def test_a_sweep_by_name(sweep, word):
     found = select_runs([word], runs_root=sweep.folder.parents[1])
     assert found.folder == sweep.folder.resolve() and len(found.runs) == 7
+
+
+def test_the_last_sweep_is_that_which_was_begun_last_wherever_it_is(tmp_path):
+    for place, begun in (("vidlab/b", 1), ("elsewhere/a", 2)):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        jobs = (JobRecord(0, ("seed=0",), "failed", "0"),)
+        write_sweep(folder, SweepRecord(folder.name, "vidlab", None, "train", (), begun, jobs))
+    assert select_runs(["last"], runs_root=tmp_path).folder == find_sweep(str(tmp_path / "elsewhere/a")).resolve()
+    (tmp_path / "elsewhere/a").rename(tmp_path / "elsewhere/b")
+    record = read_sweep(tmp_path / "elsewhere/b")
+    write_sweep(tmp_path / "elsewhere/b", replace(record, id="b"))
+    with pytest.raises(UserError, match="b: several sweeps have this id, choose a folder"):
+        select_runs(["b"], runs_root=tmp_path)
+    make_folder(tmp_path / "vidlab" / "c" / "0", None, None, ["seed=0"], 0.4)
+    assert len(select_runs(["c"], runs_root=tmp_path).runs) == 1, "without a record"
 
 
 def test_a_sweep_by_its_mlflow_run(sweep):

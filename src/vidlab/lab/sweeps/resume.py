@@ -82,23 +82,33 @@ def find_sweep(reference: str, name: str | None = None) -> Path:
     path = Path(reference).expanduser()
     if reference != "last" and (path / RECORD).is_file():
         return path
-    known = _known()
-    if reference == "last":
-        found = [folder for folder, sweep in known if name in (None, sweep.experiment)]
-    else:
-        found = [folder for folder, sweep in known if reference in (sweep.id, sweep.parent_run_id)]
+    found = sweeps_called(reference, name)
     if not found:
         of = f" of experiment {name!r}" if name is not None and reference == "last" else ""
-        raise UserError(f"{KEY}={reference}: there is no such sweep{of} in {RUNS.resolve()}. {_what_exists(known)}")
+        raise UserError(f"{KEY}={reference}: there is no such sweep{of} in {RUNS.resolve()}. {_what_exists()}")
     if len(found) > 1 and reference != "last":
         raise UserError(f"{KEY}={reference}: {len(found)} sweeps have this id, choose a folder: {_listed(found)}.")
     return found[0]
 
 
-def _known() -> list[tuple[Path, SweepRecord]]:
-    """The sweeps below ``runs/``, newest first; damaged ones are left out."""
+def sweeps_called(reference: str, name: str | None = None, runs: Path = RUNS) -> list[Path]:
+    """The folders of recorded sweeps that a word may mean, that which was begun last first.
+
+    Args:
+        reference: ``last``, the id of a sweep, or the id of its MLflow run.
+        name: the experiment whose sweeps ``last`` means; any by default.
+        runs: below which they are looked for.
+    """
+    known = _known(runs)
+    if reference == "last":
+        return [folder for folder, sweep in known if name in (None, sweep.experiment)]
+    return [folder for folder, sweep in known if reference in (sweep.id, sweep.parent_run_id)]
+
+
+def _known(runs: Path) -> list[tuple[Path, SweepRecord]]:
+    """The sweeps below a folder, newest first; damaged ones are left out."""
     found = []
-    for path in RUNS.glob(f"*/*/{RECORD}"):
+    for path in runs.glob(f"*/*/{RECORD}"):
         try:
             found.append((path.parent, read_sweep(path.parent)))
         except UserError:  # said when it is named itself
@@ -106,8 +116,9 @@ def _known() -> list[tuple[Path, SweepRecord]]:
     return sorted(found, key=lambda one: (one[1].begun, str(one[0])), reverse=True)
 
 
-def _what_exists(known: Sequence[tuple[Path, SweepRecord]]) -> str:
-    return f"Sweeps: {_listed([folder for folder, _ in known])}." if known else "No sweep was begun here."
+def _what_exists() -> str:
+    known = sweeps_called("last")
+    return f"Sweeps: {_listed(known)}." if known else "No sweep was begun here."
 
 
 def _listed(folders: Sequence[Path]) -> str:

@@ -25,6 +25,7 @@ from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.sweeps import record as sweeps
 from vidlab.lab.sweeps.parent import command_of
 from vidlab.lab.sweeps.record import RECORD
+from vidlab.lab.sweeps.resume import sweeps_called
 
 DEFAULT_STORE = "sqlite:///mlflow.db"
 RUN_ID = re.compile(r"[0-9a-f]{32}")
@@ -108,16 +109,23 @@ def _add(found: _Found, word: str, name: str, runs_root: Path) -> None:
 
 
 def _sweep_folder(word: str, name: str, runs_root: Path) -> Path | None:
-    if word == "last":
-        sweeps = list(sweeps_below(runs_root, name))
-        if not sweeps:
-            raise UserError(f"last: there is no sweep in {runs_root / name} yet. {_exist(runs_root)}")
-        return sweeps[-1]
+    """The folder that a word means: of a sweep on record, as for ``resume_sweep``, otherwise of jobs without one."""
     path = Path(word).expanduser()
-    if path.is_dir():
+    if word != "last" and path.is_dir():
         return path
-    known = sorted(runs_root.glob(f"*/{word}")) if re.fullmatch(r"[\w.-]+", word) else []
-    return known[0] if known else None
+    if RUN_ID.fullmatch(word) or not re.fullmatch(r"[\w.-]+", word):
+        return None
+    recorded = sweeps_called(word, name, runs_root)
+    if len(recorded) > 1 and word != "last":
+        raise UserError(f"{word}: several sweeps have this id, choose a folder: {', '.join(map(str, recorded))}.")
+    if recorded:
+        return recorded[0]
+    if word != "last":
+        return next(iter(sorted(runs_root.glob(f"*/{word}"))), None)
+    unrecorded = list(sweeps_below(runs_root, name))
+    if not unrecorded:
+        raise UserError(f"last: there is no sweep in {runs_root / name} yet. {_exist(runs_root)}")
+    return unrecorded[-1]
 
 
 def _exist(runs_root: Path) -> str:
