@@ -14,7 +14,7 @@ from vidlab.lab.runs.configurations import group_by_settings
 from vidlab.metrics.intervals import Interval
 from vidlab.metrics.statistics.over_seeds import Estimate, mean_over_seeds
 from vidlab.metrics.statistics.seeds_and_clips import seeds_and_clips
-from vidlab.metrics.statistics.verdicts import PairVerdict, SeedScores, compare_pair, corrected
+from vidlab.metrics.statistics.verdicts import PairVerdict, SeedScores, compare_configurations
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,8 @@ def _logged_interval(key: str, runs: Mapping[int, ComparedRun]) -> Interval | No
 
 def _verdicts(rows: Sequence[ConfigurationRow], main: Sequence[Measure]) -> dict[tuple[str, str], PairVerdict]:
     """Every configuration against the first in every main metric, corrected together (Holm 1979)."""
-    found = {}
-    for measure in main:
-        values = {row.name: row.values(measure.key) for row in rows if row.values(measure.key)}
-        scores = SeedScores(measure.label, measure.higher_is_better, values)
-        for row in rows[1:]:
-            if row.name in values and rows[0].name in values:
-                found[measure.key, row.name] = compare_pair(scores, row.name, rows[0].name)
-    return dict(zip(found, corrected(list(found.values())), strict=True))
+    scores = [
+        SeedScores(one.key, one.higher_is_better, {row.name: row.values(one.key) for row in rows if one.key in row.means})
+        for one in main
+    ]
+    return {(one.metric, one.first): one for one in compare_configurations(scores, baseline=rows[0].name)}
