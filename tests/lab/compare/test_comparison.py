@@ -11,6 +11,7 @@ from lab.compare.conftest import HOSTILE, JUDGE, KEYS
 from vidlab.errors import UserError
 from vidlab.lab.compare.build import build_comparison, log_to_parent
 from vidlab.lab.compare.comparison import compare
+from vidlab.lab.compare.data_frames import results
 from vidlab.lab.compare.measures import main_measures, measure_of
 from vidlab.lab.compare.media import Gallery
 from vidlab.lab.compare.page.html import write_page
@@ -74,6 +75,17 @@ def test_metrics_that_are_asked_for(selection):
     with pytest.raises(UserError, match=r"--metric val/los: no run was measured by it\. Did you mean 'val/loss'"):
         compare(selection, ["val/los"])
     assert [one.label for one in main_measures([measure_of("val/loss"), measure_of("val/other")])] == ["val/loss"]
+
+
+def test_of_two_series_of_a_metric_that_of_most_configurations_decides(selection):
+    """Runs 0, 1 and 2 are of one configuration, and were evaluated again with other settings."""
+    again = "eval/N64-Euler-32-abcd/shapes_judge"
+    runs = [replace(run, curves={again: run.curves[JUDGE], **run.curves}) for run in selection.runs[:3]]
+    found = compare(replace(selection, runs=(*runs, *selection.runs[3:])))
+    assert [one.key for one in found.main] == [JUDGE, "val/x0_mse"]
+    (other,) = [one for one in found.others if one.key == again]
+    assert other.label == "shapes_judge (N64-Euler-32-abcd)" and other.higher_is_better
+    assert results(found).index.is_unique
 
 
 @pytest.mark.parametrize("config", ["laptop", "full", "reconstruction"])

@@ -10,7 +10,7 @@ from vidlab.errors import UserError
 from vidlab.lab.compare.measures import Measure, main_measures, measures_of
 from vidlab.lab.compare.reading.runs import COSTS, ComparedRun
 from vidlab.lab.compare.reading.selection import Selection, sweep_command
-from vidlab.lab.runs.configurations import group_by_settings
+from vidlab.lab.runs.configurations import Configuration, group_by_settings
 from vidlab.metrics.intervals import Interval
 from vidlab.metrics.statistics.over_seeds import Estimate, mean_over_seeds
 from vidlab.metrics.statistics.seeds_and_clips import seeds_and_clips
@@ -87,9 +87,10 @@ def compare(selection: Selection, metrics: Sequence[str] = ()) -> Comparison:
     left_out = tuple(run for run in selection.runs if run not in finished)
     if not finished:
         raise UserError(f"{selection.title}: none of its {len(selection.runs)} runs has finished: {_states(left_out)}.")
-    measures = measures_of(finished)
+    groups = _groups(finished)
+    measures = measures_of(runs.values() for _, runs in groups)
     main = main_measures(measures, metrics)
-    rows = tuple(_rows(finished, measures))
+    rows = tuple(_row(_name(one, runs), one.settings, runs, measures) for one, runs in groups)
     others = tuple(one for one in measures if one not in main)
     return Comparison(selection, rows, main, others, _verdicts(rows, main), left_out, sweep_command(selection))
 
@@ -99,14 +100,18 @@ def _states(runs: Sequence[ComparedRun]) -> str:
     return "; ".join(found[:5]) + (f"; {len(found) - 5} more" if len(found) > 5 else "")
 
 
-def _rows(runs: Sequence[ComparedRun], measures: Sequence[Measure]) -> list[ConfigurationRow]:
+def _groups(runs: Sequence[ComparedRun]) -> list[tuple[Configuration, dict[int, ComparedRun]]]:
+    """The configurations with their runs by seed."""
     defaults = [run.defaults for run in runs] if all(run.defaults for run in runs) else ()
-    rows = []
-    for one in group_by_settings([run.overrides for run in runs], defaults=defaults):
-        mine = {seed: runs[place] for seed, place in zip(one.seeds, one.runs, strict=True)}
-        name = one.name if one.settings else next(iter(mine.values())).name if len(mine) == 1 else one.name
-        rows.append(_row(name, one.settings, mine, measures))
-    return rows
+    return [
+        (one, {seed: runs[place] for seed, place in zip(one.seeds, one.runs, strict=True)})
+        for one in group_by_settings([run.overrides for run in runs], defaults=defaults)
+    ]
+
+
+def _name(one: Configuration, runs: Mapping[int, ComparedRun]) -> str:
+    """Its settings; a run that stands alone and differs in none goes by its own name."""
+    return one.name if one.settings or len(runs) > 1 else next(iter(runs.values())).name
 
 
 def _row(
@@ -146,7 +151,9 @@ def _logged_interval(key: str, runs: Mapping[int, ComparedRun]) -> Interval | No
 def _verdicts(rows: Sequence[ConfigurationRow], main: Sequence[Measure]) -> dict[tuple[str, str], PairVerdict]:
     """Every configuration against the first in every main metric, corrected together (Holm 1979)."""
     scores = [
-        SeedScores(one.key, one.higher_is_better, {row.name: row.values(one.key) for row in rows if one.key in row.means})
+        SeedScores(
+            one.key, one.higher_is_better, {row.name: row.values(one.key) for row in rows if one.key in row.means}
+        )
         for one in main
     ]
     return {(one.metric, one.first): one for one in compare_configurations(scores, baseline=rows[0].name)}

@@ -1,7 +1,8 @@
 """The metrics of a comparison: which decide, which way is better, what they are called."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vidlab.errors import UserError
 from vidlab.lab.cli.error_messages import did_you_mean
@@ -47,10 +48,26 @@ def measure_of(key: str) -> Measure:
     return Measure(key, label, higher, series)
 
 
-def measures_of(runs: Iterable[ComparedRun]) -> tuple[Measure, ...]:
-    """What the runs were measured by, training losses and costs aside; those that decide come first."""
-    keys = dict.fromkeys(key for run in runs for key in run.curves if key.startswith(("val/", "eval/")))
-    found = [measure_of(key) for key in keys]
+def measures_of(configurations: Iterable[Iterable[ComparedRun]]) -> tuple[Measure, ...]:
+    """What configurations were measured by, training losses and costs aside; those that decide come first.
+
+    A label is unique. Of a metric that was measured in several series, such as during training and by ``evaluate.py``,
+    the series that most configurations share has the bare label; the labels of the others name theirs.
+
+    Args:
+        configurations: the runs of each.
+    """
+    having: Counter[str] = Counter()  # configurations by key, in the order in which keys first come
+    for runs in configurations:
+        keys = dict.fromkeys(key for run in runs for key in run.curves if key.startswith(("val/", "eval/")))
+        having.update(keys.keys())
+    most: dict[str, Measure] = {}
+    for one in sorted(map(measure_of, having), key=lambda one: -having[one.key]):
+        most.setdefault(one.label, one)
+    found = [
+        one if most[one.label] == one else replace(one, label=f"{one.label} ({one.series})")
+        for one in map(measure_of, having)
+    ]
     return tuple(sorted(found, key=lambda one: (_rank(one), one.label.count("/") - one.key.startswith("val/"))))
 
 
