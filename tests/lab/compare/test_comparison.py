@@ -18,6 +18,7 @@ from vidlab.lab.compare.page.html import write_page
 from vidlab.lab.compare.page.plots import all_plots, pareto_front
 from vidlab.lab.compare.reading.runs import Curve
 from vidlab.lab.compare.reading.selection import Selection, select_runs
+from vidlab.lab.compare.robust import robust_rows
 from vidlab.lab.compare.scaling import fit_power_law
 from vidlab.lab.compare.words import headline, ranking, warnings
 from vidlab.lab.tracking.store import open_client
@@ -119,6 +120,24 @@ def test_the_table_has_every_number(made):
     assert float(row["mean"]) == pytest.approx(0.635 / 3) and row["seeds"] == "0 1 2" and row["against"] == "model=2p1d"
     assert float(row["difference"]) == pytest.approx(-0.295 / 3) and float(row["flops"]) == 4e9
     assert row["verdict"] == "model=full3d better than model=2p1d" and row["decides"] == "yes"
+
+
+def test_interquartile_means_and_how_often_a_run_beats_one_of_the_first(selection, made):
+    found = robust_rows(compare(selection))
+    assert [(one.measure.label, one.row.name) for one in found] == [
+        ("shapes_judge", "model=2p1d"), ("shapes_judge", "model=full3d")]  # fmt: skip
+    # scores 0.9 - loss -+ 0.1 of losses 0.30, 0.32, 0.31: 0.48, 0.49, 0.50, 0.68, 0.69, 0.70; one is cut at each end
+    assert found[0].middle.value == pytest.approx((0.49 + 0.50 + 0.68 + 0.69) / 4)
+    # of four that are drawn, the upper of the first clip and the lower of the second: 0.48 to 0.50 and 0.68 to 0.70
+    interval = found[0].middle.interval
+    assert (interval.low, interval.high) == (pytest.approx(0.58), pytest.approx(0.60))
+    assert found[0].improvement is None and found[1].improvement.value == 1, "each run beats each"
+    with (made / "comparison.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "shapes_judge"]
+    assert [float(row["iqm"]) for row in rows] == [one.middle.value for one in found]
+    assert [row["improvement"] for row in rows] == ["", "1.0"]
+    assert "| shapes_judge | model=2p1d | 0.59 |" in (made / "comparison.md").read_text()
+    assert "<td>shapes_judge</td><td>model=2p1d</td><td>0.59</td>" in (made / "comparison.html").read_text()
 
 
 def test_the_page_is_one_file_that_plays_all_videos_and_runs_no_text(made):

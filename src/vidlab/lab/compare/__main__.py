@@ -36,13 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the comparison and print its verdict; returns the exit code."""
     found = _parser().parse_args(arguments)
     from vidlab.lab.compare.build import PAGE, TABLE, TEXT, build_comparison
+    from vidlab.lab.compare.documents import REST
 
     try:
         folder = build_comparison(found.runs, found.out, found.uri, found.metric, found.name)
     except UserError as error:
         print(terminal(str(error)), file=sys.stderr)
         return 2
-    text = (folder / TEXT).read_text().split("## Everything else")[0]
+    text = (folder / TEXT).read_text().split(f"## {REST}")[0]
     print(terminal(text))
     print(terminal(f"  page         {folder / PAGE}\n  as text      {folder / TEXT}\n  as a table   {folder / TABLE}"))
     return 0

@@ -1,6 +1,7 @@
 """A comparison as Markdown and as a table for other programs."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 from vidlab.files import open_table, write_text
@@ -8,6 +9,7 @@ from vidlab.lab.cli.safe_text import cells, markdown
 from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
 from vidlab.lab.compare.measures import Measure
 from vidlab.lab.compare.reading.runs import COSTS
+from vidlab.lab.compare.robust import ROBUST_EXPLAINED, ROBUST_HEAD, Robust, robust_cells, robust_rows
 from vidlab.lab.compare.scaling import families, law_of
 from vidlab.lab.compare.words import amount, duration, headline, sentences, warnings
 from vidlab.metrics.intervals import Interval
@@ -15,12 +17,14 @@ from vidlab.metrics.intervals import Interval
 COLUMNS = (
     *("configuration", "metric", "series", "better", "decides", "seeds", "n", "mean", "std", "seeds_low", "seeds_high"),
     *("clips_low", "clips_high", "against", "difference", "p", "p_holm", "smallest_effect", "verdict", "flops"),
-    *("tokens", "seconds", "parameters"),
+    *("tokens", "seconds", "parameters", "iqm", "iqm_low", "iqm_high", "improvement", "improvement_low"),
+    *("improvement_high",),
 )
 HEAD = (
     *("configuration", "seeds", "mean", "over seeds", "over clips", "p (Holm)", "smallest effect", "FLOPs", "tokens"),
     *("time", "parameters"),
 )
+REST = "Everything else that was measured"  # the heading before which a terminal's report ends
 EXPLAINED = (
     "Runs that differ in their seed alone are one configuration. *over seeds*: 95 % interval of the mean for "
     "other seeds (Student's t). *over clips*: for other held-out clips with these very runs. *p*: against the "
@@ -44,9 +48,11 @@ def write_markdown(path: Path, comparison: Comparison) -> Path:
     if comparison.main:
         parts.append(EXPLAINED)
     parts += _laws(comparison)
-    if comparison.others:
-        parts += ["## Everything else that was measured", "Not tested: every further test costs the others power."]
-        parts.append(_others(comparison))
+    rows = robust_rows(comparison)
+    if comparison.others or rows:
+        parts += [f"## {REST}", "Not tested: every further test costs the others power."]
+        parts += [_others(comparison)] if comparison.others else []
+        parts += [_robust(rows), ROBUST_EXPLAINED] if rows else []
     if comparison.command:
         parts.append(f"    {comparison.command}")
     return write_text(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -104,15 +110,23 @@ def _others(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _robust(rows: Sequence[Robust]) -> str:
+    lines = [f"| {' | '.join(ROBUST_HEAD)} |", "|---|---|" + "---:|" * 4]
+    lines += [f"| {' | '.join(map(markdown, robust_cells(one)))} |" for one in rows]
+    return "\n".join(lines)
+
+
 def write_table(path: Path, comparison: Comparison) -> Path:
     """A row for each configuration and metric, numbers in full precision."""
+    found = {(one.measure.key, one.row.name): one for one in robust_rows(comparison)}
     with open_table(path) as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for measure in (*comparison.main, *comparison.others):
             for row in comparison.rows:
                 if measure.key in row.means:
-                    record = _record(comparison, row, measure)
+                    robust = _robust_record(found.get((measure.key, row.name)))
+                    record = [*_record(comparison, row, measure), *robust]
                     writer.writerow(cells(["" if value is None else value for value in record]))
     return path
 
@@ -129,3 +143,11 @@ def _record(comparison: Comparison, row: ConfigurationRow, measure: Measure) -> 
         test and test.difference, test and test.p_value, verdict and verdict.adjusted, verdict and verdict.unseen,
         verdict and verdict.text, *(row.costs.get(kind) for kind in COSTS), row.parameters,
     ]  # fmt: skip
+
+
+def _robust_record(one: Robust | None) -> list[object]:
+    found: list[object] = []
+    for part in (one.middle, one.improvement) if one else (None, None):
+        ends = part.interval if part else None
+        found += [part and part.value, ends and ends.low, ends and ends.high]
+    return found

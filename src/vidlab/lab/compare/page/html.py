@@ -9,10 +9,11 @@ from pathlib import Path
 
 from vidlab.files import write_text
 from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
-from vidlab.lab.compare.documents import EXPLAINED, HEAD, numbers
+from vidlab.lab.compare.documents import EXPLAINED, HEAD, REST, numbers
 from vidlab.lab.compare.measures import Measure
 from vidlab.lab.compare.media import FPS, Gallery
 from vidlab.lab.compare.page.plots import AXES, Plot, style_of
+from vidlab.lab.compare.robust import ROBUST_EXPLAINED, ROBUST_HEAD, Robust, robust_cells, robust_rows
 from vidlab.lab.compare.words import headline, ranking, sentences, warnings
 
 HERE = Path(__file__).parent
@@ -239,7 +240,8 @@ def _section(plots: Sequence[Plot], name: str, comparison: Comparison) -> str:
 
 def _others(comparison: Comparison) -> str:
     """Everything that was measured and not tested."""
-    if not comparison.others:
+    rows = robust_rows(comparison)
+    if not comparison.others and not rows:
         return ""
     lines = []
     for measure in comparison.others:
@@ -247,9 +249,25 @@ def _others(comparison: Comparison) -> str:
             if measure.key in row.means:
                 cells = "".join(f"<td>{escape(cell)}</td>" for cell in numbers(comparison, row, measure)[:4])
                 lines.append(f"<tr><td>{escape(measure.label)}</td><td>{escape(row.name)}</td>{cells}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("metric", *HEAD[:5]))
+    others = _folded(
+        f"Not tested: every further test costs the others power. {len(comparison.others)} metrics",
+        ("metric", *HEAD[:5]), lines,
+    )  # fmt: skip
+    return f"<h2>{REST}</h2>{others}{_robust(rows)}"
+
+
+def _robust(rows: Sequence[Robust]) -> str:
+    lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in robust_cells(one))}</tr>" for one in rows]
+    note = f'<p class="note">{escape(ROBUST_EXPLAINED.replace("*", ""))}</p>'
+    return _folded("Interquartile means over seeds and clips", ROBUST_HEAD, lines, note)
+
+
+def _folded(summary: str, head: Sequence[str], lines: Sequence[str], note: str = "") -> str:
+    """A table that opens with a click; nothing where it has no rows."""
+    if not lines:
+        return ""
+    names = "".join(f"<th>{name}</th>" for name in head)
     return (
-        "<h2>Everything else that was measured</h2><details><summary>Not tested: every further test costs the others "
-        f'power. {len(comparison.others)} metrics</summary><div class="card scroll"><table><thead><tr>{head}</tr>'
-        f"</thead><tbody>{''.join(lines)}</tbody></table></div></details>"
+        f'<details><summary>{summary}</summary>{note}<div class="card scroll"><table><thead><tr>{names}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div></details>"
     )
