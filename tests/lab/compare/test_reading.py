@@ -93,6 +93,19 @@ def test_videos_go_by_their_clips_whatever_their_files_are_called(tmp_path):
     assert set(run.videos) == {KEYS[0], key} == set(run.captions)
 
 
+def test_a_run_whose_settings_are_damaged_is_said_and_ends_no_comparison(tmp_path):
+    for number in range(2):
+        make_folder(tmp_path / str(number), None, None, [f"seed={number}"], 0.4)
+    (tmp_path / "1" / ".hydra" / "config.yaml").write_text("{")
+    found = select_runs([str(tmp_path)])
+    assert [(run.name, run.state) for run in found.runs] == [("job 0", "finished"), ("job 1", "failed")]
+    assert any("/1/.hydra is damaged" in note for note in found.notes)
+    jobs = tuple(JobRecord(number, (f"seed={number}",), "finished", str(number)) for number in range(2))
+    write_sweep(tmp_path, SweepRecord("one", "vidlab", None, "train", (), 1, jobs))
+    found = select_runs([str(tmp_path)])
+    assert [run.state for run in found.runs] == ["finished"] * 2 and len(found.notes) == 1, "the sweep has them"
+
+
 def test_scores_of_clips_are_those_of_the_last_step(sweep):
     scores, captions = read_scores(sweep.folder / "0" / "evaluation" / "scores.csv")
     assert scores == {JUDGE: {"val_000": pytest.approx(0.5), "val_001": pytest.approx(0.7)}}

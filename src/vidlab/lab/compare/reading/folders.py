@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vidlab.errors import UserError
 from vidlab.lab.compare.reading.runs import PREVIEWS, ComparedRun, Curve, State, Work
 from vidlab.lab.runs.configurations import read_settings
 from vidlab.lab.runs.resolve import read_run_record
@@ -95,12 +96,13 @@ def store_of(folder: Path) -> str | None:
 
 
 def read_folder(folder: Path) -> ComparedRun:
-    """What a run folder alone says; a run without a summary has not finished.
-
-    Raises:
-        UserError: its settings are damaged.
-    """
-    summary, settings = _json(folder / SUMMARY), read_settings(folder)
+    """What a run folder alone says; without a summary it has not finished, and damaged settings are noted as none."""
+    summary = _json(folder / SUMMARY)
+    notes: tuple[str, ...] = ()
+    try:
+        settings = read_settings(folder)
+    except UserError as error:
+        settings, notes = None, (str(error),)
     known = summary.get("last") if isinstance(summary.get("last"), dict) else None
     scores, captions = read_scores(folder / SCORES)
     overrides, defaults = (settings.overrides, settings.defaults) if settings else ((), {})
@@ -110,7 +112,7 @@ def read_folder(folder: Path) -> ComparedRun:
         overrides=overrides, defaults=defaults, folder=folder, run_id=mlflow_run_of(folder),
         curves=_ends(summary, known or {}), work=_work(summary), clip_scores=scores, captions=captions,
         videos=find_videos(folder, captions),
-        data_order=_text_or_none(summary.get("data_order")), noise=_text_or_none(summary.get("noise")),
+        data_order=_text_or_none(summary.get("data_order")), noise=_text_or_none(summary.get("noise")), notes=notes,
     )  # fmt: skip
 
 

@@ -66,6 +66,7 @@ class ComparedRun:
         captions: by the clip's key.
         videos: by the clip's key, of the last evaluation; or its newest previews.
         data_order, noise: which clips and which noise it saw, as short hashes.
+        notes: what of its folder could not be read, for a person.
     """
 
     name: str
@@ -83,6 +84,7 @@ class ComparedRun:
     videos: Mapping[str, Path] = field(default_factory=dict)
     data_order: str | None = None
     noise: str | None = None
+    notes: tuple[str, ...] = ()
 
     def cost_at(self, kind: str, steps: np.ndarray) -> np.ndarray | None:
         """What the run had cost at some steps: as logged, otherwise the same for every step; None if unknown.

@@ -187,6 +187,7 @@ def _read(found: _Found) -> tuple[tuple[ComparedRun, ...], tuple[str, ...]]:
         if mark not in seen:
             seen.add(mark)
             runs.append(run)
+    notes += [note for run in runs for note in run.notes]
     missing = sum(bool(run_id) and run_id not in stored for run_id in ids)
     if missing:
         notes.append(f"{missing} runs are not in the store; of them only first and last values are known.")
@@ -214,8 +215,12 @@ def _one(job: Job, stored: StoredRun | None) -> ComparedRun:
     if stored is not None:
         run = _with_stored(run, stored)
     if job.state is not None:
-        return with_job(run, job)
-    return replace(run, name=f"job {job.number}") if job.number.isdigit() else run
+        run = with_job(run, job)
+    elif job.number.isdigit():
+        run = replace(run, name=f"job {job.number}")
+    if run.notes and not run.overrides:  # it would count as a run of other settings
+        return replace(run, state="failed", message="its settings are not known")
+    return run
 
 
 def _with_stored(run: ComparedRun, stored: StoredRun) -> ComparedRun:
