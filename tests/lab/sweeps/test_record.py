@@ -6,7 +6,8 @@ import pytest
 
 from vidlab.errors import UserError
 from vidlab.lab.sweeps.membership import membership, recorded_job
-from vidlab.lab.sweeps.record import SILENT_SECONDS, JobRecord, SweepRecord, read_sweep, write_job, write_sweep
+from vidlab.lab.sweeps.record import JobRecord, SweepRecord, read_sweep, write_job, write_sweep
+from vidlab.lab.tracking.heartbeat import SILENT_SECONDS
 from vidlab.lab.tracking.process_identity import this_process
 
 SWEEP = SweepRecord("one", "vidlab", None, "train", ("x=1,2",), 1, tuple(
@@ -99,6 +100,13 @@ def test_nothing_is_written_over_the_record_of_a_process_that_still_runs_the_job
     with recorded_job(tmp_path / "1"):
         pass
     assert read_sweep(tmp_path).jobs[1] == alive
+
+
+def test_a_job_of_an_earlier_record_that_names_no_folder_has_that_of_its_number(tmp_path):
+    write_sweep(tmp_path, SWEEP)
+    text = (tmp_path / "sweep.json").read_text()
+    (tmp_path / "sweep.json").write_text(text.replace('"folder": "1"', '"folder": null'))
+    assert read_sweep(tmp_path) == SWEEP
 
 
 def test_the_tags_of_a_child(tmp_path):

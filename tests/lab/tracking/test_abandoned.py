@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from vidlab.lab.tracking import heartbeat, store
-from vidlab.lab.tracking.abandoned import SILENT_SECONDS, how_to_resume, is_abandoned, mark_abandoned
+from vidlab.lab.tracking.abandoned import how_to_resume, is_abandoned, mark_abandoned
+from vidlab.lab.tracking.heartbeat import SILENT_SECONDS
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.process_identity import ProcessIdentity, this_process
 

@@ -121,7 +121,7 @@ def _finished(folder: Path) -> list[str]:
     """The folders of a sweep's finished jobs; the other jobs are named, and take no part."""
     sweep = read_sweep(folder)
     others = ", ".join(f"job {job.number} ({job.state})" for job in sweep.jobs if job.state != "finished")
-    found = [str(folder / (job.folder or "")) for job in sweep.jobs if job.state == "finished"]
+    found = [str(folder / job.folder) for job in sweep.jobs if job.state == "finished"]
     if not found:
         raise UserError(f"runs={folder}: no job of this sweep has finished: {others or 'it has none'}.")
     if others:

@@ -38,7 +38,7 @@ class Membership:
     @property
     def run_folder(self) -> Path:
         """Where the job writes."""
-        return self.folder / (self.job.folder or "")
+        return self.folder / self.job.folder
 
     def tags(self) -> dict[str, str]:
         """Of the job's MLflow run."""

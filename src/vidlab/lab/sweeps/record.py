@@ -19,8 +19,6 @@ from vidlab.lab.tracking.process_identity import ProcessIdentity
 
 State = Literal["planned", "running", "finished", "failed", "interrupted"]
 RECORD, JOBS = "sweep.json", "jobs"
-# A job of a process that cannot be seen from here counts as ended after so long without a heartbeat.
-SILENT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class JobRecord:
         number: from 0, in the order of the sweep.
         overrides: its command line, without the program and without passwords.
         state: ``planned``, ``running``, ``finished``, ``failed`` or ``interrupted``.
-        folder: of its run, relative to the sweep's; None until it has begun.
+        folder: of its run, relative to the sweep's.
         run_id: its MLflow run.
         message: why it failed, in one line.
         process: that runs it or has run it.
@@ -40,7 +38,7 @@ class JobRecord:
     number: int
     overrides: tuple[str, ...]
     state: State = "planned"
-    folder: str | None = None
+    folder: str = ""
     run_id: str | None = None
     message: str = ""
     process: ProcessIdentity | None = None
@@ -48,18 +46,18 @@ class JobRecord:
     def as_it_is(self, sweep: Path) -> "JobRecord":
         """This record, with the MLflow run that its folder names by now; a job that was killed is interrupted."""
         gone = self.state == "running" and not self._runs(sweep)
-        run_id = run_id_of(sweep / self.folder) if self.folder else None
-        return replace(self, state="interrupted" if gone else self.state, run_id=run_id or self.run_id)
+        run_id = run_id_of(sweep / self.folder) or self.run_id
+        return replace(self, state="interrupted" if gone else self.state, run_id=run_id)
 
     def _runs(self, sweep: Path) -> bool:
         alive = self.process.alive() if self.process else False
         if alive is not None:
             return alive
         try:
-            beat = (sweep / (self.folder or "") / heartbeat.FILE).stat().st_mtime
+            beat = (sweep / self.folder / heartbeat.FILE).stat().st_mtime
         except OSError:  # it has begun, and has not come to training yet
             beat = (sweep / JOBS / f"{self.number}.json").stat().st_mtime
-        return time.time() - beat < SILENT_SECONDS
+        return time.time() - beat < heartbeat.SILENT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -159,12 +157,13 @@ def _job(record: Any) -> JobRecord:
     state = record["state"]
     if state not in get_args(State):
         raise ValueError(f"no state: {state!r}")
-    texts = {name: None if record[name] is None else str(record[name]) for name in ("folder", "run_id")}
+    number, run_id = int(record["number"]), record["run_id"]
     return JobRecord(
-        number=int(record["number"]),
+        number=number,
         overrides=tuple(map(str, record["overrides"])),
         state=state,
-        **texts,
+        folder=str(number if record["folder"] is None else record["folder"]),  # earlier records named none at first
+        run_id=None if run_id is None else str(run_id),
         message=str(record["message"]),
         process=ProcessIdentity.read(record["process"]),
     )

@@ -72,15 +72,15 @@ class Sweep:
         """What a job is launched with: its own words; of one that goes on, also its folder and its checkpoint."""
         words = list(job.overrides)
         if self.resumed:
-            words.append(setting("hydra.sweep.subdir", job.folder or str(job.number)))
+            words.append(setting("hydra.sweep.subdir", job.folder))
         if has_checkpoint(self.folder, job):
-            words.append(setting("ckpt_path", (self.folder / (job.folder or "")).absolute()))
+            words.append(setting("ckpt_path", (self.folder / job.folder).absolute()))
         return words
 
 
 def has_checkpoint(folder: Path, job: JobRecord) -> bool:
     """Whether a job has something to go on from."""
-    place = folder / (job.folder or str(job.number))
+    place = folder / job.folder
     return (place / "checkpoints" / "last.ckpt").is_file() and (place / "run.json").is_file()
 
 
@@ -154,7 +154,7 @@ def _begin_anew(folder: Path, jobs: Sequence[JobRecord], parent: ParentRun | Non
     for job in jobs:
         if not has_checkpoint(folder, job):
             for name in OVER:
-                (folder / (job.folder or str(job.number)) / name).unlink(missing_ok=True)
+                (folder / job.folder / name).unlink(missing_ok=True)
     if parent is not None:
         parent.forget({job.number: job.run_id if has_checkpoint(folder, job) else None for job in jobs})
 
@@ -176,7 +176,7 @@ def _end(folder: Path, parent: ParentRun | None, interrupted: bool) -> SweepReco
         if job.state == "running" and job.process == own:  # ended in a way that its own record could not tell
             write_job(folder, replace(job, state="interrupted"))
     sweep = read_sweep(folder)
-    left = any((folder / (job.folder or "") / "run.json").is_file() for job in sweep.jobs)
+    left = any((folder / job.folder / "run.json").is_file() for job in sweep.jobs)
     if not left and all(job.state in ("failed", "planned") for job in sweep.jobs):
         if parent is not None:
             parent.remove()

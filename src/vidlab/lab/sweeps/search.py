@@ -124,7 +124,7 @@ def _trial(sweep: Sweep, job: JobRecord, space: Mapping[str, Any], settings: Sea
     optuna = _optuna()
     words = dict(word.partition("=")[::2] for word in job.overrides)
     params = {key: _as_value(words[key], one) for key, one in space.items()}
-    value = last_value(sweep.folder / (job.folder or ""), settings.metric) if job.state == "finished" else None
+    value = last_value(sweep.folder / job.folder, settings.metric) if job.state == "finished" else None
     state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
     return optuna.trial.create_trial(state=state, params=params, distributions=dict(space), value=value)
 
@@ -138,7 +138,7 @@ def best(sweep: Sweep, settings: SearchSettings) -> str:
     """The best job so far, in a line."""
     found = []
     for job in read_sweep(sweep.folder).jobs:
-        value = last_value(sweep.folder / (job.folder or ""), settings.metric) if job.state == "finished" else None
+        value = last_value(sweep.folder / job.folder, settings.metric) if job.state == "finished" else None
         if value is not None:
             found.append((value, job))
     if not found:

@@ -20,7 +20,7 @@ class Row:
     overrides: tuple[str, ...]
     state: str
     metrics: Mapping[str, float]
-    folder: Path | None
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def rows_of(folder: Path, sweep: SweepRecord) -> list[Row]:
     """The jobs of a sweep in its folder, by number."""
     found = []
     for job in sweep.jobs:
-        place = folder / job.folder if job.folder else None
-        metrics = last_metrics(place) if place and job.state == "finished" else {}
+        place = folder / job.folder
+        metrics = last_metrics(place) if job.state == "finished" else {}
         found.append(Row(job.number, job.overrides, job.state, metrics, place))
     return found
 
@@ -81,8 +81,8 @@ def table(rows: Sequence[Row], digits: int = 4) -> Table:
     for row, one in zip(rows, words, strict=True):
         measured = [f"{row.metrics[name]:.{digits}f}" if name in row.metrics else "-" for name in names]
         state = [row.state] if states else []
-        folder = _shortened(row.folder) if row.folder else "-"
-        lines.append((str(row.number), *(one.get(key, "-") for key in keys), *state, *measured, folder))
+        settings = (one.get(key, "-") for key in keys)
+        lines.append((str(row.number), *settings, *state, *measured, _shortened(row.folder)))
     return Table(("job", *keys, *states, *names, "folder"), tuple(lines))
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vidlab.command_line import command, setting
-from vidlab.lab.tracking.heartbeat import BEAT, birth, process_of
+from vidlab.lab.tracking.heartbeat import BEAT, SILENT_SECONDS, birth, process_of
 
 log = logging.getLogger(__name__)
 
 RESUME, ENDED = "vidlab.resume", "vidlab.ended"
-SILENT_SECONDS = 1800.0  # a heartbeat comes every minute; clocks of two machines may differ
 MOST = 1000
 
 

@@ -10,6 +10,8 @@ from vidlab.lab.tracking.process_identity import ProcessIdentity, this_process
 
 FILE = "heartbeat"
 FILE_SECONDS, STORE_SECONDS = 10.0, 60.0
+# A process that cannot be seen from here counts as ended after so long without one; clocks of machines may differ.
+SILENT_SECONDS = 1800.0
 BEAT, PROCESS = "vidlab.heartbeat", "vidlab.process"
 
 

@@ -76,8 +76,9 @@ def _by_number(folder: Path) -> tuple[int, str]:
 
 
 def _job(folder: Path, record: sweeps.JobRecord) -> Job:
-    place = folder / record.folder if record.folder else None
-    return Job(str(record.number), place, record.run_id, record.overrides, record.state, record.message)
+    return Job(
+        str(record.number), folder / record.folder, record.run_id, record.overrides, record.state, record.message
+    )
 
 
 def mlflow_run_of(folder: Path) -> str | None:
