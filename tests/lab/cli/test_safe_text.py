@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from vidlab.lab.cli.safe_text import cells, markdown, named_cells, safe_records, terminal
+from vidlab.files import cells, named_cells
+from vidlab.lab.cli.safe_text import markdown, safe_records, terminal
 
 
 def test_a_terminal_obeys_nothing_of_a_text():

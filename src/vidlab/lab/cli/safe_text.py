@@ -1,14 +1,11 @@
-"""Text of strangers, captions, keys, names of files, as a terminal, a spreadsheet and Markdown may show it."""
+"""Text of strangers, captions, keys, names of files, as a terminal and Markdown may show it."""
 
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
-from vidlab.files import cell as cell
-from vidlab.files import cells as cells
 from vidlab.files import escaped, is_control
-from vidlab.files import named_cells as named_cells
 
 
 def terminal(text: str) -> str:

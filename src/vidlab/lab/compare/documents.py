@@ -4,8 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidlab.files import open_table, write_text
-from vidlab.lab.cli.safe_text import cells, markdown
+from vidlab.files import cells, open_table, write_text
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
 from vidlab.lab.compare.measures import Measure
 from vidlab.lab.compare.reading.runs import COSTS

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
-from vidlab.files import open_table
-from vidlab.lab.cli.safe_text import cell, markdown, named_cells
+from vidlab.files import cell, named_cells, open_table
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.reconstruction import Cost, Setup

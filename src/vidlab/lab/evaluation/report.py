@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vidlab.data.video.contact_sheets import contact_sheet, write_png
-from vidlab.files import open_table
-from vidlab.lab.cli.safe_text import cells, markdown, named_cells
+from vidlab.files import cells, named_cells, open_table
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.evaluation.clips import ScoredClip
 from vidlab.lab.evaluation.scoring import Scores
 from vidlab.lab.runs.configurations import RunSettings

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidlab.files import open_table
-from vidlab.lab.cli.safe_text import cells, markdown
+from vidlab.files import cells, open_table
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.evaluation.comparison.over_seeds import Group, Row, SeedComparison
 from vidlab.metrics.intervals import Interval
 from vidlab.metrics.statistics.verdicts import PairVerdict
