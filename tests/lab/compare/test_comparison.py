@@ -194,5 +194,8 @@ def test_a_run_that_diverged_comes_last_and_is_said(selection, key, tmp_path):
     label = found.main[0].label
     assert any(line.startswith(f"{label} is not finite in a run of model=2p1d") for line in warnings(found))
     assert headline(found) == f"{label} is finite in 1 of 2 configurations."
+    third = replace(selection.runs[5], overrides=("model=third", "seed=0"))
+    wider = compare(replace(selection, runs=(diverged, *selection.runs[1:5], third)), [key])
+    assert headline(wider).startswith(f"{label} has no finite mean in model=2p1d, with which the others are compared")
     page = write_page(tmp_path / "page.html", found, all_plots(found), Gallery(), None).read_text()
     assert not re.search(r'="nan"|\bnan,', page), "nothing is drawn there"

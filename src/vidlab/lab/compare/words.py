@@ -59,6 +59,8 @@ def headline(comparison: Comparison) -> str:
         outcome: [one.first for one in shown if one.outcome == outcome] for outcome in ("better", "worse", "differs")
     }
     first = comparison.rows[0].name
+    if not comparison.rows[0].is_finite(measure.key):
+        return f"{measure.label} has no finite mean in {first}, with which the others are compared: nothing was tested."
     parts = [f"{few(names)} {_verb(names, outcome)} {first}" for outcome, names in told.items() if names]
     rest = [one.first for one in shown if one.outcome == "no difference shown"]
     if not parts:
