@@ -19,6 +19,7 @@ UNKNOWN = 10**9
 
 COUNTED = {"steps": "steps", "samples": "samples", "tokens": "tokens", "flops": "flops", "wall_time": "seconds"}
 EXAMPLES = {"steps": "1000", "samples": "64000", "tokens": "1e8", "flops": "1e14", "wall_time": "3600"}
+EXCHANGED = ("flops", "wall_time")  # what a process cannot know of the others
 NAMES = {"samples": "clips", "flops": "FLOPs", "wall_time": "seconds"}
 
 
@@ -112,6 +113,7 @@ class BudgetLimit(Callback):
     def begin(self, trainer: Trainer, module: ClipModule, data: LightningDataModule) -> None:
         """Refuse what cannot be, and give a run that begins anew its length."""
         self.limit, self._data = trainer.max_steps, data
+        self._meter.each_step = self.budget.unit in EXCHANGED
         if self.budget.unit != "wall_time":
             self._make_plan(trainer, module, data)
             self._check(trainer)

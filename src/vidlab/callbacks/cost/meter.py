@@ -3,17 +3,19 @@
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
 from typing_extensions import override
 
 from vidlab.cost.work import Work
 from vidlab.training.module import ClipModule
 
 UNITS = ("flops", "tokens", "samples", "seconds")
+HALF = 2**32
 
 
 class CostMeter(Callback):
@@ -26,15 +28,19 @@ class CostMeter(Callback):
     The counts are kept in checkpoints, so that a resumed run goes on with them. It stands before the other callbacks:
     those that end or save a run see the step counted.
 
+    Processes differ in the length of their captions and in their clocks. They exchange FLOPs and seconds where these
+    are read: when they are logged, at validations, in checkpoints and at the end. The exchange goes from host to host,
+    so that no step waits for a GPU.
+
     Args:
         clock: seconds.
 
     Attributes:
-        work: of all optimizer steps so far.
+        work: of all optimizer steps so far; its FLOPs and seconds are as of the last exchange.
+        each_step: exchange them at every optimizer step, for those who read them there.
         beside: FLOPs of what is no work of the denoiser, by what computes them; other processes are taken to be alike.
         planned: what a plan had expected of the same batches: ``planned_of`` added up.
         planned_of: the planned work of a batch of clips, by size and number of clips; None counts none.
-        batches: that were counted, those that still accumulate included.
 
     Logs:
         cost/flops, cost/tokens, cost/samples, cost/seconds: since the beginning of the run, all processes together.
@@ -45,7 +51,10 @@ class CostMeter(Callback):
         self.planned = 0
         self.beside: Counter[str] = Counter()
         self.planned_of: Callable[[tuple[int, int, int], int], int] | None = None
+        self.each_step = False
         self._open = Work()  # of the batches that accumulate to the next step, of this process
+        self._own = Work()  # of the steps since the last exchange, of this process
+        self._total: Callable[[Work], Work] = _of_one
         self._clock, self._mark = clock, 0.0
         self._training = False
         self._seen_step = 0
@@ -57,6 +66,7 @@ class CostMeter(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        self._exchange()
         return {
             "work": asdict(self.work),
             "open": asdict(self._open),
@@ -74,10 +84,12 @@ class CostMeter(Callback):
         if not isinstance(pl_module, ClipModule):
             raise TypeError("CostMeter counts the work of a ClipModule")
         pl_module.cost()  # builds what counts, before the clock runs
+        self._total = _of_one if trainer.world_size == 1 else HostTotal(trainer.world_size)
         self._training, self._mark, self._seen_step = True, self._clock(), trainer.global_step
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._exchange()
         self._training = False
 
     @override
@@ -85,6 +97,7 @@ class CostMeter(Callback):
         """The clock stands still; before training it does not run yet."""
         if self._training:
             self._open += Work(seconds=self._lap())
+            self._exchange()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,9 +117,21 @@ class CostMeter(Callback):
         if trainer.global_step == self._seen_step:
             return
         self._seen_step = trainer.global_step
-        self.work, self._open = self.work + _of_all(self._open, trainer), Work()
-        if trainer._logger_connector.should_update_logs:
+        ranks, done = trainer.world_size, self._open
+        self.work += Work(1, ranks * done.samples, ranks * done.tokens)
+        self._own, self._open = self._own + replace(done, steps=1), Work()
+        logged = trainer._logger_connector.should_update_logs
+        if self.each_step or logged:
+            self._exchange()
+        if logged:
             self._log(trainer)
+
+    def _exchange(self) -> None:
+        """Add what all processes have spent since the last time; they come here after the same step."""
+        if self._own.steps:
+            total = self._total(self._own)
+            self.work += Work(flops=total.flops, seconds=total.seconds)
+            self._own = Work()
 
     def _lap(self) -> float:
         now = self._clock()
@@ -119,14 +144,26 @@ class CostMeter(Callback):
             logger.log_metrics(counts, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def _of_all(own: Work, trainer: Trainer) -> Work:
-    """A step of all processes, the same number on each of them.
+def _of_one(own: Work) -> Work:
+    return own
 
-    They have equally many clips of the same shapes, but captions of other lengths, and clocks of their own.
+
+class HostTotal:
+    """The FLOPs of all processes, and the mean of their seconds, the same on each of them.
+
+    They have equally many clips of the same shapes, but captions of other lengths, and clocks of their own. Whole
+    numbers are exchanged, which come out alike however they are added, by a group of the hosts.
+
+    Args:
+        ranks: processes, all of which make it and call it together.
     """
-    ranks = trainer.world_size
-    if ranks == 1:
-        return Work(1, own.samples, own.tokens, own.flops, own.seconds)
-    told = torch.tensor([own.flops, own.seconds], dtype=torch.float64, device=trainer.strategy.root_device)
-    flops, seconds = trainer.strategy.reduce(told, reduce_op="sum").tolist()
-    return Work(1, ranks * own.samples, ranks * own.tokens, int(flops), seconds / ranks)
+
+    def __init__(self, ranks: int) -> None:
+        self._ranks, self._hosts = ranks, distributed.new_group(backend="gloo")
+
+    def __call__(self, own: Work) -> Work:
+        """What they have spent, given what this process has."""
+        told = torch.tensor([*divmod(own.flops, HALF), round(own.seconds * 1e9)])  # FLOPs of many steps pass 64 bits
+        distributed.all_reduce(told, group=self._hosts)
+        high, low, nanoseconds = told.tolist()
+        return Work(flops=high * HALF + low, seconds=nanoseconds / 1e9 / self._ranks)
