@@ -2,13 +2,16 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from vidlab.callbacks.cost.meter import CostMeter
+from vidlab.cost.flops import ModelCost
+from vidlab.cost.work import Work
 from vidlab.training.module import ClipModule
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
@@ -46,23 +49,11 @@ class ShapeReport:
     attention_flops: int
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What all ranks have computed, forward and backward."""
-
-    tokens: int = 0
-    flops: int = 0
-    attention_flops: int = 0
-    batches: int = 0
-
-    def __add__(self, other: "_Work") -> "_Work":
-        return _Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-
 class Throughput(Callback):
     """Times the phases of each step on the host clock and logs rates every ``every_n_steps`` optimizer steps.
 
-    Tokens and FLOPs are those of the batches' own shapes and caption lengths, however these vary.
+    Tokens and FLOPs are those of the batches' own shapes and caption lengths, however these vary. A ``CostMeter``
+    before it has counted them already; the seconds that counting takes are left out.
 
     On a GPU, work is queued: time shows up in the phase that waits for it. Rates are right there too, since a
     window of steps ends in a synchronization.
@@ -74,14 +65,15 @@ class Throughput(Callback):
     def __init__(self, every_n_steps: int = 50) -> None:
         self.every_n_steps = every_n_steps
         self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.steps = 0
-        self._work = _Work()
-        self._shapes: dict[str, tuple[_Work, float]] = {}
+        self._work = Work()
+        self._shapes: dict[str, ShapeReport] = {}
+        self._meter: CostMeter | None = None
+        self._skipped = 0.0
         self._ranks = 1
         self._seen_step = 0
         self._mark: float | None = None
         self._window_start: float | None = None
-        self._window_steps, self._window_work = 0, _Work()
+        self._window = Work()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the cost of a clip and start the clock."""
@@ -89,6 +81,9 @@ class Throughput(Callback):
             raise TypeError("Throughput counts the tokens and FLOPs of a ClipModule")
         pl_module.cost()  # builds what counts, outside the clock
         self._ranks, self._seen_step = trainer.world_size, trainer.global_step
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        self._meter = next((one for one in callbacks if isinstance(one, CostMeter)), None)
+        self._skipped = 0.0 if self._meter is None else self._meter.counting
         self._mark = time.perf_counter()
 
     def _lap(self, phase: str) -> None:
@@ -113,6 +108,9 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """The weights are updated."""
+        if self._meter is not None:
+            self._skip(self._meter.counting - self._skipped)
+            self._skipped = self._meter.counting
         self._lap("optimizer")
         stepped = trainer.global_step != self._seen_step
         self._seen_step = trainer.global_step
@@ -123,31 +121,33 @@ class Throughput(Callback):
                 self._restart_window()
             return
         assert isinstance(pl_module, ClipModule)
-        work = self._work_of(batch, pl_module)
-        self._count_shape("x".join(map(str, batch.size)), work)
-        self.steps += stepped
+        cost, clips = self._cost_of(batch, pl_module), self._ranks * len(batch)
+        work = Work(int(stepped), clips, clips * cost.tokens, clips * cost.training_flops)
+        self._count_shape("x".join(map(str, batch.size)), work.flops, clips * cost.attention_flops)
         self._work += work
-        self._window_steps += stepped
-        self._window_work += work
-        if stepped and self._window_steps >= self.every_n_steps:
+        self._window += work
+        if stepped and self._window.steps >= self.every_n_steps:
             self._log_window(trainer, pl_module)
 
-    def _work_of(self, batch: Any, module: ClipModule) -> "_Work":
+    def _cost_of(self, batch: Any, module: ClipModule) -> ModelCost:
+        if self._meter is not None and self._meter.cost is not None:
+            return self._meter.cost
         before = time.perf_counter()
         cost = module.step_cost(batch)  # counted once for each shape and caption length
         self._skip(time.perf_counter() - before)
-        clips = self._ranks * len(batch)
-        return _Work(clips * cost.tokens, clips * cost.training_flops, clips * cost.attention_flops, 1)
+        return cost
 
     @property
     def _training_seconds(self) -> float:
         return sum(self.seconds[phase] for phase in PHASES if phase != "other")
 
-    def _count_shape(self, shape: str, work: _Work) -> None:
+    def _count_shape(self, shape: str, flops: int, attention_flops: int) -> None:
         """The seconds since the batch before are this one's."""
-        before, seconds = self._shapes.get(shape, (_Work(), 0.0))
-        timed = sum(each for _, each in self._shapes.values())
-        self._shapes[shape] = before + work, seconds + self._training_seconds - timed
+        before = self._shapes.get(shape, ShapeReport(0, 0.0, 0, 0))
+        seconds = self._training_seconds - sum(each.seconds for each in self._shapes.values())
+        self._shapes[shape] = ShapeReport(
+            before.batches + 1, before.seconds + seconds, before.flops + flops, before.attention_flops + attention_flops
+        )
 
     def _skip(self, seconds: float) -> None:
         """Counting is no part of training."""
@@ -173,31 +173,28 @@ class Throughput(Callback):
         """Means over the run so far."""
         training = max(self._training_seconds, 1e-9)
         return ThroughputReport(
-            steps=self.steps,
+            steps=self._work.steps,
             seconds=dict(self.seconds),
-            steps_per_second=self.steps / training,
+            steps_per_second=self._work.steps / training,
             tokens_per_second=self._work.tokens / training,
             flops_per_second=self._work.flops / training,
-            flops_per_step=self._work.flops / max(self.steps, 1),
-            shapes={
-                shape: ShapeReport(work.batches, seconds, work.flops, work.attention_flops)
-                for shape, (work, seconds) in self._shapes.items()
-            },
+            flops_per_step=self._work.flops / max(self._work.steps, 1),
+            shapes=dict(self._shapes),
         )
 
     def _restart_window(self) -> None:
         self._window_start = time.perf_counter()
-        self._window_steps, self._window_work = 0, _Work()
+        self._window = Work()
 
     def _log_window(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         assert self._window_start is not None
         elapsed = time.perf_counter() - self._window_start
-        work = self._window_work
+        work = self._window
         pl_module.log_dict(
             {
-                "throughput/steps_per_second": self._window_steps / elapsed,
+                "throughput/steps_per_second": work.steps / elapsed,
                 "throughput/tokens_per_second": work.tokens / elapsed,
                 "throughput/tflops_per_second": work.flops / elapsed / 1e12,
             }

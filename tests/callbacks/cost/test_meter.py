@@ -1,10 +1,13 @@
 """What a training costs: when processes tell each other, and what the clock runs for."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch import distributed
 
+from vidlab.callbacks import throughput
 from vidlab.callbacks.cost import meter as cost_meter
 from vidlab.callbacks.cost.budget import Budget, BudgetLimit
 from vidlab.callbacks.cost.meter import CostMeter, HostTotal
@@ -74,3 +77,32 @@ def test_totals_are_exact_beyond_64_bits(monkeypatch):
 
     monkeypatch.setattr(distributed, "all_reduce", all_reduce)
     assert HostTotal(3)(Work(flops=2**64 + 1, seconds=1.5)) == Work(flops=3 * 2**64 + 3, seconds=1.5)
+
+
+def test_counting_is_no_part_of_training(make_module, make_batch, make_trainer, monkeypatch):
+    """By a hand-set clock: a batch takes 1 s to arrive, and counting its cost, or what stands beside it, 100 s."""
+
+    class Slow(Callback):
+        def on_train_batch_start(self, *_):
+            clock.now += 1.0
+
+    clock, module = SimpleNamespace(now=0.0), make_module()
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    for name in ("step_cost", "cost_beside"):
+
+        def slow(batch, count=getattr(module, name)):
+            clock.now += 100.0
+            return count(batch)
+
+        monkeypatch.setattr(module, name, slow)
+    meter, rates = CostMeter(lambda: clock.now), throughput.Throughput(every_n_steps=2)
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", logged.update)
+    trainer = make_trainer(max_steps=3, callbacks=[meter, Slow(), rates])
+    trainer.fit(module, [make_batch("ab", number=number) for number in range(3)])
+    report = rates.report()
+    assert meter.work.seconds == 3.0 and meter.counting == 600.0
+    assert report.seconds == {"data": 2.0, "forward": 0.0, "backward": 0.0, "optimizer": 0.0, "other": 0.0}
+    assert logged["throughput/steps_per_second"] == 1.0
+    assert 3 * report.shapes["4x8x8"].flops == 2 * meter.work.flops
+    assert 3 * report.tokens_per_second * 2.0 == 2 * meter.work.tokens

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 from typing_extensions import override
 
+from vidlab.cost.flops import ModelCost
 from vidlab.cost.work import Work
 from vidlab.training.module import ClipModule
 
@@ -23,7 +24,8 @@ class CostMeter(Callback):
 
     FLOPs and tokens are those of the batches as they were computed: their shapes, the length of their captions, what
     the objective made of them, and the features that losses asked for. The work of all processes counts. Seconds are
-    those of one clock from the first step on, without validation: processes work at the same time.
+    those of one clock from the first step on, without validation and without counting, which at a batch of a new shape
+    is a pass over the network: processes work at the same time.
 
     The counts are kept in checkpoints, so that a resumed run goes on with them. It stands before the other callbacks:
     those that end or save a run see the step counted.
@@ -39,6 +41,8 @@ class CostMeter(Callback):
         work: of all optimizer steps so far; its FLOPs and seconds are as of the last exchange.
         each_step: exchange them at every optimizer step, for those who read them there.
         beside: FLOPs of what is no work of the denoiser, by what computes them; other processes are taken to be alike.
+        cost: of one clip of the batch that was counted last; None before the first.
+        counting: seconds that counting has taken in this process.
         planned: what a plan had expected of the same batches: ``planned_of`` added up.
         planned_of: the planned work of a batch of clips, by size and number of clips; None counts none.
 
@@ -48,6 +52,8 @@ class CostMeter(Callback):
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.work = Work()
+        self.cost: ModelCost | None = None
+        self.counting = 0.0
         self.planned = 0
         self.beside: Counter[str] = Counter()
         self.planned_of: Callable[[tuple[int, int, int], int], int] | None = None
@@ -108,12 +114,14 @@ class CostMeter(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, ClipModule)
-        cost, clips = pl_module.step_cost(batch), len(batch)
-        self._open += Work(0, clips, clips * cost.tokens, clips * cost.training_flops, self._lap())
+        seconds, clips = self._lap(), len(batch)
+        self.cost = cost = pl_module.step_cost(batch)
+        self._open += Work(0, clips, clips * cost.tokens, clips * cost.training_flops, seconds)
         for name, flops in pl_module.cost_beside(batch).items():
             self.beside[name] += trainer.world_size * flops
         if self.planned_of is not None:
             self.planned += trainer.world_size * self.planned_of(batch.size, clips)
+        self.counting += self._lap()
         if trainer.global_step == self._seen_step:
             return
         self._seen_step = trainer.global_step
