@@ -88,13 +88,16 @@ def test_counting_is_no_part_of_training(make_module, make_batch, make_trainer, 
 
     clock, module = SimpleNamespace(now=0.0), make_module()
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now))
-    for name in ("step_cost", "cost_beside"):
 
-        def slow(batch, count=getattr(module, name)):
+    def slowly(count):
+        def counted(batch):
             clock.now += 100.0
             return count(batch)
 
-        monkeypatch.setattr(module, name, slow)
+        return counted
+
+    for name in ("step_cost", "cost_beside"):
+        monkeypatch.setattr(module, name, slowly(getattr(module, name)))
     meter, rates = CostMeter(lambda: clock.now), throughput.Throughput(every_n_steps=2)
     logged = {}
     monkeypatch.setattr(module, "log_dict", logged.update)
