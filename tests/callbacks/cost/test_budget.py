@@ -225,3 +225,13 @@ def test_the_steps_of_buckets_cost_what_their_clips_do(accumulate, make_module):
     planned = planned_cost(Budget("tokens", 1), module, data_of(plan, consumed=5), 2, accumulate)
     steps = [sum(costs[k : k + accumulate]) for k in range(0, 60, accumulate)]
     assert [planned.after(n) for n in range(20)] == [sum(steps[:n]) for n in range(20)]
+
+
+def test_the_cost_of_a_shape_is_asked_for_once(make_module, monkeypatch):
+    codes = np.repeat([0, 1], [26, 20]).astype(np.int16)
+    plan = BucketPlan(Assignment((Bucket(2, 8, 8), Bucket(4, 8, 8)), codes), [4, 2], 0, 2, "smaller")
+    module, asked = make_module(), []
+    cost = module.cost
+    monkeypatch.setattr(module, "cost", lambda size: asked.append(size) or cost(size))
+    planned_cost(Budget("tokens", 1), module, data_of(plan), 2, 1).after(100)
+    assert set(asked) == {(2, 8, 8), (4, 8, 8)} and len(asked) <= 4  # whole batches and shorter ones

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -116,31 +117,15 @@ class BudgetLimit(Callback):
         self._meter.each_step = self.budget.unit in EXCHANGED
         if self.budget.unit != "wall_time":
             self._make_plan(trainer, module, data)
-            self._check(trainer)
+            assert self._plan is not None
+            check_length(self.budget, self._plan, self.limit)
         self._set_length(trainer)
 
     def _make_plan(self, trainer: Trainer, module: ClipModule, data: Any) -> None:
         budget = self.budget
-        if budget.unit == "steps":
-            self._plan = EqualSteps(1)
-            return
-        self._meter.planned_of = lambda size, clips: budget.of_batch(module, size, clips)
+        if budget.unit != "steps":
+            self._meter.planned_of = lambda size, clips: budget.of_batch(module, size, clips)
         self._plan = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
-
-    def _check(self, trainer: Trainer) -> None:
-        assert self._plan is not None
-        budget, one, steps = self.budget, self._plan.after(1), self._plan.steps_for(self.budget.whole)
-        if budget.whole < one:
-            raise UserError(
-                f"budget.value={budget.value:g}: one step of this run costs {one:.4g} {budget.name}. Give at "
-                "least that."
-            )
-        if 0 <= self.limit < steps:
-            raise UserError(
-                f"trainer.max_steps={self.limit} ends the run before its budget of {budget.value:g} {budget.name}, "
-                f"which is about {steps} steps. Leave trainer.max_steps out (trainer.max_steps=-1 where an experiment "
-                "sets it), or use budget=none."
-            )
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -200,20 +185,48 @@ def planned_cost(budget: Budget, module: ClipModule, data: Any, ranks: int, batc
     Args:
         budget: says what is counted.
         module: what is trained.
-        data: at the batch with which the run begins or goes on.
+        data: at the batch with which the run begins or goes on; of one shape, whatever has its ``batch_size``.
         ranks: processes.
         batches: that accumulate to a step.
     """
+    if budget.unit == "steps":
+        return EqualSteps(1)
     if not isinstance(data, ClipDataModule) or data.bucketing.max_tokens is None:
         clips = getattr(data, "batch_size", 1)
         return EqualSteps(ranks * batches * budget.of_batch(module, module.clip_shape, clips))
     plan, first = data.planned(ranks).plan, data.batches_consumed
+    known = cache(partial(budget.of_batch, module))  # few shapes, in all batches of a run
 
     def of_batch(number: int) -> int:
         bucket = plan.bucket(number)
-        return budget.of_batch(module, (bucket.frames, bucket.height, bucket.width), plan.clips_at(number))
+        return known((bucket.frames, bucket.height, bucket.width), plan.clips_at(number))
 
     def of_step(step: int) -> int:
         return ranks * sum(of_batch(first + step * batches + each) for each in range(batches))
 
     return VaryingSteps(of_step)
+
+
+def check_length(budget: Budget, plan: PlannedCost, limit: int) -> int:
+    """The planned number of steps of a run.
+
+    Args:
+        budget: of what is counted, not timed.
+        plan: from ``planned_cost``, from the beginning of the run.
+        limit: ``trainer.max_steps``, -1 for none.
+
+    Raises:
+        UserError: a value below one step, or a limit that ends the run before.
+    """
+    one, steps = plan.after(1), plan.steps_for(budget.whole)
+    if budget.whole < one:
+        raise UserError(
+            f"budget.value={budget.value:g}: one step of this run costs {one:.4g} {budget.name}. Give at least that."
+        )
+    if 0 <= limit < steps:
+        raise UserError(
+            f"trainer.max_steps={limit} ends the run before its budget of {budget.value:g} {budget.name}, "
+            f"which is about {steps} steps. Leave trainer.max_steps out (trainer.max_steps=-1 where an experiment "
+            "sets it), or use budget=none."
+        )
+    return steps
