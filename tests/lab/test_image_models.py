@@ -22,6 +22,7 @@ from vidlab.lab.image_models.folder import ImageModelRecord
 from vidlab.lab.image_models.inputs import give_inputs
 from vidlab.lab.image_models.provide import check_objective, provide_image_model
 from vidlab.lab.loading import LoadSettings, load_pipeline
+from vidlab.lab.planner.plan import plan_training
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.train import run_training
 from vidlab.randomness import KeyedRNG
@@ -95,6 +96,11 @@ def test_a_run_of_single_frames_is_frozen_moved_and_exchanged(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     assert not torch.equal(video(checkpoint, image_model=another.model.image_model), made)
     assert "they move another image model" in caplog.text
+    plan = plan_training(composed(tmp_path / "plan", "model=harivo", f"model.image_model={tmp_path / 'image'}"))
+    trained = torch.load(checkpoint, weights_only=True)["state_dict"]
+    # what is saved, without the digest of what is not
+    assert plan.trained == sum(value.numel() for name, value in trained.items() if "image_digest" not in name)
+    assert plan.frozen > 0 and not plan.notes
 
 
 def test_single_frames_are_clips_of_one_frame(tmp_path):

@@ -66,6 +66,21 @@ def test_budgets_give_the_steps() -> None:
     assert plan.steps == 17  # of 6 clips
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["budget.value=1"], r"budget.value=1: one step of this run costs 2 clips"),
+        (
+            ["budget.value=101", "trainer.max_steps=7"],
+            r"trainer.max_steps=7 ends the run before its budget of 101 clips",
+        ),
+    ],
+)
+def test_budgets_that_training_refuses(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(*TINY, "budget=samples", *words)
+
+
 def test_an_average_that_is_not_kept() -> None:
     assert planned(*TINY, "callbacks.ema=null").memory.average == 0
 

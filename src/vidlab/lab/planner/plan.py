@@ -1,22 +1,21 @@
 """The plan of a training: what it would compute, keep in memory, exchange and store, before anything runs."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from vidlab.callbacks.cost.budget import Budget
+from vidlab.callbacks.cost.budget import Budget, check_length, planned_cost
 from vidlab.callbacks.ema import EMA
 from vidlab.cost.rates import matmul_rate
-from vidlab.cost.work import Work
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.planner.step import StepMemory, step_memory
 from vidlab.precision import uses_bf16
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -102,13 +101,17 @@ class TrainingPlan:
 def plan_training(cfg: DictConfig) -> TrainingPlan:
     """The plan of a composed training; no run, no file and no weights come of it.
 
+    A run that ``model.image_model`` names is written once as a folder of the cache, as for a training.
+
     Data with buckets is opened, as ``vidlab plan`` does, since its shapes are only known from its index.
 
     Raises:
         UserError: a configuration that cannot work, or a task that is not planned.
     """
     cfg = cfg.copy()
-    notes = _small_image_model(cfg)
+    notes = _without_image_model(cfg)
+    if not notes:
+        provide_image_model(cfg, tuple(cfg.get("allow") or ()))
     module = build_module(cfg)
     if not isinstance(module, VideoDiffusion):
         raise UserError("plan=true plans trainings of denoisers. Leave it out for task=autoencoder.")
@@ -117,21 +120,23 @@ def plan_training(cfg: DictConfig) -> TrainingPlan:
     if notes:
         module.text_encoder.requires_grad_(False)  # it was trained with the image model, and is frozen with it
     trainer = build_trainer(cfg, False)
-    buckets = _buckets(cfg, module, trainer)
+    data = build_data(cfg) if OmegaConf.select(cfg, "data.bucketing.max_tokens") is not None else cfg.data
+    buckets = _buckets(data, module, trainer)
     kind = trainer.strategy.root_device.type
     trained, frozen = _parameters(module)
     cost = max(buckets, key=lambda one: one.tokens)
+    dtype = torch.bfloat16 if uses_bf16(cfg.precision, kind) else torch.float32
+    rate = matmul_rate(dtype, trainer.strategy.root_device, seconds=0.2) * ASSUMED_USE * trainer.world_size
+    steps = _steps(cfg, module, data, trainer, sum(one.share * one.flops for one in buckets) / rate)
     memory = step_memory(
         module, cost.shape, cost.clips, trainer.accumulate_grad_batches, trainer.precision_plugin, kind
     )
     averaged = any(isinstance(one, EMA) for one in trainer.callbacks)  # type: ignore[attr-defined]
     memory = memory if averaged else memory.without_average()
-    dtype = torch.bfloat16 if uses_bf16(cfg.precision, kind) else torch.float32
-    rate = matmul_rate(dtype, trainer.strategy.root_device, seconds=0.2) * ASSUMED_USE * trainer.world_size
     return TrainingPlan(
         trained, frozen, buckets, memory, kind, device_memory(kind),
         exchanged_bytes(memory.gradients, trainer.world_size), memory.gradients + memory.optimizer + memory.average,
-        _steps(cfg, trainer, buckets, rate), rate, notes,
+        steps, rate, notes,
     )  # fmt: skip
 
 
@@ -145,15 +150,15 @@ def exchanged_bytes(gradients: int, ranks: int) -> int:
 
 def device_memory(kind: str) -> int:
     """Bytes of main memory, or of the first GPU."""
+    import psutil
+
     if kind == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    found = next((line for line in lines if line.startswith("MemTotal:")), None)
-    return int(found.split()[1]) * 1024 if found else 2**63
+    return int(psutil.virtual_memory().total)
 
 
-def _small_image_model(cfg: DictConfig) -> tuple[str, ...]:
-    """Plan HARIVO's body by its small structure where none is named: nothing is trained for a plan."""
+def _without_image_model(cfg: DictConfig) -> tuple[str, ...]:
+    """A note where HARIVO's body is planned by its small structure, as none is named: nothing is trained for a plan."""
     model = cfg.get("model") or {}
     if "image_model" not in model or model["image_model"] is not None:
         return ()
@@ -161,20 +166,22 @@ def _small_image_model(cfg: DictConfig) -> tuple[str, ...]:
     return (f"model.image_model is not set: a small one is trained first, {steps} steps, which are not counted here",)
 
 
-def _steps(cfg: DictConfig, trainer: Trainer, buckets: Sequence[BucketCost], rate: float) -> int | None:
-    """Optimizer steps of the run: those that reach its budget, at most the trainer's; None without either."""
-    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
-    if cfg.get("budget"):
-        budget: Budget = instantiate(cfg.budget, "budget")
-        batches = trainer.world_size * trainer.accumulate_grad_batches
-        samples, tokens, flops = (
-            sum(one.share * value for one, value in zip(buckets, values, strict=True))
-            for values in zip(*((one.clips * batches, one.tokens, one.flops) for one in buckets), strict=True)
-        )
-        each = Work(1, round(samples), round(tokens), round(flops), flops / rate)
+def _steps(cfg: DictConfig, module: VideoDiffusion, data: Any, trainer: Trainer, seconds_per_step: float) -> int | None:
+    """Optimizer steps of the run: those that reach its budget, or the trainer's; None without either.
+
+    Raises:
+        UserError: a budget that training would refuse.
+    """
+    limit = trainer.max_steps
+    if not cfg.get("budget"):
+        return limit if limit > 0 else None
+    budget: Budget = instantiate(cfg.budget, "budget")
+    if budget.unit == "wall_time":
         assert budget.value is not None
-        steps.append(math.ceil(budget.value / budget.spent(each)))
-    return min(steps) if steps else None
+        steps = math.ceil(budget.value / seconds_per_step)
+        return min(steps, limit) if limit > 0 else steps
+    planned = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
+    return check_length(budget, planned, limit)
 
 
 def _parameters(module: VideoDiffusion) -> tuple[int, int]:
@@ -184,12 +191,10 @@ def _parameters(module: VideoDiffusion) -> tuple[int, int]:
     return trained, sum(p.numel() for p in counted) - trained
 
 
-def _buckets(cfg: DictConfig, module: VideoDiffusion, trainer: Trainer) -> tuple[BucketCost, ...]:
+def _buckets(data: Any, module: VideoDiffusion, trainer: Trainer) -> tuple[BucketCost, ...]:
     batches = trainer.world_size * trainer.accumulate_grad_batches
-    shapes = [(module.clip_shape, int(cfg.data.batch_size), 1.0)]
-    if OmegaConf.select(cfg, "data.bucketing.max_tokens") is not None:
-        data = build_data(cfg)
-        assert isinstance(data, ClipDataModule)
+    shapes = [(module.clip_shape, int(data.batch_size), 1.0)]
+    if isinstance(data, ClipDataModule):
         plan = data.planned(trainer.world_size).plan
         shapes = [
             ((one.bucket.frames, one.bucket.height, one.bucket.width), one.batch_size, share)
