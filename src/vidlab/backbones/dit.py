@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_patch, check_positive
-from vidlab.backbones.watched import frame_attention, later_half
+from vidlab.backbones.watched import later_half, through_blocks
 from vidlab.clip import DenoiserInput, DenoiserOutput, History, LatentShape
 from vidlab.errors import UserError
-from vidlab.features import SELF_ATTENTION, Feature
+from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder
@@ -140,28 +140,12 @@ class DiT(PatchedDenoiser):
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
-        tokens, features = self._blocks(tokens, context, input.requested)
+        tokens, features = through_blocks(self.run, self.blocks, self.watched, tokens, context, input.requested)
         if input.history:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
-
-    def _blocks(
-        self, tokens: Float[Tensor, "B more D"], context: BlockContext, requested: frozenset[str]
-    ) -> tuple[Float[Tensor, "B more D"], dict[str, Feature]]:
-        """All blocks, and what was requested of them."""
-        if SELF_ATTENTION not in requested:
-            for block in self.blocks:
-                tokens = self.run(block, tokens, context)
-            return tokens, {}
-        found = []
-        for number, block in enumerate(self.blocks):
-            assert isinstance(block, DiTBlock)
-            tokens, q, k = self.run(block.with_queries_and_keys, tokens, context)
-            if number in self.watched:
-                found.append(frame_attention(q, k, context.grid))
-        return tokens, {SELF_ATTENTION: tuple(found)}
 
     def _after_history(
         self, history: tuple[History, ...], tokens: Float[Tensor, "B L D"], context: BlockContext

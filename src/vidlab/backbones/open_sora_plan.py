@@ -24,9 +24,9 @@ from vidlab.backbones.open_sora_plan_config import (
 )
 from vidlab.backbones.open_sora_plan_release import export_release, load_release, read_release
 from vidlab.backbones.sizes import check_sizes
-from vidlab.backbones.watched import frame_attention, later_half
+from vidlab.backbones.watched import later_half, through_blocks
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
-from vidlab.features import SELF_ATTENTION, Feature
+from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import xavier_linears
 from vidlab.layers.block import BlockContext
 from vidlab.layers.embeddings import sinusoidal
@@ -264,26 +264,12 @@ class OpenSoraPlan(ReleasedArchitecture):
         tokens = self.embed_patches(input)  # (B, L, D)
         embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
-        tokens, features = self._blocks(tokens, context, input.requested)
+        tokens, features = through_blocks(
+            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested
+        )
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
         patches = self.proj_out(modulate(tokens, shift, scale))
         return DenoiserOutput(self.unpatchify(patches, grid), features)
-
-    def _blocks(
-        self, tokens: Float[Tensor, "B L D"], context: BlockContext, requested: frozenset[str]
-    ) -> tuple[Float[Tensor, "B L D"], dict[str, Feature]]:
-        """All blocks, and what was requested of them."""
-        if SELF_ATTENTION not in requested:
-            for block in self.transformer_blocks:
-                tokens = self.run(block, tokens, context)
-            return tokens, {}
-        found = []
-        for number, block in enumerate(self.transformer_blocks):
-            assert isinstance(block, OpenSoraPlanBlock)
-            tokens, q, k = self.run(block.with_queries_and_keys, tokens, context)
-            if number in self.watched:
-                found.append(frame_attention(q, k, context.grid))
-        return tokens, {SELF_ATTENTION: tuple(found)}
 
     @override
     def token_count(self, latent: LatentShape) -> int:

@@ -1,14 +1,15 @@
 """Self-attention over space as a feature: which layers of a transformer offer it, and in which form."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.features import FrameAttention
+from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
+from vidlab.layers.attention import Heads
+from vidlab.layers.block import BlockContext
 from vidlab.layers.layouts import Grid
-
-Heads = Float[Tensor, "B L N d"]
 
 
 def later_half(layers: Sequence[int]) -> tuple[int, ...]:
@@ -20,3 +21,32 @@ def frame_attention(q: Heads, k: Heads, grid: Grid) -> FrameAttention:
     """Queries and keys of the latents' tokens frame by frame; those of text or a history come before them."""
     q, k = (x[:, -grid.tokens :].unflatten(1, (grid.frames, grid.places)) for x in (q, k))  # (B, T, L, N, d)
     return FrameAttention(q, k)
+
+
+def through_blocks(
+    run: Callable[..., Any],
+    blocks: Iterable[Any],
+    watched: Collection[int],
+    tokens: Float[Tensor, "B L D"],
+    context: BlockContext,
+    requested: frozenset[str],
+) -> tuple[Float[Tensor, "B L D"], dict[str, Feature]]:
+    """Tokens behind all blocks, and their self-attention where it is requested.
+
+    Args:
+        run: of a denoiser: calls a block, or a method of it, on tokens and context.
+        blocks: which also offer ``with_queries_and_keys``.
+        watched: numbers of the blocks whose attention is the feature.
+        tokens, context: what the first block reads.
+        requested: names of features.
+    """
+    if SELF_ATTENTION not in requested:
+        for block in blocks:
+            tokens = run(block, tokens, context)
+        return tokens, {}
+    found = []
+    for number, block in enumerate(blocks):
+        tokens, q, k = run(block.with_queries_and_keys, tokens, context)
+        if number in watched:
+            found.append(frame_attention(q, k, context.grid))
+    return tokens, {SELF_ATTENTION: tuple(found)}
