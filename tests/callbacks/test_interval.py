@@ -21,3 +21,7 @@ def test_nothing_is_due_before_the_first_step(start):
 
 def test_a_resumed_training_does_not_repeat_the_step_it_begins_at():
     assert dues(StepInterval(4), [4, 4, 5, 6, 7, 8], start=4) == [8]
+
+
+def test_without_an_interval_nothing_is_due() -> None:
+    assert dues(StepInterval(None), [0, 1, 2, 3], start=0) == []

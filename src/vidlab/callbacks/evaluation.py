@@ -90,7 +90,7 @@ class Evaluation(Callback):
             if value is not None and value < 1:
                 raise UserError(f"callbacks.evaluation.{name}={value} must be at least 1.")
         self.metrics = dict(metrics)
-        self._interval = None if every_n_steps is None else StepInterval(every_n_steps)
+        self._interval = StepInterval(every_n_steps)
         self.num_videos = num_videos
         self.batch_size = batch_size
         self.seed = seed
@@ -127,12 +127,11 @@ class Evaluation(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._interval is not None:
-            self._interval.start(trainer.global_step)
+        self._interval.start(trainer.global_step)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Evaluate at the interval, once per optimizer step."""
-        if self._interval is not None and self._interval.due(trainer.global_step):
+        if self._interval.due(trainer.global_step):
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

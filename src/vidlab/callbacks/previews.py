@@ -43,7 +43,7 @@ class Previews(Callback):
 
     Args:
         folder: where ``step-000100.png`` and ``.mp4`` are written.
-        every_n_steps: interval in optimizer steps.
+        every_n_steps: interval in optimizer steps; null leaves only the end.
         prompts: fixed prompts; null takes captions of the first held-out clips.
         count: how many prompts to take when ``prompts`` is null.
         seed: seed of the noise.
@@ -53,13 +53,13 @@ class Previews(Callback):
     def __init__(
         self,
         folder: str,
-        every_n_steps: int,
+        every_n_steps: int | None,
         prompts: Sequence[str] | None = None,
         count: int = 6,
         seed: int = 0,
         fps: float = 8.0,
     ) -> None:
-        if every_n_steps < 1:
+        if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"callbacks.previews.every_n_steps={every_n_steps} must be at least 1.")
         self.folder = Path(folder)
         self._interval = StepInterval(every_n_steps)

@@ -16,10 +16,10 @@ class StepInterval:
     """Says once for each multiple of ``every_n_steps`` optimizer steps that it has been reached.
 
     ``Trainer.global_step`` stands still while the batches of a step accumulate, so that a test of it alone holds for
-    each of them; it is 0 before the first step, which is no multiple.
+    each of them; it is 0 before the first step, which is no multiple. Of an interval of None nothing is ever due.
     """
 
-    def __init__(self, every_n_steps: int) -> None:
+    def __init__(self, every_n_steps: int | None) -> None:
         self.every_n_steps = every_n_steps
         self._seen: int | None = None
 
@@ -32,4 +32,4 @@ class StepInterval:
         if step == (0 if self._seen is None else self._seen):
             return False
         self._seen = step
-        return step % self.every_n_steps == 0
+        return self.every_n_steps is not None and step % self.every_n_steps == 0
