@@ -24,6 +24,7 @@ from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.cli.planning import asks_for_plan
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer
@@ -62,7 +63,7 @@ def run_training(cfg: DictConfig) -> float | None:
     """
     _quiet()
     check_scale(cfg)
-    if cfg.get("plan"):
+    if asks_for_plan(cfg.get("plan")):
         run_plan(cfg)
         return None
     if is_sweep() and starts_processes(cfg.trainer):

@@ -6,15 +6,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidlab.errors import UserError
 from vidlab.lab.planner.table import table
 
-ASKS = ("plan=true", "plan=True")
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "null", "none", "")
+
+
+def asks_for_plan(value: object) -> bool:
+    """What ``plan=value`` says.
+
+    Raises:
+        UserError: neither yes nor no.
+    """
+    word = str(value).lower()
+    if word not in YES + NO:
+        raise UserError(f"plan={value}: it must be true or false.")
+    return word in YES
 
 
 @contextmanager
 def nothing_left(arguments: Sequence[str]) -> Iterator[list[str]]:
     """The arguments, with those that let Hydra write nothing where a plan is asked for; then the table of a sweep."""
-    if not any(word in ASKS for word in arguments):
+    given = [word.lstrip("+").partition("=") for word in arguments]
+    if not any(key == "plan" and value.lower() in YES for key, _, value in given):
         yield list(arguments)
         return
     with tempfile.TemporaryDirectory(prefix="vidlab-plan-") as name:
@@ -25,10 +39,5 @@ def nothing_left(arguments: Sequence[str]) -> Iterator[list[str]]:
             f"hydra.run.dir={name}/0",
         ]
         yield [*arguments, *quiet, f"hydra.sweep.dir={name}"]
-        _print_table(Path(name), sweep=arguments[:1] in (["-m"], ["--multirun"]))
-
-
-def _print_table(folder: Path, sweep: bool) -> None:
-    if not sweep:
-        return
-    print(f"\n{table(folder)}", file=sys.stdout, flush=True)
+        if rows := table(Path(name)):  # of a sweep alone
+            print(f"\n{rows}", file=sys.stdout, flush=True)

@@ -8,6 +8,7 @@ from vidlab.lab.planner.plan import plan_training
 from vidlab.lab.planner.report import row, text_of
 from vidlab.lab.planner.table import write_row
 from vidlab.lab.published_sizes import take_published_sizes
+from vidlab.lab.runs.job import is_sweep
 
 
 def run_plan(cfg: DictConfig) -> None:
@@ -17,12 +18,11 @@ def run_plan(cfg: DictConfig) -> None:
         UserError: a configuration that cannot work.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra = HydraConfig.get()
     overrides = tuple(hydra.overrides.task)
     take_published_sizes(cfg, overrides)
     plan = plan_training(cfg)
-    if hydra.mode == RunMode.MULTIRUN:
+    if is_sweep():
         write_row(Path(hydra.runtime.output_dir), row(plan, overrides))
     print(text_of(plan), flush=True)
