@@ -31,7 +31,6 @@ from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.planner.run import run_plan
-from vidlab.lab.planner.scale import check_scale
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
 from vidlab.lab.runs.job import Job, find_job, is_sweep
@@ -42,6 +41,7 @@ from vidlab.lab.runs.run_lock import locked
 from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
 from vidlab.lab.runs.stopping import leave_process_group, stopped
 from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
+from vidlab.lab.scaling.model_scale import check_scale
 from vidlab.lab.sweeps.own_processes import run_as_command, starts_processes
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord

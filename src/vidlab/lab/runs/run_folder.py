@@ -5,7 +5,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab.planner import scale  # noqa: F401  registers the resolvers of sizes, which are composed with folders
+from vidlab.lab.scaling import model_scale  # noqa: F401  registers the resolvers of sizes, composed with folders
 
 RUNS = Path("runs")
 

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from vidlab.errors import UserError
 from vidlab.lab.compose import build_module
-from vidlab.lab.planner.scale import check_scale, scaled, scaled_lr, scaled_width
 from vidlab.lab.runs import run_folder  # noqa: F401  registers the resolvers
+from vidlab.lab.scaling.model_scale import check_scale, scaled, scaled_lr, scaled_width
 
 CONF = Path(__file__).parents[3] / "conf"
 MODELS = (
