@@ -39,7 +39,12 @@ class ImagePrompt(nn.Module):
 
 
 def add_image_prompt(
-    body: Any, path: str, features: Float[Tensor, "1 ..."], nothing: Float[Tensor, "1 ..."], scale: float = 1.0
+    body: Any,
+    path: str,
+    features: Float[Tensor, "1 ..."],
+    nothing: Float[Tensor, "1 ..."],
+    scale: float = 1.0,
+    state: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> ImagePrompt:
     """Let a UNet's cross-attention read a picture.
 
@@ -49,11 +54,12 @@ def add_image_prompt(
         features: of the picture, (1, E) or for an IP-Adapter Plus (1, L, E), see ``picture_features``.
         nothing: those that stand for no picture.
         scale: what its attention is multiplied by.
+        state: what ``read_ip_adapter`` has read of the file; None reads it.
 
     Raises:
         UserError: it is damaged, of another kind, or for another UNet or image encoder.
     """
-    state = read_ip_adapter(path)
+    state = read_ip_adapter(path) if state is None else state
     try:
         body._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
         body.requires_grad_(False)

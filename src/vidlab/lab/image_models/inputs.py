@@ -87,11 +87,11 @@ def _ip_adapter(model: HARIVO, frames: int, settings: Mapping[str, Any], max_meg
         if settings[key] is None:
             raise UserError(f"ip_adapter.{key} is not set: an IP-Adapter needs a picture and its image encoder.")
     path = str(settings["path"])
-    patches = reads_patches(read_ip_adapter(path))
+    state = read_ip_adapter(path)
     encoder = load_image_encoder(str(settings["encoder"]))
     picture = _picture(str(settings["picture"]), "ip_adapter.picture", max_megapixels)
-    features = picture_features(encoder, picture, patches)
-    model.image_prompt = add_image_prompt(model.body, path, *features, float(settings["scale"]))
+    features = picture_features(encoder, picture, reads_patches(state))
+    model.image_prompt = add_image_prompt(model.body, path, *features, float(settings["scale"]), state)
 
 
 def _picture(name: str, key: str, max_megapixels: float) -> Float[Tensor, "1 3 H W"]:
