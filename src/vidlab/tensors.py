@@ -108,6 +108,18 @@ def tensor_checksum(name: str, tensor: Tensor) -> int:
     return crc32(data[whole:].tobytes(), crc32(sums.astype("<u8").tobytes(), start))
 
 
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Names that one of both lacks, or whose tensors differ in shape."""
+    names = dict.fromkeys((*expected, *found))
+    return [name for name in names if name not in found or name not in expected
+            or found[name].shape != expected[name].shape]  # fmt: skip
+
+
+def shape_text(tensors: Mapping[str, Tensor], name: str) -> str:
+    """The shape of a tensor for a message, ``absent`` where there is none."""
+    return str(tuple(tensors[name].shape)) if name in tensors else "absent"
+
+
 def refuse_other_shapes(found: Mapping[str, Any], expected: Mapping[str, Tensor], source: str, remedy: str) -> None:
     """Refuse tensors of which one is no tensor, or has another shape or kind than that of its name; extra ones too.
 

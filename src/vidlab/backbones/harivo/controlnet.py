@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vidlab.backbones.harivo.unet import FramePass, frames_of
 from vidlab.errors import UserError
 from vidlab.hub import model_folder, read_json, refuse_code
-from vidlab.tensors import read_tensors, refuse_non_finite
+from vidlab.tensors import misfits, read_tensors, refuse_non_finite, shape_text
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 KIND = "ControlNetModel"
@@ -139,13 +139,12 @@ def _single_file(file: Path, path: str, config: dict[str, Any]) -> dict[str, Ten
 
 
 def _check_fit(net: Any, weights: Mapping[str, Tensor], body: Any, path: str) -> None:
-    expected = {name: tuple(value.shape) for name, value in net.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+    expected = net.state_dict()
+    wrong = misfits(weights, expected)
     if wrong:
         raise UserError(
             f"controlnet.path={path}: the weights do not fit ({len(wrong)} differ, the first is {wrong[0]}, "
-            f"{found.get(wrong[0], 'absent')} in the file and {expected.get(wrong[0], 'absent')} in a ControlNet of "
+            f"{shape_text(weights, wrong[0])} in the file and {shape_text(expected, wrong[0])} in a ControlNet of "
             "this image model)."
         )
     for name in ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block"):

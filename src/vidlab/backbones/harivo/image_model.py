@@ -12,7 +12,7 @@ from torch import Tensor
 from vidlab.backbones.harivo.unet import make_unet
 from vidlab.errors import UserError
 from vidlab.hub import model_folder, read_json, refuse_code
-from vidlab.tensors import read_tensors, refuse_non_finite
+from vidlab.tensors import misfits, read_tensors, refuse_non_finite, shape_text
 
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -75,13 +75,11 @@ class ImageModel:
         assert self.config is not None
         weights = self._weights()
         body = self.hollow()
-        expected = {name: tuple(value.shape) for name, value in body.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in weights.items()}
-        wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
+        wrong = misfits(weights, body.state_dict())
         if wrong:
             raise UserError(
                 f"{self.origin}: the weights do not fit the configuration ({len(wrong)} differ, the first is "
-                f"{wrong[0]}, {found.get(wrong[0], 'absent')} in the file). {AGAIN}"
+                f"{wrong[0]}, {shape_text(weights, wrong[0])} in the file). {AGAIN}"
             )
         refuse_non_finite(weights, self.origin, AGAIN)
         body.to_empty(device="cpu")
