@@ -115,7 +115,7 @@ def sweep(tmp_path):
 
 @pytest.mark.parametrize("metric", ["val/score", "judge"])
 def test_verdicts_by_hand(sweep, metric):
-    scores = scores_of([sweep.parent / "sweep"], metric)
+    scores = scores_of([sweep.parent / "sweep"], metric)[()]
     assert scores["good"] == pytest.approx({0: 2.0, 1: 2.2, 2: 1.9})
     found = verdicts(read_published(sweep), scores)
     assert [one.word for one in found] == [
@@ -132,6 +132,20 @@ def test_results_are_written_between_the_marks(sweep, capsys):
     )
     assert "earlier" not in readme and "| absent | 7 |  |  | not measured |" in readme
     assert main([str(sweep), "nowhere"]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_another_size_is_a_table_of_its_own(sweep, capsys):
+    larger = sweep.parent / "larger"
+    for seed in range(2):
+        for number, (row, value) in enumerate([("plain", 5.0), ("good", 4.0)]):
+            job = larger / f"{number}{seed}" / ".hydra"
+            job.mkdir(parents=True)
+            job.joinpath("overrides.yaml").write_text(f"- row/m4v/mixers={row}\n- seed={seed}\n- model.scale=2\n")
+            job.parent.joinpath("summary.json").write_text(json.dumps({"last": {"val/score": value + seed / 10}}))
+    assert main([str(sweep), str(sweep.parent / "sweep"), str(larger)]) == 0
+    small, large = capsys.readouterr().out.split("With `model.scale=2`:")
+    assert "| plain | 10 | 1, s = 0.1, 3 seeds |" in small and "| good | 8 | 2.033," in small
+    assert "| plain | 10 | 5.05, s = 0.071, 2 seeds |" in large and "| good | 8 | 4.05," in large
 
 
 def test_without_runs_nothing_is_measured(sweep):

@@ -3,8 +3,8 @@
     python -m vidlab.lab.claims.verdicts TABLE [SWEEP ...] [--write]
 
 TABLE is a folder with ``published.csv``, a SWEEP the folder of ``python train.py -m experiment=...``, one or several.
-Every row is compared with the baseline row over common seeds, each on its own. ``--write`` puts the
-result into the table's README.
+Every row is compared with the baseline row over common seeds, each on its own; runs of other settings (another size,
+another budget) are a table of their own. ``--write`` puts the result into the table's README.
 """
 
 import argparse
@@ -29,10 +29,12 @@ Word = Literal[
     "opposite",
 ]  # fmt: skip
 Scores = Mapping[str, Mapping[int, float]]
+Settings = tuple[str, ...]
 PUBLISHED, SUMMARY = "published.csv", "summary.json"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 HEADER = "| row | published | ours | over the baseline, 95 % interval | verdict |\n|---|---|---|---|---|"
 SIGNS = {"higher": 1, "lower": -1}
+NO_SETTINGS = ("row/", "seed", "name", "experiment", "hydra")  # that tell no two tables apart
 EXPECTED = {"better": 1, "worse": -1, "": 0}
 
 
@@ -115,13 +117,15 @@ def _row(cells: Mapping[str, str]) -> PublishedRow:
     )  # fmt: skip
 
 
-def scores_of(sweeps: Iterable[Path], metric: str) -> Scores:
-    """The last value of a metric by row and seed; of a row and seed that were trained twice, the later folder's.
+def scores_of(sweeps: Iterable[Path], metric: str) -> Mapping[Settings, Scores]:
+    """The last value of a metric by row and seed, for each set of further settings (another size, another budget).
+
+    Of a row and seed that were trained twice with the same settings, the later folder's counts.
 
     Raises:
         UserError: the sweeps are of several tables, whose rows may share names.
     """
-    found: dict[str, dict[int, float]] = {}
+    found: dict[Settings, dict[str, dict[int, float]]] = {}
     tables: set[str] = set()
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):
@@ -130,7 +134,9 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Scores:
             tables |= rows.keys()
             value = _value(job.parents[1], metric)
             if rows and value is not None:
-                found.setdefault(next(iter(rows.values())), {})[int(words.get("seed", 0))] = value
+                further = (f"{key}={word}" for key, word in words.items() if not key.startswith(NO_SETTINGS))
+                scores = found.setdefault(tuple(sorted(further)), {})
+                scores.setdefault(next(iter(rows.values())), {})[int(words.get("seed", 0))] = value
     if len(tables) > 1:
         raise UserError(f"These sweeps are of several tables ({', '.join(sorted(tables))}); give those of one.")
     return found
@@ -197,6 +203,16 @@ def lines(found: Sequence[Verdict]) -> Iterator[str]:
         yield f"| {row.row} | {theirs} | {_ours(one.scores)} | {_over(one.test)} | {one.word}{_unseen(one)} |"
 
 
+def tables_of(rows: Sequence[PublishedRow], measured: Mapping[Settings, Scores]) -> Iterator[str]:
+    """A table for each set of settings, the sweep's own first; one without scores where nothing was measured."""
+    for number, settings in enumerate(sorted(measured, key=lambda words: (len(words), words)) or [()]):
+        if number:
+            yield ""
+        if settings:
+            yield f"With `{' '.join(settings)}`:\n"
+        yield from lines(verdicts(rows, measured.get(settings, {})))
+
+
 def _ours(scores: Mapping[int, float]) -> str:
     if len(scores) < 2:
         return "".join(f"{value:.4g}, one seed" for value in scores.values())
@@ -242,8 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         absent = [sweep for sweep in given.sweeps if not sweep.is_dir()]
         if absent:
             raise UserError(f"{absent[0]}: no such folder; give the folder of a sweep, runs/NAME/DATE.")
-        found = verdicts(rows, scores_of(given.sweeps, rows[0].ours))
-        table = "\n".join(lines(found))
+        table = "\n".join(tables_of(rows, scores_of(given.sweeps, rows[0].ours)))
         print(table)
         if given.write:
             write_results(given.table / "README.md", table)
