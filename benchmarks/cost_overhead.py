@@ -67,7 +67,7 @@ def measure(steps: int, overrides: list[str]) -> dict[str, float]:
         meter.on_train_batch_end = watch.watch("meter", meter.on_train_batch_end)  # type: ignore[method-assign]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Throughput):
-                callback._work_of = watch.watch("throughput", callback._work_of)  # type: ignore[method-assign]
+                callback._cost_of = watch.watch("throughput", callback._cost_of)  # type: ignore[method-assign]
         trainer.callbacks[:] = [meter, *trainer.callbacks, clock]  # type: ignore[attr-defined]
         module = build_module(cfg)
         plan_cost = module.plan.cost

@@ -48,10 +48,11 @@ def scaled_lr(lr: float, exponent: float, scale: float | None) -> float:
 
 
 def check_scale(cfg: DictConfig) -> None:
-    """Refuse a dial that would turn the learning rate alone.
+    """Refuse a dial that would turn the learning rate alone, or leave another model than the one asked for.
 
     Raises:
-        UserError: the scale is not 1, and the sizes of the model are given as numbers.
+        UserError: the scale is not 1, and the sizes of the model are given as numbers, or so few layers are left that
+            its token layouts have no part in it.
     """
     model = cfg.get("model")
     if not model or "scale" not in model:
@@ -61,6 +62,14 @@ def check_scale(cfg: DictConfig) -> None:
         raise UserError(
             f"model.scale={model.scale}: width, depth and heads of model={model.name} are given as numbers, so that "
             "the dial would set nothing but the learning rate. Leave model.scale out, or those numbers."
+        )
+    layouts = model.backbone.get("layouts")
+    full = layouts.full_first + layouts.full_last if layouts else 0
+    if model.scale != 1 and 0 < full and model.backbone.depth <= full:
+        raise UserError(
+            f"model.scale={model.scale}: model={model.name} has {model.backbone.depth} layers then, and its first "
+            f"{layouts.full_first} and last {layouts.full_last} attend to everything: it would be full 3D attention. "
+            "Take a larger scale, or fewer of these (model.backbone.layouts.full_first and full_last)."
         )
 
 
