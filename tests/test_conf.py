@@ -6,6 +6,7 @@ Those of different groups share runs, as few as hold them all; each in a run of 
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -148,8 +149,9 @@ def compose_train(folder: Path, *arguments: str) -> DictConfig:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """An empty working folder, and no way to the network."""
+def alone(empty_store, tmp_path, monkeypatch):
+    """A working folder with an empty store alone, and no way to the network."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "CONFIG_FILE": "/dev/null", "RETRIES": "0"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
