@@ -134,7 +134,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database without runs, made once for all processes of pytest-xdist: creating its tables takes seconds."""
+    """An MLflow database without runs, made once for all workers: creating its tables takes seconds."""
     from vidlab.lab.tracking.store import open_client
 
     own = tmp_path_factory.getbasetemp()
