@@ -27,6 +27,7 @@ assert "vidlab" not in sys.modules, "vidlab was imported before its shape annota
 shape_checks.install("vidlab")
 
 import torch
+from filelock import FileLock
 from hydra._internal.config_repository import ConfigRepository
 from hydra.plugins.config_source import ConfigResult
 
@@ -129,6 +130,22 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
         server = Commands(tmp_path_factory.mktemp("commands"))
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database without runs, made once for all workers: creating its tables takes seconds."""
+    from vidlab.lab.tracking.store import open_client
+
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    database = folder / "empty.db"
+    with FileLock(folder / "empty.db.lock"):
+        if not database.exists():
+            making = folder / "making.db"
+            open_client(f"sqlite:///{making}").search_experiments()
+            making.rename(database)
+    return database
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from test_conf import CONF, compose_train, overrides
+from test_conf import CONF, asks_for, compose_train, group_of, overrides, packed
 from test_conf import alone as alone
 from vidlab.errors import UserError
 from vidlab.lab.train import run_training
 
+Row = tuple[str, str, str]  # choice, key within it, value
 LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?P<value>[^#]*)(?P<comment>#.*)?$")
 WORD = r"[\w.+-]+"
 CLASS = re.compile(r"\{?_target_: (?P<name>[\w.]+)(?P<rest>[^}]*)\}?")
@@ -71,8 +72,8 @@ def named(comment: str) -> list[str]:
     return whole + words
 
 
-def advertised() -> list[tuple[str, str, str]]:
-    """(choice, key within it, value) of everything under conf/ that training reads, but for what is set: test_conf."""
+def advertised() -> list[Row]:
+    """Those of everything under conf/ that training reads, but for what is set: test_conf."""
     rows = []
     for path in sorted(CONF.rglob("*.yaml")):
         name = path.relative_to(CONF).as_posix()
@@ -88,34 +89,70 @@ def advertised() -> list[tuple[str, str, str]]:
 ROWS = advertised()
 
 
-def asked_for(choice: str, key: str, value: str, folder: Path) -> DictConfig:
-    """The small run of a choice, with the value in place of the key's."""
-    group, _, _ = choice.partition("/")
+def place_of(choice: str, key: str) -> str:
+    """Where a key of a choice's file is in the whole configuration."""
     at_top = choice == "train" or "# @package _global_" in (CONF / f"{choice}.yaml").read_text()
-    place = key if at_top else f"{group}.{key}"
-    extra = [word for one in (choice, f"{choice} {key}", f"{choice} {key}={value}") for word in WITH.get(one, [])]
-    cfg = compose_train(folder, *overrides(RUN_AS.get(choice, choice)), *extra)
+    return key if at_top else f"{group_of(choice)}.{key}"
+
+
+def needed(row: Row) -> list[str]:
+    choice, key, value = row
+    return [word for one in (choice, f"{choice} {key}", f"{choice} {key}={value}") for word in WITH.get(one, [])]
+
+
+def settings(row: Row) -> dict[str, str]:
+    """All that a row sets, by its keys."""
+    choice, key, value = row
+    words = dict(word.split("=", 1) for word in needed(row))
+    asked = {"task": "video_diffusion"} | asks_for(RUN_AS.get(choice, choice))
+    return asked | words | {place_of(choice, key): value}
+
+
+def asked_for(rows: list[Row], folder: Path) -> DictConfig:
+    """The small run of the rows' choices, with each value in place of its key's."""
+    choices = dict.fromkeys(RUN_AS.get(choice, choice) for choice, _, _ in rows)
+    cfg = compose_train(folder, *overrides(*choices), *(word for row in rows for word in needed(row)))
     with open_dict(cfg):
-        OmegaConf.update(cfg, place, OmegaConf.create(value) if value.startswith("{") else value, merge=False)
+        for choice, key, value in rows:
+            new = OmegaConf.create(value) if value.startswith("{") else value
+            OmegaConf.update(cfg, place_of(choice, key), new, merge=False)
     return cfg
 
 
-@pytest.mark.parametrize(("choice", "key", "value"), ROWS, ids=[f"{c} {k}={v}" for c, k, v in ROWS])
-def test_every_named_value_runs_or_is_refused(choice, key, value, tmp_path, monkeypatch):
+def name_of(row: Row) -> str:
+    return "{} {}={}".format(*row)
+
+
+RUN = [row for row in ROWS if name_of(row) not in REFUSED]
+
+
+def runs(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDLAB_CACHE", str(folder / "cache"))
+    loss = run_training(asked_for(rows, folder))
+    assert loss is None or 0 < loss < float("inf")
+
+
+@pytest.mark.parametrize("rows", packed(RUN, settings), ids=lambda rows: " ".join(map(name_of, rows)))
+def test_named_values_run_together(rows, tmp_path, monkeypatch):
+    runs(rows, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", RUN, ids=name_of)
+def test_every_named_value_runs(row, tmp_path, monkeypatch):
+    runs([row], tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in RUN], ids=name_of)
+def test_every_other_named_value_is_refused(row, tmp_path, monkeypatch):
     monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
-    cfg = asked_for(choice, key, value, tmp_path)
-    reason = REFUSED.get(f"{choice} {key}={value}")
-    if reason is None:
-        loss = run_training(cfg)
-        assert loss is None or 0 < loss < float("inf")
-        return
     with pytest.raises(UserError) as caught:
-        run_training(cfg)
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
+        run_training(asked_for([row], tmp_path))
+    assert REFUSED[name_of(row)] in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_the_comments_are_read():
     assert ("train", "attention", "flex") in ROWS and ("train", "precision", "64-true") in ROWS
     assert ("task/autoencoder", "task.latent_scale", "channel") in ROWS
     assert ("callbacks/default", "learning_rate", "{_target_: lightning.pytorch.callbacks.LearningRateMonitor}") in ROWS
-    assert set(REFUSED) <= {f"{choice} {key}={value}" for choice, key, value in ROWS}
+    assert set(REFUSED) <= set(map(name_of, ROWS))

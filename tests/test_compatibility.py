@@ -1,7 +1,8 @@
 """One table: model x objective x conditioning x sampler x precision x shapes, trained and sampled or refused.
 
-Every pair of two choices is in a row of ``ROWS``, which the names of the tests spell out; all of model x objective x
-conditioning, each with all samplers, are marked ``slow``, and so are models in two processes (``cli/test_ddp.py``).
+Every pair of two choices is in a row of ``ROWS``, which the names of the tests spell out. Each run of the tests takes
+those in which every choice meets every precision and every shape; the other rows are marked ``slow``, and so are all of
+model x objective x conditioning, each with all samplers, and models in two processes (``cli/test_ddp.py``).
 What cannot work is refused when the parts are put together, with its reason; ``REFUSED`` lists all of that. A new file
 in conf/ takes part without touching this one, so no combination is in neither.
 """
@@ -139,6 +140,27 @@ def pairs(row) -> list[tuple[tuple[int, str], tuple[int, str]]]:
 ROWS = rows_of_all_pairs(MODELS, OBJECTIVES, CONDITIONINGS, SAMPLERS, PRECISIONS, list(SHAPES))
 
 
+def covering(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Few of the rows in which every choice meets every precision and every shape that it meets in any."""
+
+    def met(row: tuple[str, ...]) -> set:
+        return {pair for pair in pairs(row) if pair[1][0] >= len(GROUPS)}
+
+    missing, chosen = set().union(*map(met, rows)), []
+    while missing:
+        chosen.append(max(rows, key=lambda row: len(missing & met(row))))
+        missing -= met(chosen[-1])
+    return chosen
+
+
+OFTEN = covering(ROWS)
+
+
+def drawn(every: bool, *values: object, **options: str) -> object:
+    """Values of a test in every run of the tests, or in ``pytest -m slow`` alone."""
+    return pytest.param(*values, marks=() if every else pytest.mark.slow, **options)
+
+
 def trained(monkeypatch, overrides: tuple[str, ...], precision: str, shapes: str) -> VideoDiffusion:
     """A module after a backward pass of every shape; each reaches every parameter, as DDP demands."""
     assert refusal(*overrides) is None
@@ -169,7 +191,7 @@ def sampled(module: VideoDiffusion, sampler: str, precision: str = "32-true") ->
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
 
 
-@pytest.mark.parametrize("row", ROWS, ids="-".join)
+@pytest.mark.parametrize("row", [drawn(row in OFTEN, row, id="-".join(row)) for row in ROWS])
 def test_every_pair_trains_and_samples(row, monkeypatch):
     model, objective, conditioning, sampler, precision, shapes = row
     overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
@@ -191,13 +213,25 @@ def test_every_combination_trains_and_samples(model, objective, conditioning, mo
             sampled(module, name)
 
 
-@pytest.mark.parametrize(("left", "right"), [sorted(pair) for pair in REFUSED if any(one in pair for one in PYRAMIDS)])
+WITH_A_PYRAMID = [sorted(pair) for pair in REFUSED if any(one in pair for one in PYRAMIDS)]
+
+
+@pytest.mark.parametrize(("left", "right"), [drawn(PYRAMIDS[0] in pair, *pair) for pair in WITH_A_PYRAMID])
 def test_what_does_not_go_with_pyramid_flow_is_refused(left, right):
     with pytest.raises(UserError, match=REFUSED[frozenset({left, right})]):
         composed(left, right, *PER_FRAME)
 
 
-@pytest.mark.parametrize(("conditioning", "guidance"), itertools.product(CONDITIONINGS, GUIDANCES))
+def guided() -> list[object]:
+    """Every guidance with every conditioning: all that are refused, and a third of the others, in every run."""
+    places = itertools.product(enumerate(CONDITIONINGS), enumerate(GUIDANCES))
+    return [
+        drawn((i + j) % 3 == 0 or frozenset({f"guidance={guidance}", f"conditioning={one}"}) in REFUSED, one, guidance)
+        for (i, one), (j, guidance) in places
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("conditioning", "guidance"), guided())
 def test_every_guidance_serves_every_conditioning(conditioning, guidance):
     objective = PYRAMIDS[0] if f"guidance={guidance}" in BY_FRAME else GAUSSIANS[0]
     per_frame = PER_FRAME if objective in PYRAMIDS else []

@@ -1,10 +1,15 @@
 """Every file under conf/ composes, and every choice that this machine can run trains two steps.
 
 A new file is tested without touching this one. Choices that need what is not here fail with their documented message.
+Those of different groups share runs, as few as hold them all; each in a run of its own is a slow test.
 """
 
 import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -19,6 +24,7 @@ from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.train import run_training
 from vidlab.lab.trusted_config import own_classes
 
+Case = TypeVar("Case")
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # groups that training does not read: tests/metrics/test_metrics_conf.py and tests/pipelines go through them
 EVALUATED = ("metrics", "system")
@@ -69,7 +75,7 @@ ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {na
 # groups whose choices do not stand at the top
 PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
 # two steps, or a moment
-BUDGETS = {"steps": 2, "samples": 4, "tokens": 400, "flops": 1e8, "wall_time": 0.01}
+BUDGETS = {"steps": 2, "samples": 4, "tokens": 400, "flops": 1e9, "wall_time": 0.01}
 FEW_TOKENS = ["data.height=16", "data.width=16"]
 # an image model trained within seconds; frames of one UNet take longer than those of any transformer
 HARIVO = ["model.image_training.max_steps=1", "model.image_training.batch_size=1", "model.backbone.width=16",
@@ -87,6 +93,7 @@ WITH = {
     "init/merge": ["init.image_run=last", "init.temporal_run=last"],
     "model/harivo": HARIVO,
     "losses/harivo": ["model=harivo", *HARIVO],
+    "losses/trs": ["model=full3d"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
     **{f"mixer/{name}": ["model=mmdim"] for name in ("ssd", "attention", "parallel")},
     "lengths/causal": ["autoencoder=trilinear"],
@@ -99,22 +106,34 @@ WITH = {
 }
 
 
-def overrides(choice: str) -> list[str]:
-    """The command line that takes a choice, at the smallest size."""
+def group_of(choice: str) -> str:
+    return choice.partition("/")[0]
+
+
+def chosen(choice: str) -> str:
+    """The word of the command line that takes a choice."""
     group, _, name = choice.partition("/")
-    group_at = PLACED.get(group, group)
-    chosen = [f"{group_at}=[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else f"{group_at}={name}"]
-    if choice in AUTOENCODERS or choice.startswith("experiment/paper/wfvae"):
-        shapes = SMALL["data/moving_shapes"] if choice == "task/autoencoder" else []
-        return [*chosen, *WITH.get(choice, []), *SMALL["autoencoder"], *SMALL["trainer"], *shapes, "logger=none"]
-    if choice.startswith("experiment/paper/"):
-        return [*chosen, *WITH.get(choice, []), *SMALL["trainer"], "logger=none"]
-    small = SMALL[""] + (SMALL["trainer"] if choice != "trainer/gpu" else [])
-    small += SMALL["model"] if group != "model" or name == "full3d" else FEW_TOKENS
-    small += SMALL["data/moving_shapes"] if group != "data" or name == "moving_shapes" else []
+    taken = f"[{','.join(dict.fromkeys(['default', name]))}]" if group in LISTS else name
+    return f"{PLACED.get(group, group)}={taken}"
+
+
+def overrides(*choices: str) -> list[str]:
+    """The command line that takes choices of different groups, at the smallest size."""
+    words = [chosen(choice) for choice in choices]
+    needed = list(dict.fromkeys(word for choice in choices for word in WITH.get(choice, [])))
+    named = {choice.partition("/")[0]: choice for choice in choices}
+    if any(one in AUTOENCODERS or one.startswith("experiment/paper/wfvae") for one in choices):
+        shapes = SMALL["data/moving_shapes"] if "task/autoencoder" in choices else []
+        return [*words, *needed, *SMALL["autoencoder"], *SMALL["trainer"], *shapes, "logger=none"]
+    if any(choice.startswith("experiment/paper/") for choice in choices):
+        return [*words, *needed, *SMALL["trainer"], "logger=none"]
+    small = SMALL[""] + (SMALL["trainer"] if "trainer/gpu" not in choices else [])
+    small += SMALL["model"] + (FEW_TOKENS if "model" in named else [])
+    small += SMALL["data/moving_shapes"] if named.get("data", "data/moving_shapes") == "data/moving_shapes" else []
+    if named.get("budget", "budget/none") != "budget/none":
+        small = [word for word in small if not word.startswith("trainer.max_steps=")]
     # tracking is slow to start and tested with its own choice
-    small = [word for word in small if group != "budget" or name == "none" or not word.startswith("trainer.max_steps=")]
-    return [*chosen, *small, *WITH.get(choice, []), *(["logger=none"] if group != "logger" else [])]
+    return [*words, *small, *needed, *(["logger=none"] if "logger" not in named else [])]
 
 
 def compose_train(folder: Path, *arguments: str) -> DictConfig:
@@ -130,8 +149,9 @@ def compose_train(folder: Path, *arguments: str) -> DictConfig:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path, monkeypatch):
-    """An empty working folder, and no way to the network."""
+def alone(empty_store, tmp_path, monkeypatch):
+    """A working folder with an empty store alone, and no way to the network."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     for name, value in {"INDEX_URL": "http://127.0.0.1:9/simple", "CONFIG_FILE": "/dev/null", "RETRIES": "0"}.items():
         monkeypatch.setenv(f"PIP_{name}", value)
@@ -157,17 +177,68 @@ def test_every_part_of_a_system_is_put_together(choice, tmp_path):
     assert build_module(cfg)
 
 
+# what brings settings of many groups, or has a run of another kind
+BROUGHT = re.compile(r"^ *- override /(\w+)(?:@\S+)?: (\w+)", re.MULTILINE)
+ALONE = ("experiment", "task", *CROSSED)
+
+
+def runs_here(choice: str) -> bool:
+    return not ABSENT.get(choice, (False, ""))[0] and "/paper/" not in choice
+
+
+def asks_for(choice: str) -> dict[str, str]:
+    """The settings that a choice makes, brings or cannot do without, by their keys."""
+    words = [chosen(choice), *WITH.get(choice, [])]
+    files = [CONF / f"{word.replace('=', '/')}.yaml" for word in words]
+    brought = [found for file in files if file.is_file() for found in BROUGHT.findall(file.read_text())]
+    return dict(brought) | dict(word.split("=", 1) for word in words)
+
+
+def packed(cases: Iterable[Case], asks_for: Callable[[Case], dict[str, str]]) -> list[list[Case]]:
+    """Cases in as few runs as taking each into the first that sets none of its keys otherwise."""
+    runs: list[tuple[list[Case], dict[str, str]]] = []
+    for case in cases:
+        asked = asks_for(case)
+        fitting = (run for run in runs if all(run[1].get(key, value) == value for key, value in asked.items()))
+        row, settings = next(fitting, ([], {}))
+        if not row:
+            runs.append((row, settings))
+        row.append(case)
+        settings.update(asked)
+    return [row for row, _ in runs]
+
+
+SHARING = [choice for choice in CHOICES if runs_here(choice) and group_of(choice) not in ALONE]
+TOGETHER = packed(SHARING, asks_for)
+
+
+@pytest.mark.parametrize("choices", TOGETHER, ids="+".join)
+def test_choices_of_different_groups_in_one_run(choices, tmp_path):
+    train_two_steps(compose_train(tmp_path, *overrides(*choices)), tmp_path)
+
+
+def train_two_steps(cfg: DictConfig, folder: Path) -> None:
+    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    assert own_classes(cfg) == []  # what is shipped can come back in a checkpoint
+    loss = run_training(cfg)
+    assert loss is None or 0 < loss < float("inf")
+    assert (folder / "checkpoints" / "last.ckpt").is_file() and (folder / "summary.json").is_file()
+
+
 def whole_run(choice: str) -> object:
-    slow = choice.partition("/")[0] in CROSSED and choice not in OF_THEIR_KIND
-    return pytest.param(choice, marks=pytest.mark.slow if slow else ())
+    crossed = runs_here(choice) and group_of(choice) in CROSSED and choice not in OF_THEIR_KIND
+    return pytest.param(choice, marks=pytest.mark.slow if crossed or choice in SHARING else ())
 
 
 @pytest.mark.parametrize("choice", map(whole_run, CHOICES))
 def test_every_choice(choice, tmp_path, monkeypatch):
     name = choice.partition("/")[2]
     cfg = compose_train(tmp_path, *overrides(choice))
+    if runs_here(choice):
+        train_two_steps(cfg, tmp_path)
+        return
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert own_classes(cfg) == []  # what is shipped can come back in a checkpoint
+    assert own_classes(cfg) == []
     if name.startswith("paper/"):
         if choice.startswith(("autoencoder/", "experiment/paper/")):
             with torch.device("meta"):
@@ -177,12 +248,7 @@ def test_every_choice(choice, tmp_path, monkeypatch):
         else:
             assert build_module(cfg)  # models are counted below
         return
-    absent, message = ABSENT.get(choice, (False, ""))
-    if not absent:
-        loss = run_training(cfg)
-        assert loss is None or 0 < loss < float("inf")
-        assert (tmp_path / "checkpoints" / "last.ckpt").is_file() and (tmp_path / "summary.json").is_file()
-        return
+    message = ABSENT[choice][1]
     monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "empty"))
     with pytest.raises(UserError) as caught:
         run_training(cfg)

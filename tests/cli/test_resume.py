@@ -18,13 +18,13 @@ STEPS = ("trainer.val_check_interval=6", "lr_schedule.warmup_steps=2", "callback
 )
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, tmp_path, settings):
     whole, killed = (new_lab(commands, tmp_path / name, empty_store) for name in ("whole", "killed"))
-    arguments = (*STEPS, *settings, "trainer.max_steps=40")
+    arguments = (*STEPS, *settings, "trainer.max_steps=24")
     assert whole.train(*arguments).code == 0
     running = killed.start_train(*arguments)
     assert running.stop_when("runs/*/*/checkpoints/last.ckpt", killed.folder).code == -9
     assert only(killed).status == "RUNNING"
     stopped_at = weights(killed.runs[0] / "checkpoints" / "last.ckpt")["global_step"]
-    assert 3 <= stopped_at < 40
+    assert 3 <= stopped_at < 24
     done = killed.train(*arguments, "ckpt_path=last")
     assert done.code == 0, done.err
     assert len(killed.runs) == 1 and len(list(killed.folder.glob("runs/*/*"))) == 1
@@ -32,7 +32,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(commands, empty_store, 
     assert (expected.status, continued.status) == ("FINISHED", "FINISHED")
     assert expected.losses(stopped_at) == continued.losses(stopped_at)
     assert training_losses(expected) == training_losses(continued)  # those before the kill, too
-    assert len(continued.losses(stopped_at)) > 40 - stopped_at
+    assert len(continued.losses(stopped_at)) > 24 - stopped_at
     assert equal(*(weights(lab.runs[0] / "checkpoints" / "last.ckpt") for lab in (whole, killed)))
 
 

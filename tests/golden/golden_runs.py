@@ -110,7 +110,7 @@ def combinations() -> Iterator[tuple[str, str, str]]:
     yield from (("full3d", "flow_matching_x0", name) for name in CONDITIONINGS if name not in CROSSED_CONDITIONINGS)
 
 
-def train_combination(model: str, objective: str, conditioning: str, optimizer: str) -> list[float]:
+def train_combination(model: str, objective: str, conditioning: str, optimizer: str, steps: int = STEPS) -> list[float]:
     """The losses of a plain loop: step, clip, update; no trainer."""
     words = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}", f"optimizer={optimizer}")
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def train_combination(model: str, objective: str, conditioning: str, optimizer: 
     module.train()
     updates = module.optimizer_factory.build(module)
     losses = []
-    for batch in batches():
+    for batch in batches()[:steps]:
         loss = module.training_step(batch, batch.number)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trainable_parameters(module), 1.0)

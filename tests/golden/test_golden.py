@@ -11,6 +11,7 @@ from golden_runs import (
     HERE,
     MODELS,
     OPTIMIZERS,
+    STEPS,
     TRAINER_RUNS,
     combinations,
     run_named,
@@ -23,26 +24,34 @@ CROSSED = (MODELS, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS, OPTIMIZERS)
 PLACES = {name: place for names in CROSSED for place, name in enumerate(names)}
 
 
+FIRST = 6  # steps of a combination in every run of the tests: the optimizer's state counts from the second on
+
+
 def close(losses: list[float], name: str) -> bool:
-    return losses == pytest.approx(RECORD["losses"][name], rel=1e-4)
+    return losses == pytest.approx(RECORD["losses"][name][: len(losses)], rel=1e-4)
 
 
-def case(names: tuple[str, ...]) -> object:
-    """A tenth is compared in every run of the tests, all by ``pytest -m slow``: each model with each objective meets
-    one optimizer and one conditioning."""
+def in_every_run(names: tuple[str, ...]) -> bool:
+    """A tenth: each model with each objective meets one optimizer and one conditioning."""
     model, objective, conditioning, optimizer = names
-    if objective in CROSSED_OBJECTIVES and conditioning in CROSSED_CONDITIONINGS:
-        place = PLACES[model] + PLACES[objective]
-        every = (place + PLACES[conditioning]) % len(CROSSED_CONDITIONINGS) == 0
-        every = every and place % len(OPTIMIZERS) == PLACES[optimizer]
-    else:
-        every = optimizer == OPTIMIZERS[0]
-    return pytest.param(names, marks=() if every else pytest.mark.slow, id=" ".join(names))
+    if objective not in CROSSED_OBJECTIVES or conditioning not in CROSSED_CONDITIONINGS:
+        return optimizer == OPTIMIZERS[0]
+    place = PLACES[model] + PLACES[objective]
+    meets = (place + PLACES[conditioning]) % len(CROSSED_CONDITIONINGS) == 0
+    return meets and place % len(OPTIMIZERS) == PLACES[optimizer]
 
 
-@pytest.mark.parametrize("names", map(case, COMBINATIONS))
+@pytest.mark.parametrize("names", filter(in_every_run, COMBINATIONS), ids=" ".join)
+def test_first_losses_of_a_combination(names):
+    losses = train_combination(*names, steps=FIRST)
+    assert len(losses) == FIRST and close(losses, " ".join(names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", COMBINATIONS, ids=" ".join)
 def test_losses_of_a_combination(names):
-    assert close(train_combination(*names), " ".join(names))
+    losses = train_combination(*names)
+    assert len(losses) == STEPS and close(losses, " ".join(names))
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +74,7 @@ def test_losses_and_order_of_a_run(name, optimizer, folder):
         warnings.simplefilter("ignore")
         found = run_named(name, optimizer, folder)
     assert found.order.hexdigest() == RECORD["orders"][name]
+    assert len(found.losses) == len(RECORD["losses"][f"{name} {optimizer}"])
     assert close(found.losses, f"{name} {optimizer}")
 
 
