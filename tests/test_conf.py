@@ -44,6 +44,7 @@ FETCH = "could not be fetched"
 ABSENT = {
     "trainer/gpu": (not torch.cuda.is_available(), "trainer.accelerator=gpu: no CUDA GPU is visible to torch"),
     "text_encoder/transformers": (True, "text_encoder.path is not set. Give a local folder"),
+    "text_encoder/t5_clip": (True, "text_encoder.path and text_encoder.pooled_path are not set. Give local folders"),
     "text_encoder/stable_diffusion": (True, "text_encoder.path is not set. Give a local folder"),
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),

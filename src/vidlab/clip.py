@@ -89,7 +89,7 @@ class TextEmbedding:
 
     tokens: Float[Tensor, "B S D"]
     mask: Bool[Tensor, "B S"]
-    pooled: Float[Tensor, "B D"]
+    pooled: Float[Tensor, "B P"]
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
         """The same features on another device."""

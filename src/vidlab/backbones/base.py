@@ -26,6 +26,8 @@ class BackboneSpec:
         takes_attention: it takes the argument ``attention``, the name of an attention kernel.
         takes_ssm: it takes the argument ``ssm``, the name of a state-space kernel.
         reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
+        pooled_width: width of the pooled text that it was built for, of a model that takes it as the argument
+            ``pooled_width``; None: it is read as wide as the tokens.
         reads_history: ``input.history`` is read: earlier frames, seen by later ones and not the other way round.
         remembers_history: text and history are read without the noise level, so that ``remember`` serves all of them.
         features: names of what can be requested besides the prediction; see ``vidlab.features``.
@@ -40,6 +42,7 @@ class BackboneSpec:
     takes_attention: bool = False
     takes_ssm: bool = False
     reads_pooled_text: bool = True
+    pooled_width: int | None = None
     reads_history: bool = False
     remembers_history: bool = False
     features: frozenset[str] = frozenset()

@@ -121,7 +121,12 @@ class MMDiM(PatchedDenoiser):
         self.watched = later_half(range(dual_depth))
         features = frozenset({SELF_ATTENTION} if self.watched else ())
         self.declare(patch, control_channels, reads_history=True, features=features)
-        self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
+        self.spec = replace(
+            self.spec,
+            pooled_width=pooled_width or text_width,
+            takes_ssm=True,
+            hidden_matrices=("dual_blocks.*", "blocks.*"),
+        )
         _, rows, columns = self.patch
         self.latent_channels, self.width = latent.channels, width
         self.tables = Tables(kept=KEPT)
