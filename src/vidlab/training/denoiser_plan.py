@@ -66,7 +66,8 @@ class DenoiserPlan:
         if self.spec.pooled_width is None:
             raise UserError(
                 f"The text encoder gives tokens {self._text_width} wide and one vector {width} wide, and the model "
-                "reads both at one width. Use a text_encoder of one width, such as text_encoder=transformers, or model=mmdim."
+                "reads both at one width. Use a text_encoder of one width, such as text_encoder=transformers, or "
+                "model=mmdim."
             )
         if built != self._text_width:
             raise UserError(
