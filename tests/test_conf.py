@@ -50,6 +50,7 @@ FETCH = "could not be fetched"
 ABSENT = {
     "trainer/gpu": (not torch.cuda.is_available(), "trainer.accelerator=gpu: no CUDA GPU is visible to torch"),
     "text_encoder/transformers": (True, "text_encoder.path is not set. Give a local folder"),
+    "text_encoder/t5_clip": (True, "text_encoder.path and text_encoder.pooled_path are not set. Give local folders"),
     "text_encoder/stable_diffusion": (True, "text_encoder.path is not set. Give a local folder"),
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),
@@ -84,9 +85,11 @@ HARIVO = ["model.image_training.max_steps=1", "model.image_training.batch_size=1
 WITH = {
     "init/from_run": ["init.run=last"],
     **{f"experiment/paper/wfvae_stage{number}": ["init.run=last"] for number in (2, 3)},
+    **{f"experiment/{name}": ["init.run=last"] for name in ("m4v_videos", "m4v_reward")},
+    # its own text encoder needs folders
     **{
-        f"experiment/{name}": ["init.run=last"]
-        for name in ("m4v_videos", "m4v_reward", *(f"paper/m4v_{s}" for s in ("57f", "121f", "768p", "reward")))
+        f"experiment/paper/m4v_{name}": ["text_encoder=words", *([] if name == "images" else ["init.run=last"])]
+        for name in ("images", "57f", "121f", "768p", "reward")
     },
     "init/image_to_video": ["init.run=last"],
     "init/mamba_from_attention": ["model=mmdim", "init.run=last"],

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from vidlab.features import Feature
+from vidlab.features.memory import Memory
 from vidlab.randomness import KeyedRNG
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
@@ -88,7 +89,7 @@ class TextEmbedding:
 
     tokens: Float[Tensor, "B S D"]
     mask: Bool[Tensor, "B S"]
-    pooled: Float[Tensor, "B D"]
+    pooled: Float[Tensor, "B P"]
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
         """The same features on another device."""
@@ -295,6 +296,7 @@ class DenoiserInput:
         controls: extra input channels.
         micro: micro-conditions by name, such as the original resolution, each (B, ...).
         requested: names of the features to return besides the prediction.
+        remembered: what ``VideoDenoiser.remember`` made of text and history, which are then not computed anew.
     """
 
     latents: Float[Tensor, "B C T H W"]
@@ -305,6 +307,7 @@ class DenoiserInput:
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)
     requested: frozenset[str] = frozenset()
+    remembered: Memory | None = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """Frame by frame and stage by stage: with a network that knows the answer, and with one that shows what it reads."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput, KnownLatents, TextEmbedding
+from vidlab.backbones.mmdim import MMDiM
+from vidlab.clip import Conditions, DenoiserInput, DenoiserOutput, KnownLatents, LatentShape, TextEmbedding
 from vidlab.diffusion.gaussian import GaussianObjective
 from vidlab.diffusion.objective import Objective
 from vidlab.diffusion.parameterizations import Velocity
@@ -15,6 +17,7 @@ from vidlab.diffusion.schedules import LinearPath
 from vidlab.diffusion.time_samplers import Uniform
 from vidlab.diffusion.weightings import Constant
 from vidlab.errors import UserError
+from vidlab.layers.mixers.ssd_mixer import SSDMixer
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.frame_guidance import FirstAndLater, SelfQuality
@@ -25,6 +28,7 @@ from vidlab.sampling.solvers import Euler
 
 OBJECTIVE = PyramidFlow(3)
 SAMPLER = PyramidSampler(steps=2)
+CFG = ClassifierFreeGuidance(3.0)
 DRAW = KeyedRNG(0, ("a", "b"), (0, 0))
 GAUSSIAN = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
 
@@ -229,3 +233,53 @@ def test_settings_below_one(settings):
 def test_guidance_out_of_range(settings):
     with pytest.raises(UserError, match=f"guidance.{next(iter(settings))}="):
         SelfQuality(NoGuidance(), **settings)
+
+
+def resumable(**settings):
+    torch.manual_seed(0)
+    model = MMDiM(
+        latent=LatentShape(3, 1, 8, 8), text_width=1, mixer=partial(SSDMixer), width=24, depth=2, heads=2,
+        patch=(1, 2, 2), dual_depth=1, text_ends="left", **settings,
+    ).double()  # fmt: skip
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def double(conditions):
+    return {
+        name: Conditions(TextEmbedding(c.text.tokens.double(), c.text.mask, c.text.pooled.double()))
+        for name, c in conditions.items()
+    }
+
+
+@pytest.mark.parametrize("max_batch", [None, 3])
+@pytest.mark.parametrize(
+    "guidance", [ClassifierFreeGuidance(3.0), SelfQuality(ClassifierFreeGuidance(2.0), first_frame=1)]
+)
+def test_a_history_that_is_kept_makes_the_same_video(guidance, max_batch):
+    model, noise = resumable(history_timestep="clean"), normal(2, 3, 4, 8, 8).double()
+    made, calls = [], []
+    remember = model.remember
+    model.remember = lambda input: calls.append(len(input.latents)) or remember(input)
+    for cache in (False, True):
+        sampler = PyramidSampler(steps=2, first_steps=1, max_batch=max_batch, cache=cache)
+        video = sampler.sample(model, PyramidFlow(2), guidance, noise, double(CONDITIONS), draw=DRAW)
+        made.append(video)
+        if not cache:
+            assert not calls
+    torch.testing.assert_close(made[1], made[0], rtol=1e-9, atol=1e-9)
+    # once for each stage of the three frames that have a history, in as many calls as rows need, not once for each step
+    assert calls == ([4] if max_batch is None else [3, 1]) * 2 * 3
+
+
+def test_a_model_that_reads_the_level_everywhere_is_never_asked_to_remember():
+    model, noise = resumable(), normal(2, 3, 2, 8, 8).double()
+    plain, kept = (
+        PyramidSampler(steps=1, cache=cache).sample(
+            model, PyramidFlow(2), NoGuidance(), noise, double(CONDITIONS), draw=DRAW
+        )
+        for cache in (False, True)
+    )
+    assert torch.equal(plain, kept)

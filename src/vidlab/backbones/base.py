@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
+from vidlab.features.memory import Memory
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,10 @@ class BackboneSpec:
         takes_attention: it takes the argument ``attention``, the name of an attention kernel.
         takes_ssm: it takes the argument ``ssm``, the name of a state-space kernel.
         reads_pooled_text: ``input.text.pooled`` is used; what is learned for it alone is not trained where it is not.
+        pooled_width: width of the pooled text that it was built for, of a model that takes it as the argument
+            ``pooled_width``; None: it is read as wide as the tokens.
         reads_history: ``input.history`` is read: earlier frames, seen by later ones and not the other way round.
+        remembers_history: text and history are read without the noise level, so that ``remember`` serves all of them.
         features: names of what can be requested besides the prediction; see ``vidlab.features``.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
@@ -38,7 +42,9 @@ class BackboneSpec:
     takes_attention: bool = False
     takes_ssm: bool = False
     reads_pooled_text: bool = True
+    pooled_width: int | None = None
     reads_history: bool = False
+    remembers_history: bool = False
     features: frozenset[str] = frozenset()
     hidden_matrices: tuple[str, ...] = ("*blocks.*",)
     released_as: str | None = None
@@ -79,6 +85,14 @@ class VideoDenoiser(nn.Module, ABC):
     @abstractmethod
     def token_count(self, latent: LatentShape) -> int:
         """Tokens per clip that the backbone processes for latents of this shape."""
+
+    def remember(self, input: DenoiserInput) -> Memory:
+        """What becomes of text and history before ``input.latents``, for ``input.remembered`` of any noise level.
+
+        Raises:
+            ValueError: ``spec.remembers_history`` is False.
+        """
+        raise ValueError(f"this {type(self).__name__} reads its history anew at each noise level")
 
     def check_requested(self, requested: frozenset[str]) -> None:
         """Refuse features that this backbone does not have."""

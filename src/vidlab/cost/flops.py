@@ -140,7 +140,7 @@ class DenoiserCounter:
         text = TextEmbedding(
             tokens=torch.empty(1, text_tokens, self.text_width),
             mask=torch.ones(1, text_tokens, dtype=torch.bool),
-            pooled=torch.empty(1, self.text_width),
+            pooled=torch.empty(1, self.backbone.spec.pooled_width or self.text_width),
         )
         level, latents = torch.empty(1), torch.empty(shape)
         micro = {name: torch.empty(1, *size) for name, size in self.backbone.micro_shapes(latent).items()}

@@ -21,7 +21,7 @@ from vidlab.training.module import ClipModule
 from vidlab.training.video_diffusion import VideoDiffusion
 
 # Where a component's files are, how much it keeps and takes at once: what it computes is in the digest of its weights.
-NEUTRAL = ("path", "cache_dir", "cache_mb", "chunk", "frames_at_once")
+NEUTRAL = ("path", "pooled_path", "cache_dir", "cache_mb", "chunk", "frames_at_once")
 LEARNED = "learned with the model"
 
 

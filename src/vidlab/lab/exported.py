@@ -20,6 +20,8 @@ TRAINED = "trained.safetensors"
 """The weights of a text encoder that was trained with the denoiser, in the folder of the text encoder."""
 # Folders of an export, by the setting that named what they hold.
 FOLDERS = {("text_encoder", "path"): "text_encoder", ("text_encoder", "tokenizer"): "tokenizer",
+           ("text_encoder", "pooled_path"): "pooled_text_encoder",
+           ("text_encoder", "pooled_tokenizer"): "pooled_tokenizer",
            ("autoencoder", "path"): "vae"}  # fmt: skip
 TEXT = FOLDERS["text_encoder", "path"]
 AUTOENCODER = FOLDERS["autoencoder", "path"]

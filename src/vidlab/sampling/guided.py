@@ -12,6 +12,7 @@ from vidlab.diffusion.objective import Backbone
 from vidlab.diffusion.parameterizations import Denoised, Parameterization
 from vidlab.diffusion.schedules import Schedule
 from vidlab.sampling.guidance import Guidance
+from vidlab.sampling.history_cache import HistoryCache
 from vidlab.sampling.video_guidance import VideoGuidance
 
 Latents = Float[Tensor, "B C T H W"]
@@ -99,7 +100,11 @@ class _StandIn:
 
 
 def predict(
-    backbone: Backbone, single: DenoiserInput, passes: Sequence[Conditions], max_batch: int | None = None
+    backbone: Backbone,
+    single: DenoiserInput,
+    passes: Sequence[Conditions],
+    max_batch: int | None = None,
+    cache: HistoryCache | None = None,
 ) -> tuple[Latents, ...]:
     """Predictions for the same noisy latents under several conditions, in float32, in as few backbone calls as fit.
 
@@ -108,6 +113,7 @@ def predict(
         single: noisy latents and their levels, B rows; its own conditions are not looked at.
         passes: of each pass, B rows. Those of one call have histories of the same frames and sizes.
         max_batch: most rows in one backbone call; None takes all passes in one.
+        cache: keeps what the backbone makes of text and history, which are those of its earlier calls.
     """
     joint = concatenate(passes)
     latents = torch.cat([c.known.put_into(single.latents) if c.known else single.latents for c in passes])
@@ -121,8 +127,10 @@ def predict(
         micro=joint.micro,
     )
     rows = len(latents) if max_batch is None else max_batch
-    pieces = [backbone(_rows(input, start, start + rows)) for start in range(0, len(latents), rows)]
-    return torch.cat([piece.prediction.float() for piece in pieces]).chunk(len(passes))
+    parts = [_rows(input, start, start + rows) for start in range(0, len(latents), rows)]
+    if cache is not None:
+        parts = [cache.put_into(part, number) for number, part in enumerate(parts)]
+    return torch.cat([backbone(part).prediction.float() for part in parts]).chunk(len(passes))
 
 
 def _rows(input: DenoiserInput, start: int, stop: int) -> DenoiserInput:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from vidlab.sampling.base import Latents, Progress, Sampler
 from vidlab.sampling.frame_guidance import WITHOUT_HISTORY, at_frame
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.guided import predict
+from vidlab.sampling.history_cache import HistoryCache, cache_for
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class PyramidSampler(Sampler):
         window: frames of history at most, counted anew from the oldest that is kept, so that a long video stays within
             the lengths that were trained; None keeps all of them.
         max_batch: most rows in one backbone call; None evaluates all videos and all passes of guidance at once.
+        cache: what a model whose history is read without the noise level (``history_timestep=clean`` of MM-DiM) made of
+            earlier frames is kept over the steps of a stage. It changes time and memory, and results by rounding alone.
 
     Raises:
         UserError: an argument below 1.
@@ -48,6 +51,7 @@ class PyramidSampler(Sampler):
     first_steps: int | None = None
     window: int | None = None
     max_batch: int | None = None
+    cache: bool = True
 
     def __post_init__(self) -> None:
         for name in ("steps", "first_steps", "window", "max_batch"):
@@ -104,7 +108,8 @@ class PyramidSampler(Sampler):
         frames = [*given]
         for number in range(count, noise.shape[2]):
             past = self._histories(frames, len(objective.table))
-            maker = _FrameMaker(backbone, objective, at_frame(guidance, number), past, conditions, self.max_batch)
+            here_guidance = at_frame(guidance, number)
+            maker = _FrameMaker(backbone, objective, here_guidance, past, conditions, self.max_batch, self.cache)
             start = noise_pyramid(noise[:, :, number : number + 1], len(objective.table))  # (B, C, 1, h, w) at each
             z = start[0]
             for stage_number, stage in enumerate(objective.table):
@@ -136,6 +141,8 @@ class _FrameMaker:
 
     Args:
         histories: clean frames before it, for each stage.
+        cache: whether what became of them may be kept.
+        caches: for each stage and the passes that are evaluated together.
     """
 
     backbone: Backbone
@@ -144,6 +151,8 @@ class _FrameMaker:
     histories: Sequence[tuple[History, ...]]
     conditions: Mapping[str, Conditions]
     max_batch: int | None
+    cache: bool
+    caches: dict[tuple[int, tuple[str, ...]], HistoryCache | None] = field(default_factory=dict)
 
     def velocity(self, z: Latents, stage_number: int, r: float) -> Latents:
         """dx/dr at r of a stage, in float32."""
@@ -154,15 +163,23 @@ class _FrameMaker:
         names = self.guidance.needs(t)
         told = [name for name in names if not name.endswith(WITHOUT_HISTORY)]
         alone = [name for name in names if name.endswith(WITHOUT_HISTORY)]
-        found = self._predict(single, told, self.histories[stage_number]) | self._predict(single, alone, ())
+        found = self._predict(single, told, stage_number) | self._predict(single, alone, None)
         return self.objective.velocity(self.guidance.combine(found, t), single)
 
-    def _predict(self, single: DenoiserInput, names: Sequence[str], history: tuple[History, ...]) -> dict[str, Latents]:
+    def _predict(self, single: DenoiserInput, names: Sequence[str], stage: int | None) -> dict[str, Latents]:
+        """Predictions of passes that are told the history of a stage; None: nothing."""
         if not names:
             return {}
+        history = () if stage is None else self.histories[stage]
         plain = [self.conditions[name.removesuffix(WITHOUT_HISTORY)] for name in names]
         passes = [replace(one, known=None, history=history) for one in plain]
-        return dict(zip(names, predict(self.backbone, single, passes, self.max_batch), strict=True))
+        cache = self._cache(stage, tuple(names)) if stage is not None and history else None
+        return dict(zip(names, predict(self.backbone, single, passes, self.max_batch, cache), strict=True))
+
+    def _cache(self, stage: int, names: tuple[str, ...]) -> HistoryCache | None:
+        if (stage, names) not in self.caches:
+            self.caches[stage, names] = cache_for(self.backbone) if self.cache else None
+        return self.caches[stage, names]
 
 
 def first_frames(known: KnownLatents | None) -> tuple[Latents, ...]:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class TextEncoder(nn.Module, ABC):
-    """Captions -> token features (B, S, D), the mask of real tokens (B, S) and one vector per caption (B, D).
+    """Captions -> token features (B, S, D), the mask of real tokens (B, S) and one vector per caption (B, P).
 
     The empty caption ``""`` is the null prompt of text dropout and classifier-free guidance; it has at
     least one real token. S is the longest caption of the batch. Padding is masked in attention and its
@@ -40,6 +40,11 @@ class TextEncoder(nn.Module, ABC):
         self.max_tokens = max_tokens
         self.trainable = trainable
         self.truncated = 0
+
+    @property
+    def pooled_width(self) -> int:
+        """P, the width of the one vector per caption: that of the tokens, where a class does not say otherwise."""
+        return self.width
 
     @abstractmethod
     def encode(self, captions: Sequence[str]) -> TextEmbedding:

@@ -46,6 +46,9 @@ class PretrainedEncoder(TextEncoder):
         UserError: the path is unset, not found or not readable, or ``max_tokens`` is out of range.
     """
 
+    key = "text_encoder.path"
+    length_key = "text_encoder.max_tokens"
+
     def __init__(
         self,
         path: str | None = None,
@@ -57,15 +60,16 @@ class PretrainedEncoder(TextEncoder):
     ) -> None:
         if not path:
             raise UserError(
-                "text_encoder.path is not set. Give a local folder with config.json and *.safetensors, "
+                f"{self.key} is not set. Give a local folder with config.json and *.safetensors, "
                 "a hub id such as google-t5/t5-small, or asset:minilm."
             )
         if max_tokens < 2:
-            raise UserError(f"text_encoder.max_tokens={max_tokens}: must be at least 2.")
-        folder = _resolve(path)
+            raise UserError(f"{self.length_key}={max_tokens}: must be at least 2.")
+        folder = _resolve(path, self.key)
         words = Path(tokenizer).expanduser() if tokenizer else folder
         _check_sentencepiece(words)
-        own_tokenizer, model = _load(path, folder, words, getattr(torch, dtype))
+        own_tokenizer, loaded = _load(f"{self.key}={path}", folder, words, getattr(torch, dtype))
+        model = self._part(loaded)
         super().__init__(_width(model), max_tokens, trainable=False)
         self.tokenizer = own_tokenizer
         self.model = model.eval().requires_grad_(False)
@@ -74,6 +78,10 @@ class PretrainedEncoder(TextEncoder):
             raise UserError("text_encoder.padded=true: the tokenizer has no padding token. Leave it out.")
         self._cache = FeatureCache(cache_mb * 2**20) if cache_mb > 0 else None
         self._check_length(path)
+
+    def _part(self, model: Any) -> Any:
+        """The part of a loaded model that is run."""
+        return model
 
     @override
     def train(self, mode: bool = True) -> "PretrainedEncoder":
@@ -163,8 +171,8 @@ class PretrainedEncoder(TextEncoder):
         known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < 10**6]
         if known and self.max_tokens > min(known):
             raise UserError(
-                f"text_encoder.max_tokens={self.max_tokens}: {path} reads at most {min(known)} tokens. "
-                f"Set text_encoder.max_tokens={min(known)} or less."
+                f"{self.length_key}={self.max_tokens}: {path} reads at most {min(known)} tokens. "
+                f"Set {self.length_key}={min(known)} or less."
             )
 
 
@@ -192,15 +200,15 @@ class FeatureCache:
             self.used -= oldest.nbytes
 
 
-def _resolve(path: str) -> Path:
+def _resolve(path: str, key: str) -> Path:
     """The local folder behind ``path``."""
     if path.startswith("asset:"):
         from vidlab.assets import fetch_folder
 
         return fetch_folder(path.removeprefix("asset:"))
     if path.count("/") > 1 and not Path(path).expanduser().is_dir():
-        raise UserError(f"text_encoder.path={path}: there is no such folder ({Path(path).expanduser().absolute()}).")
-    return model_folder(path, "text_encoder.path", FILES, is_complete, _ADVICE)
+        raise UserError(f"{key}={path}: there is no such folder ({Path(path).expanduser().absolute()}).")
+    return model_folder(path, key, FILES, is_complete, _ADVICE)
 
 
 def is_complete(folder: Path) -> bool:
@@ -224,14 +232,14 @@ def _check_sentencepiece(folder: Path) -> None:
 RUST_PANIC = "PanicException"
 
 
-def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(setting: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the encoder of a folder."""
     if not is_complete(folder):
         raise UserError(
-            f"text_encoder.path={path}: {folder} needs config.json and *.safetensors weights. "
+            f"{setting}: {folder} needs config.json and *.safetensors weights. "
             "Pickled weights are not read; load them once elsewhere and save_pretrained(folder)."
         )
-    refuse_code(folder, f"text_encoder.path={path}")
+    refuse_code(folder, setting)
     if words != folder:
         refuse_code(words, "tokenizer")
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoConfig, AutoModel, AutoTokenizer
@@ -249,9 +257,7 @@ def _load(path: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[Any
         if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"text_encoder.path={path}: {folder} is not a readable text encoder with its tokenizer: {reason}"
-        ) from error
+        raise UserError(f"{setting}: {folder} is not a readable text encoder with its tokenizer: {reason}") from error
     if model.config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
         model = model.get_encoder()
     return tokenizer, model

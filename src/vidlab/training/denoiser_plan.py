@@ -24,6 +24,7 @@ class DenoiserPlan:
             spec says that it takes them; returns the denoiser.
         latent: the latents it is built for.
         text_width: width of text features.
+        pooled_width: width of pooled text.
         kernels: the kernels asked for, by setting, ``attention`` and ``ssm``.
         control_channels: channels of each part of the controls that the conditioning gives.
         conditioning: its name, for messages.
@@ -37,6 +38,7 @@ class DenoiserPlan:
         backbone: Callable[..., VideoDenoiser],
         latent: LatentShape,
         text_width: int,
+        pooled_width: int,
         kernels: Mapping[str, str],
         control_channels: tuple[int, ...],
         conditioning: str,
@@ -47,6 +49,7 @@ class DenoiserPlan:
         self._check_kernels(kernels, taken)
         self._check_controls(control_channels, conditioning)
         self._settings: dict[str, Any] = {name: kernel for name, kernel in kernels.items() if taken[name]}
+        self._settings |= self._pooled(pooled_width)
         if control_channels:
             self._settings["control_channels"] = control_channels
         self._counter: DenoiserCounter | None = None
@@ -54,6 +57,23 @@ class DenoiserPlan:
     def _hollow(self, **settings: Any) -> VideoDenoiser:
         with torch.device("meta"):
             return self._backbone(latent=self._latent, text_width=self._text_width, **settings)
+
+    def _pooled(self, width: int) -> dict[str, int]:
+        """The setting that takes pooled text of another width than that of the tokens."""
+        built = self.spec.pooled_width or self._text_width
+        if built == width or not self.spec.reads_pooled_text:
+            return {}
+        if self.spec.pooled_width is None:
+            raise UserError(
+                f"The text encoder gives tokens {self._text_width} wide and one vector {width} wide, and the model "
+                "reads both at one width. Use a text_encoder of one width, such as text_encoder=transformers, or "
+                "model=mmdim."
+            )
+        if built != self._text_width:
+            raise UserError(
+                f"model.backbone.pooled_width={built}: the vector of the text encoder is {width} wide. Leave it null."
+            )
+        return {"pooled_width": width}
 
     def _check_kernels(self, kernels: Mapping[str, str], taken: Mapping[str, bool]) -> None:
         for name, kernel in kernels.items():

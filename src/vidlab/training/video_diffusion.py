@@ -93,7 +93,7 @@ class VideoDiffusion(ClipModule):
         self.latent = LatentShape(*autoencoder.latent_shape(*clip_shape))
         controls = self.conditioning.control_channels(self.latent, autoencoder.stride)
         told = {"attention": attention, "ssm": ssm}, controls, type(self.conditioning).__name__
-        self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, *told)
+        self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, text_encoder.pooled_width, *told)
         self.optimizer_factory = optimizer
         self.lr_schedule = lr_schedule
         self.sampler, self.guidance = sampler, guidance

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from vidlab.backbones.mmdim.conditions import at_places
+from vidlab.features.memory import Memory
 from vidlab.layers.attention import QKNorm
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.modulation import modulate
@@ -23,12 +25,14 @@ class DualBlockContext:
         mask: which tokens may see which; None where all may see all.
         text_condition: activated condition of the text.
         video_condition: activated condition of the frames.
+        video_places: which row of it each token of the frames reads; None where it has one for each or for all.
     """
 
     rotation: Rotation
-    mask: Bool[Tensor, "#B 1 L L"] | None
+    mask: Bool[Tensor, "#B 1 L M"] | None
     text_condition: Float[Tensor, "B 1 D"]
-    video_condition: Float[Tensor, "B #V D"]
+    video_condition: Float[Tensor, "B _ D"]
+    video_places: Int[Tensor, "V"] | None = None
 
 
 class Stream(nn.Module):
@@ -45,9 +49,9 @@ class Stream(nn.Module):
         hidden = int(width * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-    def parts(self, condition: Float[Tensor, "B #L D"]) -> tuple[Tensor, ...]:
+    def parts(self, condition: Float[Tensor, "B _ D"], places: Int[Tensor, "L"] | None = None) -> tuple[Tensor, ...]:
         """Shift, scale and gate of the attention, then of the feed-forward."""
-        return self.modulation(condition).chunk(6, dim=-1)
+        return at_places(self.modulation(condition), places).chunk(6, dim=-1)
 
     def heads_of(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> tuple[Heads, Heads, Heads]:
         """Queries and keys of unit root mean square in float32, and values."""
@@ -85,21 +89,51 @@ class DualStreamBlock(nn.Module):
         self, text: Float[Tensor, "B S D"] | None, video: Float[Tensor, "B V D"], context: DualBlockContext
     ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Heads, Heads]:
         """One block on both streams, and what its attention compares: of [text, video]."""
-        video_parts = self.video.parts(context.video_condition)
+        text, video, q, memory = self._both(text, video, context)
+        return text, video, q, memory.tensors[0]
+
+    def remember(
+        self, text: Float[Tensor, "B S D"] | None, video: Float[Tensor, "B V D"], context: DualBlockContext
+    ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Memory]:
+        """One block on both streams; and keys and values of [text, video]."""
+        text, video, _, memory = self._both(text, video, context)
+        return text, video, memory
+
+    def resume(self, video: Float[Tensor, "B V D"], context: DualBlockContext, memory: Memory) -> Tensor:
+        """What one block would make of frames after the text and frames of ``memory``.
+
+        Args:
+            video: the frames.
+            context: theirs; its mask has columns for the tokens of the memory too.
+            memory: of ``remember``.
+        """
+        return self._both(None, video, context, memory)[1]
+
+    def _both(
+        self,
+        text: Float[Tensor, "B S D"] | None,
+        video: Float[Tensor, "B V D"],
+        context: DualBlockContext,
+        memory: Memory | None = None,
+    ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Heads, Memory]:
+        """Text and video after the block, queries, and keys and values of all that was looked at."""
+        video_parts = self.video.parts(context.video_condition, context.video_places)
         q, k, v = self.video.heads_of(video, video_parts)
         if text is None:
-            mixed, q, k = self._attend(q, k, v, context)
-            return None, self.video.finish(video, mixed, video_parts), q, k
+            mixed, q, seen = self._attend(q, k, v, context, memory)
+            return None, self.video.finish(video, mixed, video_parts), q, seen
         text_parts = self.text.parts(context.text_condition)
         pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
-        mixed, q, k = self._attend(q, k, v, context)
+        mixed, q, seen = self._attend(q, k, v, context)
         mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)
         text = self.text.finish(text, mixed_text, text_parts)
-        return text, self.video.finish(video, mixed_video, video_parts), q, k
+        return text, self.video.finish(video, mixed_video, video_parts), q, seen
 
     def _attend(
-        self, q: Heads, k: Heads, v: Heads, context: DualBlockContext
-    ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
+        self, q: Heads, k: Heads, v: Heads, context: DualBlockContext, memory: Memory | None = None
+    ) -> tuple[Float[Tensor, "B L D"], Heads, Memory]:
         q, k = (rotate(x, context.rotation).to(v.dtype) for x in (q, k))
-        return self.kernel(q, k, v, context.mask).flatten(2), q, k
+        if memory is not None:
+            k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
+        return self.kernel(q, k, v, context.mask).flatten(2), q, Memory((k, v))

@@ -3,36 +3,35 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
-from vidlab.backbones.mmdim.conditions import StreamConditions, VectorCondition, spread
+from vidlab.backbones.mmdim.conditions import StreamConditions, VectorCondition, spread, spread_clean
+from vidlab.backbones.mmdim.contexts import Contexts
 from vidlab.backbones.mmdim.dual_block import DualBlockContext, DualStreamBlock, Stream
-from vidlab.backbones.mmdim.positions import frame_causal, frame_times, rotation_of, waves_of
-from vidlab.backbones.mmdim.settings import check_settings, level_registers, role_registers, rotation_planes
-from vidlab.backbones.mmdim.single_block import MMDiMBlock, SingleBlockContext
-from vidlab.backbones.mmdim.temporal import temporal_mask
+from vidlab.backbones.mmdim.settings import check_settings, rotation_planes
+from vidlab.backbones.mmdim.single_block import MMDiMBlock
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.watched import frame_attention, later_half
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.features import SELF_ATTENTION, Feature
+from vidlab.features.memory import Memory
 from vidlab.layers.attention import xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid
-from vidlab.layers.mixers.mixer import MixerKernels
-from vidlab.layers.mixers.recomposition import FrameGrids, frame_of_token, scan_tables, unscan_tables
-from vidlab.layers.mixers.recomposition import text_ends as ends_of
+from vidlab.layers.mixers.mixer import MixerKernels, can_resume
+from vidlab.layers.mixers.recomposition import FrameGrids
 from vidlab.layers.mixers.scan_orders import ScanOrders
 from vidlab.layers.mixers.ssm_kernels import ssm_kernel
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, unpatchify
-from vidlab.layers.rope import Rotation, rope_scales
+from vidlab.layers.rope import rope_scales
 from vidlab.layers.tables import Tables
 
-# As in DiT: over the noise of the patches, which a new embedding passes on at about unit variance.
-POSITION_SCALE = 2.0
 # Tables of a shape are six, and pyramid flow has a shape for every stage and every length of the history.
 KEPT = 512
 
@@ -67,6 +66,9 @@ class MMDiM(PatchedDenoiser):
         register_by: ``level``, by a frame's resolution; or ``role``: the last for predicted frames, the one before for
             the newest frame of the history, and so on.
         text_ends: ``both`` ends of the sequence show the text, or ``left``.
+        history_timestep: text and history read the noise level of the predicted frames, ``current`` (Pyramid Flow), or
+            ``clean``, that of clean latents: then what becomes of them can be kept while it falls (``remember``). Needs
+            ``text_ends=left``.
         mlp_ratio: hidden width of the feed-forward over D.
         pooled_width: width of the pooled text; None is ``text_width``.
         rope_axes: channels of a head for (t, y, x); None shares them evenly.
@@ -98,6 +100,7 @@ class MMDiM(PatchedDenoiser):
         registers: int = 3,
         register_by: str = "level",
         text_ends: str = "both",
+        history_timestep: str = "current",
         mlp_ratio: float = 4.0,
         pooled_width: int | None = None,
         rope_axes: Sequence[int] | None = None,
@@ -113,21 +116,29 @@ class MMDiM(PatchedDenoiser):
         check_settings(
             latent, patch, dual_depth,
             {"width": width, "depth": depth, "heads": heads, "registers": registers, "scan_paths": len(scan_paths)},
-            {"register_by": register_by, "text_ends": text_ends},
+            {"register_by": register_by, "text_ends": text_ends, "history_timestep": history_timestep},
         )  # fmt: skip
         self.watched = later_half(range(dual_depth))
         features = frozenset({SELF_ATTENTION} if self.watched else ())
         self.declare(patch, control_channels, reads_history=True, features=features)
-        self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
+        self.spec = replace(
+            self.spec,
+            pooled_width=pooled_width or text_width,
+            takes_ssm=True,
+            hidden_matrices=("dual_blocks.*", "blocks.*"),
+        )
         _, rows, columns = self.patch
         self.latent_channels, self.width = latent.channels, width
-        self.full_grid = (latent.height // rows, latent.width // columns)
-        self.orders = ScanOrders(scan_paths, scan)
-        self.bank, self.by_role, self.both_ends = registers, register_by == "role", text_ends == "both"
-        self.rope = (rotation_planes(width // heads, rope_axes), rope_base, rope_scales(rope_scale))
-        self.absolute_positions, self.temporal_branch = absolute_positions, temporal_branch
-        self.activation_checkpointing = activation_checkpointing
         self.tables = Tables(kept=KEPT)
+        self.contexts = Contexts(
+            self.tables, width, self.patch[0],
+            full_grid=(latent.height // rows, latent.width // columns),
+            rope=(rotation_planes(width // heads, rope_axes), rope_base, rope_scales(rope_scale)),
+            absolute=absolute_positions, orders=ScanOrders(scan_paths, scan), layers=depth, bank=registers,
+            by_role=register_by == "role", both_ends=text_ends == "both", temporal=temporal_branch,
+        )  # fmt: skip
+        self.clean_history = history_timestep == "clean"
+        self.activation_checkpointing = activation_checkpointing
         kernels = MixerKernels(attention_kernel(attention), ssm_kernel(ssm))
         patch_channels = latent.channels * math.prod(patch)
         self.embed = nn.Linear(patch_channels, width)
@@ -139,6 +150,8 @@ class MMDiM(PatchedDenoiser):
         self.blocks = nn.ModuleList(
             MMDiMBlock(*sizes, layer, mixer, kernels, temporal_branch, registers) for layer in range(depth)
         )
+        resumable = all(can_resume(block.get_submodule("mixer")) for block in self.blocks)
+        self.spec = replace(self.spec, remembers_history=self.clean_history and resumable)
         self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, patch_channels)
         self.reset_parameters()
 
@@ -166,21 +179,78 @@ class MMDiM(PatchedDenoiser):
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
         frames = self._frames(input, grid)
-        video = self._embedded(input, frames)
-        text = None if input.text is None else self.text_tokens(input.text.tokens)
-        conditions = spread(self.condition(input), self.patch[0], grid, frames)
+        conditions = self._conditions(input, grid, frames)
         features: dict[str, Feature] = {}
-        if len(self.dual_blocks):
-            text, video, found = self._dual(text, video, input, frames, conditions)
+        if input.remembered is None:
+            x, found = self._all(input, frames, conditions)
             if SELF_ATTENTION in input.requested:
                 features[SELF_ATTENTION] = tuple(frame_attention(q, k, grid) for q, k in found)
-        x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
-        context = self._single_context(input, frames, conditions)
-        for block in self.blocks:
-            x = self.run(block, x, context)
+        else:
+            x = self._resumed(input, frames, conditions, input.remembered)
         shift, scale = self.head_modulation(conditions.predicted).chunk(2, dim=-1)
         patches = self.head(modulate(x[:, -grid.tokens :], shift, scale))  # (B, P, K)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
+
+    @override
+    def remember(self, input: DenoiserInput) -> Memory:
+        if not self.spec.remembers_history:
+            return super().remember(input)
+        grid = patch_grid(input.latents, self.patch)
+        frames = self._frames(input, grid)
+        conditions = self._conditions(input, grid, frames)
+        known = FrameGrids(frames.sizes[: frames.history], 0)
+        text = None if input.text is None else self.text_tokens(input.text.tokens)
+        video = self._embedded(input, frames)[:, : known.tokens]
+        dual = self.contexts.dual(input, frames, conditions, known)
+        memories = []
+        for block in self.dual_blocks:
+            text, video, memory = cast(DualStreamBlock, block).remember(text, video, dual)
+            memories.append(memory)
+        x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + H, D)
+        single = self.contexts.single(input, frames, conditions, known)
+        for block in self.blocks:
+            x, memory = cast(MMDiMBlock, block).remember(x, single)
+            memories.append(memory)
+        return Memory(parts=tuple(memories))
+
+    def _all(
+        self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
+    ) -> tuple[Float[Tensor, "B L D"], list[tuple[Tensor, Tensor]]]:
+        """[text, frames] after all blocks; and where it was requested what attention compares."""
+        video = self._embedded(input, frames)
+        text = None if input.text is None else self.text_tokens(input.text.tokens)
+        found: list[tuple[Tensor, Tensor]] = []
+        if len(self.dual_blocks):
+            context = self.contexts.dual(input, frames, conditions)
+            text, video, found = self._dual(text, video, context, input.requested)
+        x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
+        single = self.contexts.single(input, frames, conditions)
+        for block in self.blocks:
+            x = self.run(block, x, single)
+        return x, found
+
+    def _resumed(
+        self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions, memory: Memory
+    ) -> Float[Tensor, "B P D"]:
+        """The predicted frames after all blocks, text and history being remembered."""
+        if input.requested or not self.spec.remembers_history:
+            raise ValueError("features, and models that read their history anew, need input.remembered=None")
+        new = FrameGrids(frames.sizes[frames.history :], frames.predicted)
+        x = self.contexts.positioned(self.embed_patches(input), input, new)
+        memories, dual = iter(memory.parts), self.contexts.dual(input, frames, conditions, new)
+        for block in self.dual_blocks:
+            x = cast(DualStreamBlock, block).resume(x, dual, next(memories))
+        single = self.contexts.single(input, frames, conditions, new)
+        for block in self.blocks:
+            x = cast(MMDiMBlock, block).resume(x, single, next(memories))
+        return x
+
+    def _conditions(self, input: DenoiserInput, grid: Grid, frames: FrameGrids) -> StreamConditions:
+        condition = self.condition(input)
+        if not self.clean_history:
+            return spread(condition, self.patch[0], grid, frames)
+        clean = self.condition(input, input.embedded_t.new_zeros(len(input.embedded_t)))
+        return spread_clean(clean, condition, self.patch[0], grid, frames)
 
     def _frames(self, input: DenoiserInput, grid: Grid) -> FrameGrids:
         sizes: list[tuple[int, int]] = []
@@ -190,30 +260,15 @@ class MMDiM(PatchedDenoiser):
 
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
         history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]
-        video = torch.cat([*history, self.embed_patches(input)], dim=1)
-        if not self.absolute_positions:
-            return video
-        times = frame_times(input, self.patch[0])
-        settings = (frames, self.width, self.rope[2])
-        if times is None:
-            return video + POSITION_SCALE * self.tables.get(waves_of, *settings, device=video.device)
-        return video + POSITION_SCALE * waves_of(*settings, video.device, times)
+        return self.contexts.positioned(torch.cat([*history, self.embed_patches(input)], dim=1), input, frames)
 
     def _dual(
-        self, text: Tensor | None, video: Tensor, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
+        self, text: Tensor | None, video: Tensor, context: DualBlockContext, requested: frozenset[str]
     ) -> tuple[Tensor | None, Tensor, list[tuple[Tensor, Tensor]]]:
         """The dual-stream blocks, and where it was requested what the attention of the later ones compares."""
-        frame = self.tables.get(frame_of_token, frames, device=video.device)
-        mask = None if input.text is None else input.text.mask
-        context = DualBlockContext(
-            rotation=self._rotation(input, frames),
-            mask=None if mask is None and len(frames.sizes) == 1 else frame_causal(frame, mask),
-            text_condition=conditions.text,
-            video_condition=conditions.frames,
-        )
         found = []
         for number, block in enumerate(self.dual_blocks):
-            if SELF_ATTENTION not in input.requested:
+            if SELF_ATTENTION not in requested:
                 text, video = self.run(block, text, video, context)
                 continue
             assert isinstance(block, DualStreamBlock)
@@ -221,30 +276,3 @@ class MMDiM(PatchedDenoiser):
             if number in self.watched:
                 found.append((q, k))
         return text, video, found
-
-    def _rotation(self, input: DenoiserInput, frames: FrameGrids) -> Rotation:
-        """Of [text, frames]; text stands at the origin, where nothing turns."""
-        times, settings, device = frame_times(input, self.patch[0]), (frames, *self.rope), input.latents.device
-        if times is None:
-            of_frames = self.tables.get(rotation_of, *settings, device=device)
-        else:
-            of_frames = rotation_of(*settings, device, times)
-        slots = 0 if input.text is None else input.text.tokens.shape[1]
-        return torch.cat([of_frames.new_ones(slots, *of_frames.shape[1:]), of_frames])
-
-    def _single_context(
-        self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
-    ) -> SingleBlockContext:
-        device, paths = input.latents.device, (self.orders, min(len(self.orders.paths), len(self.blocks)))
-        if self.by_role:
-            registers = role_registers(frames, self.bank)
-        else:
-            registers = level_registers(frames, self.full_grid, self.bank)
-        return SingleBlockContext(
-            frames=frames,
-            text=None if input.text is None else ends_of(input.text.mask, self.both_ends),
-            scans=self.tables.get(scan_tables, frames, registers, self.bank, *paths, device=device),
-            unscans=self.tables.get(unscan_tables, frames, *paths, device=device),
-            temporal_mask=self.tables.get(temporal_mask, frames, device=device) if self.temporal_branch else None,
-            condition=conditions.joint(0 if input.text is None else input.text.tokens.shape[1]),
-        )

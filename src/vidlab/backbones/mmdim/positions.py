@@ -61,7 +61,9 @@ def waves_of(
     return fourier_at(token_positions(frames, times, device), width, scale)
 
 
-def frame_causal(number: Int[Tensor, "V"], text: Bool[Tensor, "B S"] | None) -> Bool[Tensor, "#B 1 L L"]:
+def frame_causal(
+    number: Int[Tensor, "V"], text: Bool[Tensor, "B S"] | None, rows: slice = slice(None)
+) -> Bool[Tensor, "#B 1 rows L"]:
     """True where a token of [text, frames] may look: at its own and at earlier frames.
 
     Text counts as time 0 like the first frame, so it sees itself and that frame, and all frames see the text; real
@@ -70,9 +72,10 @@ def frame_causal(number: Int[Tensor, "V"], text: Bool[Tensor, "B S"] | None) -> 
     Args:
         number: the frame of each token.
         text: which text slots are real; None without text.
+        rows: of which tokens of [text, frames].
     """
     if text is None:
-        return (number[:, None] >= number)[None, None]
+        return (number[rows, None] >= number)[None, None]
     time = torch.cat([number.new_zeros(text.shape[1]), number])
     real = torch.cat([text, text.new_ones(len(text), len(number))], dim=1)  # (B, L)
-    return ((time[:, None] >= time) & (real[:, :, None] == real[:, None]))[:, None]
+    return ((time[rows, None] >= time) & (real[:, rows, None] == real[:, None]))[:, None]

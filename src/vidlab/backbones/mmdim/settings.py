@@ -9,7 +9,11 @@ from vidlab.errors import UserError
 from vidlab.layers.mixers.recomposition import FrameGrids
 from vidlab.layers.rope import axis_split
 
-CHOICES = {"register_by": ("level", "role"), "text_ends": ("both", "left")}
+CHOICES = {
+    "register_by": ("level", "role"),
+    "text_ends": ("both", "left"),
+    "history_timestep": ("current", "clean"),
+}
 
 
 def check_settings(
@@ -37,6 +41,11 @@ def check_settings(
     for key, value in chosen.items():
         if value not in CHOICES[key]:
             raise UserError(f"model.backbone.{key}={value}: choose {' or '.join(CHOICES[key])}.")
+    if (chosen["history_timestep"], chosen["text_ends"]) == ("clean", "both"):
+        raise UserError(
+            "model.backbone.history_timestep=clean needs model.backbone.text_ends=left: text at the right end reads "
+            "the noisy frames, and the history of the next block reads the text."
+        )
     check_patch(latent, patch)
 
 

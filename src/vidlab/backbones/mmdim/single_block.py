@@ -8,9 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidlab.backbones.mmdim.conditions import at_places
 from vidlab.backbones.mmdim.temporal import TemporalBranch
+from vidlab.features.memory import Memory
 from vidlab.layers.attention import xavier_linears, zero_init
-from vidlab.layers.mixers.mixer import MixerKernels
+from vidlab.layers.mixers.mixer import MixerKernels, ResumableMixer
 from vidlab.layers.mixers.recomposition import FrameGrids, Recomposition, TextEnds
 from vidlab.layers.modulation import modulate
 
@@ -28,6 +30,7 @@ class SingleBlockContext:
         unscans: of ``unscan_tables``.
         temporal_mask: of the temporal branch; None where there is none.
         condition: activated condition of [text, frames].
+        places: which row of it each token reads; None where it has one for each or for all.
     """
 
     frames: FrameGrids
@@ -35,7 +38,13 @@ class SingleBlockContext:
     scans: Int[Tensor, "paths R"]
     unscans: Int[Tensor, "paths V"]
     temporal_mask: Bool[Tensor, "n n"] | None
-    condition: Float[Tensor, "B #L D"]
+    condition: Float[Tensor, "B _ D"]
+    places: Int[Tensor, "L"] | None = None
+
+    @property
+    def slots(self) -> int:
+        """Slots of the text."""
+        return 0 if self.text is None else self.text.slots
 
     def recomposition(self, layer: int) -> Recomposition:
         """That of a layer: the scan paths take turns."""
@@ -86,14 +95,51 @@ class MMDiMBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], context: SingleBlockContext) -> Float[Tensor, "B L D"]:
         """One block on [text, frames]."""
-        shift, scale, gate = self.modulation(context.condition).chunk(3, dim=-1)
-        u = modulate(x, shift, scale)
+        u, gate = self._modulated(x, context)
         y = self.mix(u, context.recomposition(self.layer))
         if self.temporal is not None and context.temporal_mask is not None:
-            slots = x.shape[1] - context.frames.tokens
-            moved = self.temporal(u[:, slots:], context.frames, context.temporal_mask)
-            y = y + F.pad(moved, (0, 0, slots, 0))
+            moved = self.temporal(u[:, context.slots :], context.frames, context.temporal_mask)
+            y = y + F.pad(moved, (0, 0, context.slots, 0))
+        return self._added(x, u, y, gate)
+
+    def remember(self, x: Float[Tensor, "B L D"], context: SingleBlockContext) -> tuple[Tensor, Memory]:
+        """One block on [text, history]; and what the predicted frames need of it.
+
+        Args:
+            x: text and the frames of the history.
+            context: of a scan of the history; ``frames`` are all of them.
+        """
+        u, gate = self._modulated(x, context)
+        recomposition = context.recomposition(self.layer)
+        mixed, memory = self._resumable().remember(recomposition.apply(u, self.registers), recomposition.real())
+        y, parts = recomposition.invert(mixed), [memory]
+        if self.temporal is not None and context.temporal_mask is not None:
+            moved, memory = self.temporal.remember(u[:, context.slots :], context.frames, context.temporal_mask)
+            y = y + F.pad(moved, (0, 0, context.slots, 0))
+            parts.append(memory)
+        return self._added(x, u, y, gate), Memory(parts=tuple(parts))
+
+    def resume(self, x: Float[Tensor, "B P D"], context: SingleBlockContext, memory: Memory) -> Float[Tensor, "B P D"]:
+        """One block on the predicted frames after a history of ``memory``."""
+        u, gate = self._modulated(x, context)
+        recomposition = context.recomposition(self.layer)
+        mixed = self._resumable().resume(recomposition.apply(u, self.registers), memory.parts[0])
+        y = recomposition.invert(mixed)
+        if self.temporal is not None and context.temporal_mask is not None:
+            y = y + self.temporal.resume(u, context.frames, context.temporal_mask, memory.parts[1])
+        return self._added(x, u, y, gate)
+
+    def _modulated(self, x: Tensor, context: SingleBlockContext) -> tuple[Tensor, Tensor]:
+        parts = at_places(self.modulation(context.condition), context.places)
+        shift, scale, gate = parts.chunk(3, dim=-1)
+        return modulate(x, shift, scale), gate
+
+    def _added(self, x: Tensor, u: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         return torch.addcmul(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
+
+    def _resumable(self) -> ResumableMixer:
+        assert isinstance(self.mixer, ResumableMixer)
+        return self.mixer
 
     def mix(self, u: Float[Tensor, "B L D"], recomposition: Recomposition) -> Float[Tensor, "B L D"]:
         """The main path: re-compose, mix, put back."""

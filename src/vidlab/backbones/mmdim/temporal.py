@@ -7,6 +7,7 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vidlab.features.memory import Memory
 from vidlab.layers.kernels import written_out
 from vidlab.layers.mixers.recomposition import FrameGrids
 
@@ -105,17 +106,40 @@ class TemporalBranch(nn.Module):
             frames: their grids.
             mask: of ``temporal_mask``.
         """
+        return self._among(video, frames, runs_of(frames), mask)[0]
+
+    def remember(self, video: Video, frames: FrameGrids, mask: Bool[Tensor, "n n"]) -> tuple[Video, Memory]:
+        """What to add to the tokens of the history alone; and its keys and values."""
+        runs = tuple(run for run in runs_of(frames) if not run.split)
+        count = sum(run.tokens for run in runs)
+        return self._among(video, frames, runs, mask[:count, :count])
+
+    def resume(self, video: Video, frames: FrameGrids, mask: Bool[Tensor, "n n"], memory: Memory) -> Video:
+        """What to add to the tokens of the predicted frames, after a history of ``memory``."""
+        runs = tuple(run for run in runs_of(frames) if run.split)
+        count = sum(run.tokens for run in runs)
+        return self._among(video, frames, runs, mask[-count:], memory)[0]
+
+    def _among(
+        self,
+        video: Video,
+        frames: FrameGrids,
+        runs: tuple[Run, ...],
+        mask: Bool[Tensor, "n m"],
+        memory: Memory | None = None,
+    ) -> tuple[Video, Memory]:
         rows, columns = coarsest(frames)
-        runs = runs_of(frames)
         pieces = video.split([run.frames * rows * columns * run.ratio[0] * run.ratio[1] for run in runs], dim=1)
         folded = torch.cat([_fold(*pair, rows, columns) for pair in zip(pieces, runs, strict=True)], dim=1)
         q, k, v = self.qkv(folded).chunk(3, dim=-1)  # (B, n, places, D) each
         q, k, v = (rearrange(x, "b n p (h d) -> b n h (p d)", h=self.heads) for x in (q, k, v))
+        if memory is not None:
+            k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
         # scaled by the width of its heads, here d times places, for which fused kernels are not made
         mixed = written_out(q, k, v, mask[None, None])
         mixed = self.out(rearrange(mixed, "b n h (p d) -> b n p (h d)", p=rows * columns))
         back = zip(mixed.split([run.tokens for run in runs], dim=1), runs, strict=True)
-        return torch.cat([_unfold(*pair, rows, columns) for pair in back], dim=1)
+        return torch.cat([_unfold(*pair, rows, columns) for pair in back], dim=1), Memory((k, v))
 
 
 def _fold(video: Video, run: Run, rows: int, columns: int) -> Float[Tensor, "B n places D"]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vidlab.errors import UserError
+from vidlab.features.memory import Memory
 from vidlab.layers.attention import QKNorm
 from vidlab.layers.mixers.mixer import MixerKernels, Real
 
@@ -26,6 +27,8 @@ class AttentionMixer(nn.Module):
         UserError: D is no multiple of N.
     """
 
+    resumable = True
+
     def __init__(self, width: int, heads: int, kernels: MixerKernels | None = None, qk_norm: bool = True) -> None:
         super().__init__()
         if width % heads:
@@ -38,11 +41,30 @@ class AttentionMixer(nn.Module):
 
     @override
     def forward(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> Float[Tensor, "B L D"]:
+        q, k, v = self._heads(x, real)
+        return self.kernel(q, k, v, causal_mask(x.shape[1], real, x.device)).flatten(2)
+
+    def remember(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> tuple[Float[Tensor, "B L D"], Memory]:
+        """As a call; and keys and values, and which of them are real."""
+        q, k, v = self._heads(x, real)
+        if real is None:
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        mixed = self.kernel(q, k, v, causal_mask(x.shape[1], real, x.device)).flatten(2)
+        return mixed, Memory((k, v, real))
+
+    def resume(self, x: Float[Tensor, "B L D"], memory: Memory) -> Float[Tensor, "B L D"]:
+        """What a call would give for ``x`` after the tokens of ``memory``."""
+        past_k, past_v, real = memory.tensors
+        q, k, v = self._heads(x, None)
+        real = torch.cat([real, real.new_ones(x.shape[:2])], dim=1)
+        mask = causal_mask(real.shape[1], real, x.device)[:, :, -x.shape[1] :]  # (B, 1, L, past + L)
+        return self.kernel(q, torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1), mask).flatten(2)
+
+    def _heads(self, x: Float[Tensor, "B L D"], real: Real | None) -> tuple[Tensor, Tensor, Tensor]:
         if real is not None:
             x = x.masked_fill(~real[..., None], 0.0)  # softmax gives a pad weight 0, and 0 times NaN is NaN
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return self.kernel(q, k, v, causal_mask(x.shape[1], real, x.device)).flatten(2)
+        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 
 
 def causal_mask(length: int, real: Real | None, device: torch.device | str | None = None) -> Bool[Tensor, "#B 1 L L"]:

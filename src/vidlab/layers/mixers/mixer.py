@@ -1,12 +1,13 @@
 """What every sequence mixer is: (B, L, D) tokens in, (B, L, D) tokens out, from left to right."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vidlab.features.memory import Memory
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.kernels import auto as auto_attention
 from vidlab.layers.mixers.ssm_kernels import SSMKernel
@@ -27,6 +28,30 @@ class Mixer(Protocol):
                 has no meaning.
         """
         ...
+
+
+@runtime_checkable
+class ResumableMixer(Mixer, Protocol):
+    """A mixer that can stop and go on: ``remember`` of a beginning and ``resume`` of the rest are one call of both.
+
+    Attributes:
+        resumable: False where it depends on a part that cannot.
+    """
+
+    resumable: bool
+
+    def remember(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> tuple[Float[Tensor, "B L D"], Memory]:
+        """As a call; and what later tokens need of these."""
+        ...
+
+    def resume(self, x: Float[Tensor, "B L D"], memory: Memory) -> Float[Tensor, "B L D"]:
+        """What a call would give for ``x``, all real, after the tokens of ``memory``."""
+        ...
+
+
+def can_resume(mixer: object) -> bool:
+    """Whether a mixer can stop and go on."""
+    return isinstance(mixer, ResumableMixer) and mixer.resumable
 
 
 @dataclass(frozen=True)

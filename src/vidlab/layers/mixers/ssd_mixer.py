@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from vidlab.errors import UserError
+from vidlab.features.memory import Memory
 from vidlab.layers.mixers.mixer import MixerKernels, Real
 
 GATES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "silu_mul": lambda y, z: y * F.silu(z)}
@@ -43,6 +44,8 @@ class SSDMixer(nn.Module):
     Raises:
         UserError: sizes that do not divide, or an unknown choice.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -91,29 +94,47 @@ class SSDMixer(nn.Module):
 
     @override
     def forward(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> Float[Tensor, "B L D"]:
+        return self._mix(x, real)[0]
+
+    def remember(self, x: Float[Tensor, "B L D"], real: Real | None = None) -> tuple[Float[Tensor, "B L D"], Memory]:
+        """As a call; and what the convolution will see of these tokens, and the state behind the last."""
+        y, *memory = self._mix(x, real)
+        return y, Memory(tuple(memory))
+
+    def resume(self, x: Float[Tensor, "B L D"], memory: Memory) -> Float[Tensor, "B L D"]:
+        """What a call would give for ``x`` after the tokens of ``memory``."""
+        return self._mix(x, None, *memory.tensors)[0]
+
+    def _mix(
+        self, x: Float[Tensor, "B L D"], real: Real | None, seen: Tensor | None = None, state: Tensor | None = None
+    ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B E conv_1"], Float[Tensor, "B N P S"]]:
         z, values, keys, queries, dt = self.in_proj(x).split(list(self.sizes.values()), dim=-1)
         if self.conv_on == "x":
-            values = self._convolve(values, real)
+            values, seen = self._convolve(values, real, seen)
         else:
-            parts = self._convolve(torch.cat([values, keys, queries], dim=-1), real)
+            parts, seen = self._convolve(torch.cat([values, keys, queries], dim=-1), real, seen)
             values, keys, queries = parts.split([self.sizes[name] for name in ("x", "B", "C")], dim=-1)
-        y, _ = self.kernel(
+        y, state = self.kernel(
             values.unflatten(-1, (self.heads, -1)),
             F.softplus(dt.float() + self.dt_bias),
             -self.A_log.float().exp(),
             keys.unflatten(-1, (self.groups, -1)),
             queries.unflatten(-1, (self.groups, -1)),
             self.D.float(),
-            None,
+            state,
             real,
         )  # (B, L, N, P)
-        return GATES[self.gate](y.flatten(2), z)
+        return GATES[self.gate](y.flatten(2), z), seen, state
 
-    def _convolve(self, x: Float[Tensor, "B L E"], real: Real | None) -> Float[Tensor, "B L E"]:
+    def _convolve(
+        self, x: Float[Tensor, "B L E"], real: Real | None, seen: Float[Tensor, "B E conv_1"] | None
+    ) -> tuple[Float[Tensor, "B L E"], Float[Tensor, "B E conv_1"]]:
+        """Causally, after the inputs ``seen`` last, zeros where there were none; and those seen last now."""
         if real is not None:
             x = x.masked_fill(~real[..., None], 0.0)  # the projection's bias is not zero at pads
-        padded = F.pad(x.mT, (self.conv.kernel_size[0] - 1, 0))
-        return self.activation(self.conv(padded).mT)
+        before = self.conv.kernel_size[0] - 1
+        padded = F.pad(x.mT, (before, 0)) if seen is None else torch.cat([seen, x.mT], dim=-1)
+        return self.activation(self.conv(padded).mT), padded[..., padded.shape[-1] - before :]
 
 
 def _check(width: int, heads: int, groups: int, conv_on: str, gate: str) -> None:
