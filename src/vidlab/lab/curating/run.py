@@ -1,0 +1,77 @@
+"""The job: compose recipe, engine and sources, run them, and say what to type next."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vidlab.command_line import command, setting
+from vidlab.curation.curate import Curated, Settings, curate
+from vidlab.curation.output.funnel import funnel_text
+from vidlab.curation.recipe import Recipe
+from vidlab.curation.sources import source_videos
+from vidlab.data.names import shown
+from vidlab.errors import UserError
+from vidlab.lab.cli.hydra_main import instantiate
+from vidlab.lab.curating.live import LiveFunnel
+
+REASONS = 12
+
+
+def run_recipe(cfg: DictConfig) -> str:
+    """Curate the videos of ``cfg.data``; returns what to print.
+
+    Raises:
+        UserError: no recipe is chosen, or a setting cannot work.
+    """
+    recipe = build_recipe(cfg)
+    source = instantiate(cfg.data.source, "data.source")
+    settings = build_settings(cfg, recipe)
+    with LiveFunnel() as live:
+        done = curate(recipe, list(source_videos(source)), settings, live)
+    return curation_text(done, cfg)
+
+
+def build_recipe(cfg: DictConfig) -> Recipe:
+    """The recipe of a configuration.
+
+    Raises:
+        UserError: there is none.
+    """
+    if cfg.get("curation") is None:
+        raise UserError("stage=curate needs a recipe: add curation=open_sora_plan (see conf/curation for others).")
+    made = instantiate(cfg.curation, "curation")
+    if not isinstance(made, Recipe):
+        raise UserError(f"curation: {type(made).__name__} is no recipe (vidlab.curation.recipe.recipe makes one).")
+    return made
+
+
+def build_settings(cfg: DictConfig, recipe: Recipe) -> Settings:
+    """How to run it; the folder is ``curated/<data>-<recipe>`` unless ``folder`` says otherwise."""
+    folder = Path(cfg.folder).expanduser() if cfg.folder else Path("curated") / f"{cfg.data.name}-{recipe.name}"
+    return Settings(
+        folder.absolute(),
+        instantiate(cfg.engine, "engine"),
+        cfg.sources_per_partition,
+        cfg.retries,
+        instantiate(cfg.export, "export"),
+    )
+
+
+def curation_text(done: Curated, cfg: DictConfig) -> str:
+    """The funnel, the reasons, and what to type next."""
+    funnel = done.funnel
+    lines = [
+        f"{done.root}",
+        f"  {len(done.partitions)} partitions of data={cfg.data.name}, recipe {done.recipe.name}: "
+        f"{funnel.kept} clips kept, {funnel.kept_seconds / 60:.1f} minutes",
+        funnel_text(funnel),
+    ]
+    lines += [f"  note: {', '.join(done.recipe.left_out)} did not run"] if done.recipe.left_out else []
+    reasons: Any = list(funnel.most_common_reasons())
+    lines += [f"  rejected: {count} at {step}: {shown(reason)}" for step, reason, count in reasons[:REASONS]]
+    lines += [f"  and {len(reasons) - REASONS} reasons more"] if len(reasons) > REASONS else []
+    if cfg.export is not None and funnel.kept:
+        shards = done.root / "shards"
+        lines.append(f"  train on it   {command('train.py', 'data=shards', setting('data.path', shards))}")
+    return "\n".join(lines)
