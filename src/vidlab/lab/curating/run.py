@@ -1,5 +1,6 @@
 """The job: compose recipe, engine and sources, run them, and say what to type next."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,19 @@ from omegaconf import DictConfig
 from vidlab.command_line import command, setting
 from vidlab.curation.curate import Curated, Settings, curate
 from vidlab.curation.output.funnel import funnel_text
+from vidlab.curation.output.lists import write_lists
+from vidlab.curation.output.report import funnel_metrics, write_report
 from vidlab.curation.recipe import Recipe
 from vidlab.curation.sources import source_videos
 from vidlab.data.names import shown
 from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.curating.live import LiveFunnel
+from vidlab.lab.tracking.mlflow_logger import MLflowLogger
+from vidlab.lab.tracking.store import short
 
 REASONS = 12
+REPORT = "report.html"
 
 
 def run_recipe(cfg: DictConfig) -> str:
@@ -29,7 +35,30 @@ def run_recipe(cfg: DictConfig) -> str:
     settings = build_settings(cfg, recipe)
     with LiveFunnel() as live:
         done = curate(recipe, list(source_videos(source)), settings, live)
+    write_lists(done)
+    page = write_report(done, done.root / REPORT)
+    track(done, page, cfg)
     return curation_text(done, cfg)
+
+
+def track(done: Curated, page: Path, cfg: DictConfig) -> None:
+    """Keep funnel and report as an MLflow run of the experiment ``<name>-curation``.
+
+    A store that fails costs a warning, never the clips.
+    """
+    uri = cfg.logger.get("uri")
+    if uri is None:
+        return
+    logger = MLflowLogger(uri, f"{cfg.name}-curation", done.root.name, system_metrics=False, folder=done.root)
+    try:
+        logger.start()
+    except UserError as error:
+        warnings.warn(f"MLflow did not store the curation ({short(error)})", stacklevel=2)
+        return
+    logger.set_tags({"vidlab.recipe": done.recipe.name, "vidlab.data": str(cfg.data.name)})
+    logger.log_metrics(funnel_metrics(done.funnel), 0)
+    logger.log_artifact(page)
+    logger.close("success")
 
 
 def build_recipe(cfg: DictConfig) -> Recipe:
@@ -66,6 +95,7 @@ def curation_text(done: Curated, cfg: DictConfig) -> str:
         f"  {len(done.partitions)} partitions of data={cfg.data.name}, recipe {done.recipe.name}: "
         f"{funnel.kept} clips kept, {funnel.kept_seconds / 60:.1f} minutes",
         funnel_text(funnel),
+        f"  clips to look at, and why: {done.root / REPORT}",
     ]
     lines += [f"  note: {', '.join(done.recipe.left_out)} did not run"] if done.recipe.left_out else []
     reasons: Any = list(funnel.most_common_reasons())
