@@ -25,7 +25,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd }
 td + td, th + th { text-align: right } td.text { text-align: left } tr.absent { color: #999 }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: 12px; color: #555; max-width: 34rem }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: 12px; max-width: 34rem }
 img { max-width: 100% } .bar { background: #4477aa; height: .7rem } .bars td { width: 16rem }
 """
 
