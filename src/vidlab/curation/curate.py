@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -21,6 +21,7 @@ from vidlab.curation.recipe import Recipe
 from vidlab.errors import UserError
 
 
+@runtime_checkable
 class Progress(Protocol):
     """What a curation tells while it runs."""
 

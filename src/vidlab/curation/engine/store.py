@@ -17,6 +17,8 @@ from vidlab.data.storage.parquet import PAGES, open_parquet, seal
 from vidlab.digests import DamagedError
 
 STATE = "state"
+RUNNING = "running"
+"""Which source a process is reading: a file per partition that is worked on."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,10 @@ class StageStore:
         return found
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed run left half-written; nobody else may be writing."""
-        for leftover in self.root.glob("*/.*.tmp"):
-            leftover.unlink()
+        """Remove what a killed run left half-written, and its journals; nobody else may be writing."""
+        for pattern in (".*.tmp", "*/.*.tmp", f"{STATE}/*/.*.tmp", f"{RUNNING}/*"):
+            for leftover in self.root.parent.glob(pattern):
+                leftover.unlink()
 
     def folders(self) -> Iterator[Path]:
         """Of all stages, those of earlier settings too."""

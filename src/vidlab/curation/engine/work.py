@@ -5,20 +5,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha1
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vidlab.curation.engine.partitions import Partition
 from vidlab.curation.engine.records import Clip, SourceVideo
 from vidlab.curation.engine.stage import Decision, Measure, Opening, Stage
-from vidlab.curation.engine.store import StageKey, StageStore
+from vidlab.curation.engine.store import RUNNING, StageKey, StageStore
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.data.names import reason_of
 from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
 
 log = logging.getLogger(__name__)
-
-RUNNING = "running"
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,7 @@ class NamedStage:
 Videos = Mapping[str, VideoFile]
 
 
+@runtime_checkable
 class ShardStage(Protocol):
     """What writes the clips that are left of a partition."""
 

@@ -17,8 +17,7 @@ from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
-from vidlab.perceptual.unpickle import read_torchscript
-from vidlab.tensors import read_tensors
+from vidlab.perceptual.weights import load_weights
 
 SCORE = "aesthetic"
 WIDTHS = (1024, 128, 64, 16, 1)  # of the published head, behind an image feature
@@ -49,7 +48,7 @@ class LaionAesthetic(Measure):
 
     def __post_init__(self) -> None:
         if self.frames < 1:
-            raise UserError(f"curation.aesthetic.measure.frames={self.frames}: it must be 1 or more.")
+            raise UserError(f"curation.aesthetic: frames={self.frames}: it must be 1 or more.")
 
     @property
     @override
@@ -117,7 +116,7 @@ def load_head(path: Path, width: int) -> nn.Sequential:
     Raises:
         UserError: the file holds something else.
     """
-    found = read_tensors(path, "Download it again.") if path.suffix == ".safetensors" else read_torchscript(path)
+    found = load_weights(str(path))
     head = aesthetic_head(width)
     for layer, place in zip(head, PLACES, strict=True):
         for name, parameter in layer.named_parameters():
@@ -125,7 +124,7 @@ def load_head(path: Path, width: int) -> nn.Sequential:
             if tensor is None or tensor.shape != parameter.shape:
                 shape = "missing" if tensor is None else f"of shape {tuple(tensor.shape)}"
                 raise UserError(
-                    f"curation.aesthetic.measure.head={path}: layers.{place}.{name} is {shape}, expected "
+                    f"curation.aesthetic: head={path}: layers.{place}.{name} is {shape}, expected "
                     f"{tuple(parameter.shape)}; it is the head of another CLIP, or no aesthetic predictor."
                 )
             parameter.data = tensor.float()
