@@ -200,11 +200,15 @@ def test_frames_are_spread_evenly():
     assert spread(100, 5) == [10, 30, 50, 70, 90] and spread(3, 5) == [0, 0, 1, 2, 2]
 
 
-def test_histograms_and_windows_of_transnet():
+def test_color_histograms():
     frames = torch.zeros(1, 2, 27, 48, 3, dtype=torch.uint8)
     frames[0, 1, :, :24] = torch.tensor([255, 32, 0], dtype=torch.uint8)  # bin 7 * 64 + 1 * 8 + 0
     counts = color_histograms(frames)
     assert counts[0, 0, 0] == 27 * 48 and counts[0, 1, 456] == 27 * 24 and counts.sum() == 2 * 27 * 48
+
+
+@pytest.mark.slow
+def test_windows_of_transnet():
     torch.manual_seed(0)
     model, clip = TransNetV2(), torch.randint(0, 256, (60, 27, 48, 3), dtype=torch.uint8)
     found = model.transitions(clip)

@@ -44,9 +44,10 @@ def _of_row(row: ClipRow, root: Path) -> SourceVideo:
     window = None if row.first_frame is None else (row.first_frame, row.first_frame + row.frames)
     crop = None if row.crop is None else Crop(*row.crop, row.height, row.width)
     file = root / row.shard
-    part = (None, 0) if row.offset == 0 and not row.shard.endswith(".tar") else (row.offset, row.size)
+    is_file = row.offset == 0 and not row.shard.lower().endswith(".tar")
+    offset, size = (None, 0) if is_file else (row.offset, row.size)
     state = f"{_state(file)} {row.offset} {row.crc}"
-    return SourceVideo(row.key, str(file), *part, window, crop, row.captions, row.split, state)
+    return SourceVideo(row.key, str(file), offset, size, window, crop, row.captions, row.split, state)
 
 
 def _state(file: Path) -> str:

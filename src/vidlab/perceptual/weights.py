@@ -24,8 +24,9 @@ def load_weights(source: str) -> dict[str, Tensor]:
 
     Args:
         source: ``asset:NAME`` for a pinned file of ``vidlab.assets``, or a local file: ``.safetensors``, or the
-            file as published (``.ckpt``, a pickle of arrays; ``.pt`` or ``.pth``, an archive of TorchScript or ``torch.save``). A published file
-            is converted once and the ``.safetensors`` kept in the cache under its SHA-256.
+            file as published (``.ckpt``, a pickle of arrays; ``.pt`` or ``.pth``, an archive of TorchScript or of
+            ``torch.save``). A published file is converted once and the ``.safetensors`` kept in the cache under its
+            SHA-256.
 
     Raises:
         AssetError: the asset is unknown or could not be fetched.

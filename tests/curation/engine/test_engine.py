@@ -164,3 +164,20 @@ def test_two_curations_of_one_folder_at_a_time(tmp_path):
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / "writer.lock"), pytest.raises(UserError, match="another process is curating"):
         run(tmp_path / "out", make_videos(tmp_path / "raw", 1))
+
+
+@pytest.mark.slow
+def test_ray_gives_the_bytes_of_one_process_and_survives_a_dead_worker(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from vidlab.curation.engine.ray_engine import DEATH, Ray
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    sources, export, two = make_videos(tmp_path / "raw", 5), ShardExport(), Ray(workers=2)
+    run(tmp_path / "one", sources, Serial(), export)
+    run(tmp_path / "two", sources, two, export)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    deadly = {"brightness": {"measure": Brightness(deadly="02.mp4"), "keep": Range("brightness", 10)}}
+    done = run(tmp_path / "out", sources, two, **deadly)
+    reasons = {c.source: c.reason for t in done.tables() for c in table_clips(t) if not c.is_in}
+    assert reasons["02.mp4"] == f"the process that read it {DEATH}, 3 times"
+    assert kept(done) == [("01.mp4", 0), ("03.mp4", 0), ("04.mp4", 0)]

@@ -130,5 +130,6 @@ def _reduced(converter: FrameConverter, frame: Any, crop: Crop | None, short_sid
     import cv2
 
     (part,) = cropped(converter.rgb(frame)[None], crop)
-    size = reduced_size(*part.shape[:2], short_side)
+    height, width = part.shape[:2]
+    size = reduced_size(height, width, short_side)
     return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA) if size != part.shape[:2] else part

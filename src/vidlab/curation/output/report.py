@@ -145,7 +145,8 @@ def _strip(clip: Clip, video: VideoFile) -> bytes:
         raise CorruptClipError("no frame of it can be read")
     wanted = sorted({round(place) for place in np.linspace(0, clip.frames - 1, FRAMES)})
     frames = video.frames(clip, wanted)
-    height, width = reduced_size(*frames.shape[1:3], SIDE)
+    _, height, width, _ = frames.shape
+    height, width = reduced_size(height, width, SIDE)
     small = [np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX)) for frame in frames]
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(small, axis=1)).save(buffer, "JPEG", quality=80)

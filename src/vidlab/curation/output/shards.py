@@ -83,7 +83,10 @@ class ShardExport:
             for _, parts in groupby(chunks, lambda part: part[0].id):
                 clip, _, first = next(parts)
                 frames = chain(first, (frame for _, _, chunk in parts for frame in chunk))  # noqa: B031
-                height, width = (side + side % 2 for side in reduced_size(*clip.area[2:], self.short_side or WHOLE))
+                height, width = (
+                    side + side % 2
+                    for side in reduced_size(clip.area.height, clip.area.width, self.short_side or WHOLE)
+                )
                 yield clip, encode_frames(map(_even, frames), height, width, clip.fps)
         except CorruptClipError as error:
             log.warning("left out of the shards: %s", shown(error))

@@ -54,11 +54,11 @@ class ContentCuts(Measure):
         detectors = {clip.id: ContentDetector(self.threshold, self.min_scene_frames) for clip in clips}
         for clip, first, frames in video.small_frames(clips, self.short_side):
             for number, frame in enumerate(frames, first):
-                time = FrameTimecode(number, clip.fps)
+                time = FrameTimecode(number, float(clip.fps))
                 cuts = detectors[clip.id].process_frame(time, np.ascontiguousarray(frame[..., ::-1]))
                 found[clip.id] += [float(cut.frame_num) for cut in cuts]
         for clip in clips:
-            end = FrameTimecode(clip.frames, clip.fps)
+            end = FrameTimecode(clip.frames, float(clip.fps))
             found[clip.id] += [float(cut.frame_num) for cut in detectors[clip.id].post_process(end)]
         return [Measurement(series={SERIES: tuple(sorted(set(found[clip.id])))}) for clip in clips]
 

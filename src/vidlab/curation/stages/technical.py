@@ -64,7 +64,7 @@ class Brisque(Measure):
         import cv2
 
         for frame in video.frames(clip, spread(clip.frames, self.frames)):
-            height, width = reduced_size(*frame.shape[:2], self.short_side)
+            height, width = reduced_size(frame.shape[0], frame.shape[1], self.short_side)
             yield brisque(cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA))
 
 
