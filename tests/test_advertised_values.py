@@ -28,6 +28,7 @@ ELSEWHERE = (
     "text_encoder/stable_diffusion.yaml",
     "text_encoder/transformers.yaml",
 )
+NOT_TRAINED = ("system/", "metrics/", "curation/", "engine/")
 # whose weights are fetched: tests/perceptual
 FETCHED = ("task.perceptual.net",)
 # what a value needs beside it
@@ -77,7 +78,7 @@ def advertised() -> list[Row]:
     rows = []
     for path in sorted(CONF.rglob("*.yaml")):
         name = path.relative_to(CONF).as_posix()
-        if name not in ELSEWHERE and not name.startswith(("system/", "metrics/")) and "/_" not in name:
+        if name not in ELSEWHERE and not name.startswith(NOT_TRAINED) and "/_" not in name:
             choice, found = name[: -len(".yaml")], places(path.read_text())
             rows += [
                 (choice, key, value) for key, chosen, text in found if key not in FETCHED

@@ -26,8 +26,9 @@ from vidlab.lab.trusted_config import own_classes
 
 Case = TypeVar("Case")
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# groups that training does not read: tests/metrics/test_metrics_conf.py and tests/pipelines go through them
-EVALUATED = ("metrics", "system")
+# groups that training does not read: tests/metrics/test_metrics_conf.py, tests/pipelines and tests/curation go through
+# them
+EVALUATED = ("metrics", "system", "curation", "engine")
 CHOICES = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()
     for path in CONF.glob("*/**/*.yaml")

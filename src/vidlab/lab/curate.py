@@ -1,6 +1,7 @@
-"""The curation jobs: index a data set, encode it."""
+"""The curation jobs: index a data set, encode it, make one of raw videos."""
 
 import logging
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
+from vidlab.lab.curating.run import run_recipe
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.precision import resolve_precision
 
-STAGES = ("index", "encode")
-LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1}
+STAGES = ("index", "encode", "curate")
+LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1, "sources_per_partition": 1}
 PRECISIONS = ("32-true", "bf16-mixed")
 # words of the command line that train.py does not know
-OWN = ("stage", "folder", "frames_at_once", *LEAST)
+OWN = ("stage", "folder", "frames_at_once", "curation", "engine", "export", "retries", *LEAST)
 
 
 def run_curation(cfg: DictConfig) -> None:
@@ -40,14 +42,18 @@ def run_curation(cfg: DictConfig) -> None:
         UserError: no such stage, or a setting that cannot work.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    if cfg.stage not in STAGES:
-        raise UserError(f"stage={cfg.stage}: choose one of {', '.join(STAGES)}.")
+    stage = cfg.stage or ("index" if cfg.curation is None else "curate")
+    if stage not in STAGES:
+        raise UserError(f"stage={stage}: choose one of {', '.join(STAGES)}.")
     for name, least in LEAST.items():
         if not isinstance(cfg[name], int) or cfg[name] < least:
             raise UserError(f"{name}={cfg[name]}: it must be a whole number of {least} or more.")
+    if stage == "curate":
+        print(terminal(run_recipe(cfg)))
+        return
     check_chunk(cfg.frames_at_once)
     take_published_sizes(cfg, words())
-    print(terminal(run_index(cfg) if cfg.stage == "index" else run_encoding(cfg)))
+    print(terminal(run_index(cfg) if stage == "index" else run_encoding(cfg)))
 
 
 def words() -> list[str]:
@@ -55,7 +61,7 @@ def words() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task
-    return [word for word in given if word.lstrip("+~").partition("=")[0] not in OWN]
+    return [word for word in given if re.split("[.=]", word.lstrip("+~"))[0] not in OWN]
 
 
 def run_index(cfg: DictConfig) -> str:

@@ -126,6 +126,25 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         return _load(path, _Unpickler(stream, _ARRAY_NAMES), "/")
 
 
+def read_number_lists(path: Path) -> dict[str, list[float]]:
+    """Lists of numbers by name out of a pickle.
+
+    Raises:
+        UnsafePickleError: the file holds anything else. Nothing it names is imported or called.
+    """
+    with path.open("rb") as stream:
+        try:
+            found = _Unpickler(stream, {}).load()
+        except UnsafePickleError as error:
+            raise UnsafePickleError(f"{path} was not read: {error}.") from error
+        except Exception as error:  # a damaged pickle fails in whatever operation the damage leads to
+            raise UnsafePickleError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    lists = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(one, list) and all(isinstance(n, float | int) for n in one) for one in lists):
+        raise UnsafePickleError(f"{path} holds anything but lists of numbers")
+    return found
+
+
 def read_torchscript(path: Path) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive by attribute path joined with ``.``; its code is not read.
 

@@ -12,7 +12,11 @@ from vidlab.files import remove_leftovers
 from vidlab.perceptual.unpickle import read_pickle, read_torchscript
 from vidlab.tensors import read_tensors, refuse_non_finite, save_tensors
 
-_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {".ckpt": read_pickle, ".pt": read_torchscript}
+_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+    ".ckpt": read_pickle,
+    ".pt": read_torchscript,
+    ".pth": read_torchscript,
+}
 
 
 def load_weights(source: str) -> dict[str, Tensor]:
@@ -20,8 +24,9 @@ def load_weights(source: str) -> dict[str, Tensor]:
 
     Args:
         source: ``asset:NAME`` for a pinned file of ``vidlab.assets``, or a local file: ``.safetensors``, or the
-            file as published (``.ckpt``, a pickle of arrays; ``.pt``, a TorchScript archive). A published file
-            is converted once and the ``.safetensors`` kept in the cache under its SHA-256.
+            file as published (``.ckpt``, a pickle of arrays; ``.pt`` or ``.pth``, an archive of TorchScript or of
+            ``torch.save``). A published file is converted once and the ``.safetensors`` kept in the cache under its
+            SHA-256.
 
     Raises:
         AssetError: the asset is unknown or could not be fetched.

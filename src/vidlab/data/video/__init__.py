@@ -7,13 +7,14 @@ file: data-loader workers bring the parallelism, and threads only cost time on s
 from vidlab.data.video.container import DecodeLimits
 from vidlab.data.video.pixels import to_frames, to_pixels
 from vidlab.data.video.reading import ProbedVideo, VideoInfo, probe, probe_closely, read_frames
-from vidlab.data.video.writing import encode
+from vidlab.data.video.writing import encode, encode_frames
 
 __all__ = [
     "DecodeLimits",
     "ProbedVideo",
     "VideoInfo",
     "encode",
+    "encode_frames",
     "probe",
     "probe_closely",
     "read_frames",

@@ -117,6 +117,20 @@ class FrameConverter:
         orientation = self._orientation(frame)
         return rgb if orientation is UPRIGHT else orientation.applied(rgb)
 
+    def reduced(self, frame: Any, height: int, width: int) -> np.ndarray:
+        """One decoded frame as uint8 (height, width, 3), averaged over the area that a pixel covers.
+
+        It is scaled before it is turned into RGB, which is several times faster than after.
+        """
+        name = frame.format.name
+        orientation = self._orientation(frame)
+        if (height, width) == self.shape(frame) or self.transparent(frame):
+            full = np.ascontiguousarray(self.rgb(frame))
+            return full if full.shape[:2] == (height, width) else _area(full, height, width)
+        wanted = (width, height) if orientation.transposed else (height, width)
+        rgb = self._reformatted(frame, name, "rgb24", wanted, Interpolation.AREA)
+        return orientation.applied(rgb) if orientation is not UPRIGHT else rgb
+
     def _size(self, frame: Any) -> tuple[int, int]:
         stored = frame.height, frame.width
         if stored != self._stored:
@@ -133,11 +147,18 @@ class FrameConverter:
             self._orientations[turn] = orientation_of(bytes(matrices[0])) if matrices else UPRIGHT
         return self._orientations[turn]
 
-    def _reformatted(self, frame: Any, name: str, kind: str, size: tuple[int, int]) -> np.ndarray:
+    def _reformatted(
+        self,
+        frame: Any,
+        name: str,
+        kind: str,
+        size: tuple[int, int],
+        interpolation: Interpolation = Interpolation.BICUBIC,
+    ) -> np.ndarray:
         height, width = size
         if size != self._stored:
             frame = self._reformatter.reformat(
-                frame, width, height, format=kind, interpolation=Interpolation.BICUBIC, threads=1
+                frame, width, height, format=kind, interpolation=interpolation, threads=1
             )
         elif name != kind:
             frame = self._reformatter.reformat(frame, format=kind, threads=1)
@@ -145,6 +166,12 @@ class FrameConverter:
         channels = len(kind.rstrip("24"))
         lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
         return lines[:height, : channels * width].reshape(height, width, channels)
+
+
+def _area(frame: np.ndarray, height: int, width: int) -> np.ndarray:
+    import cv2
+
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def over_white(rgba: np.ndarray) -> np.ndarray:

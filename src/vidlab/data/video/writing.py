@@ -1,7 +1,7 @@
 """Encodes frames to the bytes of an mp4."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -28,13 +28,20 @@ def encode(frames: np.ndarray, fps: float | int, lossless: bool = False) -> byte
         raise ValueError(f"frames must be uint8 (T, H, W, 3) with T > 0, got {frames.dtype} {frames.shape}")
     if not lossless:
         frames = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), "edge")
+    return encode_frames(frames, frames.shape[1], frames.shape[2], fps, lossless)
+
+
+def encode_frames(
+    frames: Iterable[np.ndarray], height: int, width: int, fps: float | int, lossless: bool = False
+) -> bytes:
+    """As ``encode``, of frames that come one by one: uint8 (height, width, 3), of even sides unless lossless."""
     options = {"pred": "none"} if lossless else {"preset": "medium", "crf": "18"}
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(100_000)
         stream: Any = container.add_stream("png" if lossless else "libx264", rate=rate, options=options)
         context = stream.codec_context
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = height, width
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         context.thread_count = 1
         if not lossless:
@@ -48,7 +55,7 @@ def encode(frames: np.ndarray, fps: float | int, lossless: bool = False) -> byte
     return buffer.getvalue()
 
 
-def _video_frames(frames: np.ndarray, lossless: bool) -> Iterator[Any]:
+def _video_frames(frames: Iterable[np.ndarray], lossless: bool) -> Iterator[Any]:
     reformatter = VideoReformatter()
     for array in frames:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")

@@ -1,0 +1,1 @@
+"""What a curation hands on: shards, lists in published formats, the report."""

@@ -1,0 +1,1 @@
+"""The stages of curation: what is measured of clips, and what is decided from it."""

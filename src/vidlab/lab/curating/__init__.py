@@ -1,0 +1,1 @@
+"""``curate.py curation=RECIPE``: raw videos to training data."""
