@@ -44,7 +44,7 @@ class LanguageModel:
     source: str
 
     def conversation(self, text: str) -> list[int]:
-        """Token ids of what a user says, up to where the answer begins: the chat template, or the text and a line end."""
+        """Token ids of what a user says, up to the answer: by the chat template, or the text and a line end."""
         if getattr(self.tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": text}]
             found = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
