@@ -39,6 +39,8 @@ class FineTuning:
         at_once: pairs that pass the model together; the gradient is that of the whole batch.
         max_tokens: longer pairs are refused.
         instruction: what stands around each prompt, with ``{prompt}`` in it; None is the prompt alone.
+        chat: pairs have the form of the model's chat template, if it has one; without it they are half as long: a line
+            with the prompt and a line with its expansion.
         seed: of the order of the pairs and of the LoRA's first weights.
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
 
@@ -56,6 +58,7 @@ class FineTuning:
     at_once: int = 8
     max_tokens: int = 512
     instruction: str | None = None
+    chat: bool = True
     seed: int = 0
     precision: str = "auto"
 
@@ -99,12 +102,17 @@ class FineTuning:
             model.save_pretrained(str(made), safe_serialization=True)
             settings = asdict(self) | {"targets": self.targets if isinstance(self.targets, str) else [*self.targets]}
             record = {"base": language.base, "pairs": len(pairs), "pairs_digest": digest_of(pairs)}
-            record |= {"settings": settings, "instruction": self.instruction, "last_loss": losses[-1]}
+            record |= {
+                "settings": settings,
+                "instruction": self.instruction,
+                "chat": self.chat,
+                "last_loss": losses[-1],
+            }
             write_record(made, record)
         return losses
 
     def _example(self, language: LanguageModel, pair: PromptPair) -> tuple[list[int], list[int]]:
-        asked = language.conversation(instructed(pair.prompt, self.instruction))
+        asked = language.conversation(instructed(pair.prompt, self.instruction), self.chat)
         answer = language.answer(pair.refined)
         if len(asked) + len(answer) > self.max_tokens:
             raise UserError(

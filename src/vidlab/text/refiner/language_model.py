@@ -43,9 +43,12 @@ class LanguageModel:
     record: dict[str, Any]
     source: str
 
-    def conversation(self, text: str) -> list[int]:
-        """Token ids of what a user says, up to the answer: by the chat template, or the text and a line end."""
-        if getattr(self.tokenizer, "chat_template", None):
+    def conversation(self, text: str, chat: bool = True) -> list[int]:
+        """Token ids of what a user says, up to the answer.
+
+        By the chat template where there is one and ``chat`` is true, else the text and a line end.
+        """
+        if chat and getattr(self.tokenizer, "chat_template", None):
             turn = [{"role": "user", "content": text}]
             found = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)
             return list(found["input_ids"])

@@ -71,7 +71,8 @@ class PromptRefiner:
         if any(not prompt.strip() for prompt in prompts):
             raise UserError("refine=true: an empty prompt cannot be expanded.")
         distinct = list(dict.fromkeys(prompts))
-        asked = {prompt: self.language.conversation(instructed(prompt, self.instruction)) for prompt in distinct}
+        chat = bool(self.language.record.get("chat", True))
+        asked = {prompt: self.language.conversation(instructed(prompt, self.instruction), chat) for prompt in distinct}
         waiting = sorted(distinct, key=lambda prompt: len(asked[prompt]))
         found: dict[str, str] = {}
         while waiting:
