@@ -28,7 +28,7 @@ Case = TypeVar("Case")
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # groups that training does not read: tests/metrics/test_metrics_conf.py, tests/pipelines and tests/curation go through
 # them
-EVALUATED = ("metrics", "system", "curation", "engine")
+EVALUATED = ("metrics", "system", "curation", "engine", "captioner")
 CHOICES = sorted(
     path.relative_to(CONF).with_suffix("").as_posix()
     for path in CONF.glob("*/**/*.yaml")
@@ -56,6 +56,7 @@ ABSENT = {
     "text_encoder/minilm": (True, FETCH),
     "data/clips": (True, FETCH),
     "data/folder": (True, "data.path is not set: give a folder of videos"),
+    "data/captioned": (True, "data.path is not set: give the folder that curate.py stage=caption wrote"),
     "data/shards": (True, "data.path is not set: give the folder of WebDataset shards"),
     "init/from_run": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),
     "init/image_to_video": (True, "init.run=last: no run of experiment 'vidlab' has a checkpoint yet"),

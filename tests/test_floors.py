@@ -19,6 +19,7 @@ FLOORS = (
     (
         "clip",
         "assets",
+        "chat",
         "command_line",
         "digests",
         "errors",

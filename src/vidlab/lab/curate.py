@@ -21,6 +21,7 @@ from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import UserError
 from vidlab.lab.cache_key import cache_key, key_digest
+from vidlab.lab.captions.stages import TEXT_STAGES
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
@@ -28,7 +29,7 @@ from vidlab.lab.curating.run import run_recipe
 from vidlab.lab.published_sizes import take_published_sizes
 from vidlab.precision import resolve_precision
 
-STAGES = ("index", "encode", "curate")
+STAGES = ("index", "encode", "curate", *TEXT_STAGES)
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1, "sources_per_partition": 1}
 PRECISIONS = ("32-true", "bf16-mixed")
 # words of the command line that train.py does not know
@@ -50,6 +51,9 @@ def run_curation(cfg: DictConfig) -> None:
             raise UserError(f"{name}={cfg[name]}: it must be a whole number of {least} or more.")
     if stage == "curate":
         print(terminal(run_recipe(cfg)))
+        return
+    if stage in TEXT_STAGES:
+        print(terminal(TEXT_STAGES[stage](cfg)))
         return
     check_chunk(cfg.frames_at_once)
     take_published_sizes(cfg, words())

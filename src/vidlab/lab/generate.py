@@ -7,6 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vidlab.errors import UserError
+from vidlab.lab.captions.refiners import resolve_refiner
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.progress import bar
 from vidlab.lab.cli.safe_text import terminal
@@ -15,8 +16,10 @@ from vidlab.lab.image_models.inputs import INPUTS, give_inputs
 from vidlab.lab.loading import SIZES, LoadSettings, load_pipeline
 from vidlab.pipelines.conditioning_frames import GivenFrames, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, write
+from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
 from vidlab.pipelines.video_pipeline import GenerationSettings
+from vidlab.text.refiner.refiner import PromptRefiner
 
 OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
 LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
@@ -36,11 +39,29 @@ def run_generation(cfg: DictConfig) -> Path:
     if not prompts:
         raise UserError("prompt=[]: at least one prompt is needed.")
     make = from_system if cfg.get("system") else from_checkpoint
-    source, samples = make(cfg, prompts)
+    refined = refined_prompts(cfg, prompts)
+    source, samples = make(cfg, prompts if refined is None else refined.texts)
+    if refined is not None:
+        samples = refined.marked(samples, cfg.num_videos)
     write(samples, folder, cfg.fps)
     print(f"{len(samples)} videos from {terminal(source)}\n  look at      {folder}/sheet.png, grid.gif, grid.mp4")
     print(f"  one by one   {folder}/000.mp4, 000.gif, ...\n  for metrics  {folder}/originals (lossless, with prompts)")
     return folder
+
+
+def refined_prompts(cfg: DictConfig, prompts: Sequence[str]) -> RefinedPrompts | None:
+    """The prompts, expanded and told; None where ``refine`` is false.
+
+    Raises:
+        UserError: there is no refiner.
+    """
+    if not cfg.refine:
+        return None
+    refiner = PromptRefiner.load(resolve_refiner(cfg.refiner), max_new_tokens=cfg.refiner_tokens).to(_device(cfg))
+    refined = RefinedPrompts.of(refiner, prompts)
+    for one in refined.prompts:
+        print(terminal(f"  {one.original} -> {one.refined}"))
+    return refined
 
 
 def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:

@@ -21,6 +21,7 @@ from vidlab.errors import UserError
 from vidlab.pipelines.conditioning_frames import GivenFrames, Media, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, GeneratedVideos
 from vidlab.pipelines.progress import bar
+from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.system import GenerationBatch, all_jobs
 from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
@@ -28,6 +29,7 @@ from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.long_video import continued, filled_in
 from vidlab.text.base import TextEncoder
+from vidlab.text.refiner.refiner import PromptRefiner
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Frames = Bool[Tensor, "B T"]
@@ -79,6 +81,7 @@ class VideoPipeline:
         source: where the model comes from, for messages.
         make_choice: makes a sampler or a guidance of a choice's name, given the group and the name.
         frames_at_once: frames that the autoencoder decodes at a time: long clips in bounded memory; None is all.
+        refiner: expands prompts where it is asked to, with ``refine=True``.
     """
 
     denoiser: VideoDenoiser
@@ -93,6 +96,7 @@ class VideoPipeline:
     source: str = ""
     make_choice: MakeChoice | None = None
     frames_at_once: int | None = None
+    refiner: PromptRefiner | None = None
 
     @property
     def device(self) -> torch.device:
@@ -125,6 +129,7 @@ class VideoPipeline:
         precision: str = "auto",
         fps: float = 8.0,
         progress: bool = True,
+        refine: bool | PromptRefiner | str = False,
     ) -> GeneratedVideos:
         """Videos for one prompt or several; the same as ``generate.py`` makes with the same settings, bit by bit.
 
@@ -146,18 +151,32 @@ class VideoPipeline:
             precision: ``auto``, ``32-true`` or ``bf16-mixed``.
             fps: frames per second at which the videos are shown.
             progress: draw a bar.
+            refine: expand the prompts first, with the pipeline's refiner, or with one that is given or named by its
+                folder; videos then know both prompts.
 
         Raises:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        refined = RefinedPrompts.of(self._refiner(refine), prompts) if refine else None
+        prompts = refined.texts if refined else prompts
         pipe = self.using(sampler, guidance, steps)
         asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
         pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
         usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
         given = conditioning_frames(pipe.clip_shape, usual, image, last_image, video, video_frames)
         settings = GenerationSettings(num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps)
-        return pipe.generate(prompts, settings, given, progress)
+        videos = pipe.generate(prompts, settings, given, progress)
+        return GeneratedVideos(tuple(refined.marked(videos, num_videos))) if refined else videos
+
+    def _refiner(self, refine: bool | PromptRefiner | str) -> PromptRefiner:
+        """The refiner that ``refine`` asks for."""
+        found = self.refiner if refine is True else refine
+        if isinstance(found, str):
+            found = PromptRefiner.load(found, "refine")
+        if not isinstance(found, PromptRefiner):
+            raise UserError("refine=True: this pipeline has no refiner. Give the folder of one: refine='refiners/...'.")
+        return found
 
     def using(
         self, sampler: Sampler | str | None = None, guidance: Guidance | str | None = None, steps: int | None = None
