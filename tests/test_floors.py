@@ -29,6 +29,7 @@ FLOORS = (
         "precision",
         "randomness",
         "redaction",
+        "structure",
         "tensors",
     ),
     ("layers", "diffusion", "perceptual"),

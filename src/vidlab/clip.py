@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidlab.features import Feature
 from vidlab.randomness import KeyedRNG
+from vidlab.structure import Additions, StructureSignal
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
 TOKEN_DROP = "token_drop"
@@ -92,8 +93,7 @@ class TextEmbedding:
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
         """The same features on another device."""
-        tokens, mask, pooled = (part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled))
-        return TextEmbedding(tokens, mask, pooled)
+        return TextEmbedding(*(part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled)))
 
     def pin_memory(self) -> "TextEmbedding":
         """The same features in page-locked memory."""
@@ -280,6 +280,7 @@ class Conditions:
     history: tuple[History, ...] = ()
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)
+    structure: StructureSignal | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +296,7 @@ class DenoiserInput:
         controls: extra input channels.
         micro: micro-conditions by name, such as the original resolution, each (B, ...).
         requested: names of the features to return besides the prediction.
+        structure, additions: signals of edges and the like; what is added to the tokens behind each block.
     """
 
     latents: Float[Tensor, "B C T H W"]
@@ -305,6 +307,8 @@ class DenoiserInput:
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)
     requested: frozenset[str] = frozenset()
+    structure: StructureSignal | None = None
+    additions: Additions | None = None
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,10 @@ ENVIRONMENT = "VIDLAB_ALLOW"
 # have their classes made, among them such as open whatever place a parameter names.
 REBUILT = ("task", "data", *MODULE_PARTS.values())
 # Groups of conf/ that are placed inside those.
-WITHIN = ("bucketing", "lengths", "mixer")
+WITHIN = ("bucketing", "lengths", "mixer", "structure")
 # A run's configuration has some 250 values, 10 kB and 8 levels.
 LARGEST, MOST_VALUES, DEEPEST = 2**20, 20_000, 32
-SIZED, LARGEST_SIZE = ("model", "autoencoder", "text_encoder"), 2**24  # no depth or width is larger
+SIZED, LARGEST_SIZE = ("model", "conditioning.controller", "autoencoder", "text_encoder"), 2**24  # no depth or width is larger
 TARGET, PARTIAL = "_target_", "_partial_"
 # Further words to hydra. The shipped configurations use none, so only a class of the user's own may have them.
 DIRECTIVES = ("_args_", "_convert_", "_recursive_")

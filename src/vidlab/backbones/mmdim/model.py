@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.mmdim.conditions import StreamConditions, VectorCondition, spread
 from vidlab.backbones.mmdim.dual_block import DualBlockContext, DualStreamBlock, Stream
 from vidlab.backbones.mmdim.positions import frame_causal, frame_times, rotation_of, waves_of
@@ -30,6 +31,7 @@ from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, unpatchify
 from vidlab.layers.rope import Rotation, rope_scales
 from vidlab.layers.tables import Tables
+from vidlab.structure import with_addition
 
 # As in DiT: over the noise of the patches, which a new embedding passes on at about unit variance.
 POSITION_SCALE = 2.0
@@ -117,7 +119,8 @@ class MMDiM(PatchedDenoiser):
         )  # fmt: skip
         self.watched = later_half(range(dual_depth))
         features = frozenset({SELF_ATTENTION} if self.watched else ())
-        self.declare(patch, control_channels, reads_history=True, features=features)
+        blocks = BlockSpec(dual_depth + depth, width, heads)
+        self.declare(patch, control_channels, reads_history=True, features=features, blocks=blocks)
         self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
         _, rows, columns = self.patch
         self.latent_channels, self.width = latent.channels, width
@@ -176,8 +179,8 @@ class MMDiM(PatchedDenoiser):
                 features[SELF_ATTENTION] = tuple(frame_attention(q, k, grid) for q, k in found)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
         context = self._single_context(input, frames, conditions)
-        for block in self.blocks:
-            x = self.run(block, x, context)
+        for number, block in enumerate(self.blocks, start=len(self.dual_blocks)):
+            x = with_addition(self.run(block, x, context), input.additions, number)
         shift, scale = self.head_modulation(conditions.predicted).chunk(2, dim=-1)
         patches = self.head(modulate(x[:, -grid.tokens :], shift, scale))  # (B, P, K)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
@@ -215,9 +218,11 @@ class MMDiM(PatchedDenoiser):
         for number, block in enumerate(self.dual_blocks):
             if SELF_ATTENTION not in input.requested:
                 text, video = self.run(block, text, video, context)
+                video = with_addition(video, input.additions, number)
                 continue
             assert isinstance(block, DualStreamBlock)
             text, video, q, k = self.run(block.with_queries_and_keys, text, video, context)
+            video = with_addition(video, input.additions, number)
             if number in self.watched:
                 found.append((q, k))
         return text, video, found
