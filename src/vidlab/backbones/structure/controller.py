@@ -97,13 +97,14 @@ class StructureController(nn.Module):
             latents: of which only the shape is read.
             gain: by what each clip's additions are multiplied.
         """
-        encoded = self.encoded(maps.to(self.embed.weight.dtype), latents)  # (B, L, D)
+        encoded = self.encoded(maps, latents)  # (B, L, D)
         return lambda number: gain * self.projections[number](encoded)
 
     def encoded(self, maps: Float[Tensor, "B K T H W"], latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B L D"]:
         """R, normalized."""
         grid = patch_grid(latents, self.patch)
-        tokens = self.embed(patchify(self.downsample(maps, latents.shape[2:]), self.patch))  # (B, L, D)
+        features = self.downsample(maps, latents.shape[2:]).to(self.embed.weight.dtype)  # (B, C, t, h, w)
+        tokens = self.embed(patchify(features, self.patch))  # (B, L, D)
         turned = self.tables.get(rotation, grid, self.head_dim, self.rope_base, (1.0, 1.0, 1.0), device=tokens.device)
         for block in self.blocks:
             tokens = block(tokens, grid, turned)

@@ -1,6 +1,7 @@
 """A tiny 3-D convolution network from the size of the pixels to that of the latents."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import zip_longest
 
 import torch
@@ -46,9 +47,18 @@ class SignalDownsampler(nn.Module):
         if min(missing) < 0:
             raise ValueError(f"signals of {tuple(maps.shape[2:])} for latents of {tuple(size)} with strides of {steps}")
         x = F.pad(maps, [amount for gap in reversed(missing) for amount in (0, gap)])  # an autoencoder that pads
-        for stage in self.stages:
-            x = F.silu(stage(x))
-        return self.out(x)
+        kind = maps.device.type
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            for stage in self.stages:
+                x = F.silu(_precise(stage, x))
+            return _precise(self.out, x)
+
+
+def _precise(layer: nn.Module, x: Float[Tensor, "B K T H W"]) -> Float[Tensor, "B J t h w"]:
+    """In float32 at least: in bfloat16 some gradients of 3-D convolutions are not finite on CPUs (torch 2.13)."""
+    assert isinstance(layer, nn.Conv3d) and layer.bias is not None
+    dtype = torch.promote_types(layer.weight.dtype, torch.float32)
+    return F.conv3d(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype), layer.stride, layer.padding)
 
 
 def prime_factors(number: int) -> list[int]:
