@@ -30,6 +30,7 @@ FLOORS = (
         "precision",
         "randomness",
         "redaction",
+        "structure",
         "tensors",
     ),
     ("layers", "diffusion", "perceptual"),

@@ -15,6 +15,7 @@ from torch import Tensor
 from vidlab.features import Feature
 from vidlab.features.memory import Memory
 from vidlab.randomness import KeyedRNG
+from vidlab.structure import Additions, StructureSignal
 
 # The micro-condition that chooses the tokens a backbone leaves out in training: uniform numbers, (B, places).
 TOKEN_DROP = "token_drop"
@@ -93,8 +94,7 @@ class TextEmbedding:
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
         """The same features on another device."""
-        tokens, mask, pooled = (part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled))
-        return TextEmbedding(tokens, mask, pooled)
+        return TextEmbedding(*(part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled)))
 
     def pin_memory(self) -> "TextEmbedding":
         """The same features in page-locked memory."""
@@ -281,6 +281,7 @@ class Conditions:
     history: tuple[History, ...] = ()
     controls: Controls | None = None
     micro: Mapping[str, Tensor] = field(default_factory=dict)
+    structure: StructureSignal | None = None
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,7 @@ class DenoiserInput:
         micro: micro-conditions by name, such as the original resolution, each (B, ...).
         requested: names of the features to return besides the prediction.
         remembered: what ``VideoDenoiser.remember`` made of text and history, which are then not computed anew.
+        structure, additions: signals of edges and the like; what is added to the tokens behind each block.
     """
 
     latents: Float[Tensor, "B C T H W"]
@@ -308,6 +310,8 @@ class DenoiserInput:
     micro: Mapping[str, Tensor] = field(default_factory=dict)
     requested: frozenset[str] = frozenset()
     remembered: Memory | None = None
+    structure: StructureSignal | None = None
+    additions: Additions | None = None
 
 
 @dataclass(frozen=True)

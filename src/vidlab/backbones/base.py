@@ -16,6 +16,21 @@ from vidlab.features.memory import Memory
 
 
 @dataclass(frozen=True)
+class BlockSpec:
+    """The transformer blocks of a denoiser, all of one width.
+
+    Args:
+        count: how many there are.
+        width: D of their tokens.
+        heads: attention heads.
+    """
+
+    count: int
+    width: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
     """What a denoiser declares, for the parts around it to read; nobody guesses it from its arguments.
 
@@ -33,6 +48,10 @@ class BackboneSpec:
         features: names of what can be requested besides the prediction; see ``vidlab.features``.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
+        blocks: its transformer blocks, where it adds ``input.additions`` behind each of them.
+        reads_structure: ``input.structure`` is read.
+        trains_text: a text encoder without weights of its own is trained with it.
+        frozen: patterns of parameters that are not trained and come from the run it starts from.
         released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
     """
 
@@ -47,6 +66,10 @@ class BackboneSpec:
     remembers_history: bool = False
     features: frozenset[str] = frozenset()
     hidden_matrices: tuple[str, ...] = ("*blocks.*",)
+    blocks: BlockSpec | None = None
+    reads_structure: bool = False
+    trains_text: bool = True
+    frozen: tuple[str, ...] = ()
     released_as: str | None = None
 
 
@@ -106,6 +129,15 @@ class VideoDenoiser(nn.Module, ABC):
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
         return {}
+
+    def structure_shape(self, latent: LatentShape) -> tuple[int, int, int, int] | None:
+        """Channels, frames, rows and columns of ``input.structure`` for latents of this shape; None for none."""
+        return None
+
+    @property
+    def pretrained(self) -> "VideoDenoiser":
+        """The denoiser that published weights are for."""
+        return self
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are not trained and come from the configuration, never from a file."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_patch, check_positive
 from vidlab.backbones.watched import later_half, through_blocks
@@ -93,7 +94,8 @@ class DiT(PatchedDenoiser):
         full = all(isinstance(layout, Full3D) for layout in layouts.layers(depth))
         self.watched = later_half([n for n, layout in enumerate(layouts.layers(depth)) if layout.sees_frame])
         features = frozenset({SELF_ATTENTION} if self.watched else ())
-        self.declare(patch, control_channels, reads_history=full, features=features)
+        blocks = BlockSpec(depth, width, heads)
+        self.declare(patch, control_channels, reads_history=full, features=features, blocks=blocks)
         self.latent_channels = latent.channels
         self.width = width
         self.head_dim = width // heads
@@ -140,7 +142,9 @@ class DiT(PatchedDenoiser):
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
-        tokens, features = through_blocks(self.run, self.blocks, self.watched, tokens, context, input.requested)
+        tokens, features = through_blocks(
+            self.run, self.blocks, self.watched, tokens, context, input.requested, input.additions
+        )
         if input.history:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))

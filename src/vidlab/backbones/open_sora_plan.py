@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from vidlab.backbones.base import BackboneSpec, ReleasedWeights, split_controls
+from vidlab.backbones.base import BackboneSpec, BlockSpec, ReleasedWeights, split_controls
 from vidlab.backbones.open_sora_plan_block import OpenSoraPlanBlock
 from vidlab.backbones.open_sora_plan_config import (
     RELEASE,
@@ -184,6 +184,7 @@ class OpenSoraPlan(ReleasedArchitecture):
         self.spec = BackboneSpec(
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
             reads_pooled_text=False, hidden_matrices=("transformer_blocks.*",), released_as=RELEASE,
+            blocks=BlockSpec(depth, width, heads),
         )  # fmt: skip
         self.tables = Tables()
         self.rope_base = rope_base
@@ -265,7 +266,7 @@ class OpenSoraPlan(ReleasedArchitecture):
         embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
         tokens, features = through_blocks(
-            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested
+            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested, input.additions
         )
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
         patches = self.proj_out(modulate(tokens, shift, scale))

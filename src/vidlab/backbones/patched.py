@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vidlab.backbones.base import BackboneSpec, VideoDenoiser, split_controls
+from vidlab.backbones.base import BackboneSpec, BlockSpec, VideoDenoiser, split_controls
 from vidlab.clip import DenoiserInput, LatentShape
 from vidlab.layers.patches import inflated_embedding, inflated_head, patchify
 
@@ -40,13 +40,14 @@ class PatchedDenoiser(VideoDenoiser):
         control_channels: Sequence[int],
         reads_history: bool = False,
         features: frozenset[str] = frozenset(),
+        blocks: BlockSpec | None = None,
     ) -> None:
         """Set ``spec``: a transformer of blocks that reads pooled text and controls."""
         frames, rows, columns = patch
         self.patch, self.control_channels = (frames, rows, columns), tuple(control_channels)
         self.spec = BackboneSpec(
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
-            reads_history=reads_history, features=features, hidden_matrices=("blocks.*",),
+            reads_history=reads_history, features=features, hidden_matrices=("blocks.*",), blocks=blocks,
         )  # fmt: skip
 
     @override

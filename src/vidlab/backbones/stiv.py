@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_sizes
 from vidlab.backbones.stiv_block import BlockOptions, STIVBlock, STIVBlockContext, adaln, reset_adaln
@@ -25,6 +26,7 @@ from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
 from vidlab.layers.tables import Tables
+from vidlab.structure import Additions, with_addition
 
 
 class STIV(PatchedDenoiser):
@@ -104,7 +106,8 @@ class STIV(PatchedDenoiser):
             temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
         )  # fmt: skip
         self.watched = later_half(range(depth))
-        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}))
+        blocks = BlockSpec(depth, width, heads)
+        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks)
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
@@ -159,7 +162,8 @@ class STIV(PatchedDenoiser):
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)  # (B, L, D)
         condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
-        step, found = self._step(input, grid, condition), _Found(SELF_ATTENTION in input.requested)
+        step = self._step(input, grid, condition)
+        found = _Found(SELF_ATTENTION in input.requested, input.additions)
         if self.mask_token is None or not self.training:
             tokens = self._blocks(tokens, range(len(self.blocks)), step, found)
         else:
@@ -182,6 +186,9 @@ class STIV(PatchedDenoiser):
         cut = len(self.blocks) - self.unmask_blocks
         tokens, fewer = keep(tokens, kept, whole.grid)  # (B, k, D), k the tokens of kept places
         per_clip = whole.condition.shape[1] == 1
+        whole_additions = found.additions
+        if whole_additions is not None:
+            found.additions = lambda number: keep(whole_additions(number), kept, whole.grid)[0]
         step = replace(
             whole,
             grid=fewer,
@@ -190,6 +197,7 @@ class STIV(PatchedDenoiser):
             condition=whole.condition if per_clip else keep(whole.condition, kept, whole.grid)[0],
         )
         tokens = self._blocks(tokens, range(cut), step, found)
+        found.additions = whole_additions
         whole_again = fill(tokens, kept, whole.grid, mask_token)
         return self._blocks(whole_again, range(cut, len(self.blocks)), whole, found)
 
@@ -197,10 +205,11 @@ class STIV(PatchedDenoiser):
         for number in numbers:
             block = self.blocks[number]
             if not found.wanted:
-                tokens = self.run(block, tokens, step)
+                tokens = with_addition(self.run(block, tokens, step), found.additions, number)
                 continue
             assert isinstance(block, STIVBlock)
             tokens, q, k = self.run(block.with_queries_and_keys, tokens, step)
+            tokens = with_addition(tokens, found.additions, number)
             if number in self.watched:
                 found.layers.append(frame_attention(q, k, step.grid))  # of the kept places, where some are dropped
         return tokens
@@ -225,9 +234,10 @@ class STIV(PatchedDenoiser):
 
 @dataclass
 class _Found:
-    """What was requested of the blocks of one forward pass."""
+    """What was requested of the blocks of one forward pass, and what is added behind each."""
 
     wanted: bool
+    additions: Additions | None = None
     layers: list[FrameAttention] = field(default_factory=list)
 
     def features(self) -> dict[str, Feature]:

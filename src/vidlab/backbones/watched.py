@@ -10,6 +10,7 @@ from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import Heads
 from vidlab.layers.block import BlockContext
 from vidlab.layers.layouts import Grid
+from vidlab.structure import Additions, with_addition
 
 
 def later_half(layers: Sequence[int]) -> tuple[int, ...]:
@@ -30,6 +31,7 @@ def through_blocks(
     tokens: Float[Tensor, "B L D"],
     context: BlockContext,
     requested: frozenset[str],
+    additions: Additions | None = None,
 ) -> tuple[Float[Tensor, "B L D"], dict[str, Feature]]:
     """Tokens behind all blocks, and their self-attention where it is requested.
 
@@ -39,14 +41,16 @@ def through_blocks(
         watched: numbers of the blocks whose attention is the feature.
         tokens, context: what the first block reads.
         requested: names of features.
+        additions: what is added behind each block.
     """
     if SELF_ATTENTION not in requested:
-        for block in blocks:
-            tokens = run(block, tokens, context)
+        for number, block in enumerate(blocks):
+            tokens = with_addition(run(block, tokens, context), additions, number)
         return tokens, {}
     found = []
     for number, block in enumerate(blocks):
         tokens, q, k = run(block.with_queries_and_keys, tokens, context)
+        tokens = with_addition(tokens, additions, number)
         if number in watched:
             found.append(frame_attention(q, k, context.grid))
     return tokens, {SELF_ATTENTION: tuple(found)}

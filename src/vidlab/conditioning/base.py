@@ -1,20 +1,23 @@
 """The protocol of conditioning on known frames, and the arithmetic of known frames in latent space."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.clip import Controls, History, KnownLatents, LatentShape, Stride
+from vidlab.clip import Controls, Factors, History, KnownLatents, LatentShape, Stride
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
+from vidlab.structure import StructureSignal
 
 Pixels = Float[Tensor, "B 3 T H W"]
 Latents = Float[Tensor, "B C t h w"]
 Frames = Bool[Tensor, "B T"]
+MakeDenoiser = Callable[..., Any]
 
 
 @runtime_checkable
@@ -36,11 +39,13 @@ class FrameConditions:
         known: latents that are given in place of noisy ones.
         controls: extra input channels.
         history: given latents that are read beside the noisy ones.
+        structure: signals of edges, depth and the like.
     """
 
     known: KnownLatents | None = None
     controls: Controls | None = None
     history: tuple[History, ...] = ()
+    structure: StructureSignal | None = None
 
 
 @runtime_checkable
@@ -61,6 +66,11 @@ class Conditioning(Protocol):
         """Whether ``for_training`` looks at pixels."""
         ...
 
+    @property
+    def tells_structure(self) -> bool:
+        """Whether signals of structure are given, which a denoiser of ``made_to_read`` reads."""
+        return False
+
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """Channels of each part of the controls; () without controls."""
         ...
@@ -77,13 +87,28 @@ class Conditioning(Protocol):
         ...
 
     def for_training(
-        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+        self,
+        pixels: Pixels | None,
+        x0: Latents,
+        encoder: FrameEncoder,
+        draw: KeyedRNG,
+        step: int,
+        factors: Sequence[Factors | None] = (),
     ) -> FrameConditions:
         """What is known of training clips whose latents are ``x0``, at a training step.
 
-        ``pixels`` is None where clips come encoded.
+        ``pixels`` is None where clips come encoded; ``factors`` are those of rendered clips.
         """
         ...
+
+    def made_to_read(self, backbone: MakeDenoiser, stride: Stride) -> MakeDenoiser:
+        """Makes, in place of a denoiser, one that reads what it otherwise could not; most leave it as it is.
+
+        Args:
+            backbone: makes the denoiser, given ``latent``, ``text_width`` and its settings.
+            stride: pixels to a latent position.
+        """
+        return backbone
 
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Evidence of the frames marked True; the pixels of others are not looked at.
@@ -115,7 +140,13 @@ class NoConditioning(Conditioning):
 
     @override
     def for_training(
-        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+        self,
+        pixels: Pixels | None,
+        x0: Latents,
+        encoder: FrameEncoder,
+        draw: KeyedRNG,
+        step: int,
+        factors: Sequence[Factors | None] = (),
     ) -> FrameConditions:
         return FrameConditions()
 

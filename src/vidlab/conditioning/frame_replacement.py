@@ -1,11 +1,12 @@
 """Frame replacement: known latent frames take the place of noisy ones (STIV, arXiv 2412.07730, section 3)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from typing_extensions import override
 
-from vidlab.clip import KnownLatents, LatentShape, Stride
+from vidlab.clip import Factors, KnownLatents, LatentShape, Stride
 from vidlab.conditioning.base import (
     Conditioning,
     FrameConditions,
@@ -65,7 +66,13 @@ class FrameReplacement(Conditioning):
 
     @override
     def for_training(
-        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+        self,
+        pixels: Pixels | None,
+        x0: Latents,
+        encoder: FrameEncoder,
+        draw: KeyedRNG,
+        step: int,
+        factors: Sequence[Factors | None] = (),
     ) -> FrameConditions:
         """The pattern's frames of each clip that keeps its image; none where they are all there are."""
         kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout

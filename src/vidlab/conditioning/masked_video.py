@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.clip import Controls, LatentShape, Stride
+from vidlab.clip import Controls, Factors, LatentShape, Stride
 from vidlab.conditioning.base import (
     Conditioning,
     FrameConditions,
@@ -119,7 +119,13 @@ class MaskedVideo(Conditioning):
 
     @override
     def for_training(
-        self, pixels: Pixels | None, x0: Latents, encoder: FrameEncoder, draw: KeyedRNG, step: int
+        self,
+        pixels: Pixels | None,
+        x0: Latents,
+        encoder: FrameEncoder,
+        draw: KeyedRNG,
+        step: int,
+        factors: Sequence[Factors | None] = (),
     ) -> FrameConditions:
         """A task for each clip, and noise on the frames it keeps.
 

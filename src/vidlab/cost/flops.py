@@ -14,6 +14,7 @@ from vidlab.cost.counting import ProductCounter
 from vidlab.diffusion.objective import InputShape
 from vidlab.features import FrameAttention
 from vidlab.layers.mixers.flops import FLOP_FORMULAS
+from vidlab.structure import StructureSignal
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,9 @@ class DenoiserCounter:
             History(torch.empty(1, part.channels, part.frames, part.height, part.width), torch.arange(part.frames))
             for part in read.history
         )
-        return DenoiserInput(latents, level, level, text, history, controls, micro)
+        told = self.backbone.structure_shape(latent)
+        structure = StructureSignal(torch.empty(1, *told)) if told else None
+        return DenoiserInput(latents, level, level, text, history, controls, micro, structure=structure)
 
 
 def autoencoder_cost(autoencoder: Autoencoder, frames: int, height: int, width: int) -> ModelCost:

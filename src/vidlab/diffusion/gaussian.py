@@ -102,6 +102,7 @@ class GaussianObjective(Objective):
                 history=conditions.history,
                 controls=conditions.controls,
                 micro=conditions.micro,
+                structure=conditions.structure,
             ),
             target=self.parameterization.target(x0, noise, wide),
             weight=self.weighting.weight(path, self.parameterization),

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import Stride
+from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.lab.cli.error_messages import choices_among, root_cause
@@ -55,7 +56,7 @@ def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[Non
     autoencoder = instantiate(cfg.autoencoder, "autoencoder")
     make = {
         "autoencoder": lambda _: autoencoder,
-        "backbone": lambda model: _guarded(make_backbone(model, autoencoder.stride), guard),
+        "backbone": lambda model: make_backbone(model, autoencoder.stride),
         "regularizers": lambda losses: {n: instantiate(node, f"losses.{n}") for n, node in losses.items() if node},
     }
     parts = {
@@ -63,6 +64,11 @@ def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[Non
         for name, group in MODULE_PARTS.items()
         if name in takes
     }
+    if "backbone" in parts:
+        conditioning: Conditioning = parts.get("conditioning") or NoConditioning()
+        check_structure_read(cfg, conditioning)
+        made = conditioning.made_to_read(parts["backbone"], autoencoder.stride)
+        parts["backbone"] = _guarded(made, guard)
     if "objective" in parts and "sampler" in parts:
         check_process(parts["objective"], parts["sampler"])
     # configurations of older runs lack newer scalars
@@ -83,6 +89,20 @@ def _guarded(
             return make(**settings)
 
     return build
+
+
+def check_structure_read(cfg: DictConfig, conditioning: Conditioning) -> None:
+    """Refuse signals of structure that the conditioning does not tell.
+
+    Raises:
+        UserError: naming both settings.
+    """
+    chosen = list(cfg.get("structure") or {})
+    if chosen and not conditioning.tells_structure:
+        raise UserError(
+            f"structure={','.join(chosen)}: conditioning={type(conditioning).__name__} tells the model no structure. "
+            "Add conditioning=structure; frames are given besides by conditioning@conditioning.frames=masked_video."
+        )
 
 
 def check_process(objective: Objective, sampler: Sampler) -> None:

@@ -16,11 +16,14 @@ from vidlab.lab.image_models.inputs import INPUTS, give_inputs
 from vidlab.lab.loading import SIZES, LoadSettings, load_pipeline
 from vidlab.pipelines.conditioning_frames import GivenFrames, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, write
+from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.refined import RefinedPrompts
+from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
-from vidlab.pipelines.video_pipeline import GenerationSettings
 from vidlab.text.refiner.refiner import PromptRefiner
 
+# Settings of structure= beside the signals, with the values that ask for nothing.
+STRUCTURE = {"video": None, "frames": None, "strength": 1.0, "interval": [0.0, 1.0]}
 OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
 LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
 
@@ -75,8 +78,9 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     pipeline.check(prompts, asked, cfg.segments)
     give_inputs(pipeline, {name: cfg[name] for name in INPUTS}, cfg.max_megapixels)
     settings = GenerationSettings(
-        cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, cfg.fps
-    )
+        cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, cfg.fps,
+        structure_input(cfg.structure, cfg.max_megapixels),
+    )  # fmt: skip
     pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
     usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
     return pipeline.source, list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
@@ -94,6 +98,8 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
     for name in INPUTS:
         if cfg[name].path is not None:
             raise UserError(f"{name}.path={cfg[name].path} is for a checkpoint of model=harivo. Leave it out.")
+    if cfg.structure.video:
+        raise UserError(f"structure.video={cfg.structure.video} is for a checkpoint of conditioning=structure.")
     if cfg.frames_at_once is not None:
         raise UserError(f"frames_at_once={cfg.frames_at_once}: a system has settings of its own, such as system.chunk.")
     if cfg.steps is not None:
@@ -109,6 +115,33 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
         videos = system.generate(GenerationRequest(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
     made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
     return system.source, [GeneratedVideo(prompt, number, frames, cfg.fps) for prompt, number, frames in made]
+
+
+def structure_input(asked: DictConfig, max_megapixels: float) -> StructureInput | None:
+    """What ``structure`` asks for; None where it names no video.
+
+    Args:
+        asked: ``video``, ``frames``, ``strength`` and ``interval``; everything else in it is a signal by its name.
+        max_megapixels: larger frames are refused.
+
+    Raises:
+        UserError: a signal without a video, or a setting out of range.
+    """
+    signals = {str(name): node for name, node in asked.items() if name not in STRUCTURE}
+    if not asked.video:
+        idle = [*signals, *(name for name, plain in STRUCTURE.items() if asked[name] != plain)]
+        if idle:
+            raise UserError(
+                f"structure: {', '.join(idle)} is set and structure.video is not. Give the video or picture "
+                "whose structure is followed, structure.video=clip.mp4."
+            )
+        return None
+    extractors = {name: instantiate(node, f"structure.{name}") for name, node in signals.items()}
+    frames = [asked.frames] if isinstance(asked.frames, int) else asked.frames
+    return StructureInput(
+        str(asked.video), extractors or None, None if frames is None else list(frames), asked.strength,
+        tuple(asked.interval), max_megapixels,
+    )  # fmt: skip
 
 
 def _device(cfg: DictConfig) -> str:

@@ -110,7 +110,7 @@ class FromRuns:
             replace(source, weights={k: v for k, v in source.weights.items() if k not in frozen})
             for source, _ in loaded
         ]
-        report = inherit(module, sources, self.fresh, self.copies, _adapter(module))
+        report = inherit(module, sources, self.fresh, self.copies, _adapter(module), module.inherited())
         notes = [note for _, config in loaded for note in position_notes(module, config)]
         return replace(report, notes=tuple(notes))
 
@@ -191,11 +191,13 @@ class OpenSoraPlanRelease:
 
         if not self.path:
             raise UserError("init.path is not set: give the folder of the released checkpoint, init.path=<folder>.")
-        if not isinstance(module, VideoDiffusion) or module.denoiser.spec.released_as != RELEASE:
+        if not isinstance(module, VideoDiffusion) or module.denoiser.pretrained.spec.released_as != RELEASE:
             raise UserError("init=open_sora_plan fills an Open-Sora Plan denoiser: use model=paper/open_sora_plan.")
         folder = Path(self.path).expanduser()
-        found = module.denoiser.read_released(folder)
-        report = inherit(module.denoiser, [Source(str(folder), found.weights)], self.fresh, self.copies)
+        denoiser = module.denoiser.pretrained
+        found = denoiser.read_released(folder)
+        names = {name for name, _ in denoiser.named_parameters()}
+        report = inherit(denoiser, [Source(str(folder), found.weights)], self.fresh, self.copies, names=names)
         return replace(report, notes=found.notes)
 
 

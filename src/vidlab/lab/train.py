@@ -253,6 +253,11 @@ def inherit_weights(cfg: DictConfig, job: Job, module: ClipModule) -> WarmStartR
     initializer: Initializer = instantiate(cfg.init, "init")
     module.configure_model()
     report = initializer.apply(module, RunContext(cfg.name, cfg.logger.get("uri")))
+    if report is None and module.needs_parent:
+        raise UserError(
+            "conditioning=structure trains a controller beside a model that stays as it is, and init=none gives none. "
+            "Train the model first, then add init=from_run init.run=<its run>."
+        )
     if report is not None:
         log.info("%s\n  every name is in %s", report.text(), job.folder / "inherited.json")
     return report

@@ -29,10 +29,11 @@ ENVIRONMENT = "VIDLAB_ALLOW"
 # have their classes made, among them such as open whatever place a parameter names.
 REBUILT = ("task", "data", *MODULE_PARTS.values())
 # Groups of conf/ that are placed inside those.
-WITHIN = ("bucketing", "lengths", "mixer")
+WITHIN = ("bucketing", "lengths", "mixer", "structure")
 # A run's configuration has some 250 values, 10 kB and 8 levels.
 LARGEST, MOST_VALUES, DEEPEST = 2**20, 20_000, 32
-SIZED, LARGEST_SIZE = ("model", "autoencoder", "text_encoder"), 2**24  # no depth or width is larger
+SIZED = ("model", "autoencoder", "text_encoder", "conditioning.controller")
+LARGEST_SIZE = 2**24  # no depth or width is larger
 TARGET, PARTIAL = "_target_", "_partial_"
 # Further words to hydra. The shipped configurations use none, so only a class of the user's own may have them.
 DIRECTIVES = ("_args_", "_convert_", "_recursive_")
@@ -234,7 +235,7 @@ def _refusal(refused: Mapping[str, str], source: object, allowed: Allowed) -> st
 
 def _check_literal(node: Any, key: str, source: object) -> None:
     """Refuse ``${...}``, as a run records what its own came to, and sizes that no memory holds."""
-    if isinstance(node, int | float) and abs(node) > LARGEST_SIZE and key.partition(".")[0] in SIZED:
+    if isinstance(node, int | float) and abs(node) > LARGEST_SIZE and key.startswith(SIZED):
         raise UserError(f"{source}: {_shown(key)}={_shown(node)} in its configuration is more than any model has.")
     if isinstance(node, str) and "${" in node:
         raise UserError(

@@ -62,18 +62,23 @@ def conditioning_frames(
     pixels, known = torch.zeros(3, frames, height, width), torch.zeros(frames, dtype=torch.bool)
     for key, picture, place in (("image", image, 0), ("last_image", last_image, frames - 1)):
         if picture is not None:
-            pixels[:, place] = _to_pixels(_image(picture, key, max_megapixels)[None], height, width)[:, 0]
+            pixels[:, place] = to_pixels(read_image(picture, key, max_megapixels)[None], height, width)[:, 0]
             known[place] = True
     if video is not None:
         count = video_frames or usual
         if not 0 < count < frames:
             raise UserError(f"video_frames={count} must be at least 1 and below the clip's {frames} frames.")
-        pixels[:, :count] = _to_pixels(_last_frames(video, count, max_megapixels), height, width)
+        pixels[:, :count] = to_pixels(_last_frames(video, count, max_megapixels), height, width)
         known[:count] = True
     return GivenFrames(pixels, known)
 
 
-def _image(picture: Media, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(picture: Media, key: str, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture of the setting ``key``.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
             raise UserError(f"{key}: an array must be uint8 (H, W, 3), and is {picture.dtype} {picture.shape}.")
@@ -107,7 +112,7 @@ def _last_frames(video: Media, count: int, max_megapixels: float) -> UInt8[np.nd
         raise UserError(f"video={error}.") from error
 
 
-def _to_pixels(frames: UInt8[np.ndarray, "T H W 3"], height: int, width: int) -> Float[Tensor, "3 T h w"]:
+def to_pixels(frames: UInt8[np.ndarray, "T H W 3"], height: int, width: int) -> Float[Tensor, "3 T h w"]:
     """Scale the short side to fit, crop the centre."""
     video = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float()  # Pillow's are read-only
     scale = max(height / video.shape[2], width / video.shape[3])

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from vidlab.errors import UserError
 from vidlab.pipelines.generated import GeneratedVideo
 from vidlab.text.refiner.refiner import PromptRefiner, RefinedPrompt
 
@@ -32,3 +33,17 @@ class RefinedPrompts:
         told = [one for one in self.prompts for _ in range(num_videos)]
         pairs = zip(videos, told, strict=True)
         return [replace(video, original=one.original, refiner=one.refiner) for video, one in pairs]
+
+
+def chosen_refiner(refine: bool | PromptRefiner | str, own: PromptRefiner | None) -> PromptRefiner:
+    """The refiner that ``refine`` asks for: True is a pipeline's ``own``, a text the folder of one.
+
+    Raises:
+        UserError: True where there is none, or a folder that holds none.
+    """
+    found = own if refine is True else refine
+    if isinstance(found, str):
+        found = PromptRefiner.load(found, "refine")
+    if not isinstance(found, PromptRefiner):
+        raise UserError("refine=True: this pipeline has no refiner. Give the folder of one: refine='refiners/...'.")
+    return found

@@ -20,14 +20,17 @@ from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.pipelines.conditioning_frames import GivenFrames, Media, conditioning_frames
 from vidlab.pipelines.generated import GeneratedVideo, GeneratedVideos
+from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.progress import bar
-from vidlab.pipelines.refined import RefinedPrompts
+from vidlab.pipelines.refined import RefinedPrompts, chosen_refiner
+from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationBatch, all_jobs
 from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.long_video import continued, filled_in
+from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 from vidlab.text.refiner.refiner import PromptRefiner
 
@@ -35,31 +38,6 @@ Pixels = Float[Tensor, "B 3 T H W"]
 Frames = Bool[Tensor, "B T"]
 Micro = Mapping[str, Tensor | Sequence[float]]
 MakeChoice = Callable[[str, str], Any]
-
-
-@dataclass(frozen=True)
-class GenerationSettings:
-    """What to make of each prompt.
-
-    Args:
-        num_videos: per prompt.
-        seed: of all random numbers.
-        batch_size: videos made at once.
-        precision: of the denoiser.
-        segments: clips a video is continued to.
-        overlap: frames a clip shares with the one before; None is half a clip.
-        interpolate: take the clip for key frames and fill the gaps between them.
-        fps: frames per second at which the videos are shown.
-    """
-
-    num_videos: int = 1
-    seed: int = 0
-    batch_size: int = 8
-    precision: str = "auto"
-    segments: int = 1
-    overlap: int | None = None
-    interpolate: bool = False
-    fps: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -122,6 +100,7 @@ class VideoPipeline:
         segments: int = 1,
         overlap: int | None = None,
         interpolate: bool = False,
+        structure: StructureInput | None = None,
         sampler: Sampler | str | None = None,
         guidance: Guidance | str | None = None,
         steps: int | None = None,
@@ -144,6 +123,7 @@ class VideoPipeline:
             segments: clips in a row, each knowing the end of the one before.
             overlap: frames that they share; None is as many as in training, or half a clip.
             interpolate: take the clip for key frames and fill every gap between two of them.
+            structure: a video whose edges, depth or outlines the videos follow; of a model trained with them.
             sampler: in place of the trained one; a choice of ``conf/sampler`` by name too.
             guidance: in place of the trained one; a choice of ``conf/guidance`` by name too.
             steps: sampling steps in place of the sampler's.
@@ -158,25 +138,18 @@ class VideoPipeline:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        refined = RefinedPrompts.of(self._refiner(refine), prompts) if refine else None
+        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner), prompts) if refine else None
         prompts = refined.texts if refined else prompts
         pipe = self.using(sampler, guidance, steps)
         asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
         pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
         usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
         given = conditioning_frames(pipe.clip_shape, usual, image, last_image, video, video_frames)
-        settings = GenerationSettings(num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps)
+        settings = GenerationSettings(
+            num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps, structure
+        )
         videos = pipe.generate(prompts, settings, given, progress)
         return GeneratedVideos(tuple(refined.marked(videos, num_videos))) if refined else videos
-
-    def _refiner(self, refine: bool | PromptRefiner | str) -> PromptRefiner:
-        """The refiner that ``refine`` asks for."""
-        found = self.refiner if refine is True else refine
-        if isinstance(found, str):
-            found = PromptRefiner.load(found, "refine")
-        if not isinstance(found, PromptRefiner):
-            raise UserError("refine=True: this pipeline has no refiner. Give the folder of one: refine='refiners/...'.")
-        return found
 
     def using(
         self, sampler: Sampler | str | None = None, guidance: Guidance | str | None = None, steps: int | None = None
@@ -247,11 +220,14 @@ class VideoPipeline:
         """(B, 3, T, H, W), T longer than a clip where clips are continued or filled in."""
         frames, height, width = self.clip_shape
         clips = settings.segments + (frames - 1 if settings.interpolate else 0)
+        structure: StructureSignal | None = None
+        if settings.structure is not None:
+            structure = settings.structure.signal(self.conditioning, self.clip_shape).expanded(len(jobs))
 
         def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
             micro = {"sampling_stride": (stride * self.frame_stride,)}
             told = partial(_advance, advance, len(jobs) / clips)
-            return self.clips(jobs.prompts, jobs.draw(number), pixels, known, told, micro)
+            return self.clips(jobs.prompts, jobs.draw(number), pixels, known, told, micro, structure)
 
         pixels = torch.zeros(len(jobs), 3, frames, height, width)
         known = torch.zeros(len(jobs), frames, dtype=torch.bool)
@@ -273,6 +249,7 @@ class VideoPipeline:
         known: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
         micro: Micro | None = None,
+        structure: StructureSignal | None = None,
     ) -> Pixels:
         """One clip for each prompt, in [-1, 1], in the precision that is set.
 
@@ -283,6 +260,7 @@ class VideoPipeline:
             known: True at given frames.
             progress: called with (steps done, steps).
             micro: micro-conditions by name, where the backbone reads them and the plain ones will not do.
+            structure: signals that the clips follow, one for each; guidance is by the text, not by them.
 
         Raises:
             UserError: frames are given that the model's conditioning cannot take.
@@ -294,6 +272,9 @@ class VideoPipeline:
         given = nothing
         if pixels is not None and known is not None:
             given = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
+        if structure is not None:
+            structure = replace(structure, maps=structure.maps.to(self.device))
+            given, nothing = replace(given, structure=structure), replace(nothing, structure=structure)
         null, size = self.text_encoder([""] * count), self.clip_shape
         conditions = {
             "full": self.conditions(
@@ -323,6 +304,7 @@ class VideoPipeline:
             history=given.history,
             controls=given.controls,
             micro={name: value.to(self.device) for name, value in numbers.items()},
+            structure=given.structure,
         )
 
     def nothing_known(self, pixels: Pixels) -> FrameConditions:

@@ -14,6 +14,7 @@ from vidlab.diffusion.schedules import Schedule
 from vidlab.sampling.guidance import Guidance
 from vidlab.sampling.history_cache import HistoryCache
 from vidlab.sampling.video_guidance import VideoGuidance
+from vidlab.structure import concatenate_signals
 
 Latents = Float[Tensor, "B C T H W"]
 
@@ -125,6 +126,7 @@ def predict(
         history=joint.history,
         controls=joint.controls,
         micro=joint.micro,
+        structure=joint.structure,
     )
     rows = len(latents) if max_batch is None else max_batch
     parts = [_rows(input, start, start + rows) for start in range(0, len(latents), rows)]
@@ -144,6 +146,7 @@ def _rows(input: DenoiserInput, start: int, stop: int) -> DenoiserInput:
         history=tuple(History(past.latents[part], past.frame_index) for past in input.history),
         controls=None if controls is None else Controls(controls.channels[part], controls.mask[part]),
         micro={name: value[part] for name, value in input.micro.items()},
+        structure=None if input.structure is None else input.structure.rows(part),
     )
 
 
@@ -167,6 +170,7 @@ def concatenate(conditions: Sequence[Conditions]) -> Conditions:
         history=concatenate_histories([c.history for c in conditions]),
         controls=concatenate_controls(controls) if controls else None,
         micro={name: torch.cat([c.micro[name] for c in conditions]) for name in conditions[0].micro},
+        structure=concatenate_signals([c.structure for c in conditions]),
     )
 
 

@@ -51,11 +51,13 @@ class HeldOutMeasures:
         pipeline, draw = self.pipeline, batch.draw(VALIDATION_SEED)
         with torch.no_grad():
             x0 = pipeline.autoencoder.encode(batch.pixels)
-        given = pipeline.conditioning.for_training(batch.pixels, x0, pipeline.autoencoder, draw, END_OF_TRAINING)
+        given = pipeline.conditioning.for_training(
+            batch.pixels, x0, pipeline.autoencoder, draw, END_OF_TRAINING, batch.factors
+        )
         text = pipeline.text_encoder(batch.captions)
         conditions = pipeline.conditions(text, given, x0, batch.size, micro=batch.micro)
         nothing = pipeline.nothing_known(batch.pixels)
-        text_only = replace(conditions, known=None, history=(), controls=nothing.controls)
+        text_only = replace(conditions, known=None, history=(), controls=nothing.controls, structure=None)
         return HeldOut(batch.pixels, x0, conditions, text_only, draw)
 
     def loss_at(self, held_out: HeldOut, t: Levels) -> ObjectiveLoss:

@@ -25,6 +25,11 @@ def check_inputs(
     given = sorted({part for shape in shapes for part in (shape.latent, *shape.history)}, key=repr)
     if given == [latent]:
         return
+    if backbone.reads_structure:
+        raise UserError(
+            "The chosen objective gives the model parts of a clip, and conditioning=structure adds signals of a whole "
+            "clip. Use another objective, such as objective=flow_matching."
+        )
     if control_channels:
         raise UserError(
             "The chosen objective gives the model parts of a clip, and the chosen conditioning adds channels of a "
@@ -37,6 +42,20 @@ def check_inputs(
         )
     for part in given:
         _check_patch(part, backbone.patch)
+
+
+def check_structure(told: bool, backbone: BackboneSpec) -> None:
+    """Refuse signals of structure that nothing reads.
+
+    Args:
+        told: whether the conditioning gives some.
+        backbone: what the denoiser declares.
+
+    Raises:
+        ValueError: the denoiser reads none.
+    """
+    if told and not backbone.reads_structure:
+        raise ValueError("the conditioning tells structure: make the denoiser with conditioning.made_to_read")
 
 
 def _check_patch(part: LatentShape, patch: tuple[int, int, int]) -> None:

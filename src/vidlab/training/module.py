@@ -62,6 +62,15 @@ class ClipModule(LightningModule, ABC):
         """FLOPs of the batch that was trained last that are no work of what ``cost`` counts, by what computes them."""
         return {}
 
+    @property
+    def needs_parent(self) -> bool:
+        """Whether what is trained stands beside frozen weights that ``init`` must bring."""
+        return False
+
+    def inherited(self) -> set[str]:
+        """Names of parameters that a run may take from another: what is trained, and what stays as it was there."""
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
     @abstractmethod
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""

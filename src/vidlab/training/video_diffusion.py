@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
-from vidlab.training.input_checks import check_inputs
+from vidlab.training.input_checks import check_inputs, check_structure
 from vidlab.training.module import ClipModule
 from vidlab.training.optimization.optimizers import OptimizerFactory, trainable_parameters
 from vidlab.training.step_interval import steps_taken
@@ -106,6 +107,7 @@ class VideoDiffusion(ClipModule):
         self.backbone: VideoDenoiser | None = None
         self._given_away = GivenAwayWarning(self.conditioning)
         self._given_away.check(self.latent.frames)
+        check_structure(self.conditioning.tells_structure, self.plan.spec)
         check_belong(objective, sampler, guidance, self.conditioning.takes_frames)
         check_inputs(objective.input_shapes(self.latent), self.latent, sum(controls), self.plan.spec)
         self._base_lrs = []
@@ -120,6 +122,8 @@ class VideoDiffusion(ClipModule):
         self.backbone = self.plan.build()
         if not self.backbone.spec.reads_pooled_text:
             self.text_encoder.freeze_pooled()
+        if not self.backbone.spec.trains_text:
+            self.text_encoder.requires_grad_(False)
         tokens = self.encoders.planned_text_tokens
         self.regularizers.fit_features(lambda names: self.plan.feature_shapes(names, self.objective, tokens))
         if self.compile_backbone:
@@ -154,7 +158,8 @@ class VideoDiffusion(ClipModule):
         return {} if self._last_read is None else self.encoders.flops_of(batch, self._last_read.text_tokens)
 
     def _reads(self, shape: InputShape, text_tokens: int, control_channels: int) -> StepInput:
-        requested, trained = self.regularizers.requested, self.text_encoder.trainable
+        requested = self.regularizers.requested
+        trained = self.text_encoder.trainable and self.plan.spec.trains_text
         return StepInput(shape, text_tokens, control_channels, requested, trained)
 
     @property
@@ -193,7 +198,7 @@ class VideoDiffusion(ClipModule):
         x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)
         self._given_away.check(x0.shape[2])
         pixels = None if batch.encoded else batch.pixels
-        given = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number)
+        given = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number, batch.factors)
         text = self.encoders.text_of(batch, draw)
         conditions = self.pipeline.conditions(text, given, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
@@ -289,6 +294,19 @@ class VideoDiffusion(ClipModule):
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
         self.log("train/grad_norm", self.optimizer_factory.clip(self))
+
+    @property
+    @override
+    def needs_parent(self) -> bool:
+        return bool(self.plan.spec.frozen)
+
+    @override
+    def inherited(self) -> set[str]:
+        frozen = {f"backbone.{pattern}" for pattern in self.plan.spec.frozen}
+        found = {name for name, _ in self.named_parameters() if any(fnmatch(name, pattern) for pattern in frozen)}
+        if not self.plan.spec.trains_text and self.text_encoder.trainable:
+            found |= {f"text_encoder.{name}" for name, _ in self.text_encoder.named_parameters()}
+        return found | super().inherited()
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are rebuilt from the configuration."""

@@ -1,6 +1,6 @@
 """Weight inheritance: a new model starts from trained ones, and every weight is accounted for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -75,20 +75,23 @@ def inherit(
     fresh: Sequence[str] = (),
     copies: Mapping[str, str] | None = None,
     adapt: Adapt | None = None,
+    names: Collection[str] | None = None,
 ) -> WarmStartReport:
-    """Fill the trainable parameters of a module from sources; nothing is changed unless all can be.
+    """Fill parameters of a module from sources; nothing is changed unless all can be.
 
     Args:
         module: the new model.
         sources: asked in order; the first that has a name gives it.
         fresh: patterns of names that may keep their drawn values where no source has them.
         copies: prefix of names no source has, to the prefix of those they start as a copy of.
+        names: of the parameters to fill; None is those that are trained.
         adapt: given (name, weight) of another shape, the weight in the new shape, or None.
 
     Raises:
         UserError: a parameter that no source has and ``fresh`` does not name, or one of another shape.
     """
-    plan = {n: _find(n, p, sources, copies or {}, adapt) for n, p in module.named_parameters() if p.requires_grad}
+    wanted = {n: p for n, p in module.named_parameters() if (p.requires_grad if names is None else n in names)}
+    plan = {n: _find(n, p, sources, copies or {}, adapt) for n, p in wanted.items()}
     missing = [n for n, found in plan.items() if found is None and not _matches(n, fresh)]
     if missing:
         more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.mmdim.conditions import StreamConditions, VectorCondition, spread, spread_clean
 from vidlab.backbones.mmdim.contexts import Contexts
 from vidlab.backbones.mmdim.dual_block import DualBlockContext, DualStreamBlock, Stream
@@ -31,6 +32,7 @@ from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, unpatchify
 from vidlab.layers.rope import rope_scales
 from vidlab.layers.tables import Tables
+from vidlab.structure import with_addition
 
 # Tables of a shape are six, and pyramid flow has a shape for every stage and every length of the history.
 KEPT = 512
@@ -120,7 +122,8 @@ class MMDiM(PatchedDenoiser):
         )  # fmt: skip
         self.watched = later_half(range(dual_depth))
         features = frozenset({SELF_ATTENTION} if self.watched else ())
-        self.declare(patch, control_channels, reads_history=True, features=features)
+        blocks = BlockSpec(dual_depth + depth, width, heads)
+        self.declare(patch, control_channels, reads_history=True, features=features, blocks=blocks)
         self.spec = replace(
             self.spec,
             pooled_width=pooled_width or text_width,
@@ -222,11 +225,11 @@ class MMDiM(PatchedDenoiser):
         found: list[tuple[Tensor, Tensor]] = []
         if len(self.dual_blocks):
             context = self.contexts.dual(input, frames, conditions)
-            text, video, found = self._dual(text, video, context, input.requested)
+            text, video, found = self._dual(text, video, context, input)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
         single = self.contexts.single(input, frames, conditions)
-        for block in self.blocks:
-            x = self.run(block, x, single)
+        for number, block in enumerate(self.blocks, start=len(self.dual_blocks)):
+            x = with_addition(self.run(block, x, single), input.additions, number)
         return x, found
 
     def _resumed(
@@ -238,11 +241,11 @@ class MMDiM(PatchedDenoiser):
         new = FrameGrids(frames.sizes[frames.history :], frames.predicted)
         x = self.contexts.positioned(self.embed_patches(input), input, new)
         memories, dual = iter(memory.parts), self.contexts.dual(input, frames, conditions, new)
-        for block in self.dual_blocks:
-            x = cast(DualStreamBlock, block).resume(x, dual, next(memories))
+        for number, block in enumerate(self.dual_blocks):
+            x = with_addition(cast(DualStreamBlock, block).resume(x, dual, next(memories)), input.additions, number)
         single = self.contexts.single(input, frames, conditions, new)
-        for block in self.blocks:
-            x = cast(MMDiMBlock, block).resume(x, single, next(memories))
+        for number, block in enumerate(self.blocks, start=len(self.dual_blocks)):
+            x = with_addition(cast(MMDiMBlock, block).resume(x, single, next(memories)), input.additions, number)
         return x
 
     def _conditions(self, input: DenoiserInput, grid: Grid, frames: FrameGrids) -> StreamConditions:
@@ -263,16 +266,18 @@ class MMDiM(PatchedDenoiser):
         return self.contexts.positioned(torch.cat([*history, self.embed_patches(input)], dim=1), input, frames)
 
     def _dual(
-        self, text: Tensor | None, video: Tensor, context: DualBlockContext, requested: frozenset[str]
+        self, text: Tensor | None, video: Tensor, context: DualBlockContext, input: DenoiserInput
     ) -> tuple[Tensor | None, Tensor, list[tuple[Tensor, Tensor]]]:
         """The dual-stream blocks, and where it was requested what the attention of the later ones compares."""
         found = []
         for number, block in enumerate(self.dual_blocks):
-            if SELF_ATTENTION not in requested:
+            if SELF_ATTENTION not in input.requested:
                 text, video = self.run(block, text, video, context)
+                video = with_addition(video, input.additions, number)
                 continue
             assert isinstance(block, DualStreamBlock)
             text, video, q, k = self.run(block.with_queries_and_keys, text, video, context)
+            video = with_addition(video, input.additions, number)
             if number in self.watched:
                 found.append((q, k))
         return text, video, found

@@ -65,7 +65,7 @@ def check_scale(cfg: DictConfig) -> None:
         )
     layouts = model.backbone.get("layouts")
     full = layouts.full_first + layouts.full_last if layouts else 0
-    if model.scale != 1 and 0 < full and model.backbone.depth <= full:
+    if model.scale != 1 and full > 0 and model.backbone.depth <= full:
         raise UserError(
             f"model.scale={model.scale}: model={model.name} has {model.backbone.depth} layers then, and its first "
             f"{layouts.full_first} and last {layouts.full_last} attend to everything: it would be full 3D attention. "

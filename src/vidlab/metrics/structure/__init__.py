@@ -1,0 +1,1 @@
+"""How closely videos follow the structure they were told."""
