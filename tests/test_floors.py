@@ -26,6 +26,7 @@ FLOORS = (
         "files",
         "hub",
         "package_index",
+        "parallel",
         "precision",
         "randomness",
         "redaction",

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
+from vidlab.layers.layouts import Grid
+from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing, WholeSequence
+from vidlab.parallel.exchange import Team
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class BackboneSpec:
         features: names of what can be requested besides the prediction; see ``vidlab.features``.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
+        shares_sequence: several processes can share the tokens of a clip: ``share_sequence`` is there.
         released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
     """
 
@@ -41,6 +46,7 @@ class BackboneSpec:
     reads_history: bool = False
     features: frozenset[str] = frozenset()
     hidden_matrices: tuple[str, ...] = ("*blocks.*",)
+    shares_sequence: bool = False
     released_as: str | None = None
 
 
@@ -62,6 +68,7 @@ class VideoDenoiser(nn.Module, ABC):
 
     spec: BackboneSpec = BackboneSpec()
     activation_checkpointing: bool = False
+    sharing: SequenceSharing | None = None
 
     @abstractmethod
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
@@ -92,6 +99,32 @@ class VideoDenoiser(nn.Module, ABC):
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
         return {}
+
+    def share_sequence(self, team: Team) -> None:
+        """Share the tokens of each clip with the other processes of a team, in training; set ``sharing``.
+
+        Outputs are then on every process of the team, and gradients are such that their mean over processes is that of
+        the one loss. In evaluation a process works alone.
+
+        Raises:
+            UserError: it cannot, see ``spec.shares_sequence``.
+        """
+        raise UserError(
+            f"trainer.sequence_parallel={team.size}: a {type(self).__name__} mixes all tokens of a clip in order, which "
+            "cannot be shared by processes. Use trainer.sequence_parallel=1, and more devices for more clips."
+        )
+
+    def sequence_of(self, grid: Grid, visible: Bool[Tensor, "L L"] | None, device: torch.device) -> WholeSequence:
+        """The tokens of a forward pass: shared in training where ``share_sequence`` was called, else whole.
+
+        Args:
+            grid: of the latents.
+            visible: True where a token (row) sees another (column) of a longer sequence; None without a history.
+            device: where tokens are.
+        """
+        if self.sharing is None or not self.training:
+            return WHOLE
+        return self.sharing.of_grid(grid, device) if visible is None else self.sharing.of_visible(visible)
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are not trained and come from the configuration, never from a file."""

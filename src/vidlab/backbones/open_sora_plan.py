@@ -35,7 +35,9 @@ from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
+from vidlab.layers.sequence_parallel.sequence import SequenceSharing
 from vidlab.layers.tables import Tables
+from vidlab.parallel.exchange import Team
 
 FREQUENCIES = 256
 # What the release calls the embeddings of its two controls; further ones are numbered.
@@ -184,6 +186,7 @@ class OpenSoraPlan(ReleasedArchitecture):
         self.spec = BackboneSpec(
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
             reads_pooled_text=False, hidden_matrices=("transformer_blocks.*",), released_as=RELEASE,
+            shares_sequence=True,
         )  # fmt: skip
         self.tables = Tables()
         self.rope_base = rope_base
@@ -233,6 +236,11 @@ class OpenSoraPlan(ReleasedArchitecture):
         return model.eval().requires_grad_(False)
 
     @override
+    def share_sequence(self, team: Team) -> None:
+        layouts = [block.layout for block in self.transformer_blocks if isinstance(block, OpenSoraPlanBlock)]
+        self.sharing = SequenceSharing(team, layouts, self.heads)
+
+    @override
     def write_released(self, folder: Path) -> None:
         export_release(self, folder)
 
@@ -264,11 +272,13 @@ class OpenSoraPlan(ReleasedArchitecture):
         tokens = self.embed_patches(input)  # (B, L, D)
         embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
+        sequence, last = self.sequence_of(grid, None, tokens.device), len(self.transformer_blocks) - 1
         tokens, features = through_blocks(
-            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested
+            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested, sequence
         )
+        embedded = sequence.own(last, embedded, 1)
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
-        patches = self.proj_out(modulate(tokens, shift, scale))
+        patches = sequence.leave(last, self.proj_out(modulate(tokens, shift, scale)))  # (B, L, p q r C)
         return DenoiserOutput(self.unpatchify(patches, grid), features)
 
     @override

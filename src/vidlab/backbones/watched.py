@@ -1,6 +1,7 @@
 """Self-attention over space as a feature: which layers of a transformer offer it, and in which form."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import Heads
 from vidlab.layers.block import BlockContext
 from vidlab.layers.layouts import Grid
+from vidlab.layers.sequence_parallel.sequence import WHOLE, WholeSequence
 
 
 def later_half(layers: Sequence[int]) -> tuple[int, ...]:
@@ -30,23 +32,35 @@ def through_blocks(
     tokens: Float[Tensor, "B L D"],
     context: BlockContext,
     requested: frozenset[str],
-) -> tuple[Float[Tensor, "B L D"], dict[str, Feature]]:
+    sequence: WholeSequence = WHOLE,
+) -> tuple[Float[Tensor, "B held D"], dict[str, Feature]]:
     """Tokens behind all blocks, and their self-attention where it is requested.
 
     Args:
         run: of a denoiser: calls a block, or a method of it, on tokens and context.
         blocks: which also offer ``with_queries_and_keys``.
         watched: numbers of the blocks whose attention is the feature.
-        tokens, context: what the first block reads.
+        tokens, context: what the first block reads, of the whole sequence.
         requested: names of features.
+        sequence: how its tokens are shared by processes; what is returned are those held here behind the last block.
     """
-    if SELF_ATTENTION not in requested:
-        for block in blocks:
-            tokens = run(block, tokens, context)
-        return tokens, {}
-    found = []
+    found: list[FrameAttention] = []
+    tokens = sequence.enter(tokens)  # (B, held, D)
     for number, block in enumerate(blocks):
-        tokens, q, k = run(block.with_queries_and_keys, tokens, context)
+        tokens, own = sequence.arrive(number, tokens), context_of(number, context, sequence)
+        if SELF_ATTENTION not in requested:
+            tokens = run(block, tokens, own)
+            continue
+        tokens, q, k = run(block.with_queries_and_keys, tokens, own)
         if number in watched:
-            found.append(frame_attention(q, k, context.grid))
-    return tokens, {SELF_ATTENTION: tuple(found)}
+            found.append(frame_attention(sequence.leave(number, q), sequence.leave(number, k), context.grid))
+    return tokens, {SELF_ATTENTION: tuple(found)} if SELF_ATTENTION in requested else {}
+
+
+def context_of(layer: int, context: BlockContext, sequence: WholeSequence) -> BlockContext:
+    """What a block reads besides its tokens, of those held here."""
+    layout = sequence.layout(layer)
+    if layout is None:
+        return context
+    rotation, modulation = sequence.own(layer, context.rotation, -3), sequence.own(layer, context.modulation, 1)
+    return replace(context, rotation=rotation, modulation=modulation, visible=None, layout=layout)
