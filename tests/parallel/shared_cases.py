@@ -11,7 +11,8 @@ from torch import Tensor
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.backbones.dit import DiT
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
-from vidlab.clip import DenoiserInput, History, LatentShape, TextEmbedding
+from vidlab.backbones.stiv import STIV
+from vidlab.clip import TOKEN_DROP, DenoiserInput, History, LatentShape, TextEmbedding
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window
 from vidlab.parallel.exchange import Team
@@ -29,9 +30,8 @@ class Case:
     per_frame_t: bool = False
     history: bool = False
     requested: bool = False
-    latent: LatentShape = LATENT
+    frames: int = LATENT.frames
     dtype: torch.dtype = torch.float64
-    settings: Any = None
 
 
 def dit(*cycle: TokenLayout, full: int = 0, qk_norm: bool = False, **settings: Any) -> Callable[[], VideoDenoiser]:
@@ -43,6 +43,10 @@ def dit(*cycle: TokenLayout, full: int = 0, qk_norm: bool = False, **settings: A
 def open_sora_plan() -> VideoDenoiser:
     plan = LayerPlan((SingleSkip(4), GroupSkip(4)), full_first=1, full_last=1)
     return OpenSoraPlan(LATENT, TEXT, plan, WIDTH, 4, HEADS, (1, 2, 2))
+
+
+def stiv(**settings: Any) -> Callable[[], VideoDenoiser]:
+    return lambda: STIV(LATENT, TEXT, WIDTH, 3, HEADS, (1, 1, 2), qk_norm=False, **settings)
 
 
 SKIPARSE = (SingleSkip(4), GroupSkip(4))
@@ -58,6 +62,9 @@ CASES = (
     Case("self attention", dit(Spatial(), Full3D()), requested=True),
     Case("history", dit(Full3D()), history=True),
     Case("open sora plan", open_sora_plan),
+    Case("stiv", stiv(mask_ratio=0.4, unmask_blocks=1, temporal_modulation=True), per_frame_t=True, requested=True),
+    Case("stiv causal", stiv(causal_temporal=True)),
+    Case("stiv image", stiv(), frames=1),
 )
 
 
@@ -76,16 +83,21 @@ def read(case: Case, clips: int = 2) -> DenoiserInput:
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=source, dtype=torch.float64).to(case.dtype)
 
-    c, t, h, w = case.latent.channels, case.latent.frames, case.latent.height, case.latent.width
+    c, t, h, w = LATENT.channels, case.frames, LATENT.height, LATENT.width
     mask = torch.ones(clips, 7, dtype=torch.bool)
     mask[-1, 4:] = False
     text = TextEmbedding(normal(clips, 7, TEXT), mask, normal(clips, TEXT))
     levels = normal(clips, t).sigmoid() if case.per_frame_t else normal(clips).sigmoid()
     found = DenoiserInput(normal(clips, c, t, h, w), levels, levels, text)
     if case.history:
-        found = replace(found, latents=found.latents[:, :, :2], history=(History(normal(clips, c, 1, h, w // 2), torch.tensor([0])),))
+        found = replace(
+            found,
+            latents=found.latents[:, :, :2],
+            history=(History(normal(clips, c, 1, h, w // 2), torch.tensor([0])),),
+        )
     requested = frozenset({SELF_ATTENTION}) if case.requested else frozenset()
-    return replace(found, requested=requested)
+    token_drop = torch.rand(clips, h * w // 2, generator=source)
+    return replace(found, requested=requested, micro={TOKEN_DROP: token_drop})
 
 
 def loss_of(network: VideoDenoiser, case: Case) -> Tensor:
