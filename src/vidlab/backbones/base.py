@@ -110,8 +110,8 @@ class VideoDenoiser(nn.Module, ABC):
             UserError: it cannot, see ``spec.shares_sequence``.
         """
         raise UserError(
-            f"trainer.sequence_parallel={team.size}: a {type(self).__name__} mixes all tokens of a clip in order, which "
-            "cannot be shared by processes. Use trainer.sequence_parallel=1, and more devices for more clips."
+            f"trainer.sequence_parallel={team.size}: {type(self).__name__} does not share the tokens of a clip among "
+            "processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1, and more devices for more clips."
         )
 
     def sequence_of(self, grid: Grid, visible: Bool[Tensor, "L L"] | None, device: torch.device) -> WholeSequence:

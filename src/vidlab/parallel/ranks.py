@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vidlab.errors import UserError
+
 SETTING = "trainer.sequence_parallel"
 
 
@@ -17,6 +19,22 @@ class DataRanks:
 
     rank: int
     size: int
+
+
+def share_clips(trainer: Any, processes: int) -> None:
+    """Have so many neighboring processes of a trainer share each clip.
+
+    Raises:
+        UserError: the processes do not divide into such teams.
+    """
+    if not isinstance(processes, int) or processes < 1:
+        raise UserError(f"{SETTING}={processes}: it must be a whole number of processes, 1 or more.")
+    if trainer.world_size % processes:
+        raise UserError(
+            f"{SETTING}={processes}: {trainer.world_size} processes do not divide into teams of {processes}. Use "
+            f"trainer=ddp trainer.devices={processes}, or a multiple of it."
+        )
+    trainer.sequence_parallel = processes
 
 
 def sequence_parallel_of(trainer: Any) -> int:

@@ -15,6 +15,7 @@ from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost.flops import ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.losses.base import Regularizer, Regularizers
+from vidlab.parallel.exchange import Team
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
@@ -166,6 +167,14 @@ class VideoDiffusion(ClipModule):
         """Tokens that the denoiser processes for one clip, at most."""
         count = self.denoiser.token_count
         return max(sum(map(count, (x.latent, *x.history))) for x in self.objective.input_shapes(latent))
+
+    @override
+    def check_sharing(self, processes: int) -> None:
+        self.plan.check_sharing(processes)
+
+    @override
+    def share_sequences(self, team: Team) -> None:
+        self.denoiser.share_sequence(team)
 
     def tags(self) -> dict[str, str]:
         """What is learned."""

@@ -17,6 +17,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.planner.step import StepMemory, step_memory
+from vidlab.parallel.ranks import data_ranks
 from vidlab.precision import uses_bf16
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -180,7 +181,7 @@ def _steps(cfg: DictConfig, module: VideoDiffusion, data: Any, trainer: Trainer,
         assert budget.value is not None
         steps = math.ceil(budget.value / seconds_per_step)
         return min(steps, limit) if limit > 0 else steps
-    planned = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
+    planned = planned_cost(budget, module, data, data_ranks(trainer).size, trainer.accumulate_grad_batches)
     return check_length(budget, planned, limit)
 
 
@@ -192,10 +193,10 @@ def _parameters(module: VideoDiffusion) -> tuple[int, int]:
 
 
 def _buckets(data: Any, module: VideoDiffusion, trainer: Trainer) -> tuple[BucketCost, ...]:
-    batches = trainer.world_size * trainer.accumulate_grad_batches
+    batches = data_ranks(trainer).size * trainer.accumulate_grad_batches
     shapes = [(module.clip_shape, int(data.batch_size), 1.0)]
     if isinstance(data, ClipDataModule):
-        plan = data.planned(trainer.world_size).plan
+        plan = data.planned(data_ranks(trainer).size).plan
         shapes = [
             ((one.bucket.frames, one.bucket.height, one.bucket.width), one.batch_size, share)
             for one, share in zip(plan.stats, plan.step_fractions, strict=True)

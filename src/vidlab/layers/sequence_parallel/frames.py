@@ -68,7 +68,7 @@ class FrameSharing:
         return x.split(sizes, dim)[self.team.rank]
 
     def own_input(self, input: DenoiserInput, frames: int) -> DenoiserInput:
-        """What a denoiser reads of this process's frames: latents, controls, and noise levels where frames have them."""
+        """What a denoiser reads of this process's frames: latents, controls, noise levels where frames have them."""
         controls = input.controls and Controls(
             self.own(input.controls.channels, 2, frames), self.own(input.controls.mask, 2, frames)
         )
