@@ -13,12 +13,13 @@ from vidlab.backbones.dit import DiT
 from vidlab.backbones.open_sora_plan import OpenSoraPlan
 from vidlab.backbones.stiv import STIV
 from vidlab.clip import TOKEN_DROP, DenoiserInput, History, LatentShape, TextEmbedding
+from vidlab.cost.exchange import exchange_by_layer
 from vidlab.features import SELF_ATTENTION
-from vidlab.layers.layouts import Full3D, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window
+from vidlab.layers.layouts import Full3D, Grid, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window
 from vidlab.parallel.exchange import Team
 
 LATENT = LatentShape(3, 5, 6, 4)  # 120 tokens in patches of one; nothing divides by 2 and 4 at once
-WIDTH, HEADS, TEXT = 36, 3, 10
+WIDTH, HEADS, TEXT, CLIPS = 36, 3, 10, 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Case:
     requested: bool = False
     frames: int = LATENT.frames
     dtype: torch.dtype = torch.float64
+    uncounted: bool = False
 
 
 def dit(*cycle: TokenLayout, full: int = 0, qk_norm: bool = False, **settings: Any) -> Callable[[], VideoDenoiser]:
@@ -50,6 +52,7 @@ def stiv(**settings: Any) -> Callable[[], VideoDenoiser]:
 
 
 SKIPARSE = (SingleSkip(4), GroupSkip(4))
+MASKED = stiv(mask_ratio=0.4, unmask_blocks=1, temporal_modulation=True)
 CASES = (
     Case("full3d", dit(Full3D())),
     Case("skiparse", dit(*SKIPARSE, full=1)),
@@ -60,11 +63,17 @@ CASES = (
     Case("few groups", dit(SingleSkip(2), GroupSkip(2))),
     Case("recomputed", dit(Spatial(), Temporal(), activation_checkpointing=True)),
     Case("self attention", dit(Spatial(), Full3D()), requested=True),
-    Case("history", dit(Full3D()), history=True),
+    Case("history", dit(Full3D()), history=True, uncounted=True),
     Case("open sora plan", open_sora_plan),
-    Case("stiv", stiv(mask_ratio=0.4, unmask_blocks=1, temporal_modulation=True), per_frame_t=True, requested=True),
+    Case(
+        "stiv",
+        stiv(mask_ratio=0.4, unmask_blocks=1, temporal_modulation=True),
+        per_frame_t=True,
+        requested=True,
+        uncounted=True,
+    ),
     Case("stiv causal", stiv(causal_temporal=True)),
-    Case("stiv image", stiv(), frames=1),
+    Case("stiv image", stiv(), frames=1, uncounted=True),
 )
 
 
@@ -77,7 +86,7 @@ def trained(case: Case) -> VideoDenoiser:
     return network
 
 
-def read(case: Case, clips: int = 2) -> DenoiserInput:
+def read(case: Case, clips: int = CLIPS) -> DenoiserInput:
     source = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> Tensor:
@@ -110,13 +119,41 @@ def loss_of(network: VideoDenoiser, case: Case) -> Tensor:
     return loss
 
 
-def errors_of(case: Case, team: Team) -> tuple[float, float]:
-    """Of the loss, relative, and of the gradients averaged over processes, relative to the largest gradient."""
+class CountedExchange:
+    """Numbers that this process sends others by ``all_to_all_single`` inside the block."""
+
+    def __init__(self, team: Team) -> None:
+        self.sent, self._rank, self._plain = 0, team.rank, dist.all_to_all_single
+
+    def __call__(self, out: Tensor, x: Tensor, received: list[int], sent: list[int], group: Any) -> None:
+        others = sum(sent) - sent[self._rank]
+        self.sent += others * (x.numel() // len(x) if len(x) else 0)
+        self._plain(out, x, received, sent, group=group)
+
+    def __enter__(self) -> "CountedExchange":
+        dist.all_to_all_single = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        dist.all_to_all_single = self._plain
+
+
+def errors_of(case: Case, team: Team) -> tuple[float, float, int, int]:
+    """What sharing a clip changes.
+
+    Returns:
+        The error of the loss, relative; that of the gradients averaged over processes, relative to the largest one;
+        the numbers that all processes have sent; and the numbers that the cost model says.
+    """
     alone, shared = trained(case), trained(case)
     shared.share_sequence(team)
-    expected, found = loss_of(alone, case), loss_of(shared, case)
+    expected = loss_of(alone, case)
     expected.backward()
-    found.backward()
+    with CountedExchange(team) as counted:
+        found = loss_of(shared, case)
+        found.backward()
+    sent = torch.tensor(counted.sent)
+    dist.all_reduce(sent)
     wrong, largest = 0.0, 0.0
     for a, b in zip(alone.parameters(), shared.parameters(), strict=True):
         if a.grad is None:
@@ -126,4 +163,11 @@ def errors_of(case: Case, team: Team) -> tuple[float, float]:
         dist.all_reduce(b.grad)
         wrong = max(wrong, (b.grad / dist.get_world_size() - a.grad).abs().max().item())
         largest = max(largest, a.grad.abs().max().item())
-    return abs((found - expected) / expected).item(), wrong / largest
+    return abs((found - expected) / expected).item(), wrong / largest, int(sent), CLIPS * planned(case, shared, team)
+
+
+def planned(case: Case, network: VideoDenoiser, team: Team) -> int:
+    latents, (p, q, r) = read(case).latents, network.spec.patch
+    grid = Grid(latents.shape[2] // p, latents.shape[3] // q, latents.shape[4] // r)
+    layers = exchange_by_layer(network.sequence_layers(), grid, team.size, network.activation_checkpointing)
+    return sum(layer.moved + layer.shared for layer in layers)

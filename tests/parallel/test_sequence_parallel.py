@@ -42,13 +42,19 @@ def of_four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
 
 
 def check(found: dict[str, list[float]], case: Case) -> None:
-    loss, gradient = found[case.name]
+    loss, gradient, *_ = found[case.name]
     assert max(loss, gradient) < (1e-10 if case.dtype == torch.float64 else 1e-5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_processes_are_as_one(of_two: dict[str, list[float]], case: Case) -> None:
     check(of_two, case)
+
+
+@pytest.mark.parametrize("case", [one for one in CASES if not one.uncounted], ids=lambda case: case.name)
+def test_what_is_sent_is_what_is_planned(of_two: dict[str, list[float]], case: Case) -> None:
+    _, _, sent, planned = of_two[case.name]
+    assert sent == planned > 0
 
 
 @pytest.mark.slow

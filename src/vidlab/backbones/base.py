@@ -15,6 +15,7 @@ from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Grid
 from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing, WholeSequence
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.parallel.exchange import Team
 
 
@@ -100,6 +101,10 @@ class VideoDenoiser(nn.Module, ABC):
         """What ``input.micro`` must hold for latents of this shape, by name, the shape for one clip."""
         return {}
 
+    def sequence_layers(self) -> SequenceLayers:
+        """Its attentions as ``share_sequence`` sees them."""
+        raise NotImplementedError(f"{type(self).__name__} does not share sequences")
+
     def share_sequence(self, team: Team) -> None:
         """Share the tokens of each clip with the other processes of a team, in training; set ``sharing``.
 
@@ -111,7 +116,7 @@ class VideoDenoiser(nn.Module, ABC):
         """
         raise UserError(
             f"trainer.sequence_parallel={team.size}: {type(self).__name__} does not share the tokens of a clip among "
-            "processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1, and more devices for more clips."
+            "processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1: more devices take more clips."
         )
 
     def sequence_of(self, grid: Grid, visible: Bool[Tensor, "L L"] | None, device: torch.device) -> WholeSequence:

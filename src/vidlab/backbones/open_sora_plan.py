@@ -36,6 +36,7 @@ from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
 from vidlab.layers.sequence_parallel.sequence import SequenceSharing
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
 from vidlab.parallel.exchange import Team
 
@@ -236,9 +237,13 @@ class OpenSoraPlan(ReleasedArchitecture):
         return model.eval().requires_grad_(False)
 
     @override
+    def sequence_layers(self) -> SequenceLayers:
+        layouts = tuple(block.layout for block in self.transformer_blocks if isinstance(block, OpenSoraPlanBlock))
+        return SequenceLayers(layouts, self.heads, self.width)
+
+    @override
     def share_sequence(self, team: Team) -> None:
-        layouts = [block.layout for block in self.transformer_blocks if isinstance(block, OpenSoraPlanBlock)]
-        self.sharing = SequenceSharing(team, layouts, self.heads)
+        self.sharing = SequenceSharing(team, self.sequence_layers())
 
     @override
     def write_released(self, folder: Path) -> None:

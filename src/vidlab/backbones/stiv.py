@@ -21,11 +21,12 @@ from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
-from vidlab.layers.layouts import Grid, Temporal
+from vidlab.layers.layouts import Grid, Spatial, Temporal
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
 from vidlab.layers.sequence_parallel.frames import FrameSharing, OverTime
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
 from vidlab.parallel.exchange import Team
 
@@ -186,6 +187,12 @@ class STIV(PatchedDenoiser):
             for name, layers in features.items()
         }
         return DenoiserOutput(sharing.whole(latents, 2, clip.frames, self.patch[0]), whole)
+
+    @override
+    def sequence_layers(self) -> SequenceLayers:
+        over_time = (Temporal(), Spatial()) if self.options.temporal_attention else ()
+        width = self.head.in_features
+        return SequenceLayers((Spatial(), *(over_time * len(self.blocks))), width // self.head_dim, width)
 
     @override
     def share_sequence(self, team: Team) -> None:

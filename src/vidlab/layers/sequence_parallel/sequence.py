@@ -13,6 +13,7 @@ from vidlab.layers.sequence_parallel.layouts import SharedHeads
 from vidlab.layers.sequence_parallel.shares import (
     LayerShare,
     Move,
+    SequenceLayers,
     move,
     own_groups,
     own_tokens,
@@ -89,12 +90,11 @@ class SequenceSharing:
 
     Args:
         team: the processes.
-        layouts: of each layer.
-        heads: of each attention.
+        layers: of the network.
     """
 
-    def __init__(self, team: Team, layouts: Sequence[TokenLayout], heads: int) -> None:
-        self.team, self.layouts, self.heads = team, tuple(layouts), heads
+    def __init__(self, team: Team, layers: SequenceLayers) -> None:
+        self.team, self.layouts, self.heads = team, layers.layouts, layers.heads
         self._shared: dict[tuple[Grid, torch.device], SharedSequence] = {}
 
     def of_grid(self, grid: Grid, device: torch.device) -> SharedSequence:

@@ -28,6 +28,21 @@ class LayerShare:
     groups: DealtGroups | None
 
 
+@dataclass(frozen=True)
+class SequenceLayers:
+    """What of a network decides how its tokens are shared.
+
+    Args:
+        layouts: of its attentions, in their order; the tokens go on in that of the last.
+        heads: of each attention.
+        width: D.
+    """
+
+    layouts: tuple[TokenLayout, ...]
+    heads: int
+    width: int
+
+
 def share_out(layouts: Sequence[TokenLayout], grid: Grid, ranks: int) -> tuple[LayerShare, ...]:
     """The tokens of each process in every layer.
 
