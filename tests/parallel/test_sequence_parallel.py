@@ -1,4 +1,4 @@
-"""A clip on several gloo processes is computed as on one: losses and gradients, for every layout."""
+"""Clips and weights on several gloo processes: what comes out is what one process gives."""
 
 import json
 import time
@@ -9,55 +9,118 @@ import torch
 import torch.distributed as dist
 
 from parallel.shared_cases import CASES, Case, errors_of
+from parallel.trained import MUON, Training, launched, train
 from processes import run_ranks
 from vidlab.parallel.exchange import make_team
+from vidlab.training.fully_sharded import FullyShardedStrategy
+
+Errors = dict[str, list[float]]
+ONE, ONE_MUON = Training("one"), Training("one muon", optimizer=MUON)
 
 
-def worker(rank: int, ranks: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+def trainings() -> tuple[Training, ...]:
+    return (
+        Training("ddp, shared clips", "ddp", 2, share=2),
+        Training("fsdp2", FullyShardedStrategy(), 2),
+        Training("fsdp2, shared clips", FullyShardedStrategy(), 2, share=2),
+        Training("fsdp2, muon", FullyShardedStrategy(), 2, optimizer=MUON),
+    )
+
+
+NAMES = [training.name for training in trainings()]
+
+
+def meet(rank: int, ranks: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    team = make_team(ranks)
-    found = {case.name: errors_of(case, team) for case in CASES}
-    if rank == 0:
-        (Path(folder) / "errors.json").write_text(json.dumps(found))
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=ranks)
+
+
+def part() -> None:
     dist.barrier()
     time.sleep(0.5)  # gloo's threads drop tensors late, and abort where Python has ended before them
     dist.destroy_process_group()
 
 
-def errors(folder: Path, ranks: int) -> dict[str, list[float]]:
-    run_ranks(worker, (ranks, str(folder)), ranks)
-    found: dict[str, list[float]] = json.loads((folder / "errors.json").read_text())
+def worker(rank: int, ranks: int, folder: str, trained: bool) -> None:
+    """Every case, and every training: from the start to step 2, saved, and from step 2 of one process to step 4."""
+    place = Path(folder)
+    meet(rank, ranks, place)
+    team = make_team(ranks)
+    found = {case.name: errors_of(case, team) for case in CASES}
+    if rank == 0:
+        (place / "errors.json").write_text(json.dumps(found))
+    launched(rank, ranks)
+    for training in trainings() if trained else ():
+        keys = "ab" if training.share == 2 else "ab"[rank]
+        train(training, keys, 2, place, save=f"{training.name}.ckpt")
+        before = "muon.ckpt" if training.optimizer is MUON else "one.ckpt"
+        weights = train(training, keys, 4, place, resume=place / before)
+        if rank == 0:
+            torch.save(weights, place / f"{training.name}.pt")
+    part()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    for training, name in ((ONE, "one"), (ONE_MUON, "muon")):
+        train(training, "ab", 2, folder, save=f"{name}.ckpt")
+        torch.save(train(training, "ab", 4, folder, resume=folder / f"{name}.ckpt"), folder / f"{name}.pt")
+    run_ranks(worker, (2, str(folder), True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def of_four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("four")
+    run_ranks(worker, (4, str(folder), False), 4)
+    return folder
+
+
+def errors(folder: Path, case: Case) -> tuple[float, float, int, int]:
+    found: tuple[float, float, int, int] = json.loads((folder / "errors.json").read_text())[case.name]
     return found
 
 
-@pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    return errors(tmp_path_factory.mktemp("two"), 2)
-
-
-@pytest.fixture(scope="module")
-def of_four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    return errors(tmp_path_factory.mktemp("four"), 4)
-
-
-def check(found: dict[str, list[float]], case: Case) -> None:
-    loss, gradient, *_ = found[case.name]
+def check(folder: Path, case: Case) -> None:
+    loss, gradient, *_ = errors(folder, case)
     assert max(loss, gradient) < (1e-10 if case.dtype == torch.float64 else 1e-5)
 
 
+def check_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys() and any(name.startswith("ema.") for name in found)
+    moved = max(
+        (expected[name] - expected[f"ema.{name}"]).abs().max().item() for name in found if f"ema.{name}" in found
+    )
+    for name, value in expected.items():
+        assert (found[name] - value).abs().max().item() < tolerance * moved, name
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_two_processes_are_as_one(of_two: dict[str, list[float]], case: Case) -> None:
+def test_two_processes_are_as_one(of_two: Path, case: Case) -> None:
     check(of_two, case)
 
 
 @pytest.mark.parametrize("case", [one for one in CASES if not one.uncounted], ids=lambda case: case.name)
-def test_what_is_sent_is_what_is_planned(of_two: dict[str, list[float]], case: Case) -> None:
-    _, _, sent, planned = of_two[case.name]
+def test_what_is_sent_is_what_is_planned(of_two: Path, case: Case) -> None:
+    _, _, sent, planned = errors(of_two, case)
     assert sent == planned > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_processes_resume_what_one_has_begun(of_two: Path, name: str) -> None:
+    expected = torch.load(of_two / ("muon.pt" if "muon" in name else "one.pt"))
+    check_weights(torch.load(of_two / f"{name}.pt"), expected, 1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_process_resumes_what_two_have_begun(of_two: Path, name: str) -> None:
+    training, file = (ONE_MUON, "muon.pt") if "muon" in name else (ONE, "one.pt")
+    found = train(training, "ab", 4, of_two, resume=of_two / f"{name}.ckpt")
+    check_weights(found, torch.load(of_two / file), 1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_four_processes_are_as_one(of_four: dict[str, list[float]], case: Case) -> None:
+def test_four_processes_are_as_one(of_four: Path, case: Case) -> None:
     check(of_four, case)
