@@ -78,9 +78,10 @@ def train(
 ) -> dict[str, Tensor]:
     """Weights and their average after so many steps on the clips of ``keys``; ``save`` names a checkpoint."""
     module, average = module_of(training), EMA()
+    strategy = training.strategy if isinstance(training.strategy, str) else training.strategy()
     callbacks: Sequence[Callback] = [AdaptiveClipping(warmup_steps=1), average]
     trainer = Trainer(
-        accelerator="cpu", devices=training.devices, strategy=training.strategy, max_steps=steps, logger=False,
+        accelerator="cpu", devices=training.devices, strategy=strategy, max_steps=steps, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
         use_distributed_sampler=False, callbacks=list(callbacks), plugins=[AtomicCheckpointIO()],
         default_root_dir=folder,

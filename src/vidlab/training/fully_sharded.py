@@ -34,6 +34,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     @property
     @override
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False  # shards are there once the module is configured; callbacks then find the state at their start
+
+    @property
+    @override
     def lightning_restore_optimizer(self) -> bool:
         return True
 

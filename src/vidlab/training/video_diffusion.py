@@ -119,7 +119,7 @@ class VideoDiffusion(ClipModule):
         if self.backbone is None:
             self._build()
         if self.device_mesh is not None:
-            shard(self, self.device_mesh, gathered_dtype(self.trainer))
+            shard(self, self.device_mesh["data_parallel"], gathered_dtype(self.trainer))
 
     def _build(self) -> None:
         self.autoencoder.check_trained()

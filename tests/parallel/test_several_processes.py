@@ -21,9 +21,9 @@ ONE, ONE_MUON = Training("one"), Training("one muon", optimizer=MUON)
 def trainings() -> tuple[Training, ...]:
     return (
         Training("ddp, shared clips", "ddp", 2, share=2),
-        Training("fsdp2", FullyShardedStrategy(), 2),
-        Training("fsdp2, shared clips", FullyShardedStrategy(), 2, share=2),
-        Training("fsdp2, muon", FullyShardedStrategy(), 2, optimizer=MUON),
+        Training("fsdp2", FullyShardedStrategy, 2),
+        Training("fsdp2, shared clips", FullyShardedStrategy, 2, share=2),
+        Training("fsdp2, muon", FullyShardedStrategy, 2, optimizer=MUON),
     )
 
 
@@ -87,13 +87,14 @@ def check(folder: Path, case: Case) -> None:
     assert max(loss, gradient) < (1e-10 if case.dtype == torch.float64 else 1e-5)
 
 
-def check_weights(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    assert found.keys() == expected.keys() and any(name.startswith("ema.") for name in found)
-    moved = max(
-        (expected[name] - expected[f"ema.{name}"]).abs().max().item() for name in found if f"ema.{name}" in found
-    )
-    for name, value in expected.items():
-        assert (found[name] - value).abs().max().item() < tolerance * moved, name
+def check_weights(folder: Path, name: str, found: dict[str, torch.Tensor]) -> None:
+    """Nearer than a hundredth of what the last steps have moved: orthogonalization takes rounding further."""
+    expected = torch.load(folder / ("muon.pt" if "muon" in name else "one.pt"))
+    averaged = [name for name in expected if f"ema.{name}" in expected]
+    assert found.keys() == expected.keys() and averaged
+    moved = max((expected[name] - expected[f"ema.{name}"]).abs().max().item() for name in averaged)
+    wrong = max((found[name] - value).abs().max().item() for name, value in expected.items())
+    assert wrong < (1e-2 if "muon" in name else 1e-4) * moved
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -109,15 +110,13 @@ def test_what_is_sent_is_what_is_planned(of_two: Path, case: Case) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_resume_what_one_has_begun(of_two: Path, name: str) -> None:
-    expected = torch.load(of_two / ("muon.pt" if "muon" in name else "one.pt"))
-    check_weights(torch.load(of_two / f"{name}.pt"), expected, 1e-3)
+    check_weights(of_two, name, torch.load(of_two / f"{name}.pt"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_process_resumes_what_two_have_begun(of_two: Path, name: str) -> None:
-    training, file = (ONE_MUON, "muon.pt") if "muon" in name else (ONE, "one.pt")
-    found = train(training, "ab", 4, of_two, resume=of_two / f"{name}.ckpt")
-    check_weights(found, torch.load(of_two / file), 1e-3)
+    training = ONE_MUON if "muon" in name else ONE
+    check_weights(of_two, name, train(training, "ab", 4, of_two, resume=of_two / f"{name}.ckpt"))
 
 
 @pytest.mark.slow
