@@ -27,6 +27,7 @@ FLOORS = (
         "files",
         "hub",
         "package_index",
+        "parallel",
         "precision",
         "randomness",
         "redaction",

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features.memory import Memory
+from vidlab.layers.layouts import Grid
+from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing, WholeSequence
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
+from vidlab.parallel.exchange import Team
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class BackboneSpec:
         reads_structure: ``input.structure`` is read.
         trains_text: a text encoder without weights of its own is trained with it.
         frozen: patterns of parameters that are not trained and come from the run it starts from.
+        shares_sequence: several processes can share the tokens of a clip: ``share_sequence`` is there.
         released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
     """
 
@@ -70,6 +76,7 @@ class BackboneSpec:
     reads_structure: bool = False
     trains_text: bool = True
     frozen: tuple[str, ...] = ()
+    shares_sequence: bool = False
     released_as: str | None = None
 
 
@@ -91,6 +98,7 @@ class VideoDenoiser(nn.Module, ABC):
 
     spec: BackboneSpec = BackboneSpec()
     activation_checkpointing: bool = False
+    sharing: SequenceSharing | None = None
 
     @abstractmethod
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
@@ -138,6 +146,36 @@ class VideoDenoiser(nn.Module, ABC):
     def pretrained(self) -> "VideoDenoiser":
         """The denoiser that published weights are for."""
         return self
+
+    def sequence_layers(self) -> SequenceLayers:
+        """Its attentions as ``share_sequence`` sees them."""
+        raise NotImplementedError(f"{type(self).__name__} does not share sequences")
+
+    def share_sequence(self, team: Team) -> None:
+        """Share the tokens of each clip with the other processes of a team, in training; set ``sharing``.
+
+        Outputs are then on every process of the team, and gradients are such that their mean over processes is that of
+        the one loss. In evaluation a process works alone.
+
+        Raises:
+            UserError: it cannot, see ``spec.shares_sequence``.
+        """
+        raise UserError(
+            f"trainer.sequence_parallel={team.size}: {type(self).__name__} does not share the tokens of a clip among "
+            "processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1: more devices take more clips."
+        )
+
+    def sequence_of(self, grid: Grid, visible: Bool[Tensor, "L L"] | None, device: torch.device) -> WholeSequence:
+        """The tokens of a forward pass: shared in training where ``share_sequence`` was called, else whole.
+
+        Args:
+            grid: of the latents.
+            visible: True where a token (row) sees another (column) of a longer sequence; None without a history.
+            device: where tokens are.
+        """
+        if self.sharing is None or not self.training:
+            return WHOLE
+        return self.sharing.of_grid(grid, device) if visible is None else self.sharing.of_visible(visible)
 
     def frozen_keys(self) -> set[str]:
         """Names of parameters and buffers that are not trained and come from the configuration, never from a file."""

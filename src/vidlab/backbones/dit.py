@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
@@ -25,8 +26,11 @@ from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token, unpatchify
 from vidlab.layers.positions import fourier_at, fourier_positions
 from vidlab.layers.rope import axis_split, rope_scales, rotation, rotation_at
+from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
 from vidlab.layers.token_places import frame_causal, next_frames, token_places
+from vidlab.parallel.exchange import Team
 
 # Over the noise of the patches, which a new embedding passes on at about unit variance.
 POSITION_SCALE = 2.0
@@ -95,7 +99,9 @@ class DiT(PatchedDenoiser):
         self.watched = later_half([n for n, layout in enumerate(layouts.layers(depth)) if layout.sees_frame])
         features = frozenset({SELF_ATTENTION} if self.watched else ())
         blocks = BlockSpec(depth, width, heads)
-        self.declare(patch, control_channels, reads_history=full, features=features, blocks=blocks)
+        self.declare(
+            patch, control_channels, reads_history=full, features=features, blocks=blocks, shares_sequence=True
+        )
         self.latent_channels = latent.channels
         self.width = width
         self.head_dim = width // heads
@@ -122,6 +128,15 @@ class DiT(PatchedDenoiser):
         self.head = nn.Linear(width, patch_channels)
         self.reset_parameters()
 
+    @override
+    def sequence_layers(self) -> SequenceLayers:
+        layouts = tuple(block.layout for block in self.blocks if isinstance(block, DiTBlock))
+        return SequenceLayers(layouts, self.width // self.head_dim, self.width)
+
+    @override
+    def share_sequence(self, team: Team) -> None:
+        self.sharing = SequenceSharing(team, self.sequence_layers())
+
     def reset_parameters(self) -> None:
         """Xavier linears; modulation, cross-attention output and head are zero-initialized."""
         xavier_linears(self)
@@ -142,13 +157,16 @@ class DiT(PatchedDenoiser):
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
             tokens = tokens + POSITION_SCALE * waves
+        sequence, last = self.sequence_of(grid, context.visible, tokens.device), len(self.blocks) - 1
         tokens, features = through_blocks(
-            self.run, self.blocks, self.watched, tokens, context, input.requested, input.additions
+            self.run, self.blocks, self.watched, tokens, context, input.requested, sequence, input.additions
         )
-        if input.history:
+        if input.history and sequence is WHOLE:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
+        condition = sequence.own(last, condition, 1)
         shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
-        patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
+        patches = sequence.leave(last, self.head(modulate(tokens, shift, scale)))
+        patches = patches[:, -grid.tokens :]  # (B, L, C p q r)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
 
     def _after_history(

@@ -35,7 +35,10 @@ from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
+from vidlab.layers.sequence_parallel.sequence import SequenceSharing
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
+from vidlab.parallel.exchange import Team
 
 FREQUENCIES = 256
 # What the release calls the embeddings of its two controls; further ones are numbered.
@@ -185,6 +188,7 @@ class OpenSoraPlan(ReleasedArchitecture):
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
             reads_pooled_text=False, hidden_matrices=("transformer_blocks.*",), released_as=RELEASE,
             blocks=BlockSpec(depth, width, heads),
+            shares_sequence=True,
         )  # fmt: skip
         self.tables = Tables()
         self.rope_base = rope_base
@@ -234,6 +238,15 @@ class OpenSoraPlan(ReleasedArchitecture):
         return model.eval().requires_grad_(False)
 
     @override
+    def sequence_layers(self) -> SequenceLayers:
+        layouts = tuple(block.layout for block in self.transformer_blocks if isinstance(block, OpenSoraPlanBlock))
+        return SequenceLayers(layouts, self.heads, self.width)
+
+    @override
+    def share_sequence(self, team: Team) -> None:
+        self.sharing = SequenceSharing(team, self.sequence_layers())
+
+    @override
     def write_released(self, folder: Path) -> None:
         export_release(self, folder)
 
@@ -265,11 +278,20 @@ class OpenSoraPlan(ReleasedArchitecture):
         tokens = self.embed_patches(input)  # (B, L, D)
         embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
+        sequence, last = self.sequence_of(grid, None, tokens.device), len(self.transformer_blocks) - 1
         tokens, features = through_blocks(
-            self.run, self.transformer_blocks, self.watched, tokens, context, input.requested, input.additions
+            self.run,
+            self.transformer_blocks,
+            self.watched,
+            tokens,
+            context,
+            input.requested,
+            sequence,
+            input.additions,
         )
+        embedded = sequence.own(last, embedded, 1)
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
-        patches = self.proj_out(modulate(tokens, shift, scale))
+        patches = sequence.leave(last, self.proj_out(modulate(tokens, shift, scale)))  # (B, L, p q r C)
         return DenoiserOutput(self.unpatchify(patches, grid), features)
 
     @override

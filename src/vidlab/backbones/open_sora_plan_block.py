@@ -96,7 +96,8 @@ class OpenSoraPlanBlock(nn.Module):
         parts = (context.modulation + self.scale_shift_table.flatten()).chunk(6, dim=-1)  # (B, 1 or L, D) each
         shift1, scale1, gate1, shift2, scale2, gate2 = parts
         hidden = modulate(x, shift1, scale1)
-        mixed, q, k = self.attn1.within(hidden, self.layout, context.grid, context.rotation)
+        layout = context.layout or self.layout
+        mixed, q, k = self.attn1.within(hidden, layout, context.grid, context.rotation)
         x = torch.addcmul(x, gate1, mixed)
         if context.text is not None and context.text_mask is not None:
             x = x + self.attn2.to_text(x, context.text, context.text_mask)

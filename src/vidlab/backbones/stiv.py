@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.patched import ControlEmbed, PatchedDenoiser
 from vidlab.backbones.sizes import check_sizes
-from vidlab.backbones.stiv_block import BlockOptions, STIVBlock, STIVBlockContext, adaln, reset_adaln
+from vidlab.backbones.stiv_block import BlockOptions, CausalTemporal, STIVBlock, STIVBlockContext, adaln, reset_adaln
 from vidlab.backbones.stiv_conditions import MICRO, SingletonCondition
 from vidlab.backbones.stiv_masking import Kept, checked_scores, fill, keep, keep_rotation, kept_places
 from vidlab.backbones.watched import frame_attention, later_half
@@ -21,11 +22,14 @@ from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
 from vidlab.layers.kernels import attention_kernel
-from vidlab.layers.layouts import Grid
+from vidlab.layers.layouts import Grid, Spatial, Temporal
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
+from vidlab.layers.sequence_parallel.frames import FrameSharing, OverTime
+from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
+from vidlab.parallel.exchange import Team
 from vidlab.structure import Additions, with_addition
 
 
@@ -70,6 +74,8 @@ class STIV(PatchedDenoiser):
         UserError: sizes that do not divide or are not positive, an unknown micro-condition.
     """
 
+    frame_sharing: FrameSharing | None = None
+
     def __init__(
         self,
         latent: LatentShape,
@@ -107,7 +113,7 @@ class STIV(PatchedDenoiser):
         )  # fmt: skip
         self.watched = later_half(range(depth))
         blocks = BlockSpec(depth, width, heads)
-        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks)
+        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks, shares_sequence=True)
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
@@ -159,19 +165,47 @@ class STIV(PatchedDenoiser):
                 ``mask_ratio`` no ``token_drop``.
         """
         self.check_requested(input.requested)
-        grid = patch_grid(input.latents, self.patch)
+        clip = patch_grid(input.latents, self.patch)
+        sharing = self._sharing_of(clip)
+        input = input if sharing is None else sharing.own_input(input, clip.frames)
+        grid = patch_grid(input.latents, self.patch)  # of the frames that are here
         tokens = self.embed_patches(input)  # (B, L, D)
         condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
-        step = self._step(input, grid, condition)
+        step = self._step(input, grid, clip, condition)
         found = _Found(SELF_ATTENTION in input.requested, input.additions)
         if self.mask_token is None or not self.training:
             tokens = self._blocks(tokens, range(len(self.blocks)), step, found)
         else:
             scores = checked_scores(input.micro.get(TOKEN_DROP), len(tokens), grid)
-            tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step, found)
+            tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step, clip, found)
         shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
-        return DenoiserOutput(unpatchify(patches, grid, self.patch), found.features())
+        latents, features = unpatchify(patches, grid, self.patch), found.features()
+        if sharing is None:
+            return DenoiserOutput(latents, features)
+        whole = {
+            name: tuple(
+                FrameAttention(sharing.whole(one.q, 1, clip.frames), sharing.whole(one.k, 1, clip.frames))
+                for one in layers
+            )
+            for name, layers in features.items()
+        }
+        return DenoiserOutput(sharing.whole(latents, 2, clip.frames, self.patch[0]), whole)
+
+    @override
+    def sequence_layers(self) -> SequenceLayers:
+        over_time = (Temporal(), Spatial()) if self.options.temporal_attention else ()
+        width = self.head.in_features
+        return SequenceLayers((Spatial(), *(over_time * len(self.blocks))), width // self.head_dim, width)
+
+    @override
+    def share_sequence(self, team: Team) -> None:
+        self.frame_sharing = FrameSharing(team, CausalTemporal() if self.options.causal_temporal else Temporal())
+
+    def _sharing_of(self, clip: Grid) -> FrameSharing | None:
+        """How processes share the frames of a clip in training; None where each computes all of them."""
+        sharing = self.frame_sharing
+        return sharing if sharing is not None and self.training and sharing.shares(clip.frames) else None
 
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape (``token_drop`` in training only), each per clip."""
@@ -180,7 +214,7 @@ class STIV(PatchedDenoiser):
         return shapes if self.mask_token is None else shapes | {TOKEN_DROP: (places,)}
 
     def _masked(
-        self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext, found: "_Found"
+        self, tokens: Tensor, kept: Kept, mask_token: Tensor, whole: STIVBlockContext, clip: Grid, found: "_Found"
     ) -> Tensor:
         """The first blocks on the kept places, the last ``unmask_blocks`` on all."""
         cut = len(self.blocks) - self.unmask_blocks
@@ -193,8 +227,9 @@ class STIV(PatchedDenoiser):
             whole,
             grid=fewer,
             spatial=keep_rotation(whole.spatial, kept, whole.grid),
-            temporal=keep_rotation(whole.temporal, kept, whole.grid),
+            temporal=keep_rotation(whole.temporal, kept, clip),
             condition=whole.condition if per_clip else keep(whole.condition, kept, whole.grid)[0],
+            over_time=self._over_time(replace(fewer, frames=clip.frames), tokens.device),
         )
         tokens = self._blocks(tokens, range(cut), step, found)
         found.additions = whole_additions
@@ -214,12 +249,18 @@ class STIV(PatchedDenoiser):
                 found.layers.append(frame_attention(q, k, step.grid))  # of the kept places, where some are dropped
         return tokens
 
-    def _step(self, input: DenoiserInput, grid: Grid, condition: Float[Tensor, "B #L D"]) -> STIVBlockContext:
-        planes, text = self.head_dim // 2, input.text
+    def _over_time(self, clip: Grid, device: torch.device) -> OverTime | None:
+        sharing = self._sharing_of(clip)
+        return None if sharing is None or not self.options.temporal_attention else sharing.over_time(clip, device)
+
+    def _step(
+        self, input: DenoiserInput, grid: Grid, clip: Grid, condition: Float[Tensor, "B #L D"]
+    ) -> STIVBlockContext:
+        planes, text, device = self.head_dim // 2, input.text, input.latents.device
         space, time = (0, planes // 2, planes // 2), (planes, 0, 0)
         spatial, temporal = (
-            self.tables.get(rotation_along, grid, split, self.rope_base, self.rope_scale, device=input.latents.device)
-            for split in (space, time)
+            self.tables.get(rotation_along, tokens, split, self.rope_base, self.rope_scale, device=device)
+            for tokens, split in ((grid, space), (clip, time))
         )
         activated = F.silu(condition)
         return STIVBlockContext(
@@ -229,6 +270,7 @@ class STIV(PatchedDenoiser):
             condition=activated if self.adaln is None else self.adaln(activated),
             text=None if text is None else self.text_tokens(text.tokens),
             text_mask=None if text is None else text.mask,
+            over_time=self._over_time(clip, device),
         )
 
 

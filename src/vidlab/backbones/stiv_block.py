@@ -11,6 +11,7 @@ from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal, TokenLayout
 from vidlab.layers.rope import Rotation
+from vidlab.layers.sequence_parallel.frames import OverTime
 
 EPS = 1e-6
 
@@ -56,6 +57,7 @@ class STIVBlockContext:
         condition: what ``Modulation`` reads: shifts, scales and gates of all blocks where they are shared, else the
             activated singleton condition.
         text: projected text tokens, or None.
+        over_time: attention over time where processes share the frames; None where all are here.
         text_mask: which text tokens are real.
     """
 
@@ -65,6 +67,7 @@ class STIVBlockContext:
     condition: Float[Tensor, "B #L K"]
     text: Float[Tensor, "B S D"] | None
     text_mask: Bool[Tensor, "B S"] | None
+    over_time: OverTime | None = None
 
 
 def adaln(width: int, options: BlockOptions) -> nn.Linear:
@@ -141,7 +144,10 @@ class STIVBlock(nn.Module):
         x = self._add(x, spatial, self.spatial.attend(q, k, v, Spatial(), step.grid))
         if self.temporal is not None:
             hidden = self._read(x, temporal[0]) if temporal else _norm(x)  # (B, L, D)
-            mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
+            if step.over_time is None:
+                mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
+            else:
+                mixed = step.over_time(self.temporal, hidden, step.grid, step.temporal)
             x = self._add(x, temporal[0], mixed) if temporal else x + mixed
         if step.text is not None and step.text_mask is not None:
             x = x + self.cross_attention(_norm(x), step.text, step.text_mask)

@@ -12,6 +12,7 @@ from typing_extensions import override
 from vidlab.callbacks.cost.meter import CostMeter
 from vidlab.cost.flops import ModelCost
 from vidlab.cost.work import Work
+from vidlab.parallel.ranks import data_ranks
 from vidlab.training.module import ClipModule
 
 PHASES = ("data", "forward", "backward", "optimizer", "other")
@@ -80,7 +81,7 @@ class Throughput(Callback):
         if not isinstance(pl_module, ClipModule):
             raise TypeError("Throughput counts the tokens and FLOPs of a ClipModule")
         pl_module.cost()  # builds what counts, outside the clock
-        self._ranks, self._seen_step = trainer.world_size, trainer.global_step
+        self._ranks, self._seen_step = data_ranks(trainer).size, trainer.global_step
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         self._meter = next((one for one in callbacks if isinstance(one, CostMeter)), None)
         self._skipped = 0.0 if self._meter is None else self._meter.counting

@@ -13,6 +13,7 @@ from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.bucketed import BucketedPlan
 from vidlab.data.samplers.buckets import Bucketing
 from vidlab.errors import UserError
+from vidlab.parallel.ranks import data_ranks
 from vidlab.training.module import ClipModule
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class TokenBucketing(Callback):
         data = getattr(trainer, "datamodule", None)
         if stage != "fit" or not isinstance(data, ClipDataModule) or data.bucketing.max_tokens is None:
             return
-        planned = data.planned(trainer.world_size)
+        planned = data.planned(data_ranks(trainer).size)
         check_buckets(planned, pl_module)
         _announce(planned)
 
@@ -59,7 +60,7 @@ class TokenBucketing(Callback):
         """Count a batch; log and start anew at the interval."""
         assert isinstance(pl_module, ClipModule)
         bucket = Bucket(*batch.size)
-        tokens = len(batch) * trainer.world_size * tokens_of(bucket, pl_module)
+        tokens = len(batch) * data_ranks(trainer).size * tokens_of(bucket, pl_module)
         self._shapes[str(bucket), tokens] += 1
         if self._shapes.total() < self.every_n_steps:
             return

@@ -24,6 +24,7 @@ from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache, matching_cache
 from vidlab.data.video import DecodeLimits
 from vidlab.errors import DataError, UserError
+from vidlab.parallel.ranks import data_ranks
 
 log = logging.getLogger(__name__)
 
@@ -123,13 +124,13 @@ class ClipDataModule(L.LightningDataModule):
 
     @property
     def rank(self) -> int:
-        """This process's rank; 0 before a trainer is attached."""
-        return 0 if self.trainer is None else self.trainer.global_rank
+        """This process's rank among those with clips of their own; 0 before a trainer is attached."""
+        return 0 if self.trainer is None else data_ranks(self.trainer).rank
 
     @property
     def world_size(self) -> int:
-        """Processes that share the data; 1 before a trainer is attached."""
-        return 1 if self.trainer is None else self.trainer.world_size
+        """Processes with clips of their own; 1 before a trainer is attached."""
+        return 1 if self.trainer is None else data_ranks(self.trainer).size
 
     @property
     def plan(self) -> Plan:
@@ -218,14 +219,16 @@ class ClipDataModule(L.LightningDataModule):
         if self.val_clips == 0:
             return []
         val = self.data.val
-        clips = min(self.val_clips, len(val)) // self.world_size * self.world_size
+        # every process validates alone, those too that share clips in training
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        clips = min(self.val_clips, len(val)) // ranks * ranks
         if clips == 0:
             raise DataError(
-                f"{self.world_size} processes share {len(val)} validation clips; each needs one: "
+                f"{ranks} processes share {len(val)} validation clips; each needs one: "
                 "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
             )
         view = replace(self.view, random=False, views=None)
-        batches = FixedBatches(clips, len(val), self.batch_size, self.rank, self.world_size, view)
+        batches = FixedBatches(clips, len(val), self.batch_size, rank, ranks, view)
         workers = min(self.num_workers, len(batches))
         reader = ClipReader(val, view, self.seed, self.cache_decoded_mb / max(1, workers), limits=self.limits)
         return ClipLoader(ClipDataset(reader, batches), BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)

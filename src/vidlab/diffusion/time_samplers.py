@@ -80,9 +80,11 @@ class RankStratified(TimeSampler):
 
     Args:
         base: the distribution to divide.
+        share: neighboring processes that have the same clip, and so the same level.
     """
 
     base: TimeSampler
+    share: int = 1
 
     @override
     def from_uniform(self, u: Float[Tensor, "*t"]) -> Float[Tensor, "*t"]:
@@ -90,4 +92,5 @@ class RankStratified(TimeSampler):
         if not (dist.is_available() and dist.is_initialized()):
             return self.base.from_uniform(u)
         below_one = 1 - torch.finfo(u.dtype).eps / 2
-        return self.base.from_uniform(((dist.get_rank() + u) / dist.get_world_size()).clamp(max=below_one))
+        rank, ranks = dist.get_rank() // self.share, dist.get_world_size() // self.share
+        return self.base.from_uniform(((rank + u) / ranks).clamp(max=below_one))

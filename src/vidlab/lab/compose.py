@@ -10,7 +10,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from lightning.pytorch import LightningDataModule, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
@@ -24,6 +24,7 @@ from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.runs.resolve import resolve_run
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.layers.kernels import check_trainable
+from vidlab.parallel.ranks import share_clips
 from vidlab.precision import resolve_precision
 from vidlab.sampling.base import Sampler
 from vidlab.training.module import ClipModule
@@ -220,8 +221,8 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     check_trainable(cfg.attention, accelerator)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     try:
-        return instantiate(
-            cfg.trainer,
+        trainer: Trainer = instantiate(
+            _without_sharing(cfg.trainer),
             "trainer",
             accelerator=accelerator,
             logger=logger,
@@ -236,6 +237,16 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
         if not isinstance(cause, MisconfigurationException):
             raise
         raise UserError(f"trainer: {cause}") from error
+    share_clips(trainer, cfg.trainer.get("sequence_parallel", 1))
+    return trainer
+
+
+def _without_sharing(trainer: DictConfig) -> DictConfig:
+    """What Lightning's trainer takes."""
+    kept = trainer.copy()
+    with open_dict(kept):
+        kept.pop("sequence_parallel", None)
+    return kept
 
 
 def _refuse_overfitting(trainer: DictConfig) -> None:

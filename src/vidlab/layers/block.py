@@ -25,6 +25,7 @@ class BlockContext:
         text: projected text tokens, or None.
         text_mask: which text tokens are real.
         visible: True where a token (row) sees another (column), in place of the layout; None where there is no history.
+        layout: in place of the block's own, where processes share the tokens; None leaves it.
     """
 
     grid: Grid
@@ -33,6 +34,7 @@ class BlockContext:
     text: Float[Tensor, "B S D"] | None
     text_mask: Bool[Tensor, "B S"] | None
     visible: Bool[Tensor, "L L"] | None = None
+    layout: TokenLayout | None = None
 
 
 class DiTBlock(nn.Module):
@@ -72,7 +74,7 @@ class DiTBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.table(context.modulation)  # (B, 1 or L, D) each
         hidden = modulate(x, shift1, scale1)  # (B, L, D)
         q, k, v = self.attention.heads_of(hidden, context.rotation)  # (B, L, N, d) each
-        mixed = self.attention.attend(q, k, v, self.layout, context.grid, context.visible)
+        mixed = self.attention.attend(q, k, v, context.layout or self.layout, context.grid, context.visible)
         x = torch.addcmul(x, gate1, mixed)
         if context.text is not None and context.text_mask is not None:
             normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)

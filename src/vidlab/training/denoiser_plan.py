@@ -10,6 +10,7 @@ from vidlab.clip import LatentShape
 from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput, mean_cost
 from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.errors import UserError
+from vidlab.parallel.exchange import Team
 
 KERNELS = {"attention": "attention kernel", "ssm": "state-space kernel"}
 # those that run on the meta device
@@ -91,6 +92,18 @@ class DenoiserPlan:
                 f"conditioning={conditioning} gives control channels, and the model has no "
                 "control_channels to read them. Use conditioning=frame_replacement, or another model."
             )
+
+    def check_sharing(self, processes: int) -> None:
+        """Refuse to share the tokens of a clip where the denoiser cannot.
+
+        Args:
+            processes: that would share a clip.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if processes > 1 and not self.spec.shares_sequence:
+            self._hollow().share_sequence(Team(0, processes))
 
     def check_requested(self, features: frozenset[str]) -> None:
         """Refuse features that regularizers read and the denoiser does not have.

@@ -7,11 +7,14 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
+from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.clip import ClipBatch, LatentShape
 from vidlab.cost.flops import ModelCost
 from vidlab.errors import UserError
+from vidlab.parallel.exchange import Team, make_team
+from vidlab.parallel.ranks import sequence_parallel_of
 from vidlab.tensors import is_finite, refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.optimization.optimizer_state import refuse_other_state
@@ -91,6 +94,28 @@ class ClipModule(LightningModule, ABC):
     def token_count(self, latent: LatentShape) -> int:
         """Tokens of one clip: its latent positions."""
         return latent.frames * latent.height * latent.width
+
+    def check_sharing(self, processes: int) -> None:
+        """Refuse to share clips among processes, unless a subclass can.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if processes > 1:
+            raise UserError(
+                f"trainer.sequence_parallel={processes}: {type(self).__name__} trains each clip on one process. Use "
+                "trainer.sequence_parallel=1."
+            )
+
+    def share_sequences(self, team: Team) -> None:
+        """Share each training clip with the processes of a team, from now on."""
+        self.check_sharing(team.size)
+
+    @override
+    def on_fit_start(self) -> None:
+        processes = sequence_parallel_of(self.trainer)
+        if processes > 1:
+            self.share_sequences(make_team(processes))
 
     def rate_at(self, step: int) -> float:
         """The factor on the learning rate at a step of a run as long as this one is to be by now."""

@@ -16,12 +16,14 @@ from vidlab.conditioning.base import Conditioning, NoConditioning
 from vidlab.cost.flops import ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.losses.base import Regularizer, Regularizers
+from vidlab.parallel.exchange import Team
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.text.base import TextEncoder
 from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.encoding import TrainingEncoders
+from vidlab.training.fully_sharded import gathered_dtype, shard
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs, check_structure
@@ -115,9 +117,13 @@ class VideoDiffusion(ClipModule):
         self._last_read: StepInput | None = None
 
     def configure_model(self) -> None:
-        """Build the denoiser once; later calls do nothing."""
-        if self.backbone is not None:
-            return
+        """Build the denoiser, and with trainer=fsdp2 shard what is trained; each once, later calls do nothing."""
+        if self.backbone is None:
+            self._build()
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"], gathered_dtype(self.trainer))
+
+    def _build(self) -> None:
         self.autoencoder.check_trained()
         self.backbone = self.plan.build()
         if not self.backbone.spec.reads_pooled_text:
@@ -171,6 +177,14 @@ class VideoDiffusion(ClipModule):
         """Tokens that the denoiser processes for one clip, at most."""
         count = self.denoiser.token_count
         return max(sum(map(count, (x.latent, *x.history))) for x in self.objective.input_shapes(latent))
+
+    @override
+    def check_sharing(self, processes: int) -> None:
+        self.plan.check_sharing(processes)
+
+    @override
+    def share_sequences(self, team: Team) -> None:
+        self.denoiser.share_sequence(team)
 
     def tags(self) -> dict[str, str]:
         """What is learned."""

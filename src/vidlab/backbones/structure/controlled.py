@@ -71,7 +71,7 @@ class StructureControlled(VideoDenoiser):
             layouts or LayerPlan([Full3D()], 0, 0), rope_base, attention_kernel(settings.get("attention", "auto")),
         )  # fmt: skip
         self.spec = replace(
-            spec, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,
+            spec, shares_sequence=False, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,
             frozen=(PARENT + "*",), released_as=None,
         )  # fmt: skip
 

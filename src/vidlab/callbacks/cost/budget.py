@@ -13,6 +13,7 @@ from vidlab.callbacks.cost.planned import EqualSteps, PlannedCost, Size, Varying
 from vidlab.cost.work import Work
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
+from vidlab.parallel.ranks import data_ranks
 from vidlab.training.module import ClipModule
 
 # The length of a run by the clock before its first step has shown a pace.
@@ -125,7 +126,7 @@ class BudgetLimit(Callback):
         budget = self.budget
         if budget.unit != "steps":
             self._meter.planned_of = lambda size, clips: budget.of_batch(module, size, clips)
-        self._plan = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
+        self._plan = planned_cost(budget, module, data, data_ranks(trainer).size, trainer.accumulate_grad_batches)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

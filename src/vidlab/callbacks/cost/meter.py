@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from vidlab.cost.flops import ModelCost
 from vidlab.cost.work import Work
+from vidlab.parallel.ranks import data_ranks
 from vidlab.training.module import ClipModule
 
 UNITS = ("flops", "tokens", "samples", "seconds")
@@ -90,7 +91,7 @@ class CostMeter(Callback):
         if not isinstance(pl_module, ClipModule):
             raise TypeError("CostMeter counts the work of a ClipModule")
         pl_module.cost()  # builds what counts, before the clock runs
-        self._total = _of_one if trainer.world_size == 1 else HostTotal(trainer.world_size)
+        self._total = _of_one if trainer.world_size == 1 else HostTotal(trainer.world_size, data_ranks(trainer).size)
         self._training, self._mark, self._seen_step = True, self._clock(), trainer.global_step
 
     @override
@@ -118,14 +119,14 @@ class CostMeter(Callback):
         self.cost = cost = pl_module.step_cost(batch)
         self._open += Work(0, clips, clips * cost.tokens, clips * cost.training_flops, seconds)
         for name, flops in pl_module.cost_beside(batch).items():
-            self.beside[name] += trainer.world_size * flops
+            self.beside[name] += data_ranks(trainer).size * flops
         if self.planned_of is not None:
-            self.planned += trainer.world_size * self.planned_of(batch.size, clips)
+            self.planned += data_ranks(trainer).size * self.planned_of(batch.size, clips)
         self.counting += self._lap()
         if trainer.global_step == self._seen_step:
             return
         self._seen_step = trainer.global_step
-        ranks, done = trainer.world_size, self._open
+        ranks, done = data_ranks(trainer).size, self._open
         self.work += Work(1, ranks * done.samples, ranks * done.tokens)
         self._own, self._open = self._own + replace(done, steps=1), Work()
         logged = trainer._logger_connector.should_update_logs
@@ -164,14 +165,16 @@ class HostTotal:
 
     Args:
         ranks: processes, all of which make it and call it together.
+        data_ranks: those of them with clips of their own; others tell the same clips again. None is all.
     """
 
-    def __init__(self, ranks: int) -> None:
+    def __init__(self, ranks: int, data_ranks: int | None = None) -> None:
         self._ranks, self._hosts = ranks, distributed.new_group(backend="gloo")
+        self._told = ranks // (data_ranks or ranks)
 
     def __call__(self, own: Work) -> Work:
         """What they have spent, given what this process has."""
         told = torch.tensor([*divmod(own.flops, HALF), round(own.seconds * 1e9)])  # FLOPs of many steps pass 64 bits
         distributed.all_reduce(told, group=self._hosts)
         high, low, nanoseconds = told.tolist()
-        return Work(flops=high * HALF + low, seconds=nanoseconds / 1e9 / self._ranks)
+        return Work(flops=(high * HALF + low) // self._told, seconds=nanoseconds / 1e9 / self._ranks)

@@ -175,6 +175,7 @@ def _image_config(cfg: DictConfig) -> DictConfig:
         found.trainer.max_steps = cfg.model.image_training.max_steps
         found.trainer.limit_val_batches = 0
         found.trainer.devices, found.trainer.strategy, found.trainer.num_nodes = 1, "auto", 1
+        found.trainer.sequence_parallel = 1
         found.trainer.enable_checkpointing = False
         found.data.images, found.data.val_clips, found.data.cache = True, 0, None
         found.data.batch_size = cfg.model.image_training.batch_size

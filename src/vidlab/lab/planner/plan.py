@@ -1,6 +1,7 @@
 """The plan of a training: what it would compute, keep in memory, exchange and store, before anything runs."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidlab.callbacks.cost.budget import Budget, check_length, planned_cost
 from vidlab.callbacks.ema import EMA
+from vidlab.cost.exchange import exchange_by_layer
 from vidlab.cost.rates import matmul_rate
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
@@ -17,11 +19,14 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.planner.step import StepMemory, step_memory
+from vidlab.layers.layouts import Grid
+from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
 from vidlab.precision import uses_bf16
 from vidlab.training.video_diffusion import VideoDiffusion
 
 # Of the rate of large matrix products; laptop models reach about this share of it on a CPU in training.
 ASSUMED_USE = 0.3
+RESIDUAL_BYTES = 4  # of a number between layers, which autocast leaves in float32
 RUNNING = {"cpu": 900 * 10**6, "cuda": 10**9}  # bytes before any model: Python with torch and Lightning; a CUDA context
 
 
@@ -44,6 +49,21 @@ class BucketCost:
 
 
 @dataclass(frozen=True)
+class SharedLayer:
+    """Layers of one kind whose processes share clips.
+
+    Args:
+        layout: its name.
+        count: how many layers.
+        sent: bytes that each process sends in a step for one of them, forward and backward.
+    """
+
+    layout: str
+    count: int
+    sent: int
+
+
+@dataclass(frozen=True)
 class TrainingPlan:
     """The plan.
 
@@ -58,6 +78,7 @@ class TrainingPlan:
         steps: of the run; None where its end is not a number of steps.
         rate: FLOP/s that are expected of all devices, from a measurement of matrix products here.
         notes: what else to know.
+        sharing: what processes that share clips send each other, by layer; empty where none do.
     """
 
     trained: int
@@ -71,6 +92,7 @@ class TrainingPlan:
     steps: int | None
     rate: float
     notes: tuple[str, ...] = ()
+    sharing: tuple[SharedLayer, ...] = ()
 
     @property
     def flops_per_step(self) -> float:
@@ -136,7 +158,7 @@ def plan_training(cfg: DictConfig) -> TrainingPlan:
     return TrainingPlan(
         trained, frozen, buckets, memory, kind, device_memory(kind),
         exchanged_bytes(memory.gradients, trainer.world_size), memory.gradients + memory.optimizer + memory.average,
-        steps, rate, notes,
+        steps, rate, notes, _sharing(module, cost, trainer, dtype),
     )  # fmt: skip
 
 
@@ -180,8 +202,27 @@ def _steps(cfg: DictConfig, module: VideoDiffusion, data: Any, trainer: Trainer,
         assert budget.value is not None
         steps = math.ceil(budget.value / seconds_per_step)
         return min(steps, limit) if limit > 0 else steps
-    planned = planned_cost(budget, module, data, trainer.world_size, trainer.accumulate_grad_batches)
+    planned = planned_cost(budget, module, data, data_ranks(trainer).size, trainer.accumulate_grad_batches)
     return check_length(budget, planned, limit)
+
+
+def _sharing(
+    module: VideoDiffusion, largest: BucketCost, trainer: Trainer, dtype: torch.dtype
+) -> tuple[SharedLayer, ...]:
+    """Of the largest batch: what processes that share its clips send, equal layers together."""
+    ranks = sequence_parallel_of(trainer)
+    module.check_sharing(ranks)
+    if ranks == 1:
+        return ()
+    denoiser, (frames, rows, columns) = module.denoiser, module.patch
+    latent = module.autoencoder.latent_shape(*largest.shape)
+    grid = Grid(latent[1] // frames, latent[2] // rows, latent[3] // columns)
+    layers = exchange_by_layer(denoiser.sequence_layers(), grid, ranks, denoiser.activation_checkpointing)
+    batches = largest.clips * trainer.accumulate_grad_batches
+    sent = Counter(
+        (type(one.layout).__name__, batches * one.bytes_sent(RESIDUAL_BYTES, dtype.itemsize) // ranks) for one in layers
+    )
+    return tuple(SharedLayer(name, count, size) for (name, size), count in sent.items())
 
 
 def _parameters(module: VideoDiffusion) -> tuple[int, int]:
@@ -192,10 +233,10 @@ def _parameters(module: VideoDiffusion) -> tuple[int, int]:
 
 
 def _buckets(data: Any, module: VideoDiffusion, trainer: Trainer) -> tuple[BucketCost, ...]:
-    batches = trainer.world_size * trainer.accumulate_grad_batches
+    batches = data_ranks(trainer).size * trainer.accumulate_grad_batches
     shapes = [(module.clip_shape, int(data.batch_size), 1.0)]
     if isinstance(data, ClipDataModule):
-        plan = data.planned(trainer.world_size).plan
+        plan = data.planned(data_ranks(trainer).size).plan
         shapes = [
             ((one.bucket.frames, one.bucket.height, one.bucket.width), one.batch_size, share)
             for one, share in zip(plan.stats, plan.step_fractions, strict=True)

@@ -33,6 +33,10 @@ def text_of(plan: TrainingPlan) -> str:
         f"checkpoint          {size(plan.checkpoint)}: trained weights, their average, optimizer",
         f"run                 {_run(plan)}",
     ]
+    lines += [
+        f"  {one.count} x {one.layout:<18}{size(one.sent)} sent by each in a step, of tokens that it shares"
+        for one in plan.sharing
+    ]
     lines += _buckets(plan)
     lines += [f"note                {note}" for note in plan.notes]
     return "\n".join([*lines, *warning(plan)])

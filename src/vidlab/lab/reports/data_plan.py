@@ -60,7 +60,8 @@ def world_size_of(cfg: Any) -> int:
     devices = cfg.get("trainer", {}).get("devices", 1)
     nodes = cfg.get("trainer", {}).get("num_nodes", 1)
     if given is None:
-        return int(devices) * int(nodes) if str(devices).isdigit() and int(devices) else 1
+        share = cfg.get("trainer", {}).get("sequence_parallel", 1)
+        return int(devices) * int(nodes) // share if str(devices).isdigit() and int(devices) else 1
     if not isinstance(given, int) or given < 1:
         raise UserError(f"world_size={given}: it must be a whole number of processes, 1 or more")
     return given

@@ -33,7 +33,8 @@ FREE = {
                                    "val_check_interval", "check_val_every_n_epoch", "limit_val_batches",
                                    "log_every_n_steps", "num_sanity_val_steps", "enable_model_summary",
                                    "enable_progress_bar", "enable_checkpointing", "default_root_dir", "profiler",
-                                   "accelerator", "devices", "num_nodes", "strategy")),
+                                   "accelerator", "devices", "num_nodes", "strategy", "sequence_parallel")),
+    "objective.time_sampler.share",  # that of sequence_parallel
     *(f"callbacks.{key}" for key in ("checkpoint", "checkpoint_best", "progress", "learning_rate", "previews",
                                      "throughput", "noise_levels", "validate_at_end", "token_bucketing",
                                      "finite_loss", "evaluation")),

@@ -21,6 +21,7 @@ from vidlab.lab.runs.resolve import newest_record, write_run_record
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.mlflow_page import dataset_of, described
+from vidlab.parallel.ranks import data_ranks
 from vidlab.redaction import redact_tree
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
@@ -128,6 +129,6 @@ def run_tags(
         "vidlab.data": cfg.data.name,
         "vidlab.precision": trainer.precision,
         "vidlab.parameters": module.cost().parameters,
-        "vidlab.flops_per_step": f"{flops_per_step(module, data, cfg.data.batch_size, trainer.world_size):.0f}",
+        "vidlab.flops_per_step": f"{flops_per_step(module, data, cfg.data.batch_size, data_ranks(trainer).size):.0f}",
         "vidlab.checkpoints": str(job.folder / "checkpoints"),
     }
