@@ -71,8 +71,8 @@ class StructureControlled(VideoDenoiser):
             layouts or LayerPlan([Full3D()], 0, 0), rope_base, attention_kernel(settings.get("attention", "auto")),
         )  # fmt: skip
         self.spec = replace(
-            spec, shares_sequence=False, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,
-            frozen=(PARENT + "*",), released_as=None,
+            spec, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,
+            frozen=(PARENT + "*",), shares_sequence=False, released_as=None,
         )  # fmt: skip
 
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
