@@ -179,6 +179,7 @@ def _image_config(cfg: DictConfig) -> DictConfig:
         found.trainer.enable_checkpointing = False
         found.data.images, found.data.val_clips, found.data.cache = True, 0, None
         found.data.batch_size = cfg.model.image_training.batch_size
+        found.seed = cfg.model.image_training.seed
     return found
 
 
