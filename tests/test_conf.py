@@ -232,7 +232,8 @@ def train_two_steps(cfg: DictConfig, folder: Path) -> None:
 
 def whole_run(choice: str) -> object:
     crossed = runs_here(choice) and group_of(choice) in CROSSED and choice not in OF_THEIR_KIND
-    return pytest.param(choice, marks=pytest.mark.slow if crossed or choice in SHARING else ())
+    named = group_of(choice) == "task"  # in all runs of test_advertised_values.py
+    return pytest.param(choice, marks=pytest.mark.slow if crossed or named or choice in SHARING else ())
 
 
 @pytest.mark.parametrize("choice", map(whole_run, CHOICES))

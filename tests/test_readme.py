@@ -105,10 +105,14 @@ def run_plain(bench: Bench, words: list[str]) -> None:
 
 
 def run_sweep(bench: Bench, words: list[str]) -> None:
-    """Of the first and the last of several values."""
-    jobs, words = 1, [re.sub(r",.*,", ",", word) for word in words]
-    for word in words:
-        jobs *= len(word.split(",")) if "=" in word else 1
+    """Of the first and the last value of the first setting that has several, and the last value of the others."""
+    jobs = 1
+    for place, word in enumerate(words):
+        key, equals, values = word.partition("=")
+        if "," in values:
+            first, *_, last = values.split(",")
+            words[place] = f"{key}{equals}{last}" if jobs > 1 else f"{key}{equals}{first},{last}"
+            jobs = 2
     before = bench.count("runs/*/*/*/summary.json")
     bench.train(words)
     assert jobs > 1 and bench.count("runs/*/*/*/summary.json") == before + jobs

@@ -115,7 +115,7 @@ def unchunked(compat):
 
 
 @pytest.mark.parametrize("compat", [False, True])
-@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("chunk", [1, 3, 8, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_chunks_change_nothing_for_any_length(chunk, compat, monkeypatch):
     model, x, expected = unchunked(compat)
     monkeypatch.setattr(model, "chunk", chunk)

@@ -75,7 +75,7 @@ def test_the_change_is_b_a_times_the_scale(folder):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("alpha", [None, 6.0])
+@pytest.mark.parametrize("alpha", [6.0, pytest.param(None, marks=pytest.mark.slow)])
 def test_diffusers_loads_it_with_the_same_effect(folder, tmp_path, alpha):
     model, input = trained(folder, lora_alpha=alpha), example()
     model.lora.write(model.body, tmp_path)

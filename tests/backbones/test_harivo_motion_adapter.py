@@ -12,7 +12,7 @@ ALIKE = {"mapping_layers": 0, "frame_tokens": 0, "temporal_norm": "clip"}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("parts", [("down", "mid", "up"), ("down", "up")])
+@pytest.mark.parametrize("parts", [("down", "mid", "up"), pytest.param(("down", "up"), marks=pytest.mark.slow)])
 def test_the_video_unet_of_diffusers_predicts_the_same(tmp_path, parts):
     model, input = shaken(make(str(saved_image_model(tmp_path / "image")), temporal_parts=parts, **ALIKE)), example()
     told = write_motion_adapter(model, tmp_path / "adapter", 3)

@@ -32,7 +32,8 @@ TINY = [
     "precision=32-true", "trainer=cpu", "trainer.max_steps=1", "data.batch_size=2", "data.num_workers=0",
     "data.val_clips=2", "data.source.train_clips=8", "data.source.val_clips=4", "data.height=16", "data.width=16",
     "sampler.steps=1", "model.backbone.width=16", "model.backbone.heads=2", "text_encoder.width=16",
-    "text_encoder.heads=2", "callbacks.previews=null", "callbacks.noise_levels=null", "logger=none",
+    "text_encoder.heads=2", "callbacks.previews=null", "callbacks.noise_levels=null", "callbacks.validate_at_end=null",
+    "data.frames=4", "logger=none",
 ]  # fmt: skip
 STEPS = ["model.image_training.max_steps=2", "model.image_training.batch_size=2"]
 
@@ -86,7 +87,7 @@ def test_a_run_of_single_frames_is_frozen_moved_and_exchanged(tmp_path, caplog):
     checkpoint = tmp_path / "video" / "checkpoints" / "last.ckpt"
     folder = Path(cfg.model.image_model)
     made = video(checkpoint)
-    assert made.shape == (1, 3, 8, 16, 16)
+    assert made.shape == (1, 3, 4, 16, 16)
     moved = folder.rename(folder.with_name("moved"))
     with pytest.raises(UserError, match="there is no file"):
         video(checkpoint)
@@ -107,7 +108,7 @@ def test_single_frames_are_clips_of_one_frame(tmp_path):
     cfg = composed(tmp_path, "model=harivo_image", "data.images=true")
     data, videos = build_data(cfg), build_data(composed(tmp_path, "model=harivo_image"))
     batch, whole = next(iter(data.train_dataloader())), next(iter(videos.train_dataloader()))
-    assert batch.size == (1, 16, 16) == build_module(cfg).clip_shape and whole.size == (8, 16, 16)
+    assert batch.size == (1, 16, 16) == build_module(cfg).clip_shape and whole.size == (4, 16, 16)
     assert batch.keys == whole.keys  # the same clips in the same order
     for picture, frames in zip(batch.content[:, :, 0], whole.content, strict=True):
         assert any(torch.equal(picture, frame) for frame in frames.unbind(1))
@@ -180,10 +181,10 @@ def test_a_lora_and_pictures_are_given_when_videos_are_made(tmp_path, capsys):
         "scale": 1.0,
     }
     give_inputs(pipeline, {"controlnet": control})
-    assert pipeline.denoiser.control.frames == (0, 4, 7)  # of eight
+    assert pipeline.denoiser.control.frames == (0, 2, 3)  # of four
     assert not torch.allclose(pipeline.clips(["a red square"], draw), plain, atol=1e-3)
-    with pytest.raises(UserError, match=r"controlnet.frames=\[8\]: a clip has 8 frames"):
-        give_inputs(pipeline, {"controlnet": {**control, "frames": [8]}})
+    with pytest.raises(UserError, match=r"controlnet.frames=\[4\]: a clip has 4 frames"):
+        give_inputs(pipeline, {"controlnet": {**control, "frames": [4]}})
 
 
 @pytest.mark.parametrize(
