@@ -18,9 +18,10 @@ NOISE, SHARPNESS = "noise", "sharpness"
 class NoiseAndSharpness(Measure):
     """Two numbers of a clip's frames at full size, each the median over frames.
 
-    ``noise`` is the standard deviation of additive noise on 0 to 255 by Immerkaer's estimate (1996). ``sharpness`` is the
-    steepest slope (99.9th percentile) of the luma from pixel to pixel, as a share of its range: about 0.5 where an edge
-    lies between two pixels, and 0.4 / s where it is blurred by a Gaussian of s pixels. Noise looks sharp: judge it first.
+    ``noise`` is the standard deviation of additive noise on 0 to 255 by Immerkaer's estimate (1996). ``sharpness`` is
+    the steepest slope (99.9th percentile) of the luma from pixel to pixel, as a share of its range: about 0.5 where an
+    edge lies between two pixels, and 0.4 / s where it is blurred by a Gaussian of s pixels. Noise looks sharp: judge it
+    first.
 
     Args:
         frames: number of frames, evenly over the clip.
