@@ -58,9 +58,9 @@ class Silent:
         """Not shown."""
 
 
-def open_sora_plan(every: int = 1, **more: object) -> Recipe:
+def open_sora_plan(every: int = 1, ocr: bool = True, **more: object) -> Recipe:
     cuts = {"measure": FrameDistances(every=every), "keep": JumpCuts(every=every)}
-    text = {"measure": TextBoxes(), "keep": EdgeCrop()}
+    text = {"measure": TextBoxes(), "keep": EdgeCrop()} if ocr else None
     again = {"measure": MotionAgain(every=every), "keep": Range("motion_cropped", 0.001, 0.3)}
     first = {"slice": Slice(16), "jump_cuts": cuts, "motion": Range("motion", 0.001, 0.3), "ocr_crop": text}
     return recipe("open_sora_plan", **first, **more, motion_again=again)
@@ -182,15 +182,15 @@ def cuts(videos: int, parts: int, length: int) -> None:
     print(record("curation_cuts", rows))
 
 
-def faults(goods: int, each: int, seed: int) -> None:
+def faults(goods: int, each: int, seed: int, kinds: list[str], ocr: bool) -> None:
     """The recipe on planted faults. A cut is removed when no kept clip has it, text when it is cropped away."""
     with tempfile.TemporaryDirectory() as folder:
-        sources = list(make(Path(folder) / "raw", goods, each, seed))
+        sources = list(make(Path(folder) / "raw", goods, each, seed, kinds))
         signal = {"measure": NoiseAndSharpness(), "noise": Range("noise", None, 10), "sharp": Range("sharpness", 0.2)}
-        made = open_sora_plan(technical=signal)
+        made = open_sora_plan(ocr=ocr, technical=signal)
         done = curate(made, sources, Settings(Path(folder) / "out", Serial(), 16), Silent())
         clips = [clip for table in done.tables() for clip in table_clips(table)]
-    counts = dict.fromkeys(FAULTS, each) | {"good": goods}
+    counts = dict.fromkeys(kinds, each) | {"good": goods}
     spoiled = {source.name for source in sources if any(has_fault(clip, source.name) for clip in clips)}
     rows = []
     for name, count in counts.items():
@@ -225,6 +225,8 @@ def main() -> None:
     three = kinds.add_parser("faults")
     for name, default in (("goods", 36), ("each", 20), ("seed", 0)):
         three.add_argument(f"--{name}", type=int, default=default)
+    three.add_argument("--kinds", nargs="+", default=list(FAULTS), choices=list(FAULTS))
+    three.add_argument("--no-ocr", dest="ocr", action="store_false", help="without the step that reads text")
     given = vars(parser.parse_args())
     {"speed": speed, "cuts": cuts, "faults": faults}[given.pop("what")](**given)
 

@@ -1,6 +1,6 @@
 """Videos of moving shapes with planted faults, and which of them a recipe removes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -56,11 +56,11 @@ Fault = Callable[[Frames, Frames, np.random.Generator], Frames]
 FAULTS: dict[str, Fault] = {one.__name__: one for one in (still, cut, shaking, text, noise, blur)}
 
 
-def make(folder: Path, goods: int, each: int, seed: int) -> Iterator[SourceVideo]:
+def make(folder: Path, goods: int, each: int, seed: int, kinds: Iterable[str] = FAULTS) -> Iterator[SourceVideo]:
     """``goods`` videos without a fault and ``each`` of every kind; a name begins with its fault."""
     source, number = scenes(seed), 0
     folder.mkdir(parents=True, exist_ok=True)
-    for fault, count in ((good, goods), *((one, each) for one in FAULTS.values())):
+    for fault, count in ((good, goods), *((FAULTS[kind], each) for kind in kinds)):
         for at in range(count):
             first, other = (source.render(number + step).frames for step in (0, 1))
             frames = fault(first, other, np.random.default_rng(seed * 10_000 + number))

@@ -98,7 +98,7 @@ def color_field(number: int) -> np.ndarray:
     """A smooth picture (24, 32, 3) of one hue, which tells it from its neighbors."""
     rows, columns = np.mgrid[:24, :32] * 2 * np.pi
     wave = 150 + 60 * np.sin(columns / 32 + number) * np.cos(rows / 24)
-    return (wave[..., None] * [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0)][number]).astype(np.uint8)
+    return (wave[..., None] * [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)][number]).astype(np.uint8)
 
 
 def test_from_raw_videos_to_clips_that_train(tmp_path, monkeypatch, capsys):
@@ -121,7 +121,7 @@ def test_from_raw_videos_to_clips_that_train(tmp_path, monkeypatch, capsys):
     assert "rejected: 1 at motion: flow below 0.01" in out and "train.py data=shards data.path=" in out
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<b>.mp4" not in page and "0 &lt;b&gt;.mp4" in page and "flow below 0.01" in page and "42.9 %" in page
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert 'src="http' not in page and "href" not in page and "<script" not in page
     index = ClipIndex.open(TarShards(str(tmp_path / "out" / "shards")).prepare())
     rows = [index.row(at) for at in range(len(index))]
     assert sorted((row.source, row.captions[0], row.frames) for row in rows) == [
