@@ -29,7 +29,7 @@ class FrameDistances(Measure):
     Args:
         short_side: pixels to which frames are reduced; LPIPS reads at least 31.
         every: 2 takes every second frame. A cut is then known to within one frame, and the frame between is left out.
-        weights: a local copy of the weights; None fetches the pinned ones (10 MB) on first use.
+        weights_path: a local copy of the weights; None fetches the pinned ones (10 MB) on first use.
 
     Raises:
         UserError: a setting is out of range.
@@ -123,14 +123,13 @@ class JumpCuts(Decision):
     "variance sigma" is read as the standard deviation, as z is a zero score.
 
     Args:
-        every: as of the measure.
+        every: as of the measure; what lies between two of its frames belongs to no part at a cut.
         z_potential: z_threshold of the paper.
         l_sure: l_threshold.
         z_sure: z_threshold2.
         l_likely: l_threshold2.
         min_frames: of a part that is kept.
         max_frames: of a part that is kept.
-        edge: frames between two of ``every`` belong to no part at a cut.
     """
 
     every: int = 1
