@@ -229,3 +229,17 @@ def test_noise_and_sharpness():
 
     blurred = 100 * (1 + erf((np.arange(200) - 99.5) / (3 * np.sqrt(2))))
     assert sharpness(np.tile(blurred, (200, 1))) == pytest.approx(0.1324, abs=1e-3)
+
+
+def test_subtitles_are_read():
+    pytest.importorskip("rapidocr")
+    import cv2
+
+    from vidlab.curation.stages.text import text_reader
+
+    frame = np.full((240, 400, 3), 90, np.uint8)
+    assert list(text_reader()(frame, 0.5)) == []
+    cv2.putText(frame, "HELLO WORLD", (90, 225), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2, cv2.LINE_AA)
+    (box,) = text_reader()(frame, 0.5)
+    assert 0.8 < box.top < 0.87 and 0.93 < box.bottom < 1 and 0.18 < box.left < 0.25 and 0.7 < box.right < 0.8
+    assert EdgeCrop().margins([box]) == {"top": 0.0, "bottom": 1 - box.top, "left": 0.0, "right": 0.0}

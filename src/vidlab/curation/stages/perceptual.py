@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,11 +73,12 @@ def lpips_model(weights: str | None) -> LPIPS:
 @cache
 def lpips_digest(weights: str | None) -> str:
     """SHA-256 of its weights."""
-    from pathlib import Path
-
     if weights is None:
         return read_manifest(MANIFESTS[0])["lpips-alexnet.ckpt"].sha256
-    return sha256_of(Path(weights).expanduser())
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise UserError(f"weights_path={weights}: there is no such file. Give LPIPS' lpips-alexnet.ckpt, or null.")
+    return sha256_of(file)
 
 
 @torch.no_grad()
