@@ -243,3 +243,15 @@ def test_subtitles_are_read():
     (box,) = text_reader()(frame, 0.5)
     assert 0.8 < box.top < 0.87 and 0.93 < box.bottom < 1 and 0.18 < box.left < 0.25 and 0.7 < box.right < 0.8
     assert EdgeCrop().margins([box]) == {"top": 0.0, "bottom": 1 - box.top, "left": 0.0, "right": 0.0}
+
+
+@pytest.mark.network
+def test_brisque_is_that_of_its_package():
+    import cv2
+
+    from vidlab.curation.stages.technical import brisque
+
+    frame = cv2.GaussianBlur(noise(96, 128), (0, 0), 1.5)
+    frame = cv2.normalize(frame, None, 0, 255, cv2.NORM_MINMAX)
+    # the 36 features are those of brisque 0.2.0 to 3e-13, and so is the model's value of them
+    assert brisque(frame) == pytest.approx(44.27324807, abs=1e-6)
