@@ -335,6 +335,12 @@ def compose_autoencoder(bench: Bench, words: list[str]) -> None:
     assert composed["task"]["_target_"].endswith("VideoAutoencoder") and composed["trainer"]["max_steps"] > 1000
 
 
+def compose_recipe(bench: Bench, words: list[str]) -> None:
+    """It fetches clips and weights: composed here, run small in tests/curation."""
+    composed = yaml.safe_load(bench.python([*words, "--cfg", "job"]).out)
+    assert composed["curation"]["_target_"] == "vidlab.curation.recipe.recipe" and composed["curation"]["slice"]
+
+
 def run_assets(bench: Bench, words: list[str]) -> None:
     command = [sys.executable, *words[1:]]
     done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, timeout=120, check=True)
@@ -418,6 +424,7 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python generate\.py .*", run_generate),
     (r"python evaluate\.py autoencoders=.*", run_autoencoders),
     (r"python evaluate\.py .*", run_evaluate),
+    (r"python curate\.py curation=.*", compose_recipe),
     (r"python curate\.py .*", run_curate),
     (r"python -m vidlab vbench .*", run_vbench),
     (r"python train\.py .*data=shards .*", run_shards),

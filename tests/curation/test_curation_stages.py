@@ -11,6 +11,7 @@ from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
 from vidlab.curation.stages.perceptual import JumpCuts, frame_distances
 from vidlab.curation.stages.scenes import ContentCuts, CutAt
+from vidlab.curation.stages.signal import noise_level, sharpness
 from vidlab.curation.stages.slicing import Slice
 from vidlab.curation.stages.technical import asymmetric_fit, shape_of
 from vidlab.curation.stages.text import Box, EdgeCrop, cropped_area
@@ -215,3 +216,42 @@ def test_windows_of_transnet():
     padded = torch.cat([clip[:1].expand(25, -1, -1, -1), clip, clip[-1:].expand(65, -1, -1, -1)])
     assert found.shape == (60,)
     torch.testing.assert_close(found[50:], model(padded[None, 50:150])[0, 25:35])
+
+
+def test_noise_and_sharpness():
+    rng, slope = np.random.default_rng(0), np.add.outer(np.arange(200.0), np.arange(200.0)) / 4
+    assert noise_level(slope) == pytest.approx(0, abs=1e-9)  # a slope is no noise
+    assert noise_level(slope + rng.normal(0, 5, slope.shape)) == pytest.approx(5, rel=0.03)
+    edge = np.where(np.arange(200) < 100, 0.0, 200.0)
+    assert sharpness(np.tile(edge, (200, 1))) == 1.0 and sharpness(np.zeros((9, 9))) == 0.0
+    # the slope in the middle of an edge blurred by a Gaussian of 3 pixels: erf(0.5 / (3 sqrt 2)) = 0.1324
+    from scipy.special import erf
+
+    blurred = 100 * (1 + erf((np.arange(200) - 99.5) / (3 * np.sqrt(2))))
+    assert sharpness(np.tile(blurred, (200, 1))) == pytest.approx(0.1324, abs=1e-3)
+
+
+def test_subtitles_are_read():
+    pytest.importorskip("rapidocr")
+    import cv2
+
+    from vidlab.curation.stages.text import text_reader
+
+    frame = np.full((240, 400, 3), 90, np.uint8)
+    assert list(text_reader()(frame, 0.5)) == []
+    cv2.putText(frame, "HELLO WORLD", (90, 225), cv2.FONT_HERSHEY_SIMPLEX, 1, (255, 255, 255), 2, cv2.LINE_AA)
+    (box,) = text_reader()(frame, 0.5)
+    assert 0.8 < box.top < 0.87 and 0.93 < box.bottom < 1 and 0.18 < box.left < 0.25 and 0.7 < box.right < 0.8
+    assert EdgeCrop().margins([box]) == {"top": 0.0, "bottom": 1 - box.top, "left": 0.0, "right": 0.0}
+
+
+@pytest.mark.network
+def test_brisque_is_that_of_its_package():
+    import cv2
+
+    from vidlab.curation.stages.technical import brisque
+
+    frame = cv2.GaussianBlur(noise(96, 128), (0, 0), 1.5)
+    frame = cv2.normalize(frame, None, 0, 255, cv2.NORM_MINMAX)
+    # the 36 features are those of brisque 0.2.0 to 3e-13, and so is the model's value of them
+    assert brisque(frame) == pytest.approx(44.27324807, abs=1e-6)

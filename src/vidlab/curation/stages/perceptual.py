@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class FrameDistances(Measure):
     Args:
         short_side: pixels to which frames are reduced; LPIPS reads at least 31.
         every: 2 takes every second frame. A cut is then known to within one frame, and the frame between is left out.
-        weights: a local copy of the weights; None fetches the pinned ones (10 MB) on first use.
+        weights_path: a local copy of the weights; None fetches the pinned ones (10 MB) on first use.
 
     Raises:
         UserError: a setting is out of range.
@@ -72,11 +73,12 @@ def lpips_model(weights: str | None) -> LPIPS:
 @cache
 def lpips_digest(weights: str | None) -> str:
     """SHA-256 of its weights."""
-    from pathlib import Path
-
     if weights is None:
         return read_manifest(MANIFESTS[0])["lpips-alexnet.ckpt"].sha256
-    return sha256_of(Path(weights).expanduser())
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise UserError(f"weights_path={weights}: there is no such file. Give LPIPS' lpips-alexnet.ckpt, or null.")
+    return sha256_of(file)
 
 
 @torch.no_grad()
@@ -123,14 +125,13 @@ class JumpCuts(Decision):
     "variance sigma" is read as the standard deviation, as z is a zero score.
 
     Args:
-        every: as of the measure.
+        every: as of the measure; what lies between two of its frames belongs to no part at a cut.
         z_potential: z_threshold of the paper.
         l_sure: l_threshold.
         z_sure: z_threshold2.
         l_likely: l_threshold2.
         min_frames: of a part that is kept.
         max_frames: of a part that is kept.
-        edge: frames between two of ``every`` belong to no part at a cut.
     """
 
     every: int = 1

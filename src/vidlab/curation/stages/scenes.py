@@ -110,7 +110,10 @@ class TransNetCuts(Measure):
 def _transnet_digest(weights: str | None) -> str:
     if weights is None:
         return read_manifest(MANIFESTS[0])["transnetv2.pth"].sha256
-    return sha256_of(Path(weights).expanduser())
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise UserError(f"weights_path={weights}: there is no such file. Give the weights of TransNet V2, or null.")
+    return sha256_of(file)
 
 
 @dataclass(frozen=True)
