@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from vidlab.callbacks.finite_loss import FiniteLoss
 from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
+from vidlab.parallel.exchange import make_team
+from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
+from vidlab.training.fully_sharded import FullyShardedStrategy
 from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
 
@@ -26,7 +29,8 @@ class AdaptiveClipping(Callback):
     """Adaptive gradient clipping (Lin et al. 2024, Open-Sora Plan, section 3.2); see ``AdaptiveClipper`` for the rule.
 
     With trainer=ddp the gradients of an abnormal rank are left out of the average over ranks. On one device an
-    abnormal batch is discarded. With accumulation the accumulated gradient of a rank is judged as a whole.
+    abnormal batch is discarded. With accumulation the accumulated gradient of a rank is judged as a whole. With
+    trainer=fsdp2, which averages over ranks while gradients are computed, the average is judged, as on one device.
 
     Where no rank is left, the step is not taken: gradients are None, so that weights, decay and momentum do not move,
     and neither do the averaged weights nor the learning rate. ``trainer.global_step`` counts such a step, so that
@@ -93,7 +97,9 @@ class AdaptiveClipping(Callback):
         """Take over the reduction between ranks."""
         self._keys = []
         if isinstance(trainer.model, DistributedDataParallel):
-            ClippingReducer(self._decide).register(trainer.model)
+            shared = sequence_parallel_of(trainer)
+            team = make_team(shared) if shared > 1 else None
+            ClippingReducer(self._decide, team=team).register(trainer.model)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remember what the coming gradient is made of."""
@@ -108,8 +114,10 @@ class AdaptiveClipping(Callback):
         if decision is None:
             raise RuntimeError("an optimizer step without a backward pass")
         pl_module.log_dict({f"train/clip/{name}": value for name, value in _quantities(decision).items()})
-        if trainer.global_rank in decision.abnormal:
-            self._name_discarded(trainer, decision)
+        own = data_ranks(trainer).rank
+        rank = min(own, len(decision.norms) - 1)  # one norm for all where gradients are sharded
+        if rank in decision.abnormal:
+            self._name_discarded(trainer, decision, rank)
         self._keys = []
         if decision.skip:
             # optimizers leave a parameter without a gradient alone; with a gradient of 0 most would still move it
@@ -131,11 +139,10 @@ class AdaptiveClipping(Callback):
         self.statistics = self.decision.statistics
         return self.decision
 
-    def _name_discarded(self, trainer: Trainer, decision: ClipDecision) -> None:
-        rank = trainer.global_rank
+    def _name_discarded(self, trainer: Trainer, decision: ClipDecision, rank: int) -> None:
         log.warning(
             "step %d, rank %d: gradient norm %.4g, threshold %.4g: discarded the batch of clips %s",
-            trainer.global_step, rank, decision.norms[rank], decision.threshold, ", ".join(self._keys),
+            trainer.global_step, trainer.global_rank, decision.norms[rank], decision.threshold, ", ".join(self._keys),
         )  # fmt: skip
 
     def _count(self, trainer: Trainer, decision: ClipDecision) -> None:
@@ -153,7 +160,8 @@ class AdaptiveClipping(Callback):
 
 def _check_strategy(trainer: Trainer) -> None:
     strategy = trainer.strategy
-    plain = isinstance(strategy, DDPStrategy | SingleDeviceStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+    known = DDPStrategy | SingleDeviceStrategy | FullyShardedStrategy
+    plain = isinstance(strategy, known) and not isinstance(strategy, DeepSpeedStrategy)
     if not plain:
         raise UserError(
             f"{NAME}: {type(strategy).__name__} reduces gradients while they are computed, so that the norms of single "

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.parallel.shards import local, sharded_like, whole
 from vidlab.training.module import SelfAveraged
 from vidlab.training.step_interval import steps_taken
 
@@ -49,7 +50,7 @@ class EMA(Callback):
                 f"The checkpoint's ema lacks {len(missing)} trained weights, such as {missing[0]}: it averaged another "
                 "model. Use the settings it was trained with, or callbacks.ema=null."
             )
-        self.average = {name: self.average[name].to(p.device) for name, p in current.items()}
+        self.average = {name: sharded_like(self.average[name], p) for name, p in current.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only now a resumed run knows its step: a batch that still accumulates must not average again."""
@@ -64,8 +65,8 @@ class EMA(Callback):
         weight = 1 - warmed_up_decay(step, self.decay)
         current = self._parameters(pl_module)
         with torch.no_grad():
-            values = [_precise(current[name]) for name in self.average]
-            torch._foreach_lerp_(list(self.average.values()), values, weight)
+            values = [local(_precise(current[name])) for name in self.average]
+            torch._foreach_lerp_([local(average) for average in self.average.values()], values, weight)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Swap the average in."""
@@ -90,7 +91,7 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average under ``ema``."""
-        checkpoint["ema"] = {name: value.clone() for name, value in self.average.items()}
+        checkpoint["ema"] = {name: whole(value).clone() for name, value in self.average.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue a stored average; a checkpoint without one starts from its weights."""

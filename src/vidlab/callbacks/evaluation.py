@@ -76,6 +76,8 @@ class Evaluation(Callback):
         UserError: a number below 1, or no metric that can be measured.
     """
 
+    deals_clips = True  # so that trainer=fsdp2 refuses it
+
     def __init__(
         self,
         metrics: Mapping[str, VideoMetric | None],

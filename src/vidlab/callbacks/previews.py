@@ -15,6 +15,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.errors import UserError
+from vidlab.parallel.shards import is_shard
 from vidlab.randomness import KeyedRNG
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -85,7 +86,10 @@ class Previews(Callback):
 
     def _preview(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step
-        if step == self._last_step or step == 0 or not trainer.is_global_zero:
+        if step == self._last_step or step == 0:
+            return
+        together = any(map(is_shard, pl_module.parameters()))  # no process can then compute without the others
+        if not (trainer.is_global_zero or together):
             return
         self._last_step = step
         assert isinstance(pl_module, VideoDiffusion)
@@ -95,7 +99,8 @@ class Previews(Callback):
         with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
             videos = self.videos(pl_module, prompts)
         pl_module.train()
-        self._write(trainer, videos, prompts, step)
+        if trainer.is_global_zero:
+            self._write(trainer, videos, prompts, step)
 
     def _prompts(self, trainer: Trainer) -> list[str]:
         if self.prompts is None:

@@ -49,6 +49,7 @@ from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.store import find_run, run_to_continue
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
 from vidlab.training.checkpoint_io import load_checkpoint
+from vidlab.training.fully_sharded import check_sharding
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
 
@@ -98,6 +99,7 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         logger = make_logger(cfg, job)
         trainer = build_trainer(cfg, logger)
         module.check_sharing(sequence_parallel_of(trainer))
+        check_sharding(trainer, module)
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * data_ranks(trainer).size * trainer.accumulate_grad_batches
         size = opening(module.cost(), module.clip_shape, clips)

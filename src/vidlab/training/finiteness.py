@@ -7,11 +7,13 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.parallel.shards import local
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
     """Whether every value of every tensor is finite. Waits for the device once."""
-    values = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    here = (local(tensor.detach()) for tensor in tensors)
+    values = [tensor for tensor in here if tensor.is_floating_point() and tensor.numel()]
     if not values:
         return True
     # the largest magnitudes: sums of squares of finite values may be infinite

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vidlab.parallel.shards import local
+
 Number = Float[Tensor, ""]
 
 
@@ -79,6 +81,6 @@ class StepMeans:
 
 def scale_gradients(parameters: Iterable[nn.Parameter], factor: Number) -> None:
     """Multiply all gradients; the factor stays on its device."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
     if gradients:
         torch._foreach_mul_(gradients, factor.to(gradients[0].device))

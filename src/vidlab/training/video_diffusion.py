@@ -22,6 +22,7 @@ from vidlab.sampling.guidance import Guidance
 from vidlab.text.base import TextEncoder
 from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.encoding import TrainingEncoders
+from vidlab.training.fully_sharded import gathered_dtype, shard
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs
@@ -114,9 +115,13 @@ class VideoDiffusion(ClipModule):
         self._last_read: StepInput | None = None
 
     def configure_model(self) -> None:
-        """Build the denoiser once; later calls do nothing."""
-        if self.backbone is not None:
-            return
+        """Build the denoiser, and with trainer=fsdp2 shard what is trained; each once, later calls do nothing."""
+        if self.backbone is None:
+            self._build()
+        if self.device_mesh is not None:
+            shard(self, self.device_mesh["data_parallel"], gathered_dtype(self.trainer))
+
+    def _build(self) -> None:
         self.autoencoder.check_trained()
         self.backbone = self.plan.build()
         if not self.backbone.spec.reads_pooled_text:

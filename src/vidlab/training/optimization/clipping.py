@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.parallel.shards import is_shard, total_norm
 
 VARIANTS = ("released", "paper")
 
@@ -150,5 +151,7 @@ def global_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
     """The 2-norm of all gradients together, in float32; 0 of none."""
     if not gradients:
         return torch.zeros(())
+    if any(map(is_shard, gradients)):
+        return total_norm(gradients).float()
     norms = torch._foreach_norm(list(gradients), 2, dtype=torch.float32)
     return torch.linalg.vector_norm(torch.stack(norms))

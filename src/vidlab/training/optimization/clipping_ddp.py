@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from vidlab.parallel.exchange import Team
 from vidlab.training.optimization.clipping import ClipDecision, global_norm
 
 
@@ -40,13 +41,18 @@ class ClippingReducer:
         decide: called with the norms of all ranks, in their order, once per reduction; every rank gets the same norms
             and must come to the same decision.
         group: the ranks; None is all of them.
+        team: neighbors that share clips; a gradient is theirs together, and counts as one. None where none do.
     """
 
     def __init__(
-        self, decide: Callable[[Sequence[float]], ClipDecision], group: dist.ProcessGroup | None = None
+        self,
+        decide: Callable[[Sequence[float]], ClipDecision],
+        group: dist.ProcessGroup | None = None,
+        team: Team | None = None,
     ) -> None:
         self.decide = decide
         self.group = group
+        self.team = team or Team(0, 1)
         self._waiting: list[WaitingBucket] = []
 
     def register(self, model: DistributedDataParallel) -> None:
@@ -70,9 +76,10 @@ class ClippingReducer:
             if bucket.ready is not None:
                 bucket.ready.wait()
         buffers = [bucket.buffer for bucket in waiting]
+        self._average_in_team(buffers)
         decision = self.decide(self._norms(buffers))
         ranks = dist.get_world_size(self.group)
-        multiplier = decision.multipliers[dist.get_rank(self.group)]
+        multiplier = decision.multipliers[dist.get_rank(self.group) // self.team.size]
         for buffer in buffers:
             if multiplier:
                 buffer.mul_(multiplier / ranks)
@@ -85,9 +92,16 @@ class ClippingReducer:
         for bucket in waiting:
             bucket.future.set_result(bucket.buffer)
 
+    def _average_in_team(self, buffers: Sequence[Tensor]) -> None:
+        if self.team.size > 1:
+            for buffer in buffers:
+                dist.all_reduce(buffer, group=self.team.group)
+                buffer.div_(self.team.size)
+
     def _norms(self, buffers: Sequence[Tensor]) -> list[float]:
-        norms = torch.zeros(dist.get_world_size(self.group), device=buffers[0].device)
-        norms[dist.get_rank(self.group)] = global_norm(buffers)
+        norms = torch.zeros(dist.get_world_size(self.group) // self.team.size, device=buffers[0].device)
+        if self.team.rank == 0:
+            norms[dist.get_rank(self.group) // self.team.size] = global_norm(buffers)
         dist.all_reduce(norms, group=self.group)  # every backend sums; each place has one number that is not zero
         return norms.tolist()
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vidlab.errors import UserError
+from vidlab.parallel.shards import is_shard, local, sharded_like, whole
 from vidlab.precision import uses_bf16
 from vidlab.training.optimization.newton_schulz import orthogonalize
 
@@ -62,10 +63,12 @@ class BatchedMuon(torch.optim.Muon):
         for shape, places in shapes.items():
             device = params[places[0]].device.type
             dtype = torch.bfloat16 if uses_bf16(self.precision, device) else torch.float32
-            directions = orthogonalize(torch.stack([looked_ahead[place] for place in places]), dtype)
+            directions = orthogonalize(torch.stack([whole(looked_ahead[place]) for place in places]), dtype)
             rate = group["lr"] * 0.2 * max(shape) ** 0.5  # the root mean square of an Adam update (Liu et al. 2025)
             taken = [params[place] for place in places]
-            torch._foreach_add_(taken, list(directions.to(taken[0].dtype).unbind()), alpha=-rate)
+            parts = zip(taken, directions.to(taken[0].dtype), strict=True)
+            steps = [local(sharded_like(direction, parameter)) for parameter, direction in parts]
+            torch._foreach_add_([local(parameter) for parameter in taken], steps, alpha=-rate)
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -205,6 +208,11 @@ def _say_who_is_left_out(inside: Sequence[Mapping[str, Any]], outside: Sequence[
 
 def _as_matrix(parameter: torch.Tensor) -> torch.Tensor:
     """(out, in x kernel) of the same numbers, which torch's Muon takes; a matrix is itself."""
+    if parameter.ndim > 2 and is_shard(parameter):
+        raise UserError(
+            "optimizer=muon with trainer=fsdp2 takes matrices, and the model has kernels of convolutions. Use "
+            "optimizer=adamw, or trainer=ddp."
+        )
     return parameter if parameter.ndim == 2 else torch.nn.Parameter(parameter.detach().view(len(parameter), -1))
 
 

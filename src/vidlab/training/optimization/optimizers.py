@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vidlab.errors import UserError
+from vidlab.parallel.shards import clip_to, is_shard, total_norm
 
 LrFactor = Callable[[int], float]
 
@@ -77,8 +78,11 @@ class OptimizerFactory:
         into NaN everywhere.
         """
         parameters = list(trainable_parameters(module))
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.clip_norm is not None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = total_norm(gradients)
+        if self.clip_norm is not None and any(map(is_shard, gradients)):
+            clip_to(gradients, self.clip_norm, norm)
+        elif self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         return norm
 

@@ -1,0 +1,164 @@
+"""Weights, gradients and optimizer state dealt out to all devices: PyTorch's FSDP2 through Lightning."""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
+from typing_extensions import override
+
+from vidlab.backbones.base import VideoDenoiser
+from vidlab.errors import UserError
+from vidlab.parallel.shards import is_shard, local, sharded_like, whole
+from vidlab.training.module import ClipModule
+from vidlab.training.optimization.muon import MuonWithAdamW
+
+# Methods besides ``forward`` by which blocks are called.
+CALLED = ("with_queries_and_keys",)
+
+
+class FullyShardedStrategy(ModelParallelStrategy):
+    """Every device keeps a shard of each trained weight, of its gradient and of its optimizer state (Zhao et al. 2023).
+
+    A block's weights are gathered before it runs and dropped after it. The module shards itself in ``configure_model``,
+    see ``shard``. A checkpoint is one file, gathered on the first process, the same as that of one device: a run goes
+    on with any number of processes and any strategy, and is exported as ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    @property
+    @override
+    def restore_checkpoint_after_setup(self) -> bool:
+        return False  # shards are there once the module is configured; callbacks then find the state at their start
+
+    @property
+    @override
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    @override
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self._on_first(self.lightning_module.state_dict())
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        own = self.lightning_module.state_dict()
+        with torch.no_grad():
+            for name, value in checkpoint["state_dict"].items():
+                local(own[name]).copy_(local(sharded_like(value, own[name])))
+
+    @override
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return self._on_first(getattr(optimizer, "_optimizer", optimizer).state_dict())
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
+            for part in parts_of(optimizer):
+                for parameter, entries in part.state.items():
+                    entries.update(dict(_sharded_entries(parameter, entries)))
+
+    @override
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        return found
+
+    def _on_first(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state with whole tensors on the first process; nothing to speak of on the others, which help gather."""
+        first = self.global_rank == 0
+        return dict(tree_map_only(Tensor, lambda one: _kept(whole(one.detach()), first), state))
+
+
+def _kept(tensor: Tensor, first: bool) -> Tensor:
+    return tensor.cpu() if first else tensor.new_empty(0)
+
+
+def _sharded_entries(parameter: Tensor, entries: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    for name, value in entries.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            yield name, sharded_like(value, parameter)
+
+
+def parts_of(optimizer: Optimizer) -> tuple[Optimizer, ...]:
+    """The optimizers that hold a state of their own."""
+    return (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonWithAdamW) else (optimizer,)
+
+
+def shard(module: nn.Module, mesh: Any, dtype: torch.dtype | None) -> None:
+    """Shard the trained weights of a module in place, dimension 0 over all processes; once, later calls do nothing.
+
+    Every block of a denoiser is gathered by itself, and the rest of it, a trained text encoder and each regularizer
+    with parameters as a whole.
+
+    Args:
+        module: a training module; each child with a trained weight is sharded.
+        mesh: the processes.
+        dtype: in which the weights of blocks are gathered; None is their own. Gradients are averaged in float32.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    if any(map(is_shard, module.parameters())):
+        return
+    settings: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for network in _networks(module):
+        for block in blocks_of(network):
+            fully_shard(block, mp_policy=policy, **settings)
+            for name in CALLED:
+                if hasattr(block, name):
+                    register_fsdp_forward_method(block, name)
+        fully_shard(network, **settings)
+
+
+def gathered_dtype(trainer: Any) -> torch.dtype | None:
+    """In which weights of blocks are gathered: that of the matrix products where it is bfloat16, else their own."""
+    return torch.bfloat16 if "bf16" in str(trainer.precision_plugin.precision) else None
+
+
+def _networks(module: nn.Module) -> list[nn.Module]:
+    """What is called as a whole and has trained weights."""
+    children: list[nn.Module] = []
+    for child in module.children():
+        children += child.children() if isinstance(child, nn.ModuleDict) else [child]
+    return [child for child in children if any(p.requires_grad for p in child.parameters())]
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a denoiser that it calls one by one: those lists of modules whose matrices lie inside."""
+    if not isinstance(network, VideoDenoiser):
+        return []
+    lists = [(name, child) for name, child in network.named_children() if isinstance(child, nn.ModuleList)]
+    inside = [child for name, child in lists if any(fnmatch(f"{name}.0", one) for one in network.hidden_matrices)]
+    return [block for child in inside for block in child if any(True for _ in block.parameters())]
+
+
+def check_sharding(trainer: Any, module: ClipModule) -> None:
+    """Refuse what cannot train on shards, before anything is computed.
+
+    Raises:
+        UserError: a task or a callback that works on whole weights.
+    """
+    if not isinstance(trainer.strategy, FullyShardedStrategy):
+        return
+    if not hasattr(module, "denoiser"):
+        raise UserError(f"trainer=fsdp2 shards denoisers, and {type(module).__name__} trains none. Use trainer=ddp.")
+    for callback in trainer.callbacks:
+        if getattr(callback, "deals_clips", False):
+            raise UserError(
+                f"callbacks.{type(callback).__name__.lower()} gives each process clips of its own, and with "
+                "trainer=fsdp2 none can compute without the others. Leave it out, or use trainer=ddp."
+            )
