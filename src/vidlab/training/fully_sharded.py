@@ -154,7 +154,7 @@ def check_sharding(trainer: Any, module: ClipModule) -> None:
     """
     if not isinstance(trainer.strategy, FullyShardedStrategy):
         return
-    if not hasattr(module, "denoiser"):
+    if not hasattr(type(module), "denoiser"):
         raise UserError(f"trainer=fsdp2 shards denoisers, and {type(module).__name__} trains none. Use trainer=ddp.")
     for callback in trainer.callbacks:
         if getattr(callback, "deals_clips", False):
