@@ -71,5 +71,5 @@ def context_of(layer: int, context: BlockContext, sequence: WholeSequence) -> Bl
     layout = sequence.layout(layer)
     if layout is None:
         return context
-    rotation, modulation = sequence.own(layer, context.rotation, -3), sequence.own(layer, context.modulation, 1)
+    rotation, modulation = sequence.own_rotation(layer, context.rotation), sequence.own(layer, context.modulation, 1)
     return replace(context, rotation=rotation, modulation=modulation, visible=None, layout=layout)

@@ -215,11 +215,10 @@ class ClipDataModule(L.LightningDataModule):
         return ClipLoader(ClipDataset(reader, batches), numbers, self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
-        """The validation batches of this rank; an empty list when ``val_clips`` is 0."""
+        """The validation batches of this process, shared with none; an empty list when ``val_clips`` is 0."""
         if self.val_clips == 0:
             return []
         val = self.data.val
-        # every process validates alone, those too that share clips in training
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         clips = min(self.val_clips, len(val)) // ranks * ranks
         if clips == 0:

@@ -47,9 +47,9 @@ from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.store import find_run, run_to_continue
-from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
+from vidlab.parallel.ranks import data_ranks
 from vidlab.training.checkpoint_io import load_checkpoint
-from vidlab.training.fully_sharded import check_sharding
+from vidlab.training.fully_sharded import check_parallelism
 from vidlab.training.module import ClipModule
 from vidlab.training.warm_start import WarmStartReport
 
@@ -98,8 +98,7 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         check_cache(cfg, module, data)
         logger = make_logger(cfg, job)
         trainer = build_trainer(cfg, logger)
-        module.check_sharing(sequence_parallel_of(trainer))
-        check_sharding(trainer, module)
+        check_parallelism(trainer, module)
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * data_ranks(trainer).size * trainer.accumulate_grad_batches
         size = opening(module.cost(), module.clip_shape, clips)
@@ -312,4 +311,5 @@ QUIET = (
     r".*module\(s\) in eval mode at the start of training.*",  # the autoencoder drops nothing
     # batches know how to move themselves, wherever they come from
     r".*You have overridden `transfer_batch_to_device`.*",
+    r".*FSDP2-wrapped module .* returned a view tensor.*",  # nothing is written into it
 )

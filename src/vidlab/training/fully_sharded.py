@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.errors import UserError
+from vidlab.parallel.ranks import sequence_parallel_of
 from vidlab.parallel.shards import is_shard, local, sharded_like, whole
 from vidlab.training.module import ClipModule
 from vidlab.training.optimization.muon import MuonWithAdamW
@@ -146,15 +147,16 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     return [block for child in inside for block in child if any(True for _ in block.parameters())]
 
 
-def check_sharding(trainer: Any, module: ClipModule) -> None:
-    """Refuse what cannot train on shards, before anything is computed.
+def check_parallelism(trainer: Any, module: ClipModule) -> None:
+    """Refuse what cannot share clips or train on shards, before anything is computed.
 
     Raises:
-        UserError: a task or a callback that works on whole weights.
+        UserError: a model that cannot share clips; a task or a callback that works on whole weights.
     """
+    module.check_sharing(sequence_parallel_of(trainer))
     if not isinstance(trainer.strategy, FullyShardedStrategy):
         return
-    if not hasattr(module, "denoiser"):
+    if not hasattr(type(module), "denoiser"):
         raise UserError(f"trainer=fsdp2 shards denoisers, and {type(module).__name__} trains none. Use trainer=ddp.")
     for callback in trainer.callbacks:
         if getattr(callback, "deals_clips", False):

@@ -13,7 +13,7 @@ from vidlab.layers.layouts import Grid, Spatial, TokenLayout
 from vidlab.layers.rope import Rotation
 from vidlab.layers.sequence_parallel.dealing import deal
 from vidlab.layers.sequence_parallel.layouts import OwnGroups
-from vidlab.layers.sequence_parallel.shares import Move, move, own_groups
+from vidlab.layers.sequence_parallel.shares import Move, move, own_groups, own_rotation
 from vidlab.parallel.exchange import Team, gathered
 
 
@@ -43,7 +43,7 @@ class OverTime:
             grid: any; groups are known.
             rotation: of the whole grid.
         """
-        return self.back(attention(self.there(x), self.layout, grid, rotation.index_select(-3, self.tokens)))
+        return self.back(attention(self.there(x), self.layout, grid, own_rotation(rotation, self.tokens)))
 
 
 class FrameSharing:

@@ -16,6 +16,7 @@ from vidlab.layers.sequence_parallel.shares import (
     SequenceLayers,
     move,
     own_groups,
+    own_rotation,
     own_tokens,
     share_out,
     whole_sequence,
@@ -41,6 +42,10 @@ class WholeSequence:
     def own(self, layer: int, x: Tensor, dim: int) -> Tensor:
         """Of something on all processes, one for each token along ``dim`` or one for all, that of this process."""
         return x
+
+    def own_rotation(self, layer: int, rotation: Tensor) -> Tensor:
+        """Of the rotary angles of the whole sequence, those of this process."""
+        return rotation
 
     def leave(self, layer: int, x: Shaped[Tensor, "B held *d"]) -> Shaped[Tensor, "B L *d"]:
         """Tokens of a layer in the order of the sequence, on all processes."""
@@ -79,6 +84,10 @@ class SharedSequence(WholeSequence):
     def own(self, layer: int, x: Tensor, dim: int) -> Tensor:
         """Those of the tokens that the layer has here."""
         return own_tokens(x, self.dealings[layer].tokens[self.team.rank], dim)
+
+    def own_rotation(self, layer: int, rotation: Tensor) -> Tensor:
+        """Those of the tokens that the layer has here."""
+        return own_rotation(rotation, self.dealings[layer].tokens[self.team.rank])
 
     def leave(self, layer: int, x: Shaped[Tensor, "B held *d"]) -> Shaped[Tensor, "B L *d"]:
         """Gathered from all processes."""

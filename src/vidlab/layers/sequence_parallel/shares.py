@@ -110,6 +110,11 @@ def own_tokens(x: Shaped[Tensor, "*b L n d"], tokens: Int[Tensor, "L_r"], dim: i
     return x if x.shape[dim] == 1 else x.index_select(dim, tokens)
 
 
+def own_rotation(rotation: Tensor, tokens: Int[Tensor, "L_r"]) -> Tensor:
+    """Rotary angles (*clips, L, 1, ...), complex or as pairs, of the tokens of a process."""
+    return own_tokens(rotation, tokens, -3 if rotation.is_complex() else -4)
+
+
 def whole_sequence(x: Float[Tensor, "B L_r *d"], dealing: Dealing, team: Team) -> Float[Tensor, "B L *d"]:
     """The tokens of all processes in the order of the sequence, on each of them; see ``gathered`` for the gradient."""
     return gathered(x.transpose(0, 1), dealing.sizes, team)[dealing.place].transpose(0, 1)
