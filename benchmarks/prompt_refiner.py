@@ -3,21 +3,17 @@
     python benchmarks/prompt_refiner.py --checkpoint last --refiner refiners/... --prompts 64
 
 Prompts are short ones of held-out clips of moving_shapes, graded on what the short prompt states and on nothing else.
-Writes a CSV with a row for each prompt and prints the means with their intervals.
+Appends a row with the means to results/prompt_refiner.csv.
 """
 
 import argparse
-import csv
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
 from random import Random
 
 import numpy as np
-import torch
 
+from record import record
 from vidlab import load
 from vidlab.clip import Factors
 from vidlab.data.moving_shapes import MovingShapes
@@ -45,7 +41,7 @@ def held_out(count: int, difficulty: str, shape: tuple[int, int, int]) -> list[t
 
 
 def scores(videos: Sequence[GeneratedVideo], wanted: Sequence[Factors], each: int) -> np.ndarray:
-    """The mean over the stated dimensions, of the ``each`` videos of every prompt; then each of ``STATED``, NaN if not."""
+    """Of each prompt the mean over what it states, of all its videos; then each of ``STATED``, or NaN."""
     rows = []
     for place, factors in enumerate(wanted):
         graded = [
@@ -65,7 +61,6 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--videos", type=int, default=2, help="of each prompt")
     parser.add_argument("--difficulty", default="plain")
-    parser.add_argument("--out", default="prompt_refiner.csv")
     options = parser.parse_args()
     pipe = load(options.checkpoint)
     chosen = held_out(options.prompts, options.difficulty, pipe.clip_shape)
@@ -78,19 +73,13 @@ def main() -> None:
         found[name] = scores(list(videos), wanted, options.videos)
         means = ", ".join(f"{d} {v:.3f}" for d, v in zip(STATED, np.nanmean(found[name][:, 1:], axis=0), strict=True))
         print(f"{name}: {found[name][:, 0].mean():.4f} ({means})", flush=True)
-    gain = bootstrap_mean((found["refined"] - found["short"])[:, 0].tolist(), 10_000)
-    if gain.interval:
-        print(f"refined minus short {(found['refined'] - found['short'])[:, 0].mean():+.4f} "
-              f"[{gain.interval.low:+.4f}, {gain.interval.high:+.4f}]")  # fmt: skip
-    with Path(options.out).open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(
-            ["date", "machine", "torch", "prompt", "refined", "short_score", "refined_score", "caption_score"]
-        )
-        where = [datetime.now(UTC).date().isoformat(), platform.machine(), torch.__version__]
-        for place, (prompt, expansion) in enumerate(zip(short, refined, strict=True)):
-            row = [round(float(found[name][place, 0]), 4) for name in found]
-            table.writerow([*where, prompt, expansion, *row])
+    gain = (found["refined"] - found["short"])[:, 0]
+    interval = bootstrap_mean(gain.tolist(), 10_000).interval
+    assert interval is not None
+    row = {"refiner": options.refiner, "prompts": len(short), "videos": options.videos}
+    row |= {name: round(float(scored[:, 0].mean()), 4) for name, scored in found.items()}
+    row |= {"gain": round(float(gain.mean()), 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
+    print(record("prompt_refiner", [row]), row)
 
 
 if __name__ == "__main__":
