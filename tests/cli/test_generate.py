@@ -94,13 +94,14 @@ def test_both_prompts_are_kept_when_a_refiner_expands_them(trained):
     done = trained.generate(PROMPT, "refine=true", f"refiner={model}", "refiner_tokens=4", f"hydra.run.dir={made}")
     assert done.code == 0, done.err
     first, *_ = records = json.loads((made / "prompts.json").read_text())
-    expanded = PromptRefiner.load(str(model), max_new_tokens=4).refine([first["prompt"]])[0].refined
+    refiner = PromptRefiner.load(str(model), max_new_tokens=4)
+    expanded = refiner.refine([first["prompt"]])[0].refined
     assert first["prompt"] in PROMPT and first["refined"] == expanded != first["prompt"]
     assert first["refiner"] == str(model) and [one["number"] for one in records] == [0, 1]
     assert (made / "originals" / "000.txt").read_text() == expanded + "\n"
     assert json.loads((made / "originals" / "001.json").read_text())["prompt"] == first["prompt"]
     refused(trained.generate(PROMPT, "refine=true"), "refiner=last: there is none in")
-    video = vidlab.load(trained.runs[0])(first["prompt"], steps=2, refine=str(model), progress=False)[0]
+    video = vidlab.load(trained.runs[0])(first["prompt"], steps=1, refine=refiner, progress=False)[0]
     assert (video.original, video.prompt) == (first["prompt"], expanded)
 
 
