@@ -409,6 +409,10 @@ def check_tox(bench: Bench, words: list[str]) -> None:
     assert ini["testenv"]["deps"] == "-r requirements.txt" and ini["testenv"].getboolean("skip_install")
 
 
+def needs_a_model(bench: Bench, words: list[str]) -> None:
+    """A server or a language model: composed by test_docs.py, run in tests/lab/captions with small ones."""
+
+
 PAGES = ("docs", "benchmarks", "experiments", "notebooks")
 Rule = Callable[[Bench, list[str]], None]
 RULES: tuple[tuple[str, Rule], ...] = (
@@ -420,11 +424,13 @@ RULES: tuple[tuple[str, Rule], ...] = (
     (r"python -m vidlab\.lab\.export last exported", run_export),
     (r"python -m vidlab layouts .*", run_layouts),
     (r"python generate\.py system=.*", run_system),
+    (r"python generate\.py .*refine=true.*", needs_a_model),
     (r"python generate\.py .*(image|video)=.*", run_given),
     (r"python generate\.py .*", run_generate),
     (r"python evaluate\.py autoencoders=.*", run_autoencoders),
     (r"python evaluate\.py .*", run_evaluate),
     (r"python curate\.py curation=.*", compose_recipe),
+    (r"python curate\.py .*stage=(caption|dsg|pairs|refiner) .*", needs_a_model),
     (r"python curate\.py .*", run_curate),
     (r"python -m vidlab vbench .*", run_vbench),
     (r"python train\.py .*data=shards .*", run_shards),

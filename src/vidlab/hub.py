@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,17 @@ def read_json(file: Path) -> dict[str, Any]:
         return unsealed(content)
     except DamagedError as error:
         raise UserError(f"{file} is damaged: {error}. Fetch it again, or export the run again.") from None
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Within it transformers draws no progress bars."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,8 +1,13 @@
+import json
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+
+import vidlab
+from tiny_language_model import save_tiny
+from vidlab.text.refiner.refiner import PromptRefiner
 
 from .command import TINY, Done, Lab, new_lab
 from .tracked import only
@@ -81,6 +86,23 @@ def test_seed_weights_and_guidance_matter(trained, samples):
     ]
     guided = originals(generated(trained, "guided", "guidance=cfg", "guidance.scale=20"))
     assert len({tuple(videos) for videos in (originals(samples), guided, *other)}) == 4
+
+
+def test_both_prompts_are_kept_when_a_refiner_expands_them(trained):
+    model = save_tiny(trained.folder / "tiny-refiner")
+    made = trained.folder / "samples" / "refined"
+    done = trained.generate(PROMPT, "refine=true", f"refiner={model}", "refiner_tokens=4", f"hydra.run.dir={made}")
+    assert done.code == 0, done.err
+    first, *_ = records = json.loads((made / "prompts.json").read_text())
+    refiner = PromptRefiner.load(str(model), max_new_tokens=4)
+    expanded = refiner.refine([first["prompt"]])[0].refined
+    assert first["prompt"] in PROMPT and first["refined"] == expanded != first["prompt"]
+    assert first["refiner"] == str(model) and [one["number"] for one in records] == [0, 1]
+    assert (made / "originals" / "000.txt").read_text() == expanded + "\n"
+    assert json.loads((made / "originals" / "001.json").read_text())["prompt"] == first["prompt"]
+    refused(trained.generate(PROMPT, "refine=true"), "refiner=last: there is none in")
+    video = vidlab.load(trained.runs[0])(first["prompt"], steps=1, refine=refiner, progress=False)[0]
+    assert (video.original, video.prompt) == (first["prompt"], expanded)
 
 
 def test_originals_are_a_data_set(trained, samples):

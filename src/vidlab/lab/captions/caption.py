@@ -83,7 +83,7 @@ def caption_text(made: CaptionedData, spent: Mapping[str, Usage], name: str, ind
     train = command("train.py", "data=captioned", setting("data.path", made.folder))
     lines.append(f"  train on it   {train}")
     if made.annotation is not None:
-        words = ("data=open_sora_plan", setting("data.path", index.root))
-        words = (*words, setting("data.source.annotation", made.annotation.absolute()))
+        words = ["data=open_sora_plan", setting("data.path", index.root)]
+        words.append(setting("data.source.annotation", made.annotation.absolute()))
         lines.append(f"  as a list in Open-Sora Plan's format   {command('train.py', *words)}")
     return "\n".join(lines)

@@ -137,7 +137,8 @@ def report(
     spent: Mapping[str, Usage],
 ) -> str:
     """Write ``dsg.json`` and ``report.md``; returns what to print."""
-    compared = differences(*checked.values(), seed=cfg.seed) if len(checked) == 2 else []
+    first, *others = checked.values()
+    compared = [one for other in others for one in differences(first, other, seed=cfg.seed)]
     who = f"questions by {models.language.source}, answers by {models.vision.source}, {cfg.dsg.frames} frames of a clip"
     content = {
         "data": name,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import ADAPTER, model_folder, read_json, refuse_code
+from vidlab.hub import ADAPTER, model_folder, read_json, refuse_code, without_bars
 
 FILES = ("*.json", "*.safetensors", "*.gguf", "*.txt", "*.model", "*.jinja")
 RECORD = "refiner.json"
@@ -119,7 +119,7 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
         raise UserError(f"{key}: {folder} needs config.json and *.safetensors, or one .gguf file.")
     quiet = {} if "gguf_file" in local else {"use_safetensors": True}
     try:
-        with _no_bars():
+        with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **quiet)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
@@ -139,25 +139,6 @@ def _need_gguf(file: Path) -> None:
 
     if find_spec("gguf") is None:
         raise MissingPackageError(f"{file} is a GGUF file, which needs a package: pip install 'vidlab[refiner]'.")
-
-
-def _no_bars() -> Any:
-    """Within it transformers draws no progress bars."""
-    from contextlib import contextmanager
-
-    from transformers.utils import logging as messages
-
-    @contextmanager
-    def quiet() -> Any:
-        shown = messages.is_progress_bar_enabled()
-        messages.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if shown:
-                messages.enable_progress_bar()
-
-    return quiet()
 
 
 def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) -> Any:
