@@ -1,8 +1,8 @@
 """How closely videos follow the edges they are told, and whether the text still decides the color.
 
-``python benchmarks/structure_control.py <run> [--clips 32]``: a run of ``conditioning=structure`` on moving shapes. For held-out
-clips videos are made three times from the same noise: by the parent alone, with the structure of the clip, and with that
-structure and another color in the prompt. Writes ``sheet.png`` with a row for each of the first clips.
+``python benchmarks/structure_control.py <run> [--clips 32]``: a run of ``conditioning=structure`` on moving shapes. For
+held-out clips videos are made from the same noise by the parent alone, with the structure of the clip, and with that
+structure and another color in the prompt. Writes ``sheet.png`` with five rows for each of the first clips.
 """
 
 import argparse
@@ -54,8 +54,8 @@ def main() -> None:
         recolored = pipe.clips(swapped, draw, structure=structure)
     for name, edges in (("true outlines", ShapeEdges().extract(told)), ("Canny", Canny().extract(told))):
         print(f"edge F1 of Canny's edges against {name}, tolerance 1 pixel:")
-        scores = {kind: edge_f1(Canny().extract(SourceClips(made)) > 0, edges > 0) for kind, made in
-                  (("the clips themselves", pixels), ("without control", alone), ("with control", followed))}  # fmt: skip
+        made_by = {"the clips themselves": pixels, "without control": alone, "with control": followed}
+        scores = {kind: edge_f1(Canny().extract(SourceClips(made)) > 0, edges > 0) for kind, made in made_by.items()}
         scores["gain"] = scores["with control"] - scores["without control"]
         for kind, values in scores.items():
             print(f"  {kind:22} {shown(values.tolist())}")
