@@ -46,7 +46,8 @@ def test_difference_convolutions_by_hand():
     ramp = torch.arange(7.0).expand(1, 1, 7, 7)  # each column one more than the one before
     right, left = weight[..., 2].sum(), weight[..., 0].sum()
     assert central(ramp, weight, 1, 1)[0, 0, 3, 3] == right - left
-    assert radial(ramp, weight, 1, 1)[0, 0, 3, 3] == right - left  # of two steps against one
+    # the last eight weights, 1 to 8, stand around in reading order at columns -1, 0, 1, -1, 1, -1, 0, 1
+    assert radial(ramp, weight, 1, 1)[0, 0, 3, 3] == -1 + 3 - 4 + 5 - 6 + 8  # two steps from the middle against one
     around = torch.tensor([3, 0, 1, 6, 4, 2, 7, 8, 5])
     x = torch.randn(1, 1, 5, 5)
     patch = x[0, 0, 1:4, 1:4].flatten()
