@@ -71,6 +71,13 @@ ABSENT = {
         f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
         for name in ("videos", "reward")
     },
+    "conditioning/structure": (True, "init=none gives none. Train the model first"),
+    **{
+        f"structure/{name}": (True, "init=none gives none. Train the model first")
+        for name in ("canny", "given", "hed", "shape_edges", "shape_masks")
+    },
+    "structure/depth": (True, "structure.depth.path is not set: give the folder of a depth model"),
+    "structure/sketch": (True, "structure.sketch.path is not set: give PiDiNet's file"),
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
 PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
@@ -109,6 +116,9 @@ WITH = {
     "sampler/pyramid": ["objective=pyramid_flow"],
     **{f"budget/{unit}": [f"budget.value={value}", "trainer.max_steps=-1"] for unit, value in BUDGETS.items()},
 }
+
+
+WITH |= {choice: ["conditioning=structure"] for choice in CHOICES if re.fullmatch("structure/(?!none).*", choice)}
 
 
 def group_of(choice: str) -> str:

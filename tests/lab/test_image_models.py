@@ -67,7 +67,11 @@ def test_without_one_a_small_image_model_is_trained_once_and_its_cost_is_told(tm
     assert record.steps == 2 and record.seconds > 0 and record.training_flops > record.parameters
     assert "apart from this run's cost" in caplog.text
     caplog.clear()
-    for words in ([], ["seed=1"], ["trainer.max_steps=7", "data.num_workers=1"]):  # nothing that changes the image model
+    for words in (
+        [],
+        ["seed=1"],
+        ["trainer.max_steps=7", "data.num_workers=1"],
+    ):  # nothing that changes the image model
         again = composed(tmp_path / "two", "model=harivo", *STEPS, *words)
         provide_image_model(again)
         assert again.model.image_model == str(folders[0]) == again.model.backbone.image_model.path

@@ -9,13 +9,16 @@ from torch import Tensor
 from vidlab.assets import MANIFESTS, cache_folder, fetch, read_manifest, sha256_of
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
+from vidlab.perceptual.hdf5 import read_hdf5
 from vidlab.perceptual.unpickle import read_pickle, read_torchscript
 from vidlab.tensors import read_tensors, refuse_non_finite, save_tensors
 
-_READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+_Reader = Callable[[Path], dict[str, Tensor]]
+_READERS: dict[str, _Reader] = {
     ".ckpt": read_pickle,
     ".pt": read_torchscript,
     ".pth": read_torchscript,
+    ".h5": read_hdf5,
 }
 
 
@@ -25,8 +28,8 @@ def load_weights(source: str) -> dict[str, Tensor]:
     Args:
         source: ``asset:NAME`` for a pinned file of ``vidlab.assets``, or a local file: ``.safetensors``, or the
             file as published (``.ckpt``, a pickle of arrays; ``.pt`` or ``.pth``, an archive of TorchScript or of
-            ``torch.save``). A published file is converted once and the ``.safetensors`` kept in the cache under its
-            SHA-256.
+            ``torch.save``; ``.h5``, Keras' HDF5). A published file is converted once and the ``.safetensors`` kept in
+            the cache under its SHA-256.
 
     Raises:
         AssetError: the asset is unknown or could not be fetched.

@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-from tiny_language_model import WORDS, save_tiny
 
+from tiny_language_model import WORDS, save_tiny
 from vidlab.errors import UserError
 from vidlab.text.refiner.fine_tuning import FineTuning, answer_loss
 from vidlab.text.refiner.instruction import INSTRUCTION, instructed
