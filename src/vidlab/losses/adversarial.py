@@ -39,7 +39,7 @@ class PatchDiscriminator3D(nn.Module):
 
     def forward(self, clips: Float[Tensor, "B C T H W"]) -> Logits:
         """A logit for each patch, above 0 for real."""
-        return self.main(clips)
+        return self.main(clips)  # (B, 1, t, h, w)
 
 
 def _initialize(module: nn.Module) -> None:
