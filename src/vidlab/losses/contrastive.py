@@ -35,7 +35,7 @@ class Projection(nn.Module):
         """One vector per frame."""
         if h.shape[2:] != self.size:
             h = F.adaptive_avg_pool2d(h, self.size)
-        return self.layers(h.flatten(1))
+        return self.layers(h.flatten(1))  # (B, C h w) to (B, D)
 
 
 class DecoupledContrastive(nn.Module):
@@ -95,7 +95,7 @@ class DecoupledContrastive(nn.Module):
         own = video_numbers(context.batch.keys, h.device)
         with torch.autocast(h.device.type, enabled=False):
             z = F.normalize(z.float(), dim=-1) if self.normalize else z.float()
-            z1, z2 = z.chunk(2)
+            z1, z2 = z.chunk(2)  # (B, D) each
             # a copy: the queue changes before the backward pass
             others = (self.videos != FREE) & (self.videos != own[:, None])  # (B, Q)
             value = decoupled_contrastive(z1, z2, self.vectors.float().clone(), others, self.temperature)
@@ -130,7 +130,7 @@ def decoupled_contrastive(
     """
     # a large negative number, not -inf: a row without others must have finite gradients
     logits = (z1 @ queue.T / temperature).masked_fill(~others, torch.finfo(z1.dtype).min)  # (B, Q)
-    terms = logits.logsumexp(dim=1) - (z1 * z2).sum(dim=1) / temperature
+    terms = logits.logsumexp(dim=1) - (z1 * z2).sum(dim=1) / temperature  # eq. 4, (B,)
     return torch.where(others.any(dim=1), terms, 0 * terms.detach()).mean()
 
 
