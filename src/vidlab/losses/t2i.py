@@ -39,5 +39,5 @@ class T2IRegularization:
         image, t = context.output.features[IMAGE_BRANCH], context.input.t
         assert isinstance(image, Tensor)
         error = (context.output.prediction.float() - image.float()).square().mean(dim=(1, 3, 4))  # (B, T)
-        share = 1 - t.float()
+        share = 1 - t.float()  # of eq. 2: (B,), or (B, T) with a level per latent frame
         return (error * (share if share.ndim == 2 else share[:, None])).mean()
