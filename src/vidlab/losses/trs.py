@@ -46,5 +46,6 @@ class TRS:
         layers = context.output.features[SELF_ATTENTION]
         assert isinstance(layers, tuple)
         terms = [attention_variation(layer.q, layer.k, self.chunk) for layer in layers]
+        # eq. 3: lambda_i = i / N
         weighted = [number / len(terms) * term for number, term in enumerate(terms, start=1)]
         return sum(weighted[1:], start=weighted[0])
