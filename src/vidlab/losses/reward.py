@@ -69,7 +69,7 @@ class Reward:
         if not count:
             return torch.zeros((), device=context.input.latents.device)
         pixels = context.decode(context.x0[:, :, -count:])  # (B, 3, T, H, W)
-        scores = [scorer(pixels, context.batch) for scorer in self.scorers.values() if scorer is not None]
+        scores = [scorer(pixels, context.batch) for scorer in self.scorers.values() if scorer is not None]  # (B,) each
         return -torch.stack(scores).sum(dim=0).mean()
 
     def _counted(self, context: LossContext) -> int:
