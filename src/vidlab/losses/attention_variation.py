@@ -97,10 +97,10 @@ class _Sweep:
 
     def _add(self, frame: int, start: int, stop: int, attention: Tensor, slope: Tensor) -> None:
         """dS = A (G - rowsum(G A)); dQ = dS K / sqrt(d); dK = dS^T Q / sqrt(d), whose scale is in ``self.q``."""
-        d_scores = slope.mul_(attention)
+        d_scores = slope.mul_(attention)  # (M, rows, L)
         d_scores.addcmul_(attention, d_scores.sum(dim=-1, keepdim=True), value=-1)
         self.d_q[frame, :, start:stop] = torch.bmm(d_scores, self.k[frame]).mul_(self.scale)
-        self.d_k[frame].baddbmm_(d_scores.transpose(1, 2), self.q[frame, :, start:stop])
+        self.d_k[frame].baddbmm_(d_scores.transpose(1, 2), self.q[frame, :, start:stop])  # (M, L, d)
 
 
 def _by_frame(x: Float[Tensor, "B T L N d"]) -> Frames:
