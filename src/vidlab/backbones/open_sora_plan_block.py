@@ -29,7 +29,7 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B L D"], layout: TokenLayout, grid: Grid, rotation: Rotation
     ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
         """Self-attention in each group of the layout, and what it compares. Positions are those of the whole grid."""
-        q, k, v = (self._split(project(x)) for project in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (self._split(project(x)) for project in (self.to_q, self.to_k, self.to_v))  # (B, L, N, d) each
         q, k = rotate_halves(q, rotation).to(v.dtype), rotate_halves(k, rotation).to(v.dtype)
         return self.to_out(attend_within(layout, grid, self.kernel, q, k, v).flatten(2)), q, k
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B L D"]:
         """Attention of every token to the real text tokens; it is the same for each token, whatever the layout."""
         q, k, v = self._split(self.to_q(x)), self._split(self.to_k(text)), self._split(self.to_v(text))
-        return self.to_out(self.kernel(q, k, v, mask[:, None, None, :]).flatten(2))
+        return self.to_out(self.kernel(q, k, v, mask[:, None, None, :]).flatten(2))  # (B, L, N, d) to (B, L, D)
 
     def _split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L N d"]:
         return x.unflatten(-1, (self.heads, -1))
