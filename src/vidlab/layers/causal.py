@@ -86,7 +86,7 @@ class CausalConv3d(nn.Module):
         kernel, stride = self.conv.kernel_size[0], self.conv.stride[0]
         before = stream.recall(self)
         if before is None:
-            before = x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1)
+            before = x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1)  # (B, C, k_t - 1, H, W)
             before = torch.zeros_like(before) if self.zeros_before else before
         x = torch.cat([before, x], dim=2) if kernel > 1 else x
         outputs = max((x.shape[2] - kernel) // stride + 1, 0)
