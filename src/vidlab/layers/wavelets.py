@@ -68,7 +68,7 @@ def _analysis(x: Tensor, axes: Sequence[int]) -> Tensor:
     for axis in axes:
         pairs = [band.unflatten(axis, (-1, 2)).unbind(axis + 1) for band in bands]
         bands = [band for even, odd in pairs for band in (even + odd, even - odd)]
-    return torch.cat(bands, dim=1)
+    return torch.cat(bands, dim=1)  # C channels to 2^n C, n axes halved
 
 
 def _synthesis(x: Tensor, axes: Sequence[int]) -> Tensor:
