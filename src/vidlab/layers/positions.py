@@ -37,7 +37,7 @@ def fourier_positions(
         torch.arange(size, device=device, dtype=torch.float32) / stretch
         for size, stretch in zip((grid.frames, grid.height, grid.width), scale, strict=True)
     ]
-    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)  # (T, H, W, 3) to (L, 3)
     return _waves(position, width)
 
 
@@ -50,8 +50,8 @@ def fourier_at(
 
 
 def _waves(position: Float[Tensor, "L 3"], width: int) -> Float[Tensor, "L D"]:
-    angle = (position[:, None] * _wave_vectors(width // 2, position.device)).sum(-1)
-    return torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)
+    angle = (position[:, None] * _wave_vectors(width // 2, position.device)).sum(-1)  # (L, D / 2)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).flatten(1)  # (L, D), eq. 5
 
 
 def _wave_vectors(count: int, device: torch.device | str | None) -> Float[Tensor, "W 3"]:
