@@ -146,8 +146,8 @@ class DiT(PatchedDenoiser):
             if isinstance(module, CrossAttention | ControlEmbed):
                 zero_init(module.out)
 
+    @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
-        """Predict the objective's target for every latent position."""
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
         tokens = self.embed_patches(input)  # (B, L, D)
