@@ -172,6 +172,7 @@ class MMDiM(PatchedDenoiser):
         zero_init(self.head_modulation)
         zero_init(self.head)
 
+    @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         """Predict the objective's target for every latent position.
 
