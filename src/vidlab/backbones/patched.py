@@ -63,6 +63,7 @@ class PatchedDenoiser(VideoDenoiser):
             tokens = tokens + embed(patchify(part.to(tokens.dtype), self.patch))
         return tokens
 
+    @override
     def inflated(self, name: str, weight: Tensor) -> Tensor | None:
         """Patch embeddings and head of a model with shorter patches, such as the text-to-image parent."""
         if name == "embed.weight":
