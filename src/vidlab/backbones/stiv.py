@@ -157,6 +157,7 @@ class STIV(PatchedDenoiser):
         if isinstance(block.temporal, SelfAttention) and not self.options.temporal_modulation:
             zero_init(block.temporal.out)
 
+    @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         """Predict the objective's target for every latent position.
 
@@ -207,6 +208,7 @@ class STIV(PatchedDenoiser):
         sharing = self.frame_sharing
         return sharing if sharing is not None and self.training and sharing.shares(clip.frames) else None
 
+    @override
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         """What ``input.micro`` must hold for latents of this shape (``token_drop`` in training only), each per clip."""
         shapes: dict[str, tuple[int, ...]] = {name: (MICRO[name],) for name in self.condition.micro}
