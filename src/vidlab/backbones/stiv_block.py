@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel
@@ -20,6 +21,7 @@ EPS = 1e-6
 class CausalTemporal(Temporal):
     """Tokens at one place attend to those of the same and of earlier frames."""
 
+    @override
     def key_mask(
         self, grid: Grid, batch: int, heads: int, device: torch.device | str | None = None
     ) -> Bool[Tensor, "1 1 l l"]:
