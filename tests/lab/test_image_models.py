@@ -71,7 +71,7 @@ def test_without_one_a_small_image_model_is_trained_once_and_its_cost_is_told(tm
         [],
         ["seed=1"],
         ["trainer.max_steps=7", "data.num_workers=1"],
-    ):  # nothing that changes the image model
+    ):  # as before
         again = composed(tmp_path / "two", "model=harivo", *STEPS, *words)
         provide_image_model(again)
         assert again.model.image_model == str(folders[0]) == again.model.backbone.image_model.path

@@ -89,6 +89,6 @@ def test_a_dial_of_the_learning_rate_alone_is_refused(words: tuple[str, ...]) ->
 def test_a_dial_that_leaves_no_sparse_layer_is_refused(model: str) -> None:
     for scale in ("0.75", "1", "2"):
         check_scale(composed(f"model={model}", f"model.scale={scale}"))
-    with pytest.raises(UserError, match="2 layers then, .* it would be full 3D attention"):
+    with pytest.raises(UserError, match=r"2 layers then, .* it would be full 3D attention"):
         check_scale(composed(f"model={model}", "model.scale=0.5"))
     check_scale(composed(f"model={model}", "model.scale=0.5", "model.backbone.layouts.full_last=0"))
