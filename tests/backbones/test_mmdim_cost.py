@@ -70,7 +70,7 @@ def test_flops_by_hand():
 @pytest.mark.parametrize("ssm", ["auto", "torch", "mamba_ssm"])
 def test_every_kernel_counts_by_the_formula(ssm):
     make = partial(MMDiM, width=D, depth=3, heads=N, dual_depth=2, patch=(1, 2, 2), mixer=SSDMixer)
-    plan = DenoiserPlan(make, LATENT, TEXT, {"attention": "auto", "ssm": ssm}, (), "none")
+    plan = DenoiserPlan(make, LATENT, TEXT, TEXT, {"attention": "auto", "ssm": ssm}, (), "none")
     objective = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
     assert plan.mean_cost(objective, LATENT, lambda shape: StepInput(shape, S)) == counted()
 
@@ -78,7 +78,7 @@ def test_every_kernel_counts_by_the_formula(ssm):
 def test_a_state_space_kernel_is_refused_where_there_is_no_state_space():
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=24, depth=1, heads=2, patch=(1, 2, 2))
     with pytest.raises(UserError, match="ssm=torch: the model has no state-space kernel"):
-        DenoiserPlan(make, LATENT, TEXT, {"attention": "auto", "ssm": "torch"}, (), "none")
+        DenoiserPlan(make, LATENT, TEXT, TEXT, {"attention": "auto", "ssm": "torch"}, (), "none")
 
 
 def test_the_recurrence_is_linear_in_the_tokens():
@@ -112,7 +112,7 @@ def test_the_published_size():
         plain = build(**shapes, mixer=AttentionMixer, temporal_branch=False)
     d, heads = 1920, 30
     assert (sizes.width, sizes.heads, sizes.dual_depth, sizes.depth) == (d, heads, 8, 16)
-    assert model.rope[0] == (8, 12, 12) and model.head.out_features == 64 and model.text_tokens.in_features == 4096
+    assert model.contexts.rope[0] == (8, 12, 12) and model.head.out_features == 64 and model.text_tokens.in_features == 4096
 
     def matrices(module):
         return sum(p.numel() for n, p in module.named_parameters() if p.ndim == 2 and "registers" not in n)

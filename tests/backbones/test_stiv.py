@@ -69,7 +69,7 @@ def test_a_block_is_its_four_residual_branches(make, make_text, sandwich, around
     awaken(model)
     block, text, x = model.blocks[0], make_text((4, 2)), torch.randn(2, 12, 24)
     input = example(text)
-    step = model._step(input, Grid(2, 2, 3), model.condition(input)[:, None])
+    step = model._step(input, Grid(2, 2, 3), Grid(2, 2, 3), model.condition(input)[:, None])
     (s, m, *rest) = block.modulation(step.condition)
 
     def norm(x):
@@ -285,7 +285,7 @@ def test_positions_squeezed_by_two_on_a_grid_twice_as_large_are_the_same_at_even
 def test_the_model_passes_its_scale_on(make):
     model = make(rope_scale=(2, 4, 8))
     input = example()
-    step = model._step(input, Grid(2, 2, 3), model.condition(input)[:, None])
+    step = model._step(input, Grid(2, 2, 3), Grid(2, 2, 3), model.condition(input)[:, None])
     assert torch.equal(step.temporal, rotation_along(Grid(2, 2, 3), (6, 0, 0), scale=(2.0, 4.0, 8.0)))
     assert torch.equal(step.spatial, rotation_along(Grid(2, 2, 3), (0, 3, 3), scale=(2.0, 4.0, 8.0)))
 
@@ -367,7 +367,7 @@ def test_kept_tokens_are_those_of_a_smaller_clip_with_their_old_positions(masked
     assert [length for length, _ in seen] == [6, 6, 12]
     kept = kept_places(scores, 0.5)
     condition = per_token(masked.condition(input), 2, grid)
-    whole = masked._step(input, grid, condition.expand(2, 12, 24))
+    whole = masked._step(input, grid, grid, condition.expand(2, 12, 24))
     tokens = masked.embed_patches(input)
     for clip in range(2):  # each clip alone, its tokens gathered by hand
         index = [t * PLACES + place for t in range(2) for place in kept[clip].tolist()]

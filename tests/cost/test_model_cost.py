@@ -106,7 +106,7 @@ def test_parameters_and_tokens():
 @pytest.mark.parametrize("attention", ["auto", "sdpa", "flex"])
 def test_every_kernel_counts_by_the_formula(attention):
     make = partial(DiT, layouts=LayerPlan((Full3D(),)), width=D, depth=DEPTH, heads=2, patch=(1, 2, 2))
-    plan = DenoiserPlan(make, LATENT, TEXT, {"attention": attention, "ssm": "auto"}, (), "none")
+    plan = DenoiserPlan(make, LATENT, TEXT, TEXT, {"attention": attention, "ssm": "auto"}, (), "none")
     objective = GaussianObjective(LinearPath(), Velocity(), Constant(), Uniform())
     cost = plan.mean_cost(objective, LATENT, lambda shape: StepInput(shape, S))
     assert cost.forward_flops == 2 * by_hand(TOKENS)

@@ -113,7 +113,7 @@ def test_the_convolution_sees_four_tokens():
     torch.manual_seed(0)
     mixer = SSDMixer(8, 2)
     x = torch.randn(1, 9, 8)
-    y = mixer._convolve(x, None)
+    y, _ = mixer._convolve(x, None, None)
     taps, bias = mixer.conv.weight[:, 0], mixer.conv.bias
     expected = bias + sum(taps[:, 3 - back] * x[0, 5 - back] for back in range(4))
     torch.testing.assert_close(y[0, 5], nn.functional.silu(expected))
@@ -126,7 +126,7 @@ def test_gates(gate, expected):
     with torch.no_grad():
         mixer.in_proj.weight.zero_()
         mixer.in_proj.bias[mixer.rows["z"]] = 3.0
-    mixer.kernel = lambda x, *_: (torch.full_like(x, 2.0), None)
+    mixer.kernel = lambda x, *_: (torch.full_like(x, 2.0), x.new_zeros(1, 1, 2, 2))
     torch.testing.assert_close(mixer(torch.randn(1, 3, 2)), torch.full((1, 3, 2), expected))
 
 
