@@ -112,7 +112,11 @@ def test_the_published_size():
         plain = build(**shapes, mixer=AttentionMixer, temporal_branch=False)
     d, heads = 1920, 30
     assert (sizes.width, sizes.heads, sizes.dual_depth, sizes.depth) == (d, heads, 8, 16)
-    assert model.contexts.rope[0] == (8, 12, 12) and model.head.out_features == 64 and model.text_tokens.in_features == 4096
+    assert (
+        model.contexts.rope[0] == (8, 12, 12)
+        and model.head.out_features == 64
+        and model.text_tokens.in_features == 4096
+    )
 
     def matrices(module):
         return sum(p.numel() for n, p in module.named_parameters() if p.ndim == 2 and "registers" not in n)

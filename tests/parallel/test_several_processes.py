@@ -12,7 +12,7 @@ from parallel.shared_cases import CASES, Case, errors_of
 from parallel.trained import MUON, Training, launched, train
 from processes import run_ranks
 from vidlab.parallel.exchange import make_team
-from vidlab.training.fully_sharded import FullyShardedStrategy
+from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 
 Errors = dict[str, list[float]]
 ONE, ONE_MUON = Training("one"), Training("one muon", optimizer=MUON)

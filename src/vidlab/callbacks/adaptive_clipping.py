@@ -16,9 +16,9 @@ from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
 from vidlab.parallel.exchange import make_team
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
-from vidlab.training.fully_sharded import FullyShardedStrategy
 from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
+from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 
 log = logging.getLogger(__name__)
 

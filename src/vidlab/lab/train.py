@@ -49,8 +49,8 @@ from vidlab.lab.tracking.mlflow_logger import MLflowLogger
 from vidlab.lab.tracking.store import find_run, run_to_continue
 from vidlab.parallel.ranks import data_ranks
 from vidlab.training.checkpoint_io import load_checkpoint
-from vidlab.training.fully_sharded import check_parallelism
 from vidlab.training.module import ClipModule
+from vidlab.training.optimization.fully_sharded import check_parallelism
 from vidlab.training.warm_start import WarmStartReport
 
 log = logging.getLogger(__name__)

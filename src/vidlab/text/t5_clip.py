@@ -14,6 +14,8 @@ from vidlab.errors import UserError
 from vidlab.text.base import TextEncoder
 from vidlab.text.pretrained import PretrainedEncoder
 
+TEXT_TOWERS = ("clip_text_model",)  # types, as transformers names them, whose pooled output is a caption's vector
+
 
 class CLIPVector(PretrainedEncoder):
     """One vector per caption, of the text tower of a frozen CLIP: what stands at the end token, after the last norm.
@@ -32,8 +34,9 @@ class CLIPVector(PretrainedEncoder):
 
     @override
     def _part(self, model: Any) -> Any:
-        tower = model if model.config.model_type == "clip_text_model" else getattr(model, "text_model", None)
-        if tower is None or tower.config.model_type != "clip_text_model":
+        towers = [part for part in (model, getattr(model, "text_model", None)) if part is not None]
+        tower = next((part for part in towers if part.config.model_type in TEXT_TOWERS), None)
+        if tower is None:
             raise UserError(
                 f"{self.key}: the folder holds a model of type {model.config.model_type!r}, and the vector of a "
                 "caption comes from a CLIP (model_type clip or clip_text_model in its config.json)."

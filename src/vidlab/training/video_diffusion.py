@@ -23,11 +23,11 @@ from vidlab.sampling.guidance import Guidance
 from vidlab.text.base import TextEncoder
 from vidlab.training.denoiser_plan import DenoiserPlan
 from vidlab.training.encoding import TrainingEncoders
-from vidlab.training.fully_sharded import gathered_dtype, shard
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs, check_structure
 from vidlab.training.module import ClipModule
+from vidlab.training.optimization.fully_sharded import gathered_dtype, shard
 from vidlab.training.optimization.optimizers import OptimizerFactory, trainable_parameters
 from vidlab.training.step_interval import steps_taken
 from vidlab.training.step_means import StepMeans, scale_gradients
