@@ -26,7 +26,9 @@ ELSEWHERE = (
     "curate.yaml",
     "bucketing/min_max.yaml",
     "text_encoder/stable_diffusion.yaml",
+    "text_encoder/t5_clip.yaml",
     "text_encoder/transformers.yaml",
+    "captioner/video_model.yaml",
 )
 NOT_TRAINED = ("system/", "metrics/", "curation/", "engine/")
 # whose weights are fetched: tests/perceptual

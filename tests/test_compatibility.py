@@ -62,6 +62,8 @@ REFUSED = {
     **refused_pairs(
         PYRAMIDS, ["conditioning=masked_video", "conditioning=masked_video_curriculum"], "adds channels of a whole clip"
     ),
+    frozenset({"guidance=separate_image_text", "conditioning=structure"}): "guidance=SeparateImageText needs a model",
+    frozenset({"guidance=prompt", "conditioning=structure"}): "guidance=PromptGuidance needs a model",
     **refused_pairs(PYRAMIDS, ["conditioning=structure"], "adds signals of a whole"),
     **refused_pairs(["model=harivo", "model=harivo_image"], ["conditioning=structure"], "a HARIVO declares none"),
 }  # fmt: skip

@@ -143,7 +143,8 @@ def overrides(*choices: str) -> list[str]:
     if any(choice.startswith("experiment/paper/") for choice in choices):
         return [*words, *needed, *SMALL["trainer"], "logger=none"]
     small = SMALL[""] + (SMALL["trainer"] if "trainer/gpu" not in choices else [])
-    small += SMALL["model"] + (FEW_TOKENS if "model" in named else [])
+    small += [] if named.get("model", "").startswith("model/paper/") else SMALL["model"]
+    small += FEW_TOKENS if "model" in named else []
     small += SMALL["data/moving_shapes"] if named.get("data", "data/moving_shapes") == "data/moving_shapes" else []
     if named.get("budget", "budget/none") != "budget/none":
         small = [word for word in small if not word.startswith("trainer.max_steps=")]

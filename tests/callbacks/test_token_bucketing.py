@@ -97,7 +97,7 @@ def test_buckets_the_model_cannot_take_are_refused(make_module, bucket, rule, pa
 
 
 def test_setup_checks_the_plan(data, make_module):
-    trainer = Mock(spec=Trainer, datamodule=data, world_size=1)
+    trainer = Mock(spec=Trainer, datamodule=data, world_size=1, global_rank=0)
     TokenBucketing().setup(trainer, make_module(False), "fit")
     backbone = partial(DiT, layouts=LayerPlan((Full3D(),)), width=12, depth=1, heads=2, patch=(4, 16, 16))
     coarse = make_module(False, backbone=backbone, clip_shape=(4, 16, 16))

@@ -249,7 +249,7 @@ def test_two_commands_do_not_write_one_cache(lab, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["stage=caption"], "stage=caption: choose one of index, encode"),
+        (["stage=captions"], "stage=captions: choose one of index, encode"),
         (["processes=0"], "processes=0: it must be a whole number of 1 or more"),
         (["precision=16-mixed"], "precision=16-mixed: encoders compute in 32-true or bf16-mixed"),
         (["data.cache=old"], r"data.cache is what stage=encode makes: give its place as folder="),

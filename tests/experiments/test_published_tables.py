@@ -46,7 +46,8 @@ def test_a_table_is_one_sweep(table):
     assert {row.ours for row in published} <= {"val/x0_mse", *cfg.callbacks.evaluation.metrics}, "a name in scores.csv"
     readme = (folder / "README.md").read_text()
     assert f"python train.py -m experiment={table}\n" in readme and "**Tuning.**" in readme
-    assert [name for name in re.findall(r"^\| (\w+) \|", readme, flags=re.M) if name in rows] == rows
+    told = [name for name in re.findall(r"^\| (\w+) \|", readme, flags=re.M) if name in rows]
+    assert told and told == rows * (len(told) // len(rows))  # a table for each size
     other = composed(table, f"row/{table}={next(row for row in reversed(rows) if row != rows[0])}")
     accepted(other)
     assert {key: value for key, value in cfg.items() if key != "hydra"} != dict(other.items())

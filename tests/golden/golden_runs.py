@@ -67,7 +67,8 @@ def choices(group: str) -> list[str]:
 
 
 UNETS = ("harivo", "harivo_image")  # slow at any size: with one objective and the caption alone
-MODELS, OBJECTIVES, CONDITIONINGS = choices("model"), choices("objective"), choices("conditioning")
+MODELS, OBJECTIVES = choices("model"), choices("objective")
+CONDITIONINGS = [one for one in choices("conditioning") if one != "structure"]  # that one needs a trained parent
 # of which every combination is run; others differ from one of these in a small part, and are run once
 CROSSED_OBJECTIVES = ("epsilon", "flow_matching", "flow_matching_x0", "v_prediction")
 CROSSED_CONDITIONINGS = (

@@ -62,7 +62,8 @@ class Bfloat16Weights(MixedPrecision):
 
 
 class DoubleDenoiser(Precision):
-    """``64-true``: trained weights and what they compute in float64; clips, random numbers and frozen parts as ever.
+    """``64-true``: trained weights and what they compute in float64; clips, random numbers and frozen parts as ever,
+    but for a frozen denoiser that a trained one steers.
 
     Norms and rotations that layers compute in float32 in every precision stay so.
     """
@@ -76,6 +77,8 @@ class DoubleDenoiser(Precision):
             raise UserError("precision=64-true trains denoisers only. Use precision=32-true.")
         _convert(module, torch.float64)
         for denoiser in denoisers:
+            if denoiser.spec.frozen:  # a parent that computes between parts that are trained
+                denoiser.double()
             if _inputs_in_double not in denoiser._forward_pre_hooks.values():  # a module is set up more than once
                 denoiser.register_forward_pre_hook(_inputs_in_double)
         return module

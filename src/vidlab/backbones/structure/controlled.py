@@ -1,6 +1,6 @@
 """A frozen denoiser with a structure controller beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +36,7 @@ class StructureControlled(VideoDenoiser):
         mlp_ratio: hidden width of its feed-forwards over D.
         layouts: token layout of each of its blocks; None is full attention.
         rope_base: base of its rotary frequencies.
-        settings: of the parent, such as ``attention`` and ``control_channels``.
+        attention, ssm, control_channels, pooled_width: of the parent, where it takes them.
 
     Raises:
         UserError: a parent without transformer blocks, or sizes out of range.
@@ -53,11 +53,18 @@ class StructureControlled(VideoDenoiser):
         mlp_ratio: float = 4.0,
         layouts: LayerPlan | None = None,
         rope_base: float = 10000.0,
-        **settings: Any,
+        attention: str | None = None,
+        ssm: str | None = None,
+        control_channels: Sequence[int] | None = None,
+        pooled_width: int | None = None,
     ) -> None:
         super().__init__()
         if depth < 1:
             raise UserError(f"conditioning.controller.depth={depth} must be at least 1.")
+        told = {
+            "attention": attention, "ssm": ssm, "control_channels": control_channels, "pooled_width": pooled_width
+        }  # fmt: skip
+        settings: dict[str, Any] = {name: value for name, value in told.items() if value is not None}
         self.parent = backbone(latent=latent, text_width=text_width, **settings).requires_grad_(False)
         spec = self.parent.spec
         if spec.blocks is None:
@@ -68,7 +75,7 @@ class StructureControlled(VideoDenoiser):
         self.channels, self.stride = channels, stride
         self.controller = StructureController(
             channels, latent.channels, stride, spec.patch, spec.blocks, depth, mlp_ratio,
-            layouts or LayerPlan([Full3D()], 0, 0), rope_base, attention_kernel(settings.get("attention", "auto")),
+            layouts or LayerPlan([Full3D()], 0, 0), rope_base, attention_kernel(attention or "auto"),
         )  # fmt: skip
         self.spec = replace(
             spec, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,

@@ -1,7 +1,6 @@
 """Several processes of this machine work on partitions; one that dies takes only its source with it."""
 
 import multiprocessing
-import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -89,7 +88,6 @@ class _Pool:
         self.context: Any = multiprocessing.get_context(engine.start)
         self.crashes = Crashes(work, engine.crashes)
         self.workers: dict[Connection, _Worker] = {}
-        self.sent = pickle.dumps(work)
 
     def run(self, count: int) -> None:
         for _ in range(count):
@@ -106,7 +104,7 @@ class _Pool:
 
     def _begin(self, partition: str) -> None:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.sent), daemon=True)
+        process = self.context.Process(target=_serve, args=(theirs, self.work), daemon=True)
         process.start()
         theirs.close()
         self.workers[ours] = _Worker(process, ours, partition)
@@ -151,12 +149,11 @@ class _Pool:
         self.workers.clear()
 
 
-def _serve(pipe: Connection, sent: bytes) -> None:
+def _serve(pipe: Connection, work: Work) -> None:
     """Work on the partitions that come through a pipe until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which sends it to all processes
     end_with_parent()
     try:
-        work: Work = pickle.loads(sent)
         with one_thread():
             while True:
                 name: str

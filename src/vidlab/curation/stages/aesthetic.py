@@ -17,6 +17,7 @@ from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
+from vidlab.hub import refuse_code
 from vidlab.perceptual.weights import load_weights
 
 SCORE = "aesthetic"
@@ -99,6 +100,7 @@ def aesthetic_model(clip: str, head: str) -> "AestheticModel":
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
     folder = str(Path(clip).expanduser())
+    refuse_code(Path(folder), "the folder of CLIP")
     tower: Any = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     prepare = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
     return AestheticModel(tower.eval(), prepare, load_head(Path(head).expanduser(), tower.config.projection_dim))
