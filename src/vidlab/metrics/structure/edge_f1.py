@@ -26,7 +26,6 @@ class EdgeF1(ClipMetric):
     Args:
         extractor: finds the edges of both; None is Canny's detector with its defaults.
         tolerance: in pixels.
-        settings: as for every metric of clips.
 
     Raises:
         UserError: a tolerance below 0.
@@ -36,8 +35,8 @@ class EdgeF1(ClipMetric):
     reference_kind = "paired"
     higher_is_better = True
 
-    def __init__(self, extractor: SignalExtractor | None = None, tolerance: int = 1, **settings: object) -> None:
-        super().__init__(**settings)  # type: ignore[arg-type]
+    def __init__(self, extractor: SignalExtractor | None = None, tolerance: int = 1) -> None:
+        super().__init__()
         if tolerance < 0:
             raise UserError(f"edge_f1: tolerance={tolerance} must be 0 or more pixels.")
         self.extractor: SignalExtractor = extractor or Canny()
