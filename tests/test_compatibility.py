@@ -1,8 +1,7 @@
 """One table: model x objective x conditioning x sampler x precision x shapes, trained and sampled or refused.
 
-Every pair of two choices is in a row of ``ROWS``, which the names of the tests spell out. Each run of the tests takes
-those in which every choice meets every precision and every shape; the other rows are marked ``slow``, and so are all of
-model x objective x conditioning, each with all samplers, and models in two processes (``cli/test_ddp.py``).
+Every pair of two choices is in a row of ``ROWS``, which the names of the tests spell out; all of model x objective x
+conditioning, each with all samplers, are marked ``slow``, and so are models in two processes (``cli/test_ddp.py``).
 What cannot work is refused when the parts are put together, with its reason; ``REFUSED`` lists all of that. A new file
 in conf/ takes part without touching this one, so no combination is in neither.
 """
@@ -144,22 +143,6 @@ def pairs(row) -> list[tuple[tuple[int, str], tuple[int, str]]]:
 ROWS = rows_of_all_pairs(MODELS, OBJECTIVES, CONDITIONINGS, SAMPLERS, PRECISIONS, list(SHAPES))
 
 
-def covering(rows: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Few of the rows in which every choice meets every precision and every shape that it meets in any."""
-
-    def met(row: tuple[str, ...]) -> set:
-        return {pair for pair in pairs(row) if pair[1][0] >= len(GROUPS)}
-
-    missing, chosen = set().union(*map(met, rows)), []
-    while missing:
-        chosen.append(max(rows, key=lambda row: len(missing & met(row))))
-        missing -= met(chosen[-1])
-    return chosen
-
-
-OFTEN = covering(ROWS)
-
-
 def drawn(every: bool, *values: object, **options: str) -> object:
     """Values of a test in every run of the tests, or in ``pytest -m slow`` alone."""
     return pytest.param(*values, marks=() if every else pytest.mark.slow, **options)
@@ -198,7 +181,7 @@ def sampled(module: VideoDiffusion, sampler: str, precision: str = "32-true") ->
     assert video.shape == (1, 3, 8, 8, 8) and video.isfinite().all()
 
 
-@pytest.mark.parametrize("row", [drawn(row in OFTEN, row, id="-".join(row)) for row in ROWS])
+@pytest.mark.parametrize("row", ROWS, ids="-".join)
 def test_every_pair_trains_and_samples(row, monkeypatch):
     model, objective, conditioning, sampler, precision, shapes = row
     overrides = (f"model={model}", f"objective={objective}", f"conditioning={conditioning}")
