@@ -15,9 +15,9 @@ import numpy as np
 
 from record import record
 from vidlab import load
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes import MovingShapes
 from vidlab.data.moving_shapes.short_prompts import short_prompt
+from vidlab.factors import Factors
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.shapes.grade import grade
 from vidlab.metrics.shapes.parse import parse_scene

@@ -23,6 +23,7 @@ FLOORS = (
         "command_line",
         "digests",
         "errors",
+        "factors",
         "features",
         "files",
         "hub",

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from vidlab.clip import ClipBatch, Factors, ObjectFactors
+from vidlab.clip import ClipBatch
 from vidlab.data.moving_shapes.scene import COLORS
 from vidlab.errors import UserError
+from vidlab.factors import Factors, ObjectFactors
 from vidlab.metrics.rewards.shapes import ColorAndPlace
 
 SIZE = 32

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from shapes_damage import Pixels, blurred, frozen, noisy, recolored, shuffled
 
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import MOTIONS, Background, Body, Canvas, Scene
+from vidlab.factors import Factors
 from vidlab.metrics.shapes.grade import DIMENSIONS, background_color_score, color_score, grade, match
 from vidlab.metrics.shapes.motion import motion_score, speed_score
 from vidlab.metrics.shapes.parse import parse_scene

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes import MovingShapes
 from vidlab.errors import DataError, UserError
+from vidlab.factors import Factors
 from vidlab.metrics.results import difference
 from vidlab.metrics.shapes.grade import DIMENSIONS
 from vidlab.metrics.shapes.judge import ShapesJudge, grey_levels, see

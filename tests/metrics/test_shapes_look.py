@@ -8,7 +8,6 @@ import pytest
 from shape_reading import ObjectReading, read, read_object
 from shapes_damage import noisy
 
-from vidlab.clip import ObjectFactors
 from vidlab.data.moving_shapes import MovingShapes, RenderedClip
 from vidlab.data.moving_shapes.render import render_scene
 from vidlab.data.moving_shapes.scene import (
@@ -24,6 +23,7 @@ from vidlab.data.moving_shapes.scene import (
     Canvas,
     Scene,
 )
+from vidlab.factors import ObjectFactors
 from vidlab.metrics.shapes.grade import match
 from vidlab.metrics.shapes.masks import eroded, moments, parts, widened
 from vidlab.metrics.shapes.parse import parse_scene

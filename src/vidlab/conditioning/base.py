@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.clip import Controls, Factors, History, KnownLatents, LatentShape, Stride
+from vidlab.clip import Controls, History, KnownLatents, LatentShape, Stride
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 from vidlab.structure import StructureSignal
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from typing_extensions import override
 
-from vidlab.clip import Factors, KnownLatents, LatentShape, Stride
+from vidlab.clip import KnownLatents, LatentShape, Stride
 from vidlab.conditioning.base import (
     Conditioning,
     FrameConditions,
@@ -18,6 +18,7 @@ from vidlab.conditioning.base import (
 )
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 
 

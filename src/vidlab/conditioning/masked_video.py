@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.clip import Controls, Factors, LatentShape, Stride
+from vidlab.clip import Controls, LatentShape, Stride
 from vidlab.conditioning.base import (
     Conditioning,
     FrameConditions,
@@ -20,6 +20,7 @@ from vidlab.conditioning.base import (
     by_latent_frame,
 )
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 
 TASKS = ("t2v", "i2v", "transition", "continuation", "random", "clear")

@@ -26,8 +26,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from vidlab.clip import Factors
 from vidlab.errors import DataError, UserError
+from vidlab.factors import Factors
 from vidlab.metrics.checks import check_darkness, check_pairs, check_videos
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult

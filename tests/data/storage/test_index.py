@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.datasets.splits import GatheredRows
 from vidlab.data.storage import index_writer, row_store
 from vidlab.data.storage.clip_row import factors_from_json, factors_to_json
@@ -23,6 +22,7 @@ from vidlab.data.storage.index import COLUMNS, ClipIndex, ClipRow, write_index
 from vidlab.data.storage.index_writer import IndexWriter
 from vidlab.data.storage.row_store import BLOCK_ROWS
 from vidlab.errors import DataError
+from vidlab.factors import Factors, ObjectFactors
 
 # Values by field name, so that the test holds for whatever factors a rendered clip has.
 SAMPLES = {str: "red", bool: True, int: 3, tuple[float, ...]: (0.25, 0.5), tuple[str, ...]: ("red", "plain")}

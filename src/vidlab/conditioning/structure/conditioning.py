@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from typing_extensions import override
 
-from vidlab.clip import Factors, LatentShape, Stride
+from vidlab.clip import LatentShape, Stride
 from vidlab.conditioning.base import (
     Conditioning,
     FrameConditions,
@@ -20,6 +20,7 @@ from vidlab.conditioning.base import (
 )
 from vidlab.conditioning.structure.signals import SignalExtractor, SourceClips
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 from vidlab.structure import StructureSignal
 

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import Factors
+from vidlab.factors import Factors
 
 
 @dataclass(frozen=True)

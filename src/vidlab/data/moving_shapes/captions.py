@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from random import Random
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes import words
 from vidlab.data.moving_shapes.factors import carried
 from vidlab.data.moving_shapes.scene import DIRECTIONS, PANS
 from vidlab.data.moving_shapes.words import Verb
+from vidlab.factors import Factors, ObjectFactors
 
 # How often a caption speaks of what it may leave out. Color and shape are always named.
 NAMES_SIZE = 0.6

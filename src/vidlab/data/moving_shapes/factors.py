@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes.scene import (
     DIRECTIONS,
     FAST,
@@ -20,6 +19,7 @@ from vidlab.data.moving_shapes.scene import (
     Scene,
     Track,
 )
+from vidlab.factors import Factors, ObjectFactors
 
 IN_PLACE_LIMIT = 0.03  # displacement of an object that keeps its place: less than a pixel at 32
 MOVING_LIMIT = 0.12  # displacement of an object that moves

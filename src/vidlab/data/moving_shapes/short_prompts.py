@@ -2,9 +2,9 @@
 
 from random import Random
 
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes.captions import Caption
 from vidlab.data.moving_shapes.scene import DIRECTIONS
+from vidlab.factors import Factors
 
 NAMES_MOTION = 0.5
 DOING = {"still": "standing still", "bouncing": "bouncing"}

@@ -10,11 +10,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.conditioning.structure.signals import SignalExtractor, SourceClips
 from vidlab.data.moving_shapes.render import coverage
 from vidlab.data.moving_shapes.scene import Body, Canvas
 from vidlab.errors import UserError
+from vidlab.factors import Factors, ObjectFactors
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes.captions import write_caption
 from vidlab.data.moving_shapes.factors import describe
 from vidlab.data.moving_shapes.render import Frames, render_scene
 from vidlab.data.moving_shapes.sampling import sample_scene
 from vidlab.data.moving_shapes.scene import Canvas
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import seed_of
 
 RENDERER_VERSION = 5

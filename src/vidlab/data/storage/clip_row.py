@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.names import is_utf8, shown
 from vidlab.errors import CorruptClipError
+from vidlab.factors import Factors, ObjectFactors
 
 INDEX_NAME = "index.parquet"
 SPLITS = ("train", "val", "test")

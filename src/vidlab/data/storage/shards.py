@@ -18,12 +18,12 @@ from zlib import crc32
 
 from typing_extensions import override
 
-from vidlab.clip import Factors
 from vidlab.data.names import is_utf8, shown
 from vidlab.data.storage.clip_row import INDEX_NAME, SPLITS, ClipRow
 from vidlab.data.storage.index_writer import IndexWriter
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
+from vidlab.factors import Factors
 
 # A tar header, and the longest name in it.
 HEADER, LONGEST_NAME, LARGEST_SIZE = tarfile.BLOCKSIZE, 100, 8**11

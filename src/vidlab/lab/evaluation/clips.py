@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import Factors
 from vidlab.data.clip_transform import scale_to_cover
 from vidlab.data.datasets.annotation import Annotation, read_entry
 from vidlab.data.datasets.folder import VIDEO_SUFFIXES, find_videos, tables_of
@@ -25,6 +24,7 @@ from vidlab.data.storage.shards import open_member, read_member
 from vidlab.data.tables.files import open_table
 from vidlab.data.video import read_frames, to_pixels
 from vidlab.errors import DataError, UserError
+from vidlab.factors import Factors
 from vidlab.files import write_json
 
 log = logging.getLogger(__name__)

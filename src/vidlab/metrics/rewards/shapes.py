@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import ClipBatch, ObjectFactors
+from vidlab.clip import ClipBatch
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS
 from vidlab.data.moving_shapes.scene import COLORS, SIZES
 from vidlab.errors import UserError
+from vidlab.factors import ObjectFactors
 from vidlab.metrics.shapes.grade import PLACE_SLACK, POSITIONS
 
 # Distances in RGB of 0 to 255. Half way between right and wrong of the judge: any two names are at least 80 apart.

@@ -7,9 +7,9 @@ from itertools import permutations
 
 import numpy as np
 
-from vidlab.clip import Factors, ObjectFactors
 from vidlab.data.moving_shapes.factors import PLACE_LIMITS, RELATION_DISTANCE
 from vidlab.data.moving_shapes.scene import BACKGROUND_COLORS, COLORS, SIZES, Canvas
+from vidlab.factors import Factors, ObjectFactors
 from vidlab.metrics.shapes.motion import motion_score, speed_score
 from vidlab.metrics.shapes.parsed_scene import Floats, ParsedScene, SeenObject, ramp
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.clip import Factors
 from vidlab.data.moving_shapes.source import LEAST_FRAMES, RENDERER_VERSION
 from vidlab.errors import DataError, UserError
+from vidlab.factors import Factors
 from vidlab.metrics.base import Batch, VideoMetric
 from vidlab.metrics.intervals import bootstrap_mean
 from vidlab.metrics.results import MetricResult
