@@ -3,7 +3,7 @@ import torch
 
 from vidlab.autoencoders.identity import Identity
 from vidlab.clip import Stride
-from vidlab.conditioning.base import Conditioning, FrameConditions, NoConditioning, by_latent_frame
+from vidlab.conditioning.base import Conditioning, FrameConditions, NoConditioning, TrainingClips, by_latent_frame
 from vidlab.errors import UserError
 
 EVEN, CAUSAL = Stride(4, 8, 8), Stride(4, 8, 8, first_frame_alone=True)
@@ -35,7 +35,7 @@ def test_without_conditioning_nothing_can_be_given(make_draw):
     none = NoConditioning()
     assert isinstance(none, Conditioning) and none.default_num_frames(8) == 0
     pixels = torch.zeros(2, 3, 4, 8, 8)
-    assert none.for_training(pixels, pixels, Identity(), make_draw(), 0) == FrameConditions()
+    assert none.for_training(TrainingClips(pixels, pixels, make_draw(), 0), Identity()) == FrameConditions()
     assert none.for_inference(pixels, torch.zeros(2, 4, dtype=torch.bool), Identity()) == FrameConditions()
     with pytest.raises(UserError, match="trained without conditioning on frames"):
         none.for_inference(pixels, torch.ones(2, 4, dtype=torch.bool), Identity())

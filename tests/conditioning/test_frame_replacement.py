@@ -4,7 +4,7 @@ import torch
 from vidlab.autoencoders.haar import Haar
 from vidlab.autoencoders.identity import Identity
 from vidlab.clip import Conditions, DenoiserOutput
-from vidlab.conditioning.base import Conditioning
+from vidlab.conditioning.base import Conditioning, TrainingClips
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import Ends, EveryNth, First
 from vidlab.diffusion.gaussian import GaussianObjective
@@ -39,7 +39,7 @@ def test_patterns(pattern, known):
 
 
 def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=0.0).for_training(x0, x0, same, make_draw(), 0)
+    evidence = FrameReplacement(image_dropout=0.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
     assert evidence.controls is None and evidence.known.mask.flatten(1).tolist() == [[1, 0, 0, 0]] * 2
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
@@ -53,7 +53,7 @@ def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw
 
 
 def test_a_dropped_image_is_noise_like_the_rest_and_supervised(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=1.0).for_training(x0, x0, same, make_draw(), 0)
+    evidence = FrameReplacement(image_dropout=1.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
     assert torch.equal(corrupted.input.latents, plain.input.latents)
@@ -65,10 +65,12 @@ def test_dropout_is_a_keyed_share(make_draw):
 
     keys = tuple(str(i) for i in range(4000))
     x0 = torch.zeros(4000, 3, 2, 1, 1)
-    known = FrameReplacement().for_training(x0, x0, same, KeyedRNG(0, keys, (0,) * 4000), 0).known
+    clips = TrainingClips(x0, x0, KeyedRNG(0, keys, (0,) * 4000), 0)
+    known = FrameReplacement().for_training(clips, same).known
     share = 1 - known.mask[:, 0, 0].mean().item()
     assert abs(share - 0.08) < 3 * (0.08 * 0.92 / 4000) ** 0.5
-    part = FrameReplacement().for_training(x0[:10], x0[:10], same, KeyedRNG(0, keys[:10], (0,) * 10), 5).known
+    clips = TrainingClips(x0[:10], x0[:10], KeyedRNG(0, keys[:10], (0,) * 10), 5)
+    part = FrameReplacement().for_training(clips, same).known
     assert torch.equal(part.mask, known.mask[:10])
 
 
@@ -113,7 +115,7 @@ def test_frames_usually_given_are_those_of_training():
 def test_a_clip_that_would_be_given_away_is_trained_without(pattern, length, make_draw):
     conditioning, x0 = FrameReplacement(pattern, image_dropout=0.0), torch.randn(2, 3, length, 2, 2)
     assert conditioning.gives_all(length) and not conditioning.gives_all(length + 2)
-    known = conditioning.for_training(x0, x0, same, make_draw(), 0).known
+    known = conditioning.for_training(TrainingClips(x0, x0, make_draw(), 0), same).known
     assert not known.mask.any()
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vidlab.clip import LatentShape, Stride
-from vidlab.conditioning.base import Conditioning
+from vidlab.conditioning.base import Conditioning, TrainingClips
 from vidlab.conditioning.masked_video import TASKS, MaskedVideo, Stage, folded_mask
 from vidlab.errors import UserError
 from vidlab.randomness import KeyedRNG
@@ -89,9 +89,8 @@ def test_masked_pixels_are_black_before_encoding():
 
 def test_noise_on_kept_frames_has_the_published_law():
     video = MaskedVideo([Stage({"clear": 1})])
-    controls = video.for_training(
-        torch.zeros(3000, 3, 2, 4, 4), torch.zeros(3000, 3, 1, 4, 4), halved, MANY, 0
-    ).controls
+    clips = TrainingClips(torch.zeros(3000, 3, 2, 4, 4), torch.zeros(3000, 3, 1, 4, 4), MANY, 0)
+    controls = video.for_training(clips, halved).controls
     levels = controls.channels[:, :3].flatten(1).std(1) * 2**0.5  # the mean of two frames has half the variance
     clean = levels < 1e-6
     assert abs(clean.float().mean() - 0.05) < 4 * (0.05 * 0.95 / 3000) ** 0.5
@@ -99,7 +98,7 @@ def test_noise_on_kept_frames_has_the_published_law():
     assert abs(logarithms.mean() + 3) < 0.04 and abs(logarithms.std() - 0.5) < 0.04
     # what is discarded stays black
     pixels, x0, two = torch.zeros(2, 3, 2, 4, 4), torch.zeros(2, 3, 1, 4, 4), KeyedRNG(0, ("a", "b"), (0, 0))
-    hidden = always("t2v").for_training(pixels, x0, halved, two, 0).controls
+    hidden = always("t2v").for_training(TrainingClips(pixels, x0, two, 0), halved).controls
     assert torch.equal(hidden.channels[:, :3], -torch.ones(2, 3, 1, 4, 4))
 
 

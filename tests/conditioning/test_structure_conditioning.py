@@ -6,7 +6,7 @@ import torch
 
 from vidlab.autoencoders.identity import Identity
 from vidlab.clip import LatentShape, Stride
-from vidlab.conditioning.base import NoConditioning
+from vidlab.conditioning.base import NoConditioning, TrainingClips
 from vidlab.conditioning.structure.canny import Canny
 from vidlab.conditioning.structure.conditioning import StructureConditioning
 from vidlab.conditioning.structure.signals import GivenSignal, SourceClips
@@ -97,7 +97,7 @@ def test_maps_hold_each_signal_and_where_it_is_given():
     assert torch.equal(maps[:, 1], frames[..., None, None].float().expand(1, 3, 16, 16))
     assert not maps[:, 2:].any()  # what is not given at all
     x0 = torch.zeros(1, 2, 3, 4, 4)
-    drawn = told.for_training(clip, x0, Identity(), KeyedRNG(0, ("a",), (0,)), 0)
+    drawn = told.for_training(TrainingClips(clip, x0, KeyedRNG(0, ("a",), (0,)), 0), Identity())
     assert drawn.structure.maps.shape == maps.shape and drawn.known is None
     assert told.control_channels(LatentShape(3, 3, 4, 4), Stride(1, 4, 4)) == ()
 

@@ -33,6 +33,25 @@ class FrameEncoder(Protocol):
 
 
 @dataclass(frozen=True)
+class TrainingClips:
+    """Training clips, of which something is to be known.
+
+    Args:
+        pixels: None where clips come encoded.
+        x0: their latents.
+        draw: their random numbers.
+        step: the training step.
+        factors: the true factors of rendered clips, one for each; empty where nobody knows them.
+    """
+
+    pixels: Pixels | None
+    x0: Latents
+    draw: KeyedRNG
+    step: int
+    factors: Sequence[Factors | None] = ()
+
+
+@dataclass(frozen=True)
 class FrameConditions:
     """What a model is told of the clip besides its caption.
 
@@ -87,19 +106,8 @@ class Conditioning(Protocol):
         """
         ...
 
-    def for_training(
-        self,
-        pixels: Pixels | None,
-        x0: Latents,
-        encoder: FrameEncoder,
-        draw: KeyedRNG,
-        step: int,
-        factors: Sequence[Factors | None] = (),
-    ) -> FrameConditions:
-        """What is known of training clips whose latents are ``x0``, at a training step.
-
-        ``pixels`` is None where clips come encoded; ``factors`` are those of rendered clips.
-        """
+    def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
+        """What is known of training clips."""
         ...
 
     def made_to_read(self, backbone: MakeDenoiser, stride: Stride) -> MakeDenoiser:
@@ -140,15 +148,7 @@ class NoConditioning(Conditioning):
         return False
 
     @override
-    def for_training(
-        self,
-        pixels: Pixels | None,
-        x0: Latents,
-        encoder: FrameEncoder,
-        draw: KeyedRNG,
-        step: int,
-        factors: Sequence[Factors | None] = (),
-    ) -> FrameConditions:
+    def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
         return FrameConditions()
 
     @override

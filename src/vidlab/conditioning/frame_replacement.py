@@ -1,6 +1,5 @@
 """Frame replacement: known latent frames take the place of noisy ones (STIV, arXiv 2412.07730, section 3)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,12 +13,11 @@ from vidlab.conditioning.base import (
     Frames,
     Latents,
     Pixels,
+    TrainingClips,
     by_latent_frame,
 )
 from vidlab.conditioning.patterns import First, FramePattern
 from vidlab.errors import UserError
-from vidlab.factors import Factors
-from vidlab.randomness import KeyedRNG
 
 
 @dataclass(frozen=True)
@@ -66,17 +64,10 @@ class FrameReplacement(Conditioning):
         return max(int(self.pattern.frames(frames).long().cumprod(0).sum()), 1)
 
     @override
-    def for_training(
-        self,
-        pixels: Pixels | None,
-        x0: Latents,
-        encoder: FrameEncoder,
-        draw: KeyedRNG,
-        step: int,
-        factors: Sequence[Factors | None] = (),
-    ) -> FrameConditions:
+    def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
         """The pattern's frames of each clip that keeps its image; none where they are all there are."""
-        kept = draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
+        x0 = clips.x0
+        kept = clips.draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
         frames = self.pattern.frames(x0.shape[2])
         if self.gives_all(x0.shape[2]):
             frames = torch.zeros_like(frames)

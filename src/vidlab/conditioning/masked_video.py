@@ -15,12 +15,11 @@ from vidlab.conditioning.base import (
     FrameConditions,
     FrameEncoder,
     Frames,
-    Latents,
     Pixels,
+    TrainingClips,
     by_latent_frame,
 )
 from vidlab.errors import UserError
-from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 
 TASKS = ("t2v", "i2v", "transition", "continuation", "random", "clear")
@@ -119,23 +118,16 @@ class MaskedVideo(Conditioning):
         return next(stage for stage in self.stages if stage.until_step is None or step < stage.until_step)
 
     @override
-    def for_training(
-        self,
-        pixels: Pixels | None,
-        x0: Latents,
-        encoder: FrameEncoder,
-        draw: KeyedRNG,
-        step: int,
-        factors: Sequence[Factors | None] = (),
-    ) -> FrameConditions:
+    def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
         """A task for each clip, and noise on the frames it keeps.
 
         Raises:
             ValueError: no pixels; latents of a masked video do not follow from those of the whole.
         """
+        pixels, draw = clips.pixels, clips.draw
         if pixels is None:
             raise ValueError("masked video needs the pixels of the clips")
-        frames = self.kept_frames(pixels.shape[2], draw, step).to(pixels.device)
+        frames = self.kept_frames(pixels.shape[2], draw, clips.step).to(pixels.device)
         level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))
         level = torch.where(draw.uniform("condition_clean") < self.clean, 0, level).to(pixels)
         noise = draw.normal("condition_noise", tuple(pixels.shape[1:])).to(pixels)

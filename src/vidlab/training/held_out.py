@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.clip import ClipBatch, Conditions
+from vidlab.conditioning.base import TrainingClips
 from vidlab.diffusion.objective import Levels, ObjectiveLoss
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.randomness import KeyedRNG
@@ -51,9 +52,8 @@ class HeldOutMeasures:
         pipeline, draw = self.pipeline, batch.draw(VALIDATION_SEED)
         with torch.no_grad():
             x0 = pipeline.autoencoder.encode(batch.pixels)
-        given = pipeline.conditioning.for_training(
-            batch.pixels, x0, pipeline.autoencoder, draw, END_OF_TRAINING, batch.factors
-        )
+        clips = TrainingClips(batch.pixels, x0, draw, END_OF_TRAINING, batch.factors)
+        given = pipeline.conditioning.for_training(clips, pipeline.autoencoder)
         text = pipeline.text_encoder(batch.captions)
         conditions = pipeline.conditions(text, given, x0, batch.size, micro=batch.micro)
         nothing = pipeline.nothing_known(batch.pixels)

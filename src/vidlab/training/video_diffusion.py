@@ -12,7 +12,7 @@ from typing_extensions import override
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.clip import ClipBatch, DenoiserInput, LatentShape, LossContext
-from vidlab.conditioning.base import Conditioning, NoConditioning
+from vidlab.conditioning.base import Conditioning, NoConditioning, TrainingClips
 from vidlab.cost.flops import ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.losses.base import Regularizer, Regularizers
@@ -212,7 +212,8 @@ class VideoDiffusion(ClipModule):
         x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)
         self._given_away.check(x0.shape[2])
         pixels = None if batch.encoded else batch.pixels
-        given = self.conditioning.for_training(pixels, x0, self.autoencoder, draw, batch.number, batch.factors)
+        clips = TrainingClips(pixels, x0, draw, batch.number, batch.factors)
+        given = self.conditioning.for_training(clips, self.autoencoder)
         text = self.encoders.text_of(batch, draw)
         conditions = self.pipeline.conditions(text, given, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)

@@ -1,6 +1,6 @@
 """Structure signals as a condition, beside frames that are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -13,14 +13,13 @@ from vidlab.conditioning.base import (
     FrameConditions,
     FrameEncoder,
     Frames,
-    Latents,
     MakeDenoiser,
     NoConditioning,
     Pixels,
+    TrainingClips,
 )
 from vidlab.conditioning.structure.signals import SignalExtractor, SourceClips
 from vidlab.errors import UserError
-from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 from vidlab.structure import StructureSignal
 
@@ -100,25 +99,18 @@ class StructureConditioning(Conditioning):
         return sum(signal.channels + 1 for signal in self.signals.values())
 
     @override
-    def for_training(
-        self,
-        pixels: Pixels | None,
-        x0: Latents,
-        encoder: FrameEncoder,
-        draw: KeyedRNG,
-        step: int,
-        factors: Sequence[Factors | None] = (),
-    ) -> FrameConditions:
+    def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
         """What ``frames`` gives, and the signals of a drawn pattern of frames.
 
         Raises:
             ValueError: clips without pixels.
         """
+        pixels = clips.pixels
         if pixels is None:
             raise ValueError("structure signals are taken from the pixels of the clips")
-        known = self.frames.for_training(pixels, x0, encoder, draw, step)
-        given = {name: self.drawn_frames(name, pixels.shape[2], draw).to(pixels.device) for name in self.signals}
-        return replace(known, structure=self.signal(SourceClips(pixels, factors), given))
+        known = self.frames.for_training(clips, encoder)
+        given = {name: self.drawn_frames(name, pixels.shape[2], clips.draw).to(pixels.device) for name in self.signals}
+        return replace(known, structure=self.signal(SourceClips(pixels, clips.factors), given))
 
     def drawn_frames(self, name: str, count: int, draw: KeyedRNG) -> Frames:
         """True at the frames of each clip of which a signal is given in training."""
