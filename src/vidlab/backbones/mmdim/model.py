@@ -120,43 +120,45 @@ class MMDiM(PatchedDenoiser):
             {"width": width, "depth": depth, "heads": heads, "registers": registers, "scan_paths": len(scan_paths)},
             {"register_by": register_by, "text_ends": text_ends, "history_timestep": history_timestep},
         )  # fmt: skip
-        self.watched = later_half(range(dual_depth))
-        features = frozenset({SELF_ATTENTION} if self.watched else ())
-        blocks = BlockSpec(dual_depth + depth, width, heads)
-        self.declare(patch, control_channels, reads_history=True, features=features, blocks=blocks)
-        self.spec = replace(
-            self.spec,
-            pooled_width=pooled_width or text_width,
-            takes_ssm=True,
-            hidden_matrices=("dual_blocks.*", "blocks.*"),
-        )
-        _, rows, columns = self.patch
-        self.latent_channels, self.width = latent.channels, width
+        self._declare(BlockSpec(dual_depth + depth, width, heads), dual_depth, patch, control_channels)
         self.tables = Tables(kept=KEPT)
         self.contexts = Contexts(
             self.tables, width, self.patch[0],
-            full_grid=(latent.height // rows, latent.width // columns),
+            full_grid=(latent.height // self.patch[1], latent.width // self.patch[2]),
             rope=(rotation_planes(width // heads, rope_axes), rope_base, rope_scales(rope_scale)),
             absolute=absolute_positions, orders=ScanOrders(scan_paths, scan), layers=depth, bank=registers,
             by_role=register_by == "role", both_ends=text_ends == "both", temporal=temporal_branch,
         )  # fmt: skip
         self.clean_history = history_timestep == "clean"
         self.activation_checkpointing = activation_checkpointing
-        kernels = MixerKernels(attention_kernel(attention), ssm_kernel(ssm))
-        patch_channels = latent.channels * math.prod(patch)
-        self.embed = nn.Linear(patch_channels, width)
-        self.controls = nn.ModuleList(ControlEmbed(n * math.prod(patch), width) for n in self.control_channels)
-        self.condition = VectorCondition(width, pooled_width or text_width)
-        self.text_tokens = nn.Linear(text_width, width)
-        sizes = (width, heads, mlp_ratio)
+        self._make_embeddings(latent.channels, text_width, pooled_width or text_width)
+        kernels, sizes = MixerKernels(attention_kernel(attention), ssm_kernel(ssm)), (width, heads, mlp_ratio)
         self.dual_blocks = nn.ModuleList(DualStreamBlock(*sizes, kernels.attention) for _ in range(dual_depth))
         self.blocks = nn.ModuleList(
             MMDiMBlock(*sizes, layer, mixer, kernels, temporal_branch, registers) for layer in range(depth)
         )
+        self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, self.embed.in_features)
         resumable = all(can_resume(block.get_submodule("mixer")) for block in self.blocks)
         self.spec = replace(self.spec, remembers_history=self.clean_history and resumable)
-        self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, patch_channels)
         self.reset_parameters()
+
+    def _declare(
+        self, blocks: BlockSpec, dual_depth: int, patch: Sequence[int], control_channels: Sequence[int]
+    ) -> None:
+        """What the model is, as far as its blocks tell."""
+        self.width, self.watched = blocks.width, later_half(range(dual_depth))
+        features = frozenset({SELF_ATTENTION} if self.watched else ())
+        self.declare(patch, control_channels, reads_history=True, features=features, blocks=blocks)
+        self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
+
+    def _make_embeddings(self, latent_channels: int, text_width: int, pooled_width: int) -> None:
+        """Of patches, controls, the condition and text; declares the pooled text that is read."""
+        self.spec = replace(self.spec, pooled_width=pooled_width)
+        self.latent_channels, places = latent_channels, math.prod(self.patch)
+        self.embed = nn.Linear(latent_channels * places, self.width)
+        self.controls = nn.ModuleList(ControlEmbed(n * places, self.width) for n in self.control_channels)
+        self.condition = VectorCondition(self.width, pooled_width)
+        self.text_tokens = nn.Linear(text_width, self.width)
 
     def reset_parameters(self) -> None:
         """Xavier linears; all modulation, controls and the head start at zero; mixers keep their own start."""
