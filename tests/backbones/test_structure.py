@@ -224,6 +224,13 @@ def test_signals_of_several_passes_are_stacked_and_cut():
             concatenate_signals([one, other])
 
 
+def test_a_history_that_the_parent_could_keep_is_read_anew():
+    module = built("mmdim", "model.backbone.history_timestep=clean", "model.backbone.text_ends=left")
+    assert module.denoiser.parent.spec.remembers_history and not module.denoiser.spec.remembers_history
+    with pytest.raises(ValueError, match="anew at each noise level"):
+        module.denoiser.remember(example(module))
+
+
 def test_only_the_controller_is_trained_and_the_parent_is_inherited():
     module = built("full3d")
     assert module.needs_parent and module.denoiser.spec.frozen == ("parent.*",)
