@@ -40,8 +40,7 @@ def main() -> None:
     pixels = torch.stack([torch.from_numpy(clip.frames) for clip in clips]).permute(0, 4, 1, 2, 3) / 127.5 - 1
     factors = [clip.factors for clip in clips]
     told = SourceClips(pixels, factors)
-    given = dict.fromkeys(pipe.conditioning.signals, torch.ones(len(clips), frames, dtype=torch.bool))
-    structure = pipe.conditioning.signal(told, given)
+    structure = pipe.conditioning.whole_structure(pixels, factors)
     draw = KeyedRNG(0, tuple(f"{number}" for number in range(len(clips))), (0,) * len(clips))
     captions = [clip.caption for clip in clips]
     colors = [others(one.objects[0].color, number) for number, one in enumerate(factors)]

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
+from vidlab.data.held_out import held_out_structure
 from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.index import ClipRow
 from vidlab.data.video import to_frames, to_pixels
@@ -57,7 +58,8 @@ class Evaluation(Callback):
     latent shape start from the same noise. Loggers that keep files get both at the end.
 
     The weights are the averaged ones when an EMA callback is present. Noise is keyed by clip, as in ``evaluate.py``,
-    which gives the same values for the same number of videos. The videos are shared out among the processes.
+    which gives the same values for the same number of videos. The videos are shared out among the processes. A model of
+    ``conditioning=structure`` is told the structure of each held-out clip.
 
     Args:
         metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
@@ -151,11 +153,11 @@ class Evaluation(Callback):
             metric.reset()
         self._latest = {}
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
-        mine = self._clips(trainer)[trainer.global_rank :: trainer.world_size]
+        mine = range(len(self._clips(trainer)))[trainer.global_rank :: trainer.world_size]
         pl_module.eval()
         with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
             for part in _parts(mine, self.batch_size):
-                self._score(self._videos(pl_module, part), part)
+                self._score(self._videos(trainer, pl_module, part), [self._clips(trainer)[place] for place in part])
         pl_module.train()
         found = gathered(self._usable)
         for name, why in found.not_measured.items():
@@ -189,20 +191,23 @@ class Evaluation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         others = {
             "seed": self.seed, "weights": weights, "clip_shape": module.clip_shape, "data": data.data.hash,
-            "precision": trainer.precision,
+            "precision": trainer.precision, "structure": module.conditioning.tells_structure or None,
         }  # fmt: skip
         return Series(len(self._clips(trainer)), module.sampler, module.guidance, others)
 
     def _clips(self, trainer: Trainer) -> list[ClipRow]:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(datamodule, ClipDataModule)
-        clips = datamodule.data.val if len(datamodule.data.val) else datamodule.data.train
+        clips = datamodule.data.shown
         return [clips.row(position) for position in range(min(self.num_videos, len(clips)))]
 
-    def _videos(self, module: VideoDiffusion, clips: Sequence[ClipRow]) -> Float[Tensor, "B 3 T H W"]:
+    def _videos(self, trainer: Trainer, module: VideoDiffusion, places: Sequence[int]) -> Float[Tensor, "B 3 T H W"]:
+        clips = [self._clips(trainer)[place] for place in places]
         keys = tuple(clip.key for clip in clips)
         captions = [clip.captions[0] for clip in clips]
-        made = module.pipeline.clips(captions, KeyedRNG(self.seed, keys, (0,) * len(keys))).float().cpu()
+        draw, data = KeyedRNG(self.seed, keys, (0,) * len(keys)), trainer.datamodule  # type: ignore[attr-defined]
+        structure = held_out_structure(module.conditioning, data, places, module.device)
+        made = module.pipeline.clips(captions, draw, structure=structure).float().cpu()
         frames = {key: to_frames(video) for key, video in zip(keys, made, strict=True)}
         self._latest |= frames
         # as a file keeps them, so that evaluate.py finds the same
@@ -219,5 +224,5 @@ class Evaluation(Callback):
             )
 
 
-def _parts(clips: Sequence[ClipRow], size: int) -> Iterator[Sequence[ClipRow]]:
-    return (clips[start : start + size] for start in range(0, len(clips), size))
+def _parts(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (places[start : start + size] for start in range(0, len(places), size))

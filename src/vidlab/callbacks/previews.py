@@ -11,12 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
+from vidlab.data.held_out import held_out_structure
 from vidlab.data.module import ClipDataModule
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import contact_sheet, grid_mp4, write_png
 from vidlab.errors import UserError
 from vidlab.parallel.shards import is_shard
 from vidlab.randomness import KeyedRNG
+from vidlab.structure import StructureSignal
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -40,7 +42,8 @@ class Previews(Callback):
     """Every ``every_n_steps`` and at the end: one video per prompt, as a contact sheet and an mp4.
 
     The weights are the averaged ones when an EMA callback is present. Noise is keyed by prompt and never changes, so
-    sheets of different steps show the same videos growing.
+    sheets of different steps show the same videos growing. A model of ``conditioning=structure`` is told that of the
+    first held-out clips, whatever the prompts.
 
     Args:
         folder: where ``step-000100.png`` and ``.mp4`` are written.
@@ -97,23 +100,31 @@ class Previews(Callback):
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         pl_module.eval()
         with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
-            videos = self.videos(pl_module, prompts)
+            structure = held_out_structure(
+                pl_module.conditioning, self._data(trainer), range(len(prompts)), pl_module.device
+            )
+            videos = self.videos(pl_module, prompts, structure)
         pl_module.train()
         if trainer.is_global_zero:
             self._write(trainer, videos, prompts, step)
 
     def _prompts(self, trainer: Trainer) -> list[str]:
         if self.prompts is None:
-            datamodule = trainer.datamodule  # type: ignore[attr-defined]
-            assert isinstance(datamodule, ClipDataModule)
-            self.prompts = datamodule.held_out_captions(self.count)
+            self.prompts = self._data(trainer).held_out_captions(self.count)
         return self.prompts
 
-    def videos(self, module: VideoDiffusion, prompts: Sequence[str]) -> np.ndarray:
-        """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt."""
+    def _data(self, trainer: Trainer) -> ClipDataModule:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(datamodule, ClipDataModule)
+        return datamodule
+
+    def videos(
+        self, module: VideoDiffusion, prompts: Sequence[str], structure: StructureSignal | None = None
+    ) -> np.ndarray:
+        """Videos (N, T, H, W, 3) uint8 from noise keyed by position and prompt; ``structure`` is what they follow."""
         keys = tuple(f"{index}:{prompt}" for index, prompt in enumerate(prompts))
         draw = KeyedRNG(self.seed, keys, (0,) * len(keys))
-        pixels = module.pipeline.clips(prompts, draw).float().cpu()
+        pixels = module.pipeline.clips(prompts, draw, structure=structure).float().cpu()
         return np.stack([to_frames(video) for video in pixels])
 
     def _write(self, trainer: Trainer, videos: np.ndarray, prompts: Sequence[str], step: int) -> None:

@@ -119,6 +119,15 @@ class Conditioning(Protocol):
         """
         return backbone
 
+    def whole_structure(self, pixels: Pixels, factors: Sequence[Factors | None] = ()) -> StructureSignal | None:
+        """The structure of all frames of clips, such as held-out ones; None where none is told.
+
+        Args:
+            pixels: of the clips.
+            factors: the true factors of rendered clips, one for each; empty where nobody knows them.
+        """
+        return None
+
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Evidence of the frames marked True; the pixels of others are not looked at.
 

@@ -204,3 +204,24 @@ class FixedBatches(RankBatches):
     @override
     def same_bucket(self, number: int) -> range:
         return range(self.total)
+
+
+@dataclass(frozen=True)
+class ChosenClips(RankBatches):
+    """One batch of clips that are named by their positions among ``total``, epoch 0."""
+
+    positions: Sequence[int]
+    total: int
+    view: ClipTransform
+
+    @override
+    def clips(self, number: int) -> Sequence[ClipRef]:
+        return [ClipRef(position, 0) for position in self.positions]
+
+    @override
+    def transform(self, number: int, fps: float) -> ClipTransform:
+        return self.view
+
+    @override
+    def same_bucket(self, number: int) -> range:
+        return range(self.total)

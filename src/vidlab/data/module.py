@@ -234,7 +234,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def held_out_captions(self, count: int) -> list[str]:
         """Captions of the first ``count`` held-out clips, or of training clips when none is held out."""
-        clips = self.data.val if len(self.data.val) else self.data.train
+        clips = self.data.shown
         return [clips.row(position).captions[0] for position in range(min(count, len(clips)))]
 
     def state_dict(self) -> dict[str, Any]:

@@ -32,6 +32,11 @@ class SplitIndex:
     hash: str
     total: int
 
+    @property
+    def shown(self) -> ClipIndex:
+        """Held-out clips, or training clips when none is held out."""
+        return self.val if len(self.val) else self.train
+
 
 def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketing, val_clips: int) -> SplitIndex:
     """The usable clips of an index: those held out are cut as ``view`` says, those of training as ``rule`` says.

@@ -1,5 +1,6 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
 from vidlab.text.refiner.refiner import PromptRefiner
+
+log = logging.getLogger(__name__)
 
 # Settings of structure= beside the signals, with the values that ask for nothing.
 STRUCTURE = {"video": None, "frames": None, "strength": 1.0, "interval": [0.0, 1.0]}
@@ -76,6 +79,8 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline = load_pipeline(cfg.checkpoint, LoadSettings.of(cfg), cfg.name, cfg.allow)
     pipeline.check(prompts, asked, cfg.segments)
+    if pipeline.conditioning.tells_structure and not cfg.structure.video:
+        log.warning("structure.video is not set: the videos are those of the model without structure control")
     give_inputs(pipeline, {name: cfg[name] for name in INPUTS}, cfg.max_megapixels)
     settings = GenerationSettings(
         cfg.num_videos, cfg.seed, cfg.batch_size, cfg.precision, cfg.segments, cfg.overlap, cfg.interpolate, cfg.fps,

@@ -1,6 +1,6 @@
 """Structure signals as a condition, beside frames that are known."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from vidlab.conditioning.base import (
 )
 from vidlab.conditioning.structure.signals import SignalExtractor, SourceClips
 from vidlab.errors import UserError
+from vidlab.factors import Factors
 from vidlab.randomness import KeyedRNG
 from vidlab.structure import StructureSignal
 
@@ -111,6 +112,11 @@ class StructureConditioning(Conditioning):
         known = self.frames.for_training(clips, encoder)
         given = {name: self.drawn_frames(name, pixels.shape[2], clips.draw).to(pixels.device) for name in self.signals}
         return replace(known, structure=self.signal(SourceClips(pixels, clips.factors), given))
+
+    @override
+    def whole_structure(self, pixels: Pixels, factors: Sequence[Factors | None] = ()) -> StructureSignal:
+        every = torch.ones(len(pixels), pixels.shape[2], dtype=torch.bool, device=pixels.device)
+        return self.signal(SourceClips(pixels, factors), dict.fromkeys(self.signals, every))
 
     def drawn_frames(self, name: str, count: int, draw: KeyedRNG) -> Frames:
         """True at the frames of each clip of which a signal is given in training."""

@@ -14,7 +14,8 @@ from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
-from vidlab.lab.evaluation.clips import ScoredClip, write_record
+from vidlab.lab.evaluation.clips import RECORD, ScoredClip, read_record, write_record
+from vidlab.lab.evaluation.reconstruction import write_originals
 from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -54,7 +55,8 @@ def generate_held_out(
 ) -> list[ScoredClip]:
     """One video for each held-out clip's caption, written losslessly; those already in ``folder`` are kept.
 
-    The noise is keyed by the clip, so models of one latent shape start from the same.
+    The noise is keyed by the clip, so models of one latent shape start from the same. A model of
+    ``conditioning=structure`` is told the structure of each clip.
 
     Args:
         module: the model, on its device.
@@ -80,6 +82,18 @@ def generate_held_out(
         clips += made
     write_record(folder, clips)
     return clips
+
+
+def followed_clips(batches: Iterator[ClipBatch], folder: Path, fps: float) -> list[ScoredClip]:
+    """The held-out clips whose structure videos follow, what they are compared with, written losslessly and kept.
+
+    Args:
+        batches: of the videos.
+        folder: of the videos; the clips are in ``originals`` below it.
+        fps: of the files.
+    """
+    originals = folder / "originals"
+    return read_record(originals) if (originals / RECORD).is_file() else write_originals(batches, originals, fps)
 
 
 def _check(module: VideoDiffusion, recipe: Recipe) -> None:
@@ -112,4 +126,9 @@ def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
         pixels = batch.pixels
         known = torch.zeros(len(batch), batch.size[0], dtype=torch.bool)
         known[:, : recipe.conditioning_frames] = True
-    return module.pipeline.clips(batch.captions, draw, pixels, known, micro=batch.micro).float().cpu()
+    structure = None
+    if module.conditioning.tells_structure:
+        here = batch.to(module.device)
+        structure = module.conditioning.whole_structure(here.pixels, here.factors)
+    made = module.pipeline.clips(batch.captions, draw, pixels, known, micro=batch.micro, structure=structure)
+    return made.float().cpu()

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -91,8 +91,8 @@ class Reconstructed:
     latents: LatentMoments
 
 
-def write_originals(batches: Sequence[ClipBatch], folder: Path, fps: float) -> list[ScoredClip]:
-    """The clips themselves, losslessly, by the names that their reconstructions will have."""
+def write_originals(batches: Iterable[ClipBatch], folder: Path, fps: float) -> list[ScoredClip]:
+    """The clips themselves, losslessly, by the names that what is compared with them has."""
     clips: list[ScoredClip] = []
     for batch in batches:
         clips += _write(batch, batch.pixels, folder, fps, len(clips))

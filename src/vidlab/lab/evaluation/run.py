@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from vidlab.conditioning.base import Conditioning
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
@@ -14,7 +15,7 @@ from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import build_data, resolve_accelerator
 from vidlab.lab.evaluation.clips import RealClip, ScoredClip, clips_of_folder, readable, real_clips
 from vidlab.lab.evaluation.comparison.over_seeds import compare_over_seeds, group_runs, named_by_settings
-from vidlab.lab.evaluation.generation import Recipe, generate_held_out, identity
+from vidlab.lab.evaluation.generation import Recipe, followed_clips, generate_held_out, identity
 from vidlab.lab.evaluation.noise_levels import errors_by_noise_level
 from vidlab.lab.evaluation.report import Evaluated, distinct
 from vidlab.lab.evaluation.report_files import write_report, write_seed_report
@@ -158,14 +159,16 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     set_size(trained.data, module.clip_shape)
     data = held_out_data(trained, cfg)
     recipe = Recipe(cfg.seed, cfg.conditioning_frames, cfg.batch_size, cfg.precision, cfg.fps)
-    folder = VIDEOS / _identity(run, cfg, step, data)
+    folder = VIDEOS / _identity(run, cfg, step, data, module.conditioning)
     name = _name(run)
     count = min(cfg.num_videos, len(data.data.val))
     with bar(f"generating {name}", count) as advance:
         clips = generate_held_out(module, iter(data.val_dataloader()), folder, recipe, advance)
     reference = _reference(cfg, clips, data)
+    followed = module.conditioning.tells_structure or None
+    originals = followed_clips(iter(data.val_dataloader()), folder, cfg.fps) if followed else None
     with bar(f"scoring {name}", len(clips) + len(reference)) as advance:
-        scores = score(metrics, clips, reference, advance)
+        scores = score(metrics, clips, reference, advance, originals)
     if cfg.noise_levels:
         learned = OmegaConf.to_yaml(OmegaConf.create({"o": trained.objective, "a": trained.autoencoder}))
         told = identity(learned=learned)
@@ -174,7 +177,7 @@ def evaluate_run(run: Run, cfg: DictConfig, metrics: Mapping[str, VideoMetric]) 
     others = {
         "seed": cfg.seed, "weights": cfg.weights, "clip_shape": module.clip_shape, "data": data.data.hash,
         "precision": resolve_precision(cfg.precision, device), "conditioning_frames": cfg.conditioning_frames or None,
-        "reference": cfg.reference, "num_reference": cfg.num_reference,
+        "reference": cfg.reference, "num_reference": cfg.num_reference, "structure": followed,
     }  # fmt: skip
     series = Series(len(clips), module.sampler, module.guidance, others)
     settings = _settings(run)
@@ -213,7 +216,7 @@ def held_out_data(trained: DictConfig, cfg: DictConfig) -> ClipDataModule:
     return data
 
 
-def _identity(run: Run, cfg: DictConfig, step: int, data: ClipDataModule) -> str:
+def _identity(run: Run, cfg: DictConfig, step: int, data: ClipDataModule, conditioning: Conditioning) -> str:
     """Names the folder of generated videos: it changes with everything the videos depend on."""
     state = run.checkpoint.stat()
     chosen = {
@@ -221,6 +224,7 @@ def _identity(run: Run, cfg: DictConfig, step: int, data: ClipDataModule) -> str
     }
     chosen |= {key: cfg[key] for key in ("frames", "height", "width")}
     chosen |= {key: OmegaConf.to_container(cfg[key]) if cfg.get(key) else None for key in ("sampler", "guidance")}
+    chosen |= {"structure": True} if conditioning.tells_structure else {}
     return identity(
         checkpoint=str(run.checkpoint), size=state.st_size, time=state.st_mtime_ns, step=step,
         data=data.data.hash, view=str(data.view), **chosen,
