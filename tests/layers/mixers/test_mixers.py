@@ -145,6 +145,8 @@ def test_causal_masks():
     assert causal_mask(3, None)[0, 0].tolist() == [[True, False, False], [True, True, False], [True, True, True]]
     real = torch.tensor([[False, True, True]])
     assert causal_mask(3, real)[0, 0].tolist() == [[True, False, False], [False, True, False], [False, True, True]]
+    assert torch.equal(causal_mask(3, real, first=1), causal_mask(3, real)[:, :, 1:])
+    assert torch.equal(causal_mask(3, None, first=2), causal_mask(3, None)[:, :, 2:])
 
 
 @pytest.mark.parametrize(

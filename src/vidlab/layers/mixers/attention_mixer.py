@@ -57,7 +57,7 @@ class AttentionMixer(nn.Module):
         past_k, past_v, real = memory.tensors
         q, k, v = self._heads(x, None)
         real = torch.cat([real, real.new_ones(x.shape[:2])], dim=1)
-        mask = causal_mask(real.shape[1], real, x.device)[:, :, -x.shape[1] :]  # (B, 1, L, past + L)
+        mask = causal_mask(real.shape[1], real, x.device, first=past_k.shape[1])  # (B, 1, L, past + L)
         return self.kernel(q, torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1), mask).flatten(2)
 
     def _heads(self, x: Float[Tensor, "B L D"], real: Real | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,10 +67,19 @@ class AttentionMixer(nn.Module):
         return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
 
 
-def causal_mask(length: int, real: Real | None, device: torch.device | str | None = None) -> Bool[Tensor, "#B 1 L L"]:
-    """True where a token may look: at real tokens before it, and always at itself, so that no row is empty."""
-    itself = torch.eye(length, dtype=torch.bool, device=device)
-    before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+def causal_mask(
+    length: int, real: Real | None, device: torch.device | str | None = None, first: int = 0
+) -> Bool[Tensor, "#B 1 rows L"]:
+    """True where a token may look: at real tokens before it, and always at itself, so that no row is empty.
+
+    Args:
+        length: L.
+        real: which tokens are; None is all.
+        device: where to compute.
+        first: the token of the first row.
+    """
+    place = torch.arange(length, device=device)
+    before = place <= place[first:, None]  # (rows, L)
     if real is None:
         return before[None, None]
-    return ((before & real[:, None, :]) | itself)[:, None]
+    return ((before & real[:, None, :]) | (place == place[first:, None]))[:, None]
