@@ -105,6 +105,8 @@ def test_maps_hold_each_signal_and_where_it_is_given():
 def test_what_cannot_be_told_is_refused():
     with pytest.raises(UserError, match="structure=canny"):
         StructureConditioning({}, controller=dict)
+    with pytest.raises(UserError, match="name all signals at once"):
+        conditioning(frames=conditioning())
     with pytest.raises(UserError, match="shares of all, some, first, none"):
         conditioning(given={"last": 1.0})
     for settings in ({"strength": 1000.0}, {"interval": (0.5, 0.2)}, {"interval": (0.0, 2.0)}):

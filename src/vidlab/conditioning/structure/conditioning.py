@@ -40,7 +40,7 @@ class StructureConditioning(Conditioning):
             per clip), of the ``first``, of ``none``; normalized. Drawn for each clip and signal apart.
 
     Raises:
-        UserError: no signal, or shares out of range.
+        UserError: no signal, shares out of range, or ``frames`` that tell structure too.
     """
 
     signals: Mapping[str, SignalExtractor]
@@ -52,6 +52,11 @@ class StructureConditioning(Conditioning):
         if not self.signals:
             raise UserError(
                 "conditioning=structure tells nothing: add structure=canny, or several, structure=[canny,hed]."
+            )
+        if self.frames.tells_structure:
+            raise UserError(
+                "conditioning.frames tells structure again: name all signals at once, structure=[canny,hed], and leave "
+                "conditioning.frames to frame_replacement, masked_video or none."
             )
         unknown = set(self.given) - set(PATTERNS)
         if unknown or min(self.given.values(), default=0) < 0 or sum(self.given.values()) <= 0:
