@@ -1,5 +1,7 @@
 """Structure signals: what is told of clips, and how closely it is followed."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ import torch
 from vidlab.autoencoders.identity import Identity
 from vidlab.clip import LatentShape, Stride
 from vidlab.conditioning.base import NoConditioning, TrainingClips
+from vidlab.conditioning.structure import learned
 from vidlab.conditioning.structure.canny import Canny
 from vidlab.conditioning.structure.conditioning import StructureConditioning
+from vidlab.conditioning.structure.learned import MonocularDepth
 from vidlab.conditioning.structure.signals import GivenSignal, SourceClips
 from vidlab.data.moving_shapes import MovingShapes
 from vidlab.data.moving_shapes.signals import ShapeEdges, ShapeMasks, outlines, owners
@@ -43,6 +47,30 @@ def test_canny_finds_the_outline_of_a_square():
 def test_brightness_by_hand():
     pixels = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1, 1)  # red 1, green 0, blue 1/2
     assert GivenSignal().extract(SourceClips(pixels)).item() == pytest.approx(0.299 + 0.114 / 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "processor", "message"),
+    [
+        ({"model_type": "dpt"}, None, "has no preprocessor_config.json"),
+        ({"model_type": "depth_anything", "depth_estimation_type": "metric"}, {}, "distances in meters"),
+        ({"model_type": "zoedepth"}, {}, "distances in meters"),
+    ],
+)
+def test_depth_models_that_tell_no_nearness_are_refused(tmp_path, config, processor, message):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if processor is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
+    with pytest.raises(UserError, match=message):
+        MonocularDepth(str(tmp_path)).extract(SourceClips(square()))
+
+
+def test_nearness_is_scaled_over_a_whole_clip(monkeypatch):
+    """Of two frames that answer -2 to 2 and 0 to 6 the least is 0 and the greatest 1, whatever the frame."""
+    answers = torch.tensor([[-2.0, 2.0], [0.0, 6.0]]).view(2, 1, 1, 2)
+    monkeypatch.setattr(learned, "_depth", lambda path, device: lambda images: answers)
+    found = MonocularDepth("some").extract(SourceClips(torch.zeros(1, 3, 2, 1, 2)))
+    assert torch.equal(found.flatten(), torch.tensor([0.0, 0.5, 0.25, 1.0]))
 
 
 def test_outlines_by_hand():

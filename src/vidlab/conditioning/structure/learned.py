@@ -16,6 +16,7 @@ from vidlab.errors import UserError
 from vidlab.hub import model_folder, read_json, refuse_code
 
 AT_ONCE = 16  # frames
+METRIC = ("glpn", "prompt_depth_anything", "zoedepth")  # kinds of models whose answers grow with distance
 DEPTH_CONFIG, DEPTH_PROCESSOR, DEPTH_WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 
 
@@ -60,7 +61,7 @@ class PiDiNetSketch(SignalExtractor):
 
 @dataclass(frozen=True)
 class MonocularDepth(SignalExtractor):
-    """How near things are, by a model of transformers for monocular depth, such as DPT (MiDaS) or Depth Anything.
+    """How near things are, by a model of transformers for relative depth, such as DPT (MiDaS) or Depth Anything.
 
     Its answers have no scale; here 0 is the farthest and 1 the nearest point of a clip, so that frames agree.
 
@@ -79,7 +80,11 @@ class MonocularDepth(SignalExtractor):
             raise UserError("structure.depth.path is not set: give the folder of a depth model of transformers.")
 
     def extract(self, clips: SourceClips) -> Float[Tensor, "B 1 T H W"]:
-        """Nearness, from 0 to 1 within each clip."""
+        """Nearness, from 0 to 1 within each clip.
+
+        Raises:
+            UserError: no such model, or one that answers with distances.
+        """
         found = _by_frame(clips.pixels, _depth(str(self.path), str(clips.pixels.device)))
         least, most = found.amin((1, 2, 3, 4), keepdim=True), found.amax((1, 2, 3, 4), keepdim=True)
         return (found - least) / (most - least).clamp(min=1e-6)
@@ -114,7 +119,15 @@ def _depth(path: str, device: str) -> Callable[[Tensor], Tensor]:
     wanted = [DEPTH_CONFIG, DEPTH_PROCESSOR, DEPTH_WEIGHTS]
     folder = model_folder(path, "structure.depth.path", wanted, lambda found: (found / DEPTH_CONFIG).is_file(), "")
     refuse_code(folder, f"structure.depth.path={path}")
-    processor = read_json(folder / DEPTH_PROCESSOR)
+    missing = [name for name in (DEPTH_CONFIG, DEPTH_PROCESSOR) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"structure.depth.path={path}: {folder} has no {', '.join(missing)}.")
+    config, processor = read_json(folder / DEPTH_CONFIG), read_json(folder / DEPTH_PROCESSOR)
+    if config.get("depth_estimation_type") == "metric" or config.get("model_type") in METRIC:
+        raise UserError(
+            f"structure.depth.path={path} answers with distances in meters, and the signal is nearness: give a model "
+            "of relative depth, such as DPT (MiDaS) or Depth Anything."
+        )
     try:
         model = AutoModelForDepthEstimation.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError) as error:
