@@ -73,8 +73,12 @@ def test_quotes_around_all_of_a_prompt_are_hydras_and_sweeps_go_over_quoted_text
     ],
 )
 def test_a_path_arrives_as_typed(text):
-    for key in ("data.path", "checkpoint", "+init.run"):
+    for key in ("data.path", "checkpoint", "+init.run", "data.cache"):
         assert value(f"{key}={text}") == text
+
+
+def test_a_cache_that_is_no_folder_is_a_truth_value():
+    assert value("sampler.cache=false") is False
 
 
 def test_what_hydra_understands_stays_hydras():

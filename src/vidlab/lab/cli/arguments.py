@@ -21,10 +21,10 @@ from hydra.errors import HydraException
 from vidlab.command_line import as_text, shell_word
 from vidlab.errors import UserError
 
-# Last parts of keys that hold a path, or what a run is asked for by.
+# Keys, or their last parts, that hold a path, or what a run is asked for by.
 PATHS = frozenset({
-    "path", "folder", "checkpoint", "ckpt_path", "run", "image", "last_image", "video", "videos", "reference", "cache",
-    "cache_dir", "captions", "name", "uri", "tracking_uri",
+    "path", "folder", "checkpoint", "ckpt_path", "run", "image", "last_image", "video", "videos", "reference",
+    "data.cache", "cache_dir", "captions", "name", "uri", "tracking_uri",
 })  # fmt: skip
 # Keys that hold a choice of a group, and what Hydra calls it.
 CHOICES = {"guidance.inner": "guidance@guidance.inner"}
@@ -63,7 +63,7 @@ def quote_text(argument: str, text_keys: tuple[str, ...] = (), sweep: bool = Fal
     parsed = _parsed(argument)
     if parsed is None:
         return f"{key}={_as_typed(value, sweep)}"
-    if last in PATHS and _is_changed(parsed, value):
+    if PATHS & {bare, last} and _is_changed(parsed, value):
         return f"{key}={as_text(value)}"
     return argument
 
