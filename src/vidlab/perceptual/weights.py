@@ -11,13 +11,21 @@ from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
 from vidlab.perceptual.hdf5 import read_hdf5
 from vidlab.perceptual.unpickle import read_pickle, read_torchscript
-from vidlab.tensors import read_tensors, refuse_non_finite, save_tensors
+from vidlab.tensors import read_plain_data, read_tensors, refuse_non_finite, save_tensors
 
 _Reader = Callable[[Path], dict[str, Tensor]]
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    content = read_plain_data(path, "Fetch it again, or give a .safetensors file instead.")
+    named = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in named if isinstance(value, Tensor)}
+
+
 _READERS: dict[str, _Reader] = {
     ".ckpt": read_pickle,
     ".pt": read_torchscript,
-    ".pth": read_torchscript,
+    ".pth": _read_state_dict,
     ".h5": read_hdf5,
 }
 
@@ -27,9 +35,9 @@ def load_weights(source: str) -> dict[str, Tensor]:
 
     Args:
         source: ``asset:NAME`` for a pinned file of ``vidlab.assets``, or a local file: ``.safetensors``, or the
-            file as published (``.ckpt``, a pickle of arrays; ``.pt`` or ``.pth``, an archive of TorchScript or of
-            ``torch.save``; ``.h5``, Keras' HDF5). A published file is converted once and the ``.safetensors`` kept in
-            the cache under its SHA-256.
+            file as published (``.ckpt``, a pickle of arrays; ``.pt``, a TorchScript archive; ``.pth``, a dictionary
+            of tensors by ``torch.save``; ``.h5``, Keras' HDF5). A published file is converted once and the
+            ``.safetensors`` kept in the cache under its SHA-256.
 
     Raises:
         AssetError: the asset is unknown or could not be fetched.
