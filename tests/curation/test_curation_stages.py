@@ -18,7 +18,8 @@ from vidlab.curation.stages.text import Box, EdgeCrop, cropped_area
 from vidlab.data.video import encode
 from vidlab.errors import CorruptClipError, UserError
 from vidlab.perceptual.lpips import LPIPS
-from vidlab.perceptual.transnet import TransNetV2, color_histograms
+from vidlab.perceptual.transnet import TransNetV2, color_histograms, load_transnet
+from vidlab.tensors import save_tensors
 
 CLIP = Clip("a.mp4", 10, 110, 25.0, 100, 200)
 
@@ -206,6 +207,15 @@ def test_color_histograms():
     frames[0, 1, :, :24] = torch.tensor([255, 32, 0], dtype=torch.uint8)  # bin 7 * 64 + 1 * 8 + 0
     counts = color_histograms(frames)
     assert counts[0, 0, 0] == 27 * 48 and counts[0, 1, 456] == 27 * 24 and counts.sum() == 2 * 27 * 48
+
+
+def test_weights_of_another_shape_are_no_transnet(tmp_path):
+    weights = {name: value for name, value in TransNetV2().state_dict().items() if value.dim()}
+    save_tensors(weights | {"fc1.bias": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"fc1\.bias has shape \(3,\), expected \(1024,\)"):
+        load_transnet(str(tmp_path / "other.safetensors"))
+    save_tensors(weights, tmp_path / "own.safetensors")
+    assert load_transnet(str(tmp_path / "own.safetensors")).fc1.bias.equal(weights["fc1.bias"])
 
 
 @pytest.mark.slow
