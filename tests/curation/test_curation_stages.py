@@ -9,7 +9,7 @@ from vidlab.curation.engine.video_file import VideoFile
 from vidlab.curation.stages.aesthetic import aesthetic_head, load_head, spread
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
-from vidlab.curation.stages.perceptual import JumpCuts, frame_distances
+from vidlab.curation.stages.perceptual import FrameDistances, JumpCuts, MotionAgain, frame_distances
 from vidlab.curation.stages.scenes import ContentCuts, CutAt
 from vidlab.curation.stages.signal import noise_level, sharpness
 from vidlab.curation.stages.slicing import Slice
@@ -81,6 +81,17 @@ def test_distances_are_those_of_pairs(tmp_path):
     expected = model(pixels[:-1], pixels[1:]).tolist()
     assert found[parts[0].id] == pytest.approx(expected[:33], abs=1e-5)
     assert found[parts[1].id] == pytest.approx(expected[34:], abs=1e-5)
+
+
+@pytest.mark.parametrize("measure", [FrameDistances, MotionAgain])
+def test_settings_of_distances(measure):
+    for settings, message in (({"every": 0}, "every=0"), ({"short_side": 30}, "short_side=30")):
+        with pytest.raises(UserError, match=message):
+            measure(**settings)
+    with pytest.raises(UserError, match="there is no such file"):
+        measure(weights_path="none.ckpt").version()
+    versions = [measure(weights_path="asset:lpips-alexnet.ckpt").version(), measure(every=2).version()]
+    assert [version == measure().version() for version in versions] == [True, False]
 
 
 def test_the_rule_of_jump_cuts():

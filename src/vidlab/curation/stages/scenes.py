@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from typing_extensions import override
 
-from vidlab.assets import MANIFESTS, read_manifest, sha256_of
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Decision, Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
-from vidlab.perceptual.transnet import HEIGHT, WIDTH, TransNetV2, load_transnet
+from vidlab.perceptual.transnet import ASSET, HEIGHT, WIDTH, TransNetV2, load_transnet
+from vidlab.perceptual.weights import weights_digest
 
 SERIES = "cuts"
 
@@ -84,7 +82,7 @@ class TransNetCuts(Measure):
 
     @override
     def weights(self) -> Sequence[str]:
-        return [_transnet_digest(self.weights_path)]
+        return [weights_digest(self.weights_path or ASSET)]
 
     @override
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:
@@ -104,16 +102,6 @@ class TransNetCuts(Measure):
             peak = int(stretch[np.argmax(probabilities[stretch])]) + 1
             if peak < len(frames):
                 yield float(peak)
-
-
-@cache
-def _transnet_digest(weights: str | None) -> str:
-    if weights is None:
-        return read_manifest(MANIFESTS[0])["transnetv2.pth"].sha256
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        raise UserError(f"weights_path={weights}: there is no such file. Give the weights of TransNet V2, or null.")
-    return sha256_of(file)
 
 
 @dataclass(frozen=True)
