@@ -18,6 +18,7 @@ from vidlab.curation.engine.work import NamedStage, Work
 from vidlab.curation.output.funnel import COLUMNS, Funnel
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.recipe import Recipe
+from vidlab.curation.stages.filters import score_of
 from vidlab.errors import UserError
 
 
@@ -121,23 +122,19 @@ def _fitted(
         if isinstance(stage, SharedDecision):
             work = _work(stages, partitions, settings)
             _run(work, recipe, settings.engine, progress, f"Ahead of {named.name}")
-            named = replace(named, stage=stage.fitted(_gathered(work, stage.gathers)))
+            named = replace(named, stage=stage.fitted(_gathered(work, stage.gathers, named.name)))
         stages.append(named)
     return tuple(stages)
 
 
-def _gathered(work: Work, score: str) -> list[float]:
+def _gathered(work: Work, score: str, step: str) -> list[float]:
     """A score of all clips that are in, ascending."""
     store, key, found = StageStore(work.root), work.keys[-1], []
     for name in work.partitions:
         table = store.table(key, name, ("rejected_by", "scores"))
         for row in table.to_pylist():
-            values = dict(row["scores"])
             if not row["rejected_by"]:
-                if score not in values:
-                    there = ", ".join(sorted(values)) or "none"
-                    raise UserError(f"no score {score!r} was measured (there are: {there})")
-                found.append(values[score])
+                found.append(score_of(dict(row["scores"]), score, step))
     return sorted(found)
 
 

@@ -79,14 +79,13 @@ class Decision(Stage):
         """
 
 
-class SharedDecision(Decision):
-    """A decision that looks at all clips first, such as one that keeps a share of them.
+class SharedDecision(Stage):
+    """What a decision is made of once all clips are known, such as one that keeps a share of them."""
 
-    Attributes:
-        gathers: name of the score that is gathered.
-    """
-
-    gathers: str
+    @property
+    @abstractmethod
+    def gathers(self) -> str:
+        """Name of the score that is gathered."""
 
     @abstractmethod
     def fitted(self, values: Sequence[float]) -> Decision:
