@@ -6,7 +6,7 @@ import random
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ from parts import Brightness, content, make_videos, run
 
 from vidlab.curation.engine.engines import Serial
 from vidlab.curation.engine.processes import Processes
-from vidlab.curation.engine.records import Clip, Crop
+from vidlab.curation.engine.records import Clip, Crop, Measurement
+from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.store import clips_table, table_clips
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.stages.filters import BestShare, Range
@@ -65,6 +66,36 @@ def test_a_threshold_rereads_no_video_that_was_measured(tmp_path):
     added = {**later, "third": {"measure": Brightness(str(log), name="third")}}
     run(tmp_path / "out", sources, **steps(log, 10, **added))
     assert set(reads(log)) == {f"third 0{n}.mp4 {s}" for n in (1, 2, 3) for s in (0, 4)}
+
+
+@dataclass(frozen=True)
+class Given(Measure):
+    """The score ``given``, which is set."""
+
+    value: float
+
+    provides = ("given",)
+
+    def measure(self, video, clips):
+        return [Measurement({"given": self.value}) for _ in clips]
+
+
+@dataclass(frozen=True)
+class Doubled(Measure):
+    """Twice the score ``given``."""
+
+    provides, uses = ("doubled",), ("given",)
+
+    def measure(self, video, clips):
+        return [Measurement({"doubled": 2 * clip.scores["given"]}) for clip in clips]
+
+
+def test_a_measure_of_a_score_follows_it(tmp_path):
+    sources = make_videos(tmp_path / "raw", 1)
+    for value in (1.0, 3.0, 1.0):
+        done = run(tmp_path / "out", sources, given=Given(value), doubled=Doubled())
+        ((clip,),) = map(table_clips, done.tables())
+        assert clip.scores == {"given": value, "doubled": 2 * value}
 
 
 def test_new_sources_get_partitions_of_their_own(tmp_path):

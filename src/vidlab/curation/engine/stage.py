@@ -50,7 +50,17 @@ class Stage(ABC):  # noqa: B024  a stage is one of its kinds below
 
 
 class Measure(Stage):
-    """Measures clips and changes nothing else of them; a clip that was measured before is not read again."""
+    """Measures clips and changes nothing else of them; a clip that was measured before is not read again.
+
+    Attributes:
+        uses: scores of earlier stages that it builds on; where they are others, a clip is measured again.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def depends_on(self, clip: Clip) -> tuple[object, ...]:
+        """All that its measurement of a clip follows from, besides its version."""
+        return clip.id, *(clip.scores.get(name) for name in self.uses)
 
     @property
     @abstractmethod

@@ -13,6 +13,7 @@ from typing import Any
 
 from vidlab.curation.cache_writer import whole_file
 from vidlab.curation.engine.records import Clip, Crop, Measurement
+from vidlab.curation.engine.stage import Measure
 from vidlab.data.storage.parquet import PAGES, open_parquet, seal
 from vidlab.digests import DamagedError
 
@@ -139,24 +140,24 @@ class StageStore:
             writer.write_table(clips_table(clips))
             seal(temporary, writer)
 
-    def measured_before(self, key: StageKey, partition: str, names: Sequence[str]) -> dict[str, Measurement]:
-        """What a stage of this very version has measured behind other stages, by the ids of clips.
+    def measured_before(self, key: StageKey, partition: str, stage: Measure) -> dict[tuple[object, ...], Measurement]:
+        """What a stage of this very version has measured behind other stages, by what it follows from.
 
         Args:
             key: of the stage.
             partition: whose clips.
-            names: of the scores and series that the stage measures.
+            stage: that measures.
         """
-        found: dict[str, Measurement] = {}
+        found: dict[tuple[object, ...], Measurement] = {}
         for folder in sorted(self.root.glob(f"{key.step}-{key.own}-*")):
             path = folder / f"{partition}.parquet"
             if folder.name == key.folder or not path.is_file():
                 continue
             for clip in self.read(replace(key, chain=folder.name.rpartition("-")[2]), partition):
                 if clip.is_in:
-                    scores = {name: clip.scores[name] for name in names if name in clip.scores}
-                    series = {name: clip.series[name] for name in names if name in clip.series}
-                    found[clip.id] = Measurement(scores, series)
+                    scores = {name: clip.scores[name] for name in stage.provides if name in clip.scores}
+                    series = {name: clip.series[name] for name in stage.provides if name in clip.series}
+                    found[stage.depends_on(clip)] = Measurement(scores, series)
         return found
 
     def remove_leftovers(self) -> None:

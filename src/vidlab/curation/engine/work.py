@@ -210,14 +210,14 @@ def _of_kind(named: NamedStage, store: StageStore, key: StageKey, partition: str
     if isinstance(stage, Decision):
         return lambda _, clips: [new for c in clips for new in (stage.decide(c, named.step) if c.is_in else [c])]
     assert isinstance(stage, Measure)
-    known = store.measured_before(key, partition, stage.provides)
+    known = store.measured_before(key, partition, stage)
 
     def measure(video: VideoFile, clips: Sequence[Clip]) -> list[Clip]:
-        missing = [clip for clip in clips if clip.is_in and clip.id not in known]
+        missing = [clip for clip in clips if clip.is_in and stage.depends_on(clip) not in known]
         if missing:
             found = stage.measure(video, missing)
-            known.update(zip((clip.id for clip in missing), found, strict=True))
-        return [clip.measured(known[clip.id]) if clip.is_in else clip for clip in clips]
+            known.update(zip(map(stage.depends_on, missing), found, strict=True))
+        return [clip.measured(known[stage.depends_on(clip)]) if clip.is_in else clip for clip in clips]
 
     return measure
 

@@ -187,6 +187,8 @@ class MotionAgain(_LPIPSMeasure):
         UserError: a setting is out of range.
     """
 
+    uses = (MOTION,)
+
     @property
     @override
     def provides(self) -> tuple[str, ...]:
