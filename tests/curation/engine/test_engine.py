@@ -98,6 +98,12 @@ def test_a_measure_of_a_score_follows_it(tmp_path):
         assert clip.scores == {"given": value, "doubled": 2 * value}
 
 
+def test_what_is_no_number_is_rejected_by_name(tmp_path):
+    given = {"given": Given(float("nan")), "keep": Range("given", 0), "best": BestShare("given", 0.5)}
+    done = run(tmp_path / "out", make_videos(tmp_path / "raw", 1), **given)
+    assert done.funnel.most_common_reasons() == [("given", "given is no finite number", 1)]
+
+
 def test_new_sources_get_partitions_of_their_own(tmp_path):
     log, sources = tmp_path / "log", make_videos(tmp_path / "raw", 5)
     run(tmp_path / "out", sources[1:4], **steps(log, 0))

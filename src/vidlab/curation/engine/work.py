@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha1
+from math import isfinite
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vidlab.curation.engine.partitions import Partition
-from vidlab.curation.engine.records import Clip, SourceVideo
+from vidlab.curation.engine.records import Clip, Measurement, SourceVideo
 from vidlab.curation.engine.stage import Decision, Measure, Opening, Stage
 from vidlab.curation.engine.store import RUNNING, StageKey, StageStore
 from vidlab.curation.engine.video_file import VideoFile
@@ -217,9 +218,16 @@ def _of_kind(named: NamedStage, store: StageStore, key: StageKey, partition: str
         if missing:
             found = stage.measure(video, missing)
             known.update(zip(map(stage.depends_on, missing), found, strict=True))
-        return [clip.measured(known[stage.depends_on(clip)]) if clip.is_in else clip for clip in clips]
+        return [_with(clip, known[stage.depends_on(clip)], named.step) if clip.is_in else clip for clip in clips]
 
     return measure
+
+
+def _with(clip: Clip, found: Measurement, step: str) -> Clip:
+    """A clip with what was measured of it; no threshold, share or histogram can be had of numbers that are none."""
+    numbers = [(name, (value,)) for name, value in found.scores.items()] + list(found.series.items())
+    wrong = next((name for name, values in numbers if not all(map(isfinite, values))), None)
+    return clip.measured(found) if wrong is None else clip.rejected(step, f"{wrong} is no finite number")
 
 
 def sources_of(partitions: Iterable[Partition]) -> dict[str, SourceVideo]:
