@@ -139,6 +139,23 @@ def test_what_cannot_be_read_is_rejected_by_name_and_the_rest_goes_on(tmp_path):
     assert rejected["01.mp4"] == ("brightness", "brightness below 30")
 
 
+@dataclass(frozen=True)
+class Greedy(Given):
+    """As ``Given``, with no room for one video."""
+
+    def measure(self, video, clips):
+        if video.source.name == "00.mp4":
+            raise MemoryError("no room")
+        return super().measure(video, clips)
+
+
+@pytest.mark.parametrize("engine", [Serial(), TWO], ids=["serial", "process"])
+def test_a_video_for_which_there_is_no_room_is_rejected_by_name(tmp_path, engine):
+    done = run(tmp_path / "out", make_videos(tmp_path / "raw", 2), engine, given=Greedy(1.0))
+    assert kept(done) == [("01.mp4", 0)]
+    assert done.funnel.most_common_reasons() == [("given", "MemoryError: no room", 1)]
+
+
 def test_a_missing_score_stops_with_one_message(tmp_path):
     with pytest.raises(UserError, match=r"curation.bright: no score 'brightness' was measured before it"):
         run(tmp_path / "out", make_videos(tmp_path / "raw", 1), bright=Range("brightness", 1))
