@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
@@ -17,6 +18,7 @@ from vidlab.curation.engine.processes import Processes
 from vidlab.curation.engine.records import Clip, Crop, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.store import clips_table, table_clips
+from vidlab.curation.engine.work import NamedStage, Work
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.slicing import Slice
@@ -154,6 +156,13 @@ def test_a_video_for_which_there_is_no_room_is_rejected_by_name(tmp_path, engine
     done = run(tmp_path / "out", make_videos(tmp_path / "raw", 2), engine, given=Greedy(1.0))
     assert kept(done) == [("01.mp4", 0)]
     assert done.funnel.most_common_reasons() == [("given", "MemoryError: no room", 1)]
+
+
+def test_weights_are_read_once_for_all_processes(monkeypatch, tmp_path):
+    work = Work(tmp_path, (NamedStage("given", Given(1.0)),), {})
+    assert work.todo() == []
+    monkeypatch.setattr(Given, "weights", lambda _: pytest.fail("they were read again"))
+    assert pickle.loads(pickle.dumps(work)).keys == work.keys
 
 
 def test_a_missing_score_stops_with_one_message(tmp_path):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha1
 from math import isfinite
 from pathlib import Path
@@ -69,9 +70,9 @@ class Work:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     shards: ShardStage | None = None
 
-    @property
+    @cached_property
     def keys(self) -> tuple[StageKey, ...]:
-        """Where the results of each stage are kept."""
+        """Where the results of each stage are kept; weights are read for it, once for all processes."""
         keys, chain = [], ""
         for stage in self.stages:
             own = stage.stage.version()
