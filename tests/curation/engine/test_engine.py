@@ -165,6 +165,16 @@ def test_weights_are_read_once_for_all_processes(monkeypatch, tmp_path):
     assert pickle.loads(pickle.dumps(work)).keys == work.keys
 
 
+def test_a_damaged_file_is_named_and_made_again(tmp_path):
+    sources = make_videos(tmp_path / "raw", 2)
+    before = kept(run(tmp_path / "out", sources, given=Given(1.0)))
+    (file,) = (tmp_path / "out" / "state").glob("given-*/*.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"is damaged.*run the same command again"):
+        run(tmp_path / "out", sources, given=Given(1.0))
+    assert kept(run(tmp_path / "out", sources, given=Given(1.0))) == before
+
+
 def test_a_missing_score_stops_with_one_message(tmp_path):
     with pytest.raises(UserError, match=r"curation.bright: no score 'brightness' was measured before it"):
         run(tmp_path / "out", make_videos(tmp_path / "raw", 1), bright=Range("brightness", 1))
