@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from parts import Brightness, content, make_videos, run
 
@@ -18,7 +19,9 @@ from vidlab.curation.engine.processes import Processes
 from vidlab.curation.engine.records import Clip, Crop, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.store import clips_table, table_clips
+from vidlab.curation.engine.video_file import VideoFile
 from vidlab.curation.engine.work import NamedStage, Work
+from vidlab.curation.output.report import write_report
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.slicing import Slice
@@ -188,7 +191,7 @@ def test_processes_give_the_bytes_of_one(tmp_path):
     assert sum(name.startswith("shards/") for name in content(tmp_path / "one")) == 3
 
 
-def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path):
+def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path, monkeypatch):
     sources = make_videos(tmp_path / "raw", 4)
     deadly = {"brightness": {"measure": Brightness(deadly="02.mp4"), "keep": Range("brightness", 10)}}
     done = run(tmp_path / "out", sources, TWO, **deadly)
@@ -197,6 +200,15 @@ def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path):
     assert (step, count) == ("brightness", 1) or "below" in reason
     reasons = {c.source: c.reason for t in done.tables() for c in table_clips(t) if not c.is_in}
     assert reasons["02.mp4"] == "the process that read it was ended by SIGKILL, 3 times"
+    read: list[str] = []
+
+    def frames(self, clip, indices):
+        read.append(clip.source)
+        return np.zeros((len(indices), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(VideoFile, "frames", frames)
+    page = write_report(done, tmp_path / "report.html").read_text()
+    assert sorted(read) == ["00.mp4", "01.mp4", "03.mp4"] and "it is not read again for a picture" in page
 
 
 def kill_and_repeat(tmp_path: Path, engine, kills: int) -> int:
