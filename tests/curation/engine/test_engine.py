@@ -125,6 +125,18 @@ def test_new_sources_get_partitions_of_their_own(tmp_path):
     assert {line.split()[1] for line in reads(log)} == {"03.mp4"}
 
 
+@pytest.mark.parametrize("change", [{"captions": ("green",)}, {"crop": Crop(0, 0, 8, 8)}, {"split": "val"}])
+def test_what_is_said_of_a_source_is_taken_anew(tmp_path, change):
+    (source,) = make_videos(tmp_path / "raw", 1)
+    first = run(tmp_path / "out", [source], given=Given(1.0))
+    moved = run(tmp_path / "out", [replace(source, file=str(tmp_path / "elsewhere"))], given=Given(1.0))
+    assert moved.partitions[0].name == first.partitions[0].name
+    source = replace(source, **change)
+    ((clip,),) = map(table_clips, run(tmp_path / "out", [source], given=Given(1.0)).tables())
+    assert clip.is_in and (clip.captions, clip.crop) == (source.captions, source.crop)
+    assert run(tmp_path / "out", [source], given=Given(1.0)).partitions[0].name != first.partitions[0].name
+
+
 def test_a_share_of_all_clips(tmp_path):
     sources = make_videos(tmp_path / "raw", 4)
     given = {"brightness": Brightness(), "best": BestShare("brightness", 0.5)}
