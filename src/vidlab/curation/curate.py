@@ -1,19 +1,16 @@
 """A whole curation: plan the partitions, run the stages, gather what they left."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from filelock import FileLock, Timeout
-
-from vidlab.curation.cache_writer import LOCK_NAME, nothing_lost
+from vidlab.curation.cache_writer import alone, nothing_lost
 from vidlab.curation.engine.engines import Engine
 from vidlab.curation.engine.partitions import Partition, planned
 from vidlab.curation.engine.records import SourceVideo
 from vidlab.curation.engine.stage import SharedDecision
-from vidlab.curation.engine.store import StageKey, StageStore
+from vidlab.curation.engine.store import STATE, StageKey, StageStore
 from vidlab.curation.engine.work import NamedStage, Work
 from vidlab.curation.output.funnel import COLUMNS, Funnel
 from vidlab.curation.output.shards import ShardExport
@@ -94,7 +91,7 @@ def curate(recipe: Recipe, sources: Sequence[SourceVideo], settings: Settings, p
     """
     recipe.check()
     root = settings.root
-    with _alone(root), nothing_lost(root):
+    with alone(root, "curating into it"), nothing_lost(root, f"{STATE}/*/*.parquet", "finished parts"):
         StageStore(root).remove_leftovers()
         partitions = planned(root, sources, settings.sources_per_partition)
         stages = _fitted(recipe, partitions, settings, progress)
@@ -151,15 +148,3 @@ def _run(work: Work, recipe: Recipe, engine: Engine, progress: Progress, title: 
     if todo:
         engine.run(work, todo, done, progress.source)
     return funnel
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One curation of a folder at a time; the system lets go of the lock when its process is killed."""
-    with nothing_lost(root):
-        root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / LOCK_NAME, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"folder={root}: another process is curating into it") from None

@@ -1,5 +1,6 @@
 """The engine: what is done once, what is done again, and what survives."""
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -188,6 +189,15 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path):
     with pytest.raises(UserError, match=r"is damaged.*run the same command again"):
         run(tmp_path / "out", sources, given=Given(1.0))
     assert kept(run(tmp_path / "out", sources, given=Given(1.0))) == before
+
+
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
+    def full(self, root, key, partition, clips, videos):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardExport, "write", full)
+    with pytest.raises(UserError, match=r"the disk is full\. 2 finished parts are kept\. Make room"):
+        run(tmp_path / "out", make_videos(tmp_path / "raw", 1), export=ShardExport(), given=Given(1.0))
 
 
 def test_a_missing_score_stops_with_one_message(tmp_path):
