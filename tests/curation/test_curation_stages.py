@@ -6,7 +6,7 @@ import torch
 
 from vidlab.curation.engine.records import Clip, Crop, SourceVideo
 from vidlab.curation.engine.video_file import VideoFile
-from vidlab.curation.stages.aesthetic import aesthetic_head, load_head, spread
+from vidlab.curation.stages.aesthetic import LaionAesthetic, aesthetic_head, load_head, spread
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
 from vidlab.curation.stages.perceptual import FrameDistances, JumpCuts, MotionAgain, frame_distances
@@ -207,6 +207,34 @@ def test_the_aesthetic_head_reads_its_published_form(tmp_path, monkeypatch):
     torch.testing.assert_close(load_head(tmp_path / "head.pth", 24)(features), head(features))
     with pytest.raises(UserError, match=r"layers\.0\.weight is of shape \(1024, 24\), expected \(1024, 768\)"):
         load_head(tmp_path / "head.pth", 768)
+
+
+def test_the_aesthetic_score_of_a_clip(tmp_path, monkeypatch):
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**size, image_size=16, patch_size=8, projection_dim=24))
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    clip, head = (
+        tmp_path / "clip",
+        torch.nn.Sequential(*map(torch.nn.Linear, (24, 1024, 128, 64, 16), (1024, 128, 64, 16, 1))),
+    )
+    tower.save_pretrained(clip)
+    net = torch.nn.Module()  # as published, with dropout behind the first three
+    net.layers = torch.nn.Sequential(*(part for layer in head[:3] for part in (layer, torch.nn.Dropout())), *head[3:])
+    torch.save(net.state_dict(), tmp_path / "head.pth")
+    file, whole = video(tmp_path, frames := noise(4, 16, 20))
+    stage = LaionAesthetic(str(clip), str(tmp_path / "head.pth"), frames=2)
+    with pytest.raises(UserError, match="no readable CLIP with its image processor"):
+        stage.measure(file, [whole])
+    prepare.save_pretrained(clip)
+    (found,) = stage.measure(file, [whole])
+    pixels = prepare(images=list(frames[[1, 3]]), return_tensors="pt")["pixel_values"]
+    features = tower.eval().requires_grad_(False)(pixel_values=pixels).image_embeds
+    head.requires_grad_(False)
+    assert found.scores["aesthetic"] == pytest.approx(float(head(features / features.norm(dim=1, keepdim=True)).mean()))
 
 
 def test_frames_are_spread_evenly():
