@@ -11,7 +11,7 @@ from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
 from vidlab.curation.stages.perceptual import FrameDistances, JumpCuts, MotionAgain, frame_distances
 from vidlab.curation.stages.scenes import ContentCuts, CutAt
-from vidlab.curation.stages.signal import noise_level, sharpness
+from vidlab.curation.stages.signal import NoiseAndSharpness, noise_level, sharpness
 from vidlab.curation.stages.slicing import Slice
 from vidlab.curation.stages.technical import asymmetric_fit, shape_of
 from vidlab.curation.stages.text import Box, EdgeCrop, cropped_area
@@ -186,6 +186,22 @@ def test_flow_is_in_short_sides_a_second(tmp_path):
     assert moving.scores["flow"] == pytest.approx(16 / 64, rel=0.1)
     file, clip = video(tmp_path, np.repeat(texture[None], 8, axis=0))
     assert DISFlow(short_side=64).measure(file, [clip])[0].scores["flow"] == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        (DISFlow, {"seconds": 0}),
+        (DISFlow, {"short_side": 8}),
+        (ContentCuts, {"min_scene_frames": 0}),
+        (ContentCuts, {"short_side": 0}),
+        (NoiseAndSharpness, {"frames": 0}),
+    ],
+)
+def test_settings_with_which_no_clip_can_be_measured(stage, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UserError, match=f"{name}={value}"):
+        stage(**settings)
 
 
 def test_the_shape_of_a_distribution_is_found():

@@ -29,11 +29,20 @@ class ContentCuts(Measure):
         threshold: of the mean change of hue, saturation and luma, each 0 to 255.
         min_scene_frames: shots shorter than this are joined to the one before.
         short_side: pixels to which frames are reduced.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     threshold: float = 27.0
     min_scene_frames: int = 15
     short_side: int = 144
+
+    def __post_init__(self) -> None:
+        if self.min_scene_frames < 1 or self.short_side < 16:
+            raise UserError(
+                f"min_scene_frames={self.min_scene_frames}, short_side={self.short_side}: at least 1, and 16 pixels."
+            )
 
     @property
     @override
