@@ -63,7 +63,8 @@ class Curated:
 
     Args:
         root: its folder.
-        recipe: with shared decisions fitted.
+        recipe: as it was given.
+        stages: of the recipe in order, shared decisions fitted.
         partitions: in order.
         keys: of the stages.
         funnel: of all clips.
@@ -95,8 +96,7 @@ def curate(recipe: Recipe, sources: Sequence[SourceVideo], settings: Settings, p
         StageStore(root).remove_leftovers()
         partitions = planned(root, sources, settings.sources_per_partition)
         stages = _fitted(recipe, partitions, settings, progress)
-        work = _work(stages, partitions, settings)
-        work = replace(work, shards=settings.export)
+        work = replace(_work(stages, partitions, settings), shards=settings.export)
         funnel = _run(work, recipe, settings.engine, progress, "Curating")
         names = [partition.name for partition in partitions]
         if settings.export is not None:
@@ -137,7 +137,7 @@ def _gathered(work: Work, score: str, step: str) -> list[float]:
 
 def _run(work: Work, recipe: Recipe, engine: Engine, progress: Progress, title: str) -> Funnel:
     todo, store, key, funnel = work.todo(), StageStore(work.root), work.keys[-1], Funnel(recipe)
-    for name in work.partitions.keys() - set(todo):
+    for name in sorted(work.partitions.keys() - set(todo)):
         funnel.add(store.table(key, name, COLUMNS))
     progress.begin(title, len(work.partitions), len(work.partitions) - len(todo))
 
