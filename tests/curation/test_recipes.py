@@ -27,7 +27,7 @@ from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.curate import run_curation
 from vidlab.lab.curating.live import LiveFunnel
-from vidlab.lab.curating.run import build_recipe, build_settings
+from vidlab.lab.curating.run import build_recipe, build_settings, curation_text
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.trusted_config import own_classes
 
@@ -156,9 +156,11 @@ def test_videos_of_a_folder_are_named_by_their_paths_in_it(tmp_path):
     sources = list(source_videos(FolderSource(str(tmp_path / "raw"))))
     assert [source.name for source in sources] == ["one/a.mp4", r"one/caf\xe9.mp4"]
     made = recipe("test", slice=Slice(1.0))
-    done = curate(made, sources, Settings(tmp_path / "out", Serial(), export=ShardExport(caption="x")), LiveFunnel())
+    done = curate(made, sources, Settings(tmp_path / "out", Serial(), export=ShardExport()), LiveFunnel())
     write_lists(done)
     assert done.funnel.kept == 2 and write_report(done, tmp_path / "report.html").is_file()
+    text = curation_text(done, composed("curation=stiv"))
+    assert "2 kept clips have no caption and are not in the shards" in text and "train on it" not in text
 
 
 def test_an_engine_is_chosen_by_name():
