@@ -176,7 +176,12 @@ def cuts(videos: int, parts: int, length: int) -> None:
     rows = []
     for name, one in counts.items():
         rows.append(
-            {"detector": name, **one, "precision": one["hit"] / one["found"], "recall": one["hit"] / one["true"]}
+            {
+                "detector": name,
+                **one,
+                "precision": one["hit"] / (one["found"] or float("nan")),
+                "recall": one["hit"] / one["true"],
+            }
         )
         print(rows[-1], flush=True)
     print(record("curation_cuts", rows))

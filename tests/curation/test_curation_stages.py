@@ -6,19 +6,20 @@ import torch
 
 from vidlab.curation.engine.records import Clip, Crop, SourceVideo
 from vidlab.curation.engine.video_file import VideoFile
-from vidlab.curation.stages.aesthetic import aesthetic_head, load_head, spread
+from vidlab.curation.stages.aesthetic import LaionAesthetic, aesthetic_head, load_head, spread
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
-from vidlab.curation.stages.perceptual import JumpCuts, frame_distances
+from vidlab.curation.stages.perceptual import FrameDistances, JumpCuts, MotionAgain, frame_distances
 from vidlab.curation.stages.scenes import ContentCuts, CutAt
-from vidlab.curation.stages.signal import noise_level, sharpness
+from vidlab.curation.stages.signal import NoiseAndSharpness, noise_level, sharpness
 from vidlab.curation.stages.slicing import Slice
 from vidlab.curation.stages.technical import asymmetric_fit, shape_of
 from vidlab.curation.stages.text import Box, EdgeCrop, cropped_area
 from vidlab.data.video import encode
 from vidlab.errors import CorruptClipError, UserError
 from vidlab.perceptual.lpips import LPIPS
-from vidlab.perceptual.transnet import TransNetV2, color_histograms
+from vidlab.perceptual.transnet import TransNetV2, color_histograms, load_transnet
+from vidlab.tensors import save_tensors
 
 CLIP = Clip("a.mp4", 10, 110, 25.0, 100, 200)
 
@@ -80,6 +81,17 @@ def test_distances_are_those_of_pairs(tmp_path):
     expected = model(pixels[:-1], pixels[1:]).tolist()
     assert found[parts[0].id] == pytest.approx(expected[:33], abs=1e-5)
     assert found[parts[1].id] == pytest.approx(expected[34:], abs=1e-5)
+
+
+@pytest.mark.parametrize("measure", [FrameDistances, MotionAgain])
+def test_settings_of_distances(measure):
+    for settings, message in (({"every": 0}, "every=0"), ({"short_side": 30}, "short_side=30")):
+        with pytest.raises(UserError, match=message):
+            measure(**settings)
+    with pytest.raises(UserError, match="there is no such file"):
+        measure(weights_path="none.ckpt").version()
+    versions = [measure(weights_path="asset:lpips-alexnet.ckpt").version(), measure(every=2).version()]
+    assert [version == measure().version() for version in versions] == [True, False]
 
 
 def test_the_rule_of_jump_cuts():
@@ -176,6 +188,22 @@ def test_flow_is_in_short_sides_a_second(tmp_path):
     assert DISFlow(short_side=64).measure(file, [clip])[0].scores["flow"] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        (DISFlow, {"seconds": 0}),
+        (DISFlow, {"short_side": 8}),
+        (ContentCuts, {"min_scene_frames": 0}),
+        (ContentCuts, {"short_side": 0}),
+        (NoiseAndSharpness, {"frames": 0}),
+    ],
+)
+def test_settings_with_which_no_clip_can_be_measured(stage, settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UserError, match=f"{name}={value}"):
+        stage(**settings)
+
+
 def test_the_shape_of_a_distribution_is_found():
     assert shape_of(2 / np.pi) == pytest.approx(2, abs=1e-6)  # Gauss
     assert shape_of(0.5) == pytest.approx(1, abs=1e-6)  # Laplace
@@ -197,6 +225,34 @@ def test_the_aesthetic_head_reads_its_published_form(tmp_path, monkeypatch):
         load_head(tmp_path / "head.pth", 768)
 
 
+def test_the_aesthetic_score_of_a_clip(tmp_path, monkeypatch):
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**size, image_size=16, patch_size=8, projection_dim=24))
+    prepare = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    clip, head = (
+        tmp_path / "clip",
+        torch.nn.Sequential(*map(torch.nn.Linear, (24, 1024, 128, 64, 16), (1024, 128, 64, 16, 1))),
+    )
+    tower.save_pretrained(clip)
+    net = torch.nn.Module()  # as published, with dropout behind the first three
+    net.layers = torch.nn.Sequential(*(part for layer in head[:3] for part in (layer, torch.nn.Dropout())), *head[3:])
+    torch.save(net.state_dict(), tmp_path / "head.pth")
+    file, whole = video(tmp_path, frames := noise(4, 16, 20))
+    stage = LaionAesthetic(str(clip), str(tmp_path / "head.pth"), frames=2)
+    with pytest.raises(UserError, match="no readable CLIP with its image processor"):
+        stage.measure(file, [whole])
+    prepare.save_pretrained(clip)
+    (found,) = stage.measure(file, [whole])
+    pixels = prepare(images=list(frames[[1, 3]]), return_tensors="pt")["pixel_values"]
+    features = tower.eval().requires_grad_(False)(pixel_values=pixels).image_embeds
+    head.requires_grad_(False)
+    assert found.scores["aesthetic"] == pytest.approx(float(head(features / features.norm(dim=1, keepdim=True)).mean()))
+
+
 def test_frames_are_spread_evenly():
     assert spread(100, 5) == [10, 30, 50, 70, 90] and spread(3, 5) == [0, 0, 1, 2, 2]
 
@@ -206,6 +262,15 @@ def test_color_histograms():
     frames[0, 1, :, :24] = torch.tensor([255, 32, 0], dtype=torch.uint8)  # bin 7 * 64 + 1 * 8 + 0
     counts = color_histograms(frames)
     assert counts[0, 0, 0] == 27 * 48 and counts[0, 1, 456] == 27 * 24 and counts.sum() == 2 * 27 * 48
+
+
+def test_weights_of_another_shape_are_no_transnet(tmp_path):
+    weights = {name: value for name, value in TransNetV2().state_dict().items() if value.dim()}
+    save_tensors(weights | {"fc1.bias": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match=r"fc1\.bias has shape \(3,\), expected \(1024,\)"):
+        load_transnet(str(tmp_path / "other.safetensors"))
+    save_tensors(weights, tmp_path / "own.safetensors")
+    assert load_transnet(str(tmp_path / "own.safetensors")).fc1.bias.equal(weights["fc1.bias"])
 
 
 @pytest.mark.slow

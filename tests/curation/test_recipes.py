@@ -1,6 +1,7 @@
 """Recipes, steps and engines of conf/, and what curate.py makes of them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,24 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vidlab.curation.curate import Settings
-from vidlab.curation.engine.engines import Engine
+from vidlab.curation.curate import Settings, curate
+from vidlab.curation.engine.engines import Engine, Serial
 from vidlab.curation.engine.stage import Measure
+from vidlab.curation.output.lists import write_lists
+from vidlab.curation.output.report import write_report
+from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.recipe import Recipe, recipe
+from vidlab.curation.sources import source_videos
+from vidlab.curation.stages.slicing import Slice
+from vidlab.data.datasets.folder import FolderSource
 from vidlab.data.datasets.webdataset import TarShards
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.video import encode
 from vidlab.errors import UserError
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.curate import run_curation
-from vidlab.lab.curating.run import build_recipe, build_settings
+from vidlab.lab.curating.live import LiveFunnel
+from vidlab.lab.curating.run import build_recipe, build_settings, curation_text
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.lab.trusted_config import own_classes
 
@@ -138,6 +146,21 @@ def test_from_raw_videos_to_clips_that_train(tmp_path, monkeypatch, capsys):
 
     clips = list(read_panda_csv(tmp_path / "out" / "panda.csv"))
     assert [(clip.start, clip.end) for clip in clips] == [(0.0, 2.0), (2.0, 4.0)] * 3
+
+
+def test_videos_of_a_folder_are_named_by_their_paths_in_it(tmp_path):
+    names = [b"one/a.mp4", b"one/caf\xe9.mp4"]
+    for name in map(os.fsdecode, names):
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name).write_bytes(encode(np.zeros((4, 24, 32, 3), np.uint8), 4))
+    sources = list(source_videos(FolderSource(str(tmp_path / "raw"))))
+    assert [source.name for source in sources] == ["one/a.mp4", r"one/caf\xe9.mp4"]
+    made = recipe("test", slice=Slice(1.0))
+    done = curate(made, sources, Settings(tmp_path / "out", Serial(), export=ShardExport()), LiveFunnel())
+    write_lists(done)
+    assert done.funnel.kept == 2 and write_report(done, tmp_path / "report.html").is_file()
+    text = curation_text(done, composed("curation=stiv"))
+    assert "2 kept clips have no caption and are not in the shards" in text and "train on it" not in text
 
 
 def test_an_engine_is_chosen_by_name():

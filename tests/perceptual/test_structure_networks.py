@@ -88,3 +88,20 @@ def test_a_file_of_another_kind_is_no_hdf5(tmp_path):
         made["text"] = "abc"
     found = read_hdf5(file)
     assert list(found) == ["a/vars/0"] and torch.equal(found["a/vars/0"], torch.arange(6.0).view(2, 3))
+
+
+def test_a_damaged_hdf5_is_read_or_named(tmp_path):
+    import h5py
+
+    file, refused = tmp_path / "weights.h5", 0
+    with h5py.File(file, "w") as made:
+        made["a/vars/0"] = np.arange(6.0, dtype=np.float32).reshape(2, 3)
+    intact = file.read_bytes()
+    for place in range(0, len(intact), 37):
+        file.write_bytes(intact[:place] + bytes([intact[place] ^ 0xFF]) + intact[place + 1 :])
+        try:
+            read_hdf5(file)
+        except UserError as error:
+            assert "cannot be read as HDF5" in str(error)
+            refused += 1
+    assert refused > 5

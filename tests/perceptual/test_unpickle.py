@@ -236,3 +236,14 @@ def test_archives_that_are_none_are_named(tmp_path):
         (tmp_path / f"{number}.pt").write_bytes(content)
         with pytest.raises(UnsafePickleError, match=rf"{number}\.pt: this is not a TorchScript archive"):
             read_torchscript(tmp_path / f"{number}.pt")
+
+
+def test_a_saved_state_dict_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("VIDLAB_CACHE", str(tmp_path / "cache"))
+    net, file = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)), tmp_path / "net.pth"
+    torch.save(net.state_dict(), file)  # an ordered dictionary with metadata, as models are published
+    found = load_weights(str(file))
+    assert found.keys() == net.state_dict().keys() and found["0.weight"].equal(net[0].weight)
+    file.write_bytes(b"PK no archive")
+    with pytest.raises(UserError, match="cannot be read as weights"):
+        load_weights(str(file))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from vidlab.data.names import shown
@@ -63,8 +64,13 @@ def shard_name(number: int) -> str:
 
 
 @contextmanager
-def nothing_lost(folder: Path) -> Iterator[None]:
+def nothing_lost(folder: Path, finished: str = "[0-9]*.tar", what: str = "finished shards") -> Iterator[None]:
     """Turn a write that fails into one message.
+
+    Args:
+        folder: that is written.
+        finished: pattern of the files in it that are kept.
+        what: these are.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -72,12 +78,32 @@ def nothing_lost(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        finished = len(list(folder.glob("[0-9]*.tar"))) if folder.is_dir() else 0
+        count = len(list(folder.glob(finished))) if folder.is_dir() else 0
         cause = "the disk is full" if error.errno in FULL else f"it cannot be written ({error.strerror or error})"
         raise UserError(
-            f"folder={folder}: {cause}. {finished} finished shards are kept. Make room and run the same command again; "
+            f"folder={folder}: {cause}. {count} {what} are kept. Make room and run the same command again; "
             "it continues where it stopped"
         ) from error
+
+
+@contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """One writer of a folder at a time; the system lets go of the lock when a writer is killed.
+
+    Args:
+        folder: made where it is not there.
+        doing: what the other one does, for the message.
+
+    Raises:
+        UserError: another process is at it, or the folder cannot be written.
+    """
+    with nothing_lost(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            yield
+    except Timeout:
+        raise UserError(f"folder={folder}: another process is {doing}") from None
 
 
 @contextmanager

@@ -1,23 +1,21 @@
 """A whole curation: plan the partitions, run the stages, gather what they left."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from filelock import FileLock, Timeout
-
-from vidlab.curation.cache_writer import LOCK_NAME, nothing_lost
+from vidlab.curation.cache_writer import alone, nothing_lost
 from vidlab.curation.engine.engines import Engine
 from vidlab.curation.engine.partitions import Partition, planned
 from vidlab.curation.engine.records import SourceVideo
 from vidlab.curation.engine.stage import SharedDecision
-from vidlab.curation.engine.store import StageKey, StageStore
+from vidlab.curation.engine.store import STATE, StageKey, StageStore
 from vidlab.curation.engine.work import NamedStage, Work
 from vidlab.curation.output.funnel import COLUMNS, Funnel
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.recipe import Recipe
+from vidlab.curation.stages.filters import score_of
 from vidlab.errors import UserError
 
 
@@ -65,7 +63,8 @@ class Curated:
 
     Args:
         root: its folder.
-        recipe: with shared decisions fitted.
+        recipe: as it was given.
+        stages: of the recipe in order, shared decisions fitted.
         partitions: in order.
         keys: of the stages.
         funnel: of all clips.
@@ -93,12 +92,11 @@ def curate(recipe: Recipe, sources: Sequence[SourceVideo], settings: Settings, p
     """
     recipe.check()
     root = settings.root
-    with _alone(root), nothing_lost(root):
+    with alone(root, "curating into it"), nothing_lost(root, f"{STATE}/*/*.parquet", "finished parts"):
         StageStore(root).remove_leftovers()
         partitions = planned(root, sources, settings.sources_per_partition)
         stages = _fitted(recipe, partitions, settings, progress)
-        work = _work(stages, partitions, settings)
-        work = replace(work, shards=settings.export)
+        work = replace(_work(stages, partitions, settings), shards=settings.export)
         funnel = _run(work, recipe, settings.engine, progress, "Curating")
         names = [partition.name for partition in partitions]
         if settings.export is not None:
@@ -121,29 +119,25 @@ def _fitted(
         if isinstance(stage, SharedDecision):
             work = _work(stages, partitions, settings)
             _run(work, recipe, settings.engine, progress, f"Ahead of {named.name}")
-            named = replace(named, stage=stage.fitted(_gathered(work, stage.gathers)))
+            named = replace(named, stage=stage.fitted(_gathered(work, stage.gathers, named.name)))
         stages.append(named)
     return tuple(stages)
 
 
-def _gathered(work: Work, score: str) -> list[float]:
+def _gathered(work: Work, score: str, step: str) -> list[float]:
     """A score of all clips that are in, ascending."""
     store, key, found = StageStore(work.root), work.keys[-1], []
     for name in work.partitions:
         table = store.table(key, name, ("rejected_by", "scores"))
         for row in table.to_pylist():
-            values = dict(row["scores"])
             if not row["rejected_by"]:
-                if score not in values:
-                    there = ", ".join(sorted(values)) or "none"
-                    raise UserError(f"no score {score!r} was measured (there are: {there})")
-                found.append(values[score])
+                found.append(score_of(dict(row["scores"]), score, step))
     return sorted(found)
 
 
 def _run(work: Work, recipe: Recipe, engine: Engine, progress: Progress, title: str) -> Funnel:
     todo, store, key, funnel = work.todo(), StageStore(work.root), work.keys[-1], Funnel(recipe)
-    for name in work.partitions.keys() - set(todo):
+    for name in sorted(work.partitions.keys() - set(todo)):
         funnel.add(store.table(key, name, COLUMNS))
     progress.begin(title, len(work.partitions), len(work.partitions) - len(todo))
 
@@ -154,15 +148,3 @@ def _run(work: Work, recipe: Recipe, engine: Engine, progress: Progress, title: 
     if todo:
         engine.run(work, todo, done, progress.source)
     return funnel
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One curation of a folder at a time; the system lets go of the lock when its process is killed."""
-    with nothing_lost(root):
-        root.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(root / LOCK_NAME, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"folder={root}: another process is curating into it") from None

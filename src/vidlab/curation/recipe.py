@@ -1,7 +1,7 @@
 """A recipe: the steps of a curation in order."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vidlab.curation.engine.stage import Opening, Stage
@@ -50,7 +50,7 @@ class Recipe:
     """
 
     name: str
-    steps: tuple[Step, ...] = field(default_factory=tuple)
+    steps: tuple[Step, ...]
 
     @property
     def stages(self) -> tuple[NamedStage, ...]:
@@ -84,10 +84,10 @@ def recipe(name: str, published: Mapping[str, Mapping[str, Any]] | None = None, 
         UserError: a step is neither.
     """
     facts = {step: PublishedStep(**values) for step, values in (published or {}).items()}
-    opening: list[Step] = [Step(OPEN, (NamedStage(OPEN, Open()),))]
+    opening = Step(OPEN, (NamedStage(OPEN, Open()),))
     return Recipe(
         name,
-        (*opening, *(Step(step, tuple(_stages(step, given)), facts.get(step)) for step, given in steps.items())),
+        (opening, *(Step(step, tuple(_stages(step, given)), facts.get(step)) for step, given in steps.items())),
     )
 
 

@@ -1,12 +1,12 @@
 """The source videos of a data set, whether they have captions or not."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vidlab.curation.engine.records import Crop, SourceVideo
 from vidlab.data.datasets.base import ClipSource
+from vidlab.data.names import shown
 from vidlab.data.storage.clip_row import ClipRow
 from vidlab.data.storage.index import ClipIndex
 from vidlab.errors import DataError
@@ -16,8 +16,8 @@ from vidlab.errors import DataError
 class RawVideos(Protocol):
     """A data set whose videos need no captions."""
 
-    def raw_videos(self) -> dict[Path, tuple[str, ...]]:
-        """Every video with its captions."""
+    def raw_videos(self) -> tuple[Path, dict[Path, tuple[str, ...]]]:
+        """The folder, and every video below it with its captions."""
         ...
 
 
@@ -28,10 +28,10 @@ def source_videos(source: ClipSource) -> Iterator[SourceVideo]:
         DataError: there are none.
     """
     if isinstance(source, RawVideos):
-        videos = source.raw_videos()
-        folder = Path(os.path.commonpath([video.parent for video in videos]))
+        folder, videos = source.raw_videos()
         for video, captions in videos.items():
-            yield SourceVideo(video.relative_to(folder).as_posix(), str(video), captions=captions, state=_state(video))
+            name = shown(video.relative_to(folder).as_posix())  # bytes that are no text cannot be stored
+            yield SourceVideo(name, str(video), captions=captions, state=_state(video))
         return
     index = ClipIndex.open(source.prepare())
     if not len(index):

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from vidlab.curation.cache_writer import LOCK_NAME, missing_shards, nothing_lost, open_folder, write_cache_index
+from vidlab.curation.cache_writer import alone, missing_shards, open_folder, write_cache_index
 from vidlab.curation.encode import Bench
 from vidlab.data.storage.index import INDEX_NAME
 from vidlab.data.storage.latent_cache import CacheHeader
@@ -55,7 +54,7 @@ def encode_all(
     Raises:
         UserError: the folder is in use or holds another cache, the disk is full, or a process was killed.
     """
-    with _alone(folder):
+    with alone(folder, "writing this cache"):
         open_folder(folder, header)
         missing = missing_shards(folder, header)
         if missing:
@@ -79,18 +78,6 @@ class Pool:
     processes: int
     start: str
     folder: Path
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One writer at a time; the system lets go of the lock when a writer is killed."""
-    with nothing_lost(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK_NAME, timeout=0):
-            yield
-    except Timeout:
-        raise UserError(f"folder={folder}: another process is writing this cache") from None
 
 
 @contextmanager

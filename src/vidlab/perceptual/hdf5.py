@@ -31,6 +31,8 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(take)
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file fails in whatever operation the damage leads to
         raise UserError(f"{path} cannot be read as HDF5: it is damaged or of another kind ({error}).") from None
     return found

@@ -1,21 +1,28 @@
 """The engine: what is done once, what is done again, and what survives."""
 
+import errno
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from parts import Brightness, content, make_videos, run
 
 from vidlab.curation.engine.engines import Serial
 from vidlab.curation.engine.processes import Processes
-from vidlab.curation.engine.records import Clip, Crop
+from vidlab.curation.engine.records import Clip, Crop, Measurement
+from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.store import clips_table, table_clips
+from vidlab.curation.engine.video_file import VideoFile
+from vidlab.curation.engine.work import NamedStage, Work
+from vidlab.curation.output.report import write_report
 from vidlab.curation.output.shards import ShardExport
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.slicing import Slice
@@ -67,6 +74,42 @@ def test_a_threshold_rereads_no_video_that_was_measured(tmp_path):
     assert set(reads(log)) == {f"third 0{n}.mp4 {s}" for n in (1, 2, 3) for s in (0, 4)}
 
 
+@dataclass(frozen=True)
+class Given(Measure):
+    """The score ``given``, which is set."""
+
+    value: float
+
+    provides = ("given",)
+
+    def measure(self, video, clips):
+        return [Measurement({"given": self.value}) for _ in clips]
+
+
+@dataclass(frozen=True)
+class Doubled(Measure):
+    """Twice the score ``given``."""
+
+    provides, uses = ("doubled",), ("given",)
+
+    def measure(self, video, clips):
+        return [Measurement({"doubled": 2 * clip.scores["given"]}) for clip in clips]
+
+
+def test_a_measure_of_a_score_follows_it(tmp_path):
+    sources = make_videos(tmp_path / "raw", 1)
+    for value in (1.0, 3.0, 1.0):
+        done = run(tmp_path / "out", sources, given=Given(value), doubled=Doubled())
+        ((clip,),) = map(table_clips, done.tables())
+        assert clip.scores == {"given": value, "doubled": 2 * value}
+
+
+def test_what_is_no_number_is_rejected_by_name(tmp_path):
+    given = {"given": Given(float("nan")), "keep": Range("given", 0), "best": BestShare("given", 0.5)}
+    done = run(tmp_path / "out", make_videos(tmp_path / "raw", 1), **given)
+    assert done.funnel.most_common_reasons() == [("given", "given is no finite number", 1)]
+
+
 def test_new_sources_get_partitions_of_their_own(tmp_path):
     log, sources = tmp_path / "log", make_videos(tmp_path / "raw", 5)
     run(tmp_path / "out", sources[1:4], **steps(log, 0))
@@ -81,6 +124,18 @@ def test_new_sources_get_partitions_of_their_own(tmp_path):
     changed = [replace(s, state="2") if s.name == "03.mp4" else s for s in sources]
     run(tmp_path / "out", changed, **steps(log, 0))
     assert {line.split()[1] for line in reads(log)} == {"03.mp4"}
+
+
+@pytest.mark.parametrize("change", [{"captions": ("green",)}, {"crop": Crop(0, 0, 8, 8)}, {"split": "val"}])
+def test_what_is_said_of_a_source_is_taken_anew(tmp_path, change):
+    (source,) = make_videos(tmp_path / "raw", 1)
+    first = run(tmp_path / "out", [source], given=Given(1.0))
+    moved = run(tmp_path / "out", [replace(source, file=str(tmp_path / "elsewhere"))], given=Given(1.0))
+    assert moved.partitions[0].name == first.partitions[0].name
+    source = replace(source, **change)
+    ((clip,),) = map(table_clips, run(tmp_path / "out", [source], given=Given(1.0)).tables())
+    assert clip.is_in and (clip.captions, clip.crop) == (source.captions, source.crop)
+    assert run(tmp_path / "out", [source], given=Given(1.0)).partitions[0].name != first.partitions[0].name
 
 
 def test_a_share_of_all_clips(tmp_path):
@@ -102,6 +157,49 @@ def test_what_cannot_be_read_is_rejected_by_name_and_the_rest_goes_on(tmp_path):
     assert rejected["01.mp4"] == ("brightness", "brightness below 30")
 
 
+@dataclass(frozen=True)
+class Greedy(Given):
+    """As ``Given``, with no room for one video."""
+
+    def measure(self, video, clips):
+        if video.source.name == "00.mp4":
+            raise MemoryError("no room")
+        return super().measure(video, clips)
+
+
+@pytest.mark.parametrize("engine", [Serial(), TWO], ids=["serial", "process"])
+def test_a_video_for_which_there_is_no_room_is_rejected_by_name(tmp_path, engine):
+    done = run(tmp_path / "out", make_videos(tmp_path / "raw", 2), engine, given=Greedy(1.0))
+    assert kept(done) == [("01.mp4", 0)]
+    assert done.funnel.most_common_reasons() == [("given", "MemoryError: no room", 1)]
+
+
+def test_weights_are_read_once_for_all_processes(monkeypatch, tmp_path):
+    work = Work(tmp_path, (NamedStage("given", Given(1.0)),), {})
+    assert work.todo() == []
+    monkeypatch.setattr(Given, "weights", lambda _: pytest.fail("they were read again"))
+    assert pickle.loads(pickle.dumps(work)).keys == work.keys
+
+
+def test_a_damaged_file_is_named_and_made_again(tmp_path):
+    sources = make_videos(tmp_path / "raw", 2)
+    before = kept(run(tmp_path / "out", sources, given=Given(1.0)))
+    (file,) = (tmp_path / "out" / "state").glob("given-*/*.parquet")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"is damaged.*run the same command again"):
+        run(tmp_path / "out", sources, given=Given(1.0))
+    assert kept(run(tmp_path / "out", sources, given=Given(1.0))) == before
+
+
+def test_a_full_disk_is_one_message(tmp_path, monkeypatch):
+    def full(self, root, key, partition, clips, videos):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardExport, "write", full)
+    with pytest.raises(UserError, match=r"the disk is full\. 2 finished parts are kept\. Make room"):
+        run(tmp_path / "out", make_videos(tmp_path / "raw", 1), export=ShardExport(), given=Given(1.0))
+
+
 def test_a_missing_score_stops_with_one_message(tmp_path):
     with pytest.raises(UserError, match=r"curation.bright: no score 'brightness' was measured before it"):
         run(tmp_path / "out", make_videos(tmp_path / "raw", 1), bright=Range("brightness", 1))
@@ -115,7 +213,7 @@ def test_processes_give_the_bytes_of_one(tmp_path):
     assert sum(name.startswith("shards/") for name in content(tmp_path / "one")) == 3
 
 
-def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path):
+def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path, monkeypatch):
     sources = make_videos(tmp_path / "raw", 4)
     deadly = {"brightness": {"measure": Brightness(deadly="02.mp4"), "keep": Range("brightness", 10)}}
     done = run(tmp_path / "out", sources, TWO, **deadly)
@@ -124,6 +222,15 @@ def test_a_source_that_kills_its_reader_is_rejected_by_name(tmp_path):
     assert (step, count) == ("brightness", 1) or "below" in reason
     reasons = {c.source: c.reason for t in done.tables() for c in table_clips(t) if not c.is_in}
     assert reasons["02.mp4"] == "the process that read it was ended by SIGKILL, 3 times"
+    read: list[str] = []
+
+    def frames(self, clip, indices):
+        read.append(clip.source)
+        return np.zeros((len(indices), 8, 8, 3), np.uint8)
+
+    monkeypatch.setattr(VideoFile, "frames", frames)
+    page = write_report(done, tmp_path / "report.html").read_text()
+    assert sorted(read) == ["00.mp4", "01.mp4", "03.mp4"] and "it is not read again for a picture" in page
 
 
 def kill_and_repeat(tmp_path: Path, engine, kills: int) -> int:

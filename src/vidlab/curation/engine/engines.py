@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from vidlab.curation.engine.work import Doomed, Journal, Work, process_partition
+from vidlab.errors import UserError
 
+ENDED = "the process that read it"
+"""Begins the reason of a source that ended its reader, which nobody shall read again, for a picture neither."""
 OnDone = Callable[[str], None]
 
 
@@ -89,8 +92,12 @@ class Crashes:
         if self._counts[name] <= self._retries:
             return
         if source is None:  # between two sources: no video is to blame
-            raise RuntimeError(f"the process that worked on partition {partition} {what}, {self._counts[name]} times")
-        reason = f"the process that read it {what}, {self._counts[name]} times"
+            raise UserError(
+                f"the process that worked on partition {partition} {what}, {self._counts[name]} times, and measured no "
+                "video then. Perhaps the memory is too small for so many at once (engine.processes, engine.workers). "
+                "What is finished is kept."
+            )
+        reason = f"{ENDED} {what}, {self._counts[name]} times"
         self._doomed.setdefault(partition, {})[source] = reason
 
 

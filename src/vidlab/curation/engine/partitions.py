@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha1
 from itertools import islice
 from pathlib import Path
@@ -28,9 +28,9 @@ class Partition:
 
     @property
     def name(self) -> str:
-        """It changes when a source is another or its file was changed."""
-        what = "\n".join(f"{source.name}\t{source.state}\t{source.window}" for source in self.sources)
-        return f"{self.number:05d}-{sha1(what.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+        """It changes when anything of a source does, its captions too, but for the place of its file."""
+        what = repr([replace(source, file="") for source in self.sources])
+        return f"{self.number:05d}-{sha1(what.encode()).hexdigest()[:8]}"
 
 
 def planned(root: Path, sources: Iterable[SourceVideo], size: int) -> list[Partition]:

@@ -1,6 +1,7 @@
 """Several processes of this machine work on partitions; one that dies takes only its source with it."""
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -58,7 +59,7 @@ class Processes(Engine):
 
     @override
     def run(self, work: Work, partitions: Sequence[str], on_done: OnDone, on_source: Callable[[], None]) -> None:
-        count = self.processes or len(_processors())
+        count = self.processes or _processors()
         pool = _Pool(self, work, deque(partitions), on_done, on_source)
         try:
             pool.run(min(count, len(partitions)))
@@ -66,10 +67,9 @@ class Processes(Engine):
             pool.stop()
 
 
-def _processors() -> set[int]:
-    import os
-
-    return os.sched_getaffinity(0)
+def _processors() -> int:
+    """That this process may use; macOS and Windows do not tell, so all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

@@ -72,6 +72,8 @@ class _Tasks:
         resources = {"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus}
         self.task = ray.remote(max_retries=0, **resources)(_on_worker)
         self.running: dict[Any, str] = {}
+        known = ray.exceptions  # its memory monitor ends a worker before the system would
+        self.deaths = (known.WorkerCrashedError, known.NodeDiedError, known.OutOfMemoryError)
 
     def run(self, limit: int, on_done: OnDone) -> None:
         while self.waiting or self.running:
@@ -82,7 +84,7 @@ class _Tasks:
             name = self.running.pop(ready)
             try:
                 failed = self.ray.get(ready)
-            except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.NodeDiedError):
+            except self.deaths:
                 self.crashes.add(name, DEATH)
                 self.waiting.appendleft(name)
                 continue

@@ -50,7 +50,17 @@ class Stage(ABC):  # noqa: B024  a stage is one of its kinds below
 
 
 class Measure(Stage):
-    """Measures clips and changes nothing else of them; a clip that was measured before is not read again."""
+    """Measures clips and changes nothing else of them; a clip that was measured before is not read again.
+
+    Attributes:
+        uses: scores of earlier stages that it builds on; where they are others, a clip is measured again.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def depends_on(self, clip: Clip) -> tuple[object, ...]:
+        """All that its measurement of a clip follows from, besides its version."""
+        return clip.id, *(clip.scores.get(name) for name in self.uses)
 
     @property
     @abstractmethod
@@ -79,14 +89,13 @@ class Decision(Stage):
         """
 
 
-class SharedDecision(Decision):
-    """A decision that looks at all clips first, such as one that keeps a share of them.
+class SharedDecision(Stage):
+    """What a decision is made of once all clips are known, such as one that keeps a share of them."""
 
-    Attributes:
-        gathers: name of the score that is gathered.
-    """
-
-    gathers: str
+    @property
+    @abstractmethod
+    def gathers(self) -> str:
+        """Name of the score that is gathered."""
 
     @abstractmethod
     def fitted(self, values: Sequence[float]) -> Decision:

@@ -4,8 +4,7 @@ A file lies at ``state/<step>-<own version>-<version of all up to it>/<partition
 partition when its file exists. The own version finds what a stage measured before, when a stage ahead of it changed.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Any
 
 from vidlab.curation.cache_writer import whole_file
 from vidlab.curation.engine.records import Clip, Crop, Measurement
+from vidlab.curation.engine.stage import Measure
 from vidlab.data.storage.parquet import PAGES, open_parquet, seal
 from vidlab.digests import DamagedError
+from vidlab.errors import UserError
 
 STATE = "state"
 RUNNING = "running"
@@ -115,7 +116,7 @@ class StageStore:
         """All clips after a stage.
 
         Raises:
-            DamagedError: the file is not the one that was written; it is removed, so that it is made again.
+            UserError: the file is not the one that was written; it is removed, so that it is made again.
         """
         return table_clips(self.table(key, partition))
 
@@ -126,7 +127,7 @@ class StageStore:
             return open_parquet(path).read(columns=None if columns is None else list(columns))
         except (DamagedError, OSError, ValueError) as error:
             path.unlink(missing_ok=True)
-            raise DamagedError(f"{path} is damaged: {error}. It was removed; run the same command again") from error
+            raise UserError(f"{path} is damaged: {error}. It was removed; run the same command again") from error
 
     def write(self, key: StageKey, partition: str, clips: Sequence[Clip]) -> None:
         """Write all clips after a stage, aside first, so that the file is whole or absent."""
@@ -139,24 +140,24 @@ class StageStore:
             writer.write_table(clips_table(clips))
             seal(temporary, writer)
 
-    def measured_before(self, key: StageKey, partition: str, names: Sequence[str]) -> dict[str, Measurement]:
-        """What a stage of this very version has measured behind other stages, by the ids of clips.
+    def measured_before(self, key: StageKey, partition: str, stage: Measure) -> dict[tuple[object, ...], Measurement]:
+        """What a stage of this very version has measured behind other stages, by what it follows from.
 
         Args:
             key: of the stage.
             partition: whose clips.
-            names: of the scores and series that the stage measures.
+            stage: that measures.
         """
-        found: dict[str, Measurement] = {}
+        found: dict[tuple[object, ...], Measurement] = {}
         for folder in sorted(self.root.glob(f"{key.step}-{key.own}-*")):
             path = folder / f"{partition}.parquet"
             if folder.name == key.folder or not path.is_file():
                 continue
             for clip in self.read(replace(key, chain=folder.name.rpartition("-")[2]), partition):
                 if clip.is_in:
-                    scores = {name: clip.scores[name] for name in names if name in clip.scores}
-                    series = {name: clip.series[name] for name in names if name in clip.series}
-                    found[clip.id] = Measurement(scores, series)
+                    scores = {name: clip.scores[name] for name in stage.provides if name in clip.scores}
+                    series = {name: clip.series[name] for name in stage.provides if name in clip.series}
+                    found[stage.depends_on(clip)] = Measurement(scores, series)
         return found
 
     def remove_leftovers(self) -> None:
@@ -164,14 +165,3 @@ class StageStore:
         for pattern in (".*.tmp", "*/.*.tmp", f"{STATE}/*/.*.tmp", f"{RUNNING}/*"):
             for leftover in self.root.parent.glob(pattern):
                 leftover.unlink()
-
-    def folders(self) -> Iterator[Path]:
-        """Of all stages, those of earlier settings too."""
-        return self.root.glob("*")
-
-    def forget(self, keep: Sequence[StageKey]) -> None:
-        """Remove the results of stages that are not among ``keep``."""
-        names = {key.folder for key in keep}
-        for folder in self.folders():
-            if folder.name not in names:
-                shutil.rmtree(folder)

@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha1
+from math import isfinite
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from vidlab.curation.engine.partitions import Partition
-from vidlab.curation.engine.records import Clip, SourceVideo
+from vidlab.curation.engine.records import Clip, Measurement, SourceVideo
 from vidlab.curation.engine.stage import Decision, Measure, Opening, Stage
 from vidlab.curation.engine.store import RUNNING, StageKey, StageStore
 from vidlab.curation.engine.video_file import VideoFile
@@ -68,9 +70,9 @@ class Work:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     shards: ShardStage | None = None
 
-    @property
+    @cached_property
     def keys(self) -> tuple[StageKey, ...]:
-        """Where the results of each stage are kept."""
+        """Where the results of each stage are kept; weights are read for it, once for all processes."""
         keys, chain = [], ""
         for stage in self.stages:
             own = stage.stage.version()
@@ -189,8 +191,6 @@ class _PartitionRun:
         for attempt in range(self.work.retries + 1):
             try:
                 return work(video, clips)
-            except MemoryError:
-                raise
             except Exception as error:  # a stranger's file may raise anything, in anyone's stage
                 if isinstance(error, UserError) and not isinstance(error, DataError):
                     raise  # weights or a package that no video can do without
@@ -210,16 +210,23 @@ def _of_kind(named: NamedStage, store: StageStore, key: StageKey, partition: str
     if isinstance(stage, Decision):
         return lambda _, clips: [new for c in clips for new in (stage.decide(c, named.step) if c.is_in else [c])]
     assert isinstance(stage, Measure)
-    known = store.measured_before(key, partition, stage.provides)
+    known = store.measured_before(key, partition, stage)
 
     def measure(video: VideoFile, clips: Sequence[Clip]) -> list[Clip]:
-        missing = [clip for clip in clips if clip.is_in and clip.id not in known]
+        missing = [clip for clip in clips if clip.is_in and stage.depends_on(clip) not in known]
         if missing:
             found = stage.measure(video, missing)
-            known.update(zip((clip.id for clip in missing), found, strict=True))
-        return [clip.measured(known[clip.id]) if clip.is_in else clip for clip in clips]
+            known.update(zip(map(stage.depends_on, missing), found, strict=True))
+        return [_with(clip, known[stage.depends_on(clip)], named.step) if clip.is_in else clip for clip in clips]
 
     return measure
+
+
+def _with(clip: Clip, found: Measurement, step: str) -> Clip:
+    """A clip with what was measured of it; no threshold, share or histogram can be had of numbers that are none."""
+    numbers = [(name, (value,)) for name, value in found.scores.items()] + list(found.series.items())
+    wrong = next((name for name, values in numbers if not all(map(isfinite, values))), None)
+    return clip.measured(found) if wrong is None else clip.rejected(step, f"{wrong} is no finite number")
 
 
 def sources_of(partitions: Iterable[Partition]) -> dict[str, SourceVideo]:

@@ -119,14 +119,18 @@ def _sheets(done: Curated, samples: Samples) -> Iterator[str]:
     for step, reason in sorted(samples.examples, key=lambda one: (order.get(one[0], -1), one[1])):
         title = "Kept" if (step, reason) == KEPT else f"{step}: {reason}"
         clips = samples.examples[step, reason]
-        figures = "".join(_figure(clip, VideoFile(sources[clip.source])) for clip in clips if clip.source in sources)
+        figures = "".join(
+            _figure(clip, VideoFile(sources[clip.source]), clip.source in samples.deadly) for clip in clips
+        )
         yield f"<h2>{_text(title)}</h2>\n{figures}"
 
 
-def _figure(clip: Clip, video: VideoFile) -> str:
+def _figure(clip: Clip, video: VideoFile, deadly: bool) -> str:
     scores = ", ".join(f"{name} {value:.3g}" for name, value in sorted(clip.scores.items()))
     caption = f"{clip.source}, frames {clip.start} to {clip.end}. {scores}"
     try:
+        if deadly:
+            raise CorruptClipError("it is not read again for a picture")
         picture = f'<img alt="" src="{_data(_strip(clip, video), "jpeg")}">'
     except CorruptClipError as error:
         picture = f"<p>{_text(error)}</p>"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any
 
+from vidlab.curation.engine.engines import ENDED
 from vidlab.curation.engine.records import Clip
 from vidlab.curation.engine.store import table_clips
 
@@ -23,11 +24,13 @@ class Samples:
         sizes: clips kept by (width, height).
         examples: a few clips by (step, reason), ``KEPT`` those kept: the ones whose ids come first, which is a draw
             that does not change.
+        deadly: sources that ended their readers, which are not read for a picture.
     """
 
     values: dict[str, tuple[list[float], list[float]]] = field(default_factory=lambda: defaultdict(lambda: ([], [])))
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     examples: dict[tuple[str, str], list[Clip]] = field(default_factory=dict)
+    deadly: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, tables: Iterable[Any]) -> "Samples":
@@ -41,6 +44,8 @@ class Samples:
         """Take in the clips of a partition."""
         by_reason: dict[tuple[str, str], list[Clip]] = defaultdict(list)
         for clip in clips:
+            if clip.reason.startswith(ENDED):
+                self.deadly.add(clip.source)
             by_reason[clip.rejected_by, clip.reason].append(clip)
             for quantity, value in quantities(clip).items():
                 everything, kept = self.values[quantity]

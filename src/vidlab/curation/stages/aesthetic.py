@@ -96,13 +96,30 @@ def _digest(path: str) -> str:
 
 @cache
 def aesthetic_model(clip: str, head: str) -> "AestheticModel":
-    """The networks, once per process."""
+    """The networks, once per process.
+
+    Raises:
+        UserError: a file of them is missing or holds something else.
+    """
     from transformers import CLIPImageProcessorPil, CLIPVisionModelWithProjection
 
-    folder = str(Path(clip).expanduser())
-    refuse_code(Path(folder), "the folder of CLIP")
-    tower: Any = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
-    prepare = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    folder = Path(clip).expanduser()
+    refuse_code(folder, "the folder of CLIP")
+    try:
+        tower: Any
+        tower, told = CLIPVisionModelWithProjection.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        prepare = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a strange folder raises wherever the library first stumbles over it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"curation.aesthetic: clip={clip} is no readable CLIP with its image processor ({reason})."
+        ) from error
+    if told["missing_keys"]:
+        raise UserError(
+            f"curation.aesthetic: clip={clip}: {sorted(told['missing_keys'])[0]} is missing in its weights."
+        )
     return AestheticModel(tower.eval(), prepare, load_head(Path(head).expanduser(), tower.config.projection_dim))
 
 

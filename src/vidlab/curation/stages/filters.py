@@ -1,6 +1,6 @@
 """Keeps clips by what was measured of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from typing_extensions import override
@@ -29,7 +29,7 @@ class Range(Decision):
 
     @override
     def decide(self, clip: Clip, step: str) -> Sequence[Clip]:
-        value = score_of(clip, self.score, step)
+        value = score_of(clip.scores, self.score, step)
         if self.least is not None and value < self.least:
             return [clip.rejected(step, f"{self.score} below {self.least:g}")]
         if self.most is not None and value > self.most:
@@ -57,13 +57,9 @@ class BestShare(SharedDecision):
             raise UserError(f"share={self.share} of {self.score}: it must be above 0 and at most 1.")
 
     @property
-    def gathers(self) -> str:  # type: ignore[override]
-        """The score that decides."""
-        return self.score
-
     @override
-    def decide(self, clip: Clip, step: str) -> Sequence[Clip]:
-        raise NotImplementedError("it is fitted first")
+    def gathers(self) -> str:
+        return self.score
 
     @override
     def fitted(self, values: Sequence[float]) -> Decision:
@@ -73,15 +69,15 @@ class BestShare(SharedDecision):
         return Range(self.score, least=values[len(values) - kept])
 
 
-def score_of(clip: Clip, name: str, step: str) -> float:
-    """A score of a clip.
+def score_of(scores: Mapping[str, float], name: str, step: str) -> float:
+    """One of the scores of a clip.
 
     Raises:
         UserError: nobody measured it.
     """
-    if name not in clip.scores:
-        there = ", ".join(sorted(clip.scores)) or "none"
+    if name not in scores:
+        there = ", ".join(sorted(scores)) or "none"
         raise UserError(
             f"curation.{step}: no score {name!r} was measured before it (there are: {there}). Is its step null?"
         )
-    return clip.scores[name]
+    return scores[name]

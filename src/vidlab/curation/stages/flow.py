@@ -9,6 +9,7 @@ from typing_extensions import override
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.video_file import VideoFile
+from vidlab.errors import UserError
 
 SCORE = "flow"
 
@@ -23,10 +24,17 @@ class DISFlow(Measure):
     Args:
         short_side: pixels to which frames are reduced.
         seconds: between the two frames of a pair, rounded to whole frames.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     short_side: int = 128
     seconds: float = 0.125
+
+    def __post_init__(self) -> None:
+        if not self.seconds > 0 or self.short_side < 16:
+            raise UserError(f"seconds={self.seconds}, short_side={self.short_side}: above 0, and at least 16 pixels.")
 
     @property
     @override

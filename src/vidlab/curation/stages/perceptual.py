@@ -3,25 +3,51 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from vidlab.assets import MANIFESTS, read_manifest, sha256_of
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Decision, Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
 from vidlab.perceptual.lpips import LPIPS, load_lpips, unit_length
+from vidlab.perceptual.weights import weights_digest
 
 SERIES, MOTION, MOTION_AGAIN = "lpips", "motion", "motion_cropped"
+LPIPS_WEIGHTS = "asset:lpips-alexnet.ckpt"
 
 
 @dataclass(frozen=True)
-class FrameDistances(Measure):
+class _LPIPSMeasure(Measure):
+    """What the measures with LPIPS share; see ``FrameDistances`` for the settings."""
+
+    short_side: int = 112
+    every: int = 1
+    weights_path: str | None = None
+
+    not_in_version = ("weights_path",)
+
+    def __post_init__(self) -> None:
+        if self.short_side < 31:
+            raise UserError(f"short_side={self.short_side}: LPIPS reads frames of at least 31 pixels a side.")
+        if self.every < 1:
+            raise UserError(f"every={self.every}: it must be 1 or more.")
+
+    @override
+    def weights(self) -> Sequence[str]:
+        return [weights_digest(self.weights_path or LPIPS_WEIGHTS)]
+
+    def distances(self, video: VideoFile, clips: Sequence[Clip]) -> dict[str, list[float]]:
+        """As ``frame_distances``, with these settings."""
+        model = lpips_model(self.weights_path)
+        return frame_distances(model, video, clips, self.short_side, self.every)
+
+
+@dataclass(frozen=True)
+class FrameDistances(_LPIPSMeasure):
     """LPIPS (AlexNet) of consecutive frames, as the series ``lpips``.
 
     Open-Sora Plan (section 4.2, step 2) skips frames when it reads and does not state how many, nor the size at which
@@ -36,31 +62,14 @@ class FrameDistances(Measure):
         UserError: a setting is out of range.
     """
 
-    short_side: int = 112
-    every: int = 1
-    weights_path: str | None = None
-
-    not_in_version = ("weights_path",)
-
-    def __post_init__(self) -> None:
-        if self.short_side < 31:
-            raise UserError(f"short_side={self.short_side}: LPIPS reads frames of at least 31 pixels a side.")
-        if self.every < 1:
-            raise UserError(f"every={self.every}: it must be 1 or more.")
-
     @property
     @override
     def provides(self) -> tuple[str, ...]:
         return (SERIES,)
 
     @override
-    def weights(self) -> Sequence[str]:
-        return [lpips_digest(self.weights_path)]
-
-    @override
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:
-        model = lpips_model(self.weights_path)
-        found = frame_distances(model, video, clips, self.short_side, self.every)
+        found = self.distances(video, clips)
         return [Measurement(series={SERIES: tuple(found.get(clip.id, ()))}) for clip in clips]
 
 
@@ -68,17 +77,6 @@ class FrameDistances(Measure):
 def lpips_model(weights: str | None) -> LPIPS:
     """The network, once per process."""
     return load_lpips("alex", weights)
-
-
-@cache
-def lpips_digest(weights: str | None) -> str:
-    """SHA-256 of its weights."""
-    if weights is None:
-        return read_manifest(MANIFESTS[0])["lpips-alexnet.ckpt"].sha256
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        raise UserError(f"weights_path={weights}: there is no such file. Give LPIPS' lpips-alexnet.ckpt, or null.")
-    return sha256_of(file)
 
 
 @torch.no_grad()
@@ -175,7 +173,7 @@ class JumpCuts(Decision):
 
 
 @dataclass(frozen=True)
-class MotionAgain(Measure):
+class MotionAgain(_LPIPSMeasure):
     """The mean LPIPS of consecutive frames within the crop, as ``motion_cropped``: changing subtitles are no motion.
 
     A clip that was not cropped keeps its ``motion``: Open-Sora Plan, section 4.2, step 6.
@@ -184,13 +182,12 @@ class MotionAgain(Measure):
         short_side: as of ``FrameDistances``.
         every: as of ``FrameDistances``.
         weights_path: as of ``FrameDistances``.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
-    short_side: int = 112
-    every: int = 1
-    weights_path: str | None = None
-
-    not_in_version = ("weights_path",)
+    uses = (MOTION,)
 
     @property
     @override
@@ -198,13 +195,9 @@ class MotionAgain(Measure):
         return (MOTION_AGAIN,)
 
     @override
-    def weights(self) -> Sequence[str]:
-        return [lpips_digest(self.weights_path)]
-
-    @override
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:
         again = [clip for clip in clips if clip.crop != video.source.crop or MOTION not in clip.scores]
-        found = frame_distances(lpips_model(self.weights_path), video, again, self.short_side, self.every)
+        found = self.distances(video, again)
         means = {key: float(np.mean(values)) if values else 0.0 for key, values in found.items()}
         return [
             Measurement({MOTION_AGAIN: means[clip.id] if clip.id in means else clip.scores.get(MOTION, 0.0)})

@@ -2,21 +2,19 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 from typing_extensions import override
 
-from vidlab.assets import MANIFESTS, read_manifest, sha256_of
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Decision, Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
-from vidlab.perceptual.transnet import HEIGHT, WIDTH, TransNetV2, load_transnet
+from vidlab.perceptual.transnet import ASSET, HEIGHT, WIDTH, TransNetV2, load_transnet
+from vidlab.perceptual.weights import weights_digest
 
 SERIES = "cuts"
 
@@ -31,11 +29,20 @@ class ContentCuts(Measure):
         threshold: of the mean change of hue, saturation and luma, each 0 to 255.
         min_scene_frames: shots shorter than this are joined to the one before.
         short_side: pixels to which frames are reduced.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     threshold: float = 27.0
     min_scene_frames: int = 15
     short_side: int = 144
+
+    def __post_init__(self) -> None:
+        if self.min_scene_frames < 1 or self.short_side < 16:
+            raise UserError(
+                f"min_scene_frames={self.min_scene_frames}, short_side={self.short_side}: at least 1, and 16 pixels."
+            )
 
     @property
     @override
@@ -84,7 +91,7 @@ class TransNetCuts(Measure):
 
     @override
     def weights(self) -> Sequence[str]:
-        return [_transnet_digest(self.weights_path)]
+        return [weights_digest(self.weights_path or ASSET)]
 
     @override
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:
@@ -104,16 +111,6 @@ class TransNetCuts(Measure):
             peak = int(stretch[np.argmax(probabilities[stretch])]) + 1
             if peak < len(frames):
                 yield float(peak)
-
-
-@cache
-def _transnet_digest(weights: str | None) -> str:
-    if weights is None:
-        return read_manifest(MANIFESTS[0])["transnetv2.pth"].sha256
-    file = Path(weights).expanduser()
-    if not file.is_file():
-        raise UserError(f"weights_path={weights}: there is no such file. Give the weights of TransNet V2, or null.")
-    return sha256_of(file)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.curation.stages.aesthetic import spread
+from vidlab.errors import UserError
 
 NOISE, SHARPNESS = "noise", "sharpness"
 
@@ -19,15 +20,22 @@ class NoiseAndSharpness(Measure):
     """Two numbers of a clip's frames at full size, each the median over frames.
 
     ``noise`` is the standard deviation of additive noise on 0 to 255 by Immerkaer's estimate (1996). ``sharpness`` is
-    the steepest slope (99.9th percentile) of the luma from pixel to pixel, as a share of its range: about 0.5 where an
+    the steepest slope (99.9th percentile) of the luma from pixel to pixel, as a share of its range: 1 where a hard
     edge lies between two pixels, and 0.4 / s where it is blurred by a Gaussian of s pixels. Noise looks sharp: judge it
     first.
 
     Args:
         frames: number of frames, evenly over the clip.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     frames: int = 3
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise UserError(f"frames={self.frames}: it must be 1 or more.")
 
     @property
     @override

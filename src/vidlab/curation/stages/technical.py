@@ -17,6 +17,7 @@ from vidlab.curation.engine.video_file import VideoFile, reduced_size
 from vidlab.curation.stages.aesthetic import spread
 from vidlab.errors import UserError
 from vidlab.perceptual.unpickle import read_number_lists
+from vidlab.perceptual.weights import weights_digest
 
 SCORE = "brisque"
 MODEL, RANGES = "brisque-svm.txt", "brisque-ranges.pickle"
@@ -53,8 +54,7 @@ class Brisque(Measure):
 
     @override
     def weights(self) -> Sequence[str]:
-        known = read_manifest(MANIFESTS[0])
-        return [known[MODEL].sha256, known[RANGES].sha256]
+        return [weights_digest(f"asset:{name}") for name in (MODEL, RANGES)]
 
     @override
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:

@@ -137,7 +137,7 @@ class EdgeCrop(Decision):
         numbers = clip.series[SERIES]
         boxes = [Box(*numbers[at : at + 4]) for at in range(0, len(numbers), 4)]
         crop = cropped_area(clip.area, self.margins(boxes))
-        kept = replace(clip.part(clip.start, clip.end, drop=SERIES))
+        kept = clip.part(clip.start, clip.end, drop=SERIES)
         return [kept if crop == clip.area else replace(kept, crop=crop)]
 
     def margins(self, boxes: Sequence[Box]) -> dict[str, float]:

@@ -79,8 +79,8 @@ class FolderSource:
         target = cache / "folder" / f"{folder.name}-{digest}"
         return prepare_once(target, lambda made: self._build(made, folder, videos, table))
 
-    def raw_videos(self) -> dict[Path, tuple[str, ...]]:
-        """Every video below the folder with its captions, of which it may have none; nothing is read of it.
+    def raw_videos(self) -> tuple[Path, dict[Path, tuple[str, ...]]]:
+        """The folder, and every video below it with its captions, of which it may have none; nothing is read of it.
 
         Raises:
             DataError: there is no video.
@@ -90,7 +90,7 @@ class FolderSource:
         if not videos:
             raise DataError(f"data.path={folder}: no video found (looked for {' '.join(VIDEO_SUFFIXES)})")
         found = gather_captions(folder, videos, self._table(folder), self.path).captions
-        return {video: tuple(found.get(video, ())) for video in videos}
+        return folder, {video: tuple(found.get(video, ())) for video in videos}
 
     def _folder(self) -> Path:
         if not 0 < self.val_fraction < 1:

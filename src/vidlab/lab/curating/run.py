@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from vidlab.command_line import command, setting
+from vidlab.command_line import command, setting, shell_word
 from vidlab.curation.curate import Curated, Settings, curate
 from vidlab.curation.output.funnel import funnel_text
 from vidlab.curation.output.lists import write_lists
@@ -87,6 +87,12 @@ def build_settings(cfg: DictConfig, recipe: Recipe) -> Settings:
     )
 
 
+def uncaptioned(done: Curated) -> int:
+    """How many of the kept clips have no caption."""
+    rows = (row for table in done.tables(("rejected_by", "captions")) for row in table.to_pylist())
+    return sum(not row["rejected_by"] and not row["captions"] for row in rows)
+
+
 def curation_text(done: Curated, cfg: DictConfig) -> str:
     """The funnel, the reasons, and what to type next."""
     funnel = done.funnel
@@ -101,7 +107,11 @@ def curation_text(done: Curated, cfg: DictConfig) -> str:
     reasons: Any = list(funnel.most_common_reasons())
     lines += [f"  rejected: {count} at {step}: {shown(reason)}" for step, reason, count in reasons[:REASONS]]
     lines += [f"  and {len(reasons) - REASONS} reasons more"] if len(reasons) > REASONS else []
-    if cfg.export is not None and funnel.kept:
+    silent = uncaptioned(done) if cfg.export is not None and cfg.export.caption is None else 0
+    if silent:
+        word = shell_word(setting("export.caption", "a video"))
+        lines.append(f"  note: {silent} kept clips have no caption and are not in the shards; {word} captions them")
+    if cfg.export is not None and funnel.kept > silent:
         shards = done.root / "shards"
         lines.append(f"  train on it   {command('train.py', 'data=shards', setting('data.path', shards))}")
     return "\n".join(lines)
