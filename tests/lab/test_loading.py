@@ -33,7 +33,7 @@ def with_frames(tmp_path_factory):
 def by_program(reference, *arguments):
     cfg = composed("generate", "prompt=x", "num_videos=2", "accelerator=cpu", "steps=2", *arguments)
     cfg.checkpoint = str(reference)
-    return from_checkpoint(cfg, PROMPTS)[1]
+    return from_checkpoint(cfg)[1](PROMPTS)
 
 
 def same(found, expected) -> bool:

@@ -1,7 +1,8 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -20,8 +21,11 @@ from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
+from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.text.refiner.refiner import PromptRefiner
 
+# From prompts to their videos.
+Make = Callable[[Sequence[str]], list[GeneratedVideo]]
 # Settings of structure= beside the signals, with the values that ask for nothing.
 STRUCTURE = {"video": None, "frames": None, "strength": 1.0, "interval": [0.0, 1.0]}
 OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
@@ -41,9 +45,9 @@ def run_generation(cfg: DictConfig) -> Path:
     check_settings(cfg)
     if not prompts:
         raise UserError("prompt=[]: at least one prompt is needed.")
-    make = from_system if cfg.get("system") else from_checkpoint
+    source, make = (from_system if cfg.get("system") else from_checkpoint)(cfg)
     refined = refined_prompts(cfg, prompts)
-    source, samples = make(cfg, prompts if refined is None else refined.texts)
+    samples = make(prompts if refined is None else refined.texts)
     if refined is not None:
         samples = refined.marked(samples, cfg.num_videos)
     write(samples, folder, cfg.fps)
@@ -67,14 +71,19 @@ def refined_prompts(cfg: DictConfig, prompts: Sequence[str]) -> RefinedPrompts |
     return refined
 
 
-def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
-    """The checkpoint, and what the model trained here makes.
+def from_checkpoint(cfg: DictConfig) -> tuple[str, Make]:
+    """The checkpoint, and what makes videos with the model trained here.
 
     Raises:
-        UserError: no checkpoint, a prompt the text encoder cannot read whole, or sizes that do not fit.
+        UserError: no checkpoint, or sizes that do not fit.
     """
-    asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline = load_pipeline(cfg.checkpoint, LoadSettings.of(cfg), cfg.name, cfg.allow)
+    return pipeline.source, partial(_by_checkpoint, cfg, pipeline)
+
+
+def _by_checkpoint(cfg: DictConfig, pipeline: VideoPipeline, prompts: Sequence[str]) -> list[GeneratedVideo]:
+    """Raises ``UserError`` for a prompt the text encoder cannot read whole, and inputs the model cannot take."""
+    asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline.check(prompts, asked, cfg.segments)
     give_inputs(pipeline, {name: cfg[name] for name in INPUTS}, cfg.max_megapixels)
     settings = GenerationSettings(
@@ -83,11 +92,11 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     )  # fmt: skip
     pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
     usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
-    return pipeline.source, list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
+    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
 
 
-def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
-    """Where a published system comes from, and what it makes.
+def from_system(cfg: DictConfig) -> tuple[str, Make]:
+    """Where a published system comes from, and what makes videos with it.
 
     Raises:
         UserError: settings or parts that do not fit, or a long video, which a system does not make.
@@ -109,12 +118,16 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
     parts = {name: instantiate(cfg.get(name), name) for name in ("sampler", "guidance")}
     sizes = {name: cfg[name] for name in SIZES if cfg[name] is not None}
     system: System = instantiate(cfg.system, "system")(**parts, **sizes)
+    return system.source, partial(_by_system, cfg, system)
+
+
+def _by_system(cfg: DictConfig, system: System, prompts: Sequence[str]) -> list[GeneratedVideo]:
     jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)
     given = _given(cfg, system.clip_shape, system.default_num_frames)
     with bar("generating", len(jobs)) as advance:
         videos = system.generate(GenerationRequest(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
     made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
-    return system.source, [GeneratedVideo(prompt, number, frames, cfg.fps) for prompt, number, frames in made]
+    return [GeneratedVideo(prompt, number, frames, cfg.fps) for prompt, number, frames in made]
 
 
 def structure_input(asked: DictConfig, max_megapixels: float) -> StructureInput | None:
