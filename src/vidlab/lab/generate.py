@@ -29,7 +29,7 @@ Make = Callable[[Sequence[str]], list[GeneratedVideo]]
 # Settings of structure= beside the signals, with the values that ask for nothing.
 STRUCTURE = {"video": None, "frames": None, "strength": 1.0, "interval": [0.0, 1.0]}
 OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
-LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
+LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, "refiner_tokens": 1, **dict.fromkeys(OPTIONAL, 1)}
 
 
 def run_generation(cfg: DictConfig) -> Path:
@@ -178,6 +178,8 @@ def check_settings(cfg: DictConfig) -> None:
         value = cfg[name]
         if (value is not None or name not in OPTIONAL) and (not isinstance(value, int) or value < least):
             raise UserError(f"{name}={value}: it must be a whole number of {least} or more.")
+    if not isinstance(cfg.refine, bool):
+        raise UserError(f"refine={cfg.refine}: it must be true or false; refiner={cfg.refine} says which refiner.")
     if cfg.segments > 1 and cfg.interpolate:
         raise UserError("segments and interpolate both make long videos: take one of them.")
     if not isinstance(cfg.fps, int | float) or not 0 < cfg.fps <= 1000:
