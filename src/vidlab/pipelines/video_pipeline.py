@@ -85,6 +85,8 @@ class VideoPipeline:
         """Move the networks; returns the pipeline."""
         for part in (self.denoiser, self.autoencoder, self.text_encoder):
             part.to(device)
+        if self.refiner is not None:
+            self.refiner.to(device)
         return self
 
     def __call__(
@@ -137,10 +139,10 @@ class VideoPipeline:
         Raises:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner), prompts) if refine else None
-        prompts = refined.texts if refined else prompts
         pipe = self.using(sampler, guidance, steps)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner, self.device), prompts) if refine else None
+        prompts = refined.texts if refined else prompts
         asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
         pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
         usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
