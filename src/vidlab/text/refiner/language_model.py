@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import ADAPTER, model_folder, read_json, refuse_code, without_bars
+from vidlab.hub import ADAPTER, model_or_asset_folder, read_json, refuse_code, without_bars
 
 FILES = ("*.json", "*.safetensors", "*.gguf", "*.txt", "*.model", "*.jinja")
 RECORD = "refiner.json"
@@ -92,13 +92,7 @@ def load_language_model(reference: str, key: str = "refiner") -> LanguageModel:
 
 
 def _folder(reference: str, key: str) -> Path:
-    if reference.startswith("asset:"):
-        from vidlab.assets import fetch_folder
-
-        return fetch_folder(reference.removeprefix("asset:"))
-    if reference.count("/") > 1 and not Path(reference).expanduser().is_dir():
-        raise UserError(f"{key}={reference}: there is no such folder ({Path(reference).expanduser().absolute()}).")
-    return model_folder(reference, key, FILES, _is_complete, ADVICE)
+    return model_or_asset_folder(reference, key, FILES, _is_complete, ADVICE)
 
 
 def _is_complete(folder: Path) -> bool:
