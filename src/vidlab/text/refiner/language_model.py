@@ -1,6 +1,5 @@
 """Causal language models by folder: safetensors, GGUF, or a LoRA adapter of either."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from vidlab.errors import MissingPackageError, UserError
+from vidlab.files import write_json
 from vidlab.hub import ADAPTER, model_or_asset_folder, read_json, refuse_code, without_bars
 
 FILES = ("*.json", "*.safetensors", "*.gguf", "*.txt", "*.model", "*.jinja")
@@ -87,7 +87,6 @@ def load_language_model(reference: str, key: str = "refiner") -> LanguageModel:
     if (below / ADAPTER).is_file():
         raise UserError(f"{key}={reference}: its model {base} is an adapter too. Merge that one first.")
     model, tokenizer = _load(below, f"{key}={base}")
-    _check_tokenizer(tokenizer, base, key)
     return LanguageModel(_with_adapter(model, folder, settings, key), tokenizer, base, record, reference)
 
 
@@ -111,21 +110,17 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
         local["gguf_file"] = packed[0].name
     elif not _is_complete(folder) or not (folder / "config.json").is_file():
         raise UserError(f"{key}: {folder} needs config.json and *.safetensors, or one .gguf file.")
-    quiet = {} if "gguf_file" in local else {"use_safetensors": True}
+    safe = {} if "gguf_file" in local else {"use_safetensors": True}
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **quiet)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **safe)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{key}: {folder} is not a readable causal language model: {reason}") from error
-    _check_tokenizer(tokenizer, str(folder), key)
-    return model.eval().requires_grad_(False), tokenizer
-
-
-def _check_tokenizer(tokenizer: Any, place: str, key: str) -> None:
     if tokenizer.eos_token_id is None:
-        raise UserError(f"{key}: the tokenizer of {place} has no end token, so that no answer would end.")
+        raise UserError(f"{key}: the tokenizer of {folder} has no end token, so that no answer would end.")
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def _need_gguf(file: Path) -> None:
@@ -162,6 +157,4 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """``refiner.json``: of which model, from which pairs and with which settings an adapter was made."""
-    from vidlab.files import write_text
-
-    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_json(folder / RECORD, record)
