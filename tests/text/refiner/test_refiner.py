@@ -44,6 +44,11 @@ def test_what_an_adapter_remembers(adapter, base):
     assert (adapter / "adapter_model.safetensors").is_file() and not list(adapter.glob("*.bin"))
 
 
+def test_the_model_of_an_adapter_is_found_from_every_folder(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    assert load_language_model(base.name).base == load_language_model(f"./{base.name}").base == str(base)
+
+
 def test_the_published_recipe_is_the_default():
     """Open-Sora Plan v1.3, section 3.3."""
     tuning = FineTuning()

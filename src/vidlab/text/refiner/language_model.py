@@ -32,7 +32,7 @@ class LanguageModel:
     Args:
         model: of transformers, perhaps with an adapter.
         tokenizer: its own.
-        base: the reference of the model under the adapter.
+        base: the model without its adapter, by what finds it from every folder: an absolute path, or its name.
         record: ``refiner.json`` of a fine-tuned refiner, else empty.
         source: what it was asked for by, for messages and records.
     """
@@ -77,7 +77,8 @@ def load_language_model(reference: str, key: str = "refiner") -> LanguageModel:
     folder = _folder(reference, key)
     if not (folder / ADAPTER).is_file():
         model, tokenizer = _load(folder, f"{key}={reference}")
-        return LanguageModel(model, tokenizer, reference, {}, reference)
+        place = str(folder.absolute()) if Path(reference).expanduser().is_dir() else reference
+        return LanguageModel(model, tokenizer, place, {}, reference)
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     settings = read_json(folder / ADAPTER)
     base = record.get("base") or settings.get("base_model_name_or_path")
