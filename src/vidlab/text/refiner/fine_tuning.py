@@ -89,8 +89,13 @@ class FineTuning:
             told: called after each step with (step, steps, loss).
 
         Raises:
-            UserError: too few pairs for a batch, or one that is too long.
+            UserError: too few pairs for a batch, one that is too long, or a model that has an adapter.
         """
+        if language.adapted:
+            raise UserError(
+                f"refiner.model={language.source} is an adapter, and another one on top of it would be written without "
+                f"it. Fine-tune its model: refiner.model={language.base}."
+            )
         if len(pairs) < self.batch_size:
             raise UserError(
                 f"refiner.batch_size={self.batch_size}: there are {len(pairs)} pairs, not enough for one batch."

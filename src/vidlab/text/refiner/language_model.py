@@ -43,6 +43,11 @@ class LanguageModel:
     record: dict[str, Any]
     source: str
 
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter."""
+        return hasattr(self.model, "peft_config")
+
     def conversation(self, text: str, chat: bool = True) -> list[int]:
         """Token ids of what a user says, up to the answer.
 
