@@ -104,6 +104,10 @@ def test_what_is_refused(base, adapter, tmp_path):
         load_language_model("/no/such/folder")
     with pytest.raises(UserError, match=r"needs config\.json"):
         load_language_model(str(tmp_path))
+    for name in ("model.Q4.gguf", "model.Q8.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"holds model\.Q4\.gguf and model\.Q8\.gguf; leave one"):
+        load_language_model(str(tmp_path))
 
 
 def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, tmp_path):

@@ -112,6 +112,9 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
     packed = sorted(folder.glob("*.gguf"))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if packed and not any(folder.glob("*.safetensors")):
+        if len(packed) > 1:
+            names = " and ".join(file.name for file in packed[:2])
+            raise UserError(f"{key}: {folder} holds {names}; leave one .gguf file in the folder.")
         _need_gguf(packed[0])
         local["gguf_file"] = packed[0].name
     elif not _is_complete(folder) or not (folder / "config.json").is_file():
