@@ -92,11 +92,11 @@ def test_a_model_that_was_not_tuned_is_told_the_instruction(base):
 def test_what_is_refused(base, adapter, tmp_path):
     with pytest.raises(UserError, match="an empty prompt"):
         PromptRefiner.load(str(adapter)).refine(["red square", " "])
-    with pytest.raises(UserError, match="there are 4 pairs, not enough for one batch"):
+    with pytest.raises(UserError, match=r"refiner\.tuning\.batch_size=32: there are 4 pairs, not enough for one batch"):
         FineTuning().run(load_language_model(str(base)), PAIRS, tmp_path / "x")
     with pytest.raises(UserError, match="has 11 tokens"):
         FineTuning(max_tokens=8, batch_size=4).run(load_language_model(str(base)), PAIRS, tmp_path / "x")
-    with pytest.raises(UserError, match=r"refiner\.rank=0"):
+    with pytest.raises(UserError, match=r"refiner\.tuning\.rank=0"):
         FineTuning(rank=0)
     with pytest.raises(UserError, match=r"is an adapter, and another one on top.*refiner\.model=" + str(base)):
         QUICK.run(load_language_model(str(adapter)), PAIRS, tmp_path / "x")

@@ -97,16 +97,16 @@ def of_prompts(cfg: DictConfig, folder: Path) -> tuple[list[PromptPair], str]:
 
 def run_refiner(cfg: DictConfig) -> str:
     """Fine-tune a language model on pairs; returns what to print."""
-    tuning = instantiate(cfg.refiner.tuning, "refiner")
+    tuning = instantiate(cfg.refiner.tuning, "refiner.tuning")
     assert isinstance(tuning, FineTuning)
     pairs = read_pairs(cfg.pairs.path) if cfg.pairs.path else of_clips(cfg)
+    steps = tuning.steps(len(pairs))
     folder = Path(cfg.folder).expanduser() if cfg.folder else REFINERS / time.strftime("%Y-%m-%d_%H-%M-%S")
     if folder.exists():
         raise UserError(f"folder={folder} exists. Give another, or delete it.")
     language = load_language_model(cfg.refiner.model, "refiner.model")
     device = "cpu" if resolve_accelerator(cfg.trainer.accelerator) == "cpu" else "cuda"
     language.model.to(device)
-    steps = tuning.epochs * (len(pairs) // tuning.batch_size)
     with bar("fine-tuning the refiner", steps) as advance:
         losses = tuning.run(language, pairs, folder, lambda *_: advance(1))
     with suppress(OSError):

@@ -65,11 +65,26 @@ class FineTuning:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
-                raise UserError(f"refiner.{name}={getattr(self, name)}: it must be {least} or more.")
+                raise UserError(f"refiner.tuning.{name}={getattr(self, name)}: it must be {least} or more.")
         if not 0 < self.lr < 1 or not 0 <= self.warmup < 1:
-            raise UserError(f"refiner.lr={self.lr}, refiner.warmup={self.warmup}: both are shares below 1.")
+            raise UserError(
+                f"refiner.tuning.lr={self.lr}, refiner.tuning.warmup={self.warmup}: the rate must lie between 0 and 1, "
+                "the share from 0 to below 1."
+            )
         if self.instruction is not None and "{prompt}" not in self.instruction:
-            raise UserError("refiner.instruction has no {prompt} in it, where the short prompt stands.")
+            raise UserError("refiner.tuning.instruction has no {prompt} in it, where the short prompt stands.")
+
+    def steps(self, pairs: int) -> int:
+        """Optimizer steps over so many pairs.
+
+        Raises:
+            UserError: too few for a batch.
+        """
+        if pairs < self.batch_size:
+            raise UserError(
+                f"refiner.tuning.batch_size={self.batch_size}: there are {pairs} pairs, not enough for one batch."
+            )
+        return self.epochs * (pairs // self.batch_size)
 
     def run(
         self,
@@ -96,10 +111,7 @@ class FineTuning:
                 f"refiner.model={language.source} is an adapter, and another one on top of it would be written without "
                 f"it. Fine-tune its model: refiner.model={language.base}."
             )
-        if len(pairs) < self.batch_size:
-            raise UserError(
-                f"refiner.batch_size={self.batch_size}: there are {len(pairs)} pairs, not enough for one batch."
-            )
+        self.steps(len(pairs))  # refuses too few
         examples = [self._example(language, pair) for pair in pairs]
         model = self._adapted(language.model)
         losses = self._train(model, examples, language.end, told)
@@ -121,7 +133,7 @@ class FineTuning:
         answer = language.answer(pair.refined)
         if len(asked) + len(answer) > self.max_tokens:
             raise UserError(
-                f'refiner.max_tokens={self.max_tokens}: the pair of "{pair.prompt[:40]}" has '
+                f'refiner.tuning.max_tokens={self.max_tokens}: the pair of "{pair.prompt[:40]}" has '
                 f"{len(asked) + len(answer)} tokens. Raise it or shorten the pair."
             )
         return asked, answer
@@ -144,7 +156,7 @@ class FineTuning:
     ) -> list[float]:
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=self.lr, weight_decay=0.0)
-        steps = self.epochs * (len(examples) // self.batch_size)
+        steps = self.steps(len(examples))
         rising = max(1, round(self.warmup * steps))
         losses: list[float] = []
         for step, batch in enumerate(self._batches(examples)):
