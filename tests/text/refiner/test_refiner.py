@@ -100,6 +100,8 @@ def test_what_is_refused(base, adapter, tmp_path):
         FineTuning(rank=0)
     with pytest.raises(UserError, match=r"is an adapter, and another one on top.*refiner\.model=" + str(base)):
         QUICK.run(load_language_model(str(adapter)), PAIRS, tmp_path / "x")
+    with pytest.raises(UserError, match=r"refiner\.tuning\.targets=\['q_pro'\]: .*not found"):
+        FineTuning(targets=["q_pro"], batch_size=4).run(load_language_model(str(base)), PAIRS, tmp_path / "x")
     with pytest.raises(UserError, match="there is no such folder"):
         load_language_model("/no/such/folder")
     with pytest.raises(UserError, match=r"needs config\.json"):

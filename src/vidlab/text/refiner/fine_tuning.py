@@ -104,7 +104,8 @@ class FineTuning:
             told: called after each step with (step, steps, loss).
 
         Raises:
-            UserError: too few pairs for a batch, one that is too long, or a model that has an adapter.
+            UserError: too few pairs for a batch, one that is too long, targets that the model has not, or a model that
+                has an adapter.
         """
         if language.adapted:
             raise UserError(
@@ -145,7 +146,10 @@ class FineTuning:
         settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets, task_type="CAUSAL_LM")
         with torch.random.fork_rng():  # peft draws from the global generator
             torch.manual_seed(seed_of(self.seed, "refiner", "lora"))
-            return get_peft_model(model, settings).train()
+            try:
+                return get_peft_model(model, settings).train()
+            except ValueError as error:
+                raise UserError(f"refiner.tuning.targets={targets}: {error}") from error
 
     def _train(
         self,
