@@ -133,7 +133,11 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, tmp_path):
 
 
 def test_files_of_pairs(tmp_path):
-    assert read_pairs(write_pairs(tmp_path / "pairs.jsonl", PAIRS)) == PAIRS
+    odd = [*PAIRS, PromptPair("a line\u2028and another", "two\x85lines")]  # which end no line of a file
+    assert read_pairs(write_pairs(tmp_path / "pairs.jsonl", odd)) == odd
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "caf\xe9", "refined": "y"}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_pairs(tmp_path / "latin.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x", "refined": "y"}\n{"prompt": "x"}\n')
     with pytest.raises(UserError, match="line 2"):
         read_pairs(tmp_path / "broken.jsonl")
