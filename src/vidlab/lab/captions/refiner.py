@@ -15,6 +15,7 @@ from vidlab.command_line import command, prompt, setting
 from vidlab.curation.captions.cleaning import cleaned
 from vidlab.data.moving_shapes.short_prompts import short_prompt
 from vidlab.data.storage.index import ClipIndex
+from vidlab.data.tables.captions import caption_lines, decoded, unique
 from vidlab.errors import DataError, UserError
 from vidlab.lab.captions.caption import open_data
 from vidlab.lab.captions.refiners import REFINERS
@@ -23,7 +24,7 @@ from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.randomness import seed_of
 from vidlab.text.refiner.fine_tuning import FineTuning
-from vidlab.text.refiner.instruction import INSTRUCTION, instructed
+from vidlab.text.refiner.instruction import INSTRUCTION, check_instruction, instructed
 from vidlab.text.refiner.language_model import load_language_model
 from vidlab.text.refiner.pairs import PromptPair, read_pairs, write_pairs
 
@@ -51,12 +52,15 @@ def of_clips(cfg: DictConfig) -> list[PromptPair]:
     """Short prompts of the training clips, whose factors are known, with the captions that the data set writes.
 
     Raises:
-        UserError: clips without factors.
+        UserError: clips without factors, or a count that is none.
     """
+    count = cfg.pairs.count
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise UserError(f"pairs.count={count}: it must be a whole number of 1 or more; null takes all clips.")
     data = open_data(cfg)
     index = ClipIndex.open(data.source.prepare()).select("train")
     pairs = []
-    for place in range(len(index) if cfg.pairs.count is None else min(cfg.pairs.count, len(index))):
+    for place in range(len(index) if count is None else min(count, len(index))):
         row = index.row(place)
         if row.factors is None:
             raise UserError(
@@ -73,11 +77,10 @@ def of_prompts(cfg: DictConfig, folder: Path) -> tuple[list[PromptPair], str]:
     file = Path(cfg.pairs.prompts).expanduser()
     if not file.is_file():
         raise UserError(f"pairs.prompts={cfg.pairs.prompts}: there is no such file of one prompt a line.")
-    prompts = list(
-        dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    )
+    prompts = unique(caption_lines(decoded(file.read_bytes(), f"pairs.prompts={file}")))
     endpoint = instantiate(cfg.endpoint, "endpoint")
     instruction = cfg.pairs.instruction or INSTRUCTION
+    check_instruction(instruction, "pairs.instruction")
     with Journal(folder / "pairs.answers.jsonl") as journal, bar("expanding prompts", len(prompts)) as advance:
         client = ChatClient(endpoint, journal)
 

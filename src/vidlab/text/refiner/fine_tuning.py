@@ -13,7 +13,7 @@ from vidlab.errors import UserError
 from vidlab.files import folder_made_aside
 from vidlab.precision import autocast
 from vidlab.randomness import generator, seed_of
-from vidlab.text.refiner.instruction import instructed
+from vidlab.text.refiner.instruction import check_instruction, instructed
 from vidlab.text.refiner.language_model import LanguageModel, write_record
 from vidlab.text.refiner.pairs import PromptPair, digest_of
 
@@ -71,8 +71,8 @@ class FineTuning:
                 f"refiner.tuning.lr={self.lr}, refiner.tuning.warmup={self.warmup}: the rate must lie between 0 and 1, "
                 "the share from 0 to below 1."
             )
-        if self.instruction is not None and "{prompt}" not in self.instruction:
-            raise UserError("refiner.tuning.instruction has no {prompt} in it, where the short prompt stands.")
+        if self.instruction is not None:
+            check_instruction(self.instruction, "refiner.tuning.instruction")
 
     def steps(self, pairs: int) -> int:
         """Optimizer steps over so many pairs.
