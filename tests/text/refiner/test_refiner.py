@@ -41,6 +41,7 @@ def test_what_an_adapter_remembers(adapter, base):
     record = json.loads((adapter / "refiner.json").read_text())
     assert record["base"] == str(base) and record["pairs"] == 4 and record["pairs_digest"] == digest_of(PAIRS)
     assert record["settings"]["rank"] == 16 and record["last_loss"] < 0.1
+    assert read_pairs(adapter / "pairs.jsonl") == PAIRS
     assert (adapter / "adapter_model.safetensors").is_file() and not list(adapter.glob("*.bin"))
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -26,9 +25,7 @@ from vidlab.randomness import seed_of
 from vidlab.text.refiner.fine_tuning import FineTuning
 from vidlab.text.refiner.instruction import INSTRUCTION, check_instruction, instructed
 from vidlab.text.refiner.language_model import load_language_model
-from vidlab.text.refiner.pairs import PromptPair, read_pairs, write_pairs
-
-PAIRS = "pairs.jsonl"
+from vidlab.text.refiner.pairs import PAIRS, PromptPair, read_pairs, write_pairs
 
 
 def run_pairs(cfg: DictConfig) -> str:
@@ -112,8 +109,6 @@ def run_refiner(cfg: DictConfig) -> str:
     language.model.to(device)
     with bar("fine-tuning the refiner", steps) as advance:
         losses = tuning.run(language, pairs, folder, lambda *_: advance(1))
-    with suppress(OSError):
-        write_pairs(folder / PAIRS, pairs)
     use = command("generate.py", "checkpoint=last", "refine=true", setting("refiner", folder), prompt(pairs[0].prompt))
     return (
         f"{folder}\n  {cfg.refiner.model}, LoRA of rank {tuning.rank}, {len(pairs)} pairs, {len(losses)} steps: "

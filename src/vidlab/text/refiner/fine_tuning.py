@@ -15,7 +15,7 @@ from vidlab.precision import autocast
 from vidlab.randomness import generator, seed_of
 from vidlab.text.refiner.instruction import check_instruction, instructed
 from vidlab.text.refiner.language_model import LanguageModel, write_record
-from vidlab.text.refiner.pairs import PromptPair, digest_of
+from vidlab.text.refiner.pairs import PAIRS, PromptPair, digest_of, write_pairs
 
 IGNORED = -100  # targets that cross entropy leaves out
 LEAST = {"rank": 1, "alpha": 1, "epochs": 1, "batch_size": 1, "at_once": 1, "max_tokens": 8}
@@ -93,7 +93,7 @@ class FineTuning:
         folder: Path,
         told: Callable[[int, int, float], None] | None = None,
     ) -> list[float]:
-        """Fine-tune and write the adapter with its record to ``folder``; returns the loss of each step.
+        """Fine-tune and write the adapter with its record and its pairs to ``folder``; returns the loss of each step.
 
         The loss is the mean cross entropy over the tokens of the expansions and their ends, in nats.
 
@@ -127,6 +127,7 @@ class FineTuning:
                 "last_loss": losses[-1],
             }
             write_record(made, record)
+            write_pairs(made / PAIRS, pairs)
         return losses
 
     def _example(self, language: LanguageModel, pair: PromptPair) -> tuple[list[int], list[int]]:

@@ -9,6 +9,9 @@ from pathlib import Path
 from vidlab.errors import UserError
 from vidlab.files import write_text
 
+PAIRS = "pairs.jsonl"
+"""The file of pairs, in the folder that is made of them."""
+
 
 @dataclass(frozen=True)
 class PromptPair:
