@@ -1,4 +1,4 @@
-"""The curation jobs: index a data set, encode it, make one of raw videos."""
+"""The curation jobs: index a data set, encode it, make one of raw videos; those of texts are in ``captions``."""
 
 import logging
 import re
