@@ -14,7 +14,7 @@ from vidlab.files import folder_made_aside
 from vidlab.precision import autocast
 from vidlab.randomness import generator, seed_of
 from vidlab.text.refiner.instruction import check_instruction, instructed
-from vidlab.text.refiner.language_model import LanguageModel, write_record
+from vidlab.text.refiner.language_model import LanguageModel, with_lora, write_record
 from vidlab.text.refiner.pairs import PAIRS, PromptPair, digest_of, write_pairs
 
 IGNORED = -100  # targets that cross entropy leaves out
@@ -117,7 +117,8 @@ class FineTuning:
         model = self._adapted(language.model)
         losses = self._train(model, examples, language.end, told)
         with folder_made_aside(folder) as made:
-            model.save_pretrained(str(made), safe_serialization=True)
+            # the embeddings are those of the model; peft would ask the hub whether they are
+            model.save_pretrained(str(made), safe_serialization=True, save_embedding_layers=False)
             settings = asdict(self) | {"targets": self.targets if isinstance(self.targets, str) else [*self.targets]}
             record = {"base": language.base, "pairs": len(pairs), "pairs_digest": digest_of(pairs)}
             record |= {
@@ -141,14 +142,11 @@ class FineTuning:
         return asked, answer
 
     def _adapted(self, model: Any) -> Any:
-        from peft import LoraConfig, get_peft_model
-
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
-        settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets, task_type="CAUSAL_LM")
         with torch.random.fork_rng():  # peft draws from the global generator
             torch.manual_seed(seed_of(self.seed, "refiner", "lora"))
             try:
-                return get_peft_model(model, settings).train()
+                return with_lora(model, r=self.rank, lora_alpha=self.alpha, target_modules=targets).train()
             except ValueError as error:
                 raise UserError(f"refiner.tuning.targets={targets}: {error}") from error
 

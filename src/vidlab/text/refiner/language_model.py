@@ -1,5 +1,6 @@
 """Causal language models by folder: safetensors, GGUF, or a LoRA adapter of either."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def _need_gguf(file: Path) -> None:
 
 def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) -> Any:
     """The model with the LoRA of a folder: of its configuration only what describes the LoRA is taken."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     odd = [name for name in UNUSUAL if settings.get(name)]
@@ -152,7 +153,7 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
         raise UserError(f"{key}: {folder} has no {ADAPTER_WEIGHTS}; pickled adapters are not read.")
     try:
         chosen = {name: settings[name] for name in LORA_KEYS if settings.get(name) is not None}
-        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen))
+        adapted = with_lora(model, **chosen)
         result = set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
     except Exception as error:  # shapes and names that do not fit are told in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -162,6 +163,16 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
         first = [*lacking, *result.unexpected_keys][0]
         raise UserError(f"{key}: the adapter in {folder} does not fit its model, first at {first}.")
     return adapted.eval().requires_grad_(False)
+
+
+def with_lora(model: Any, **settings: Any) -> Any:
+    """The model with LoRA matrices inside, of settings of peft's ``LoraConfig``."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        # peft asks for what transformers has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
