@@ -1,4 +1,4 @@
-"""Prepare a data set: ``python curate.py stage=index|encode|curate [group=choice ...] [key=value ...]``."""
+"""Prepare data: ``python curate.py stage=index|encode|curate|caption|dsg|pairs|refiner [key=value ...]``."""
 
 from omegaconf import DictConfig
 
@@ -8,7 +8,7 @@ from vidlab.lab.runs import run_folder  # noqa: F401  registers the resolver of 
 
 @main(config_path="conf", config_name="curate")
 def curate(cfg: DictConfig) -> None:
-    """Index a data set, encode it once for many runs, or make one of raw videos."""
+    """Index, encode or caption a data set, make one of raw videos, or teach a prompt refiner."""
     from vidlab.lab.curate import run_curation
 
     run_curation(cfg)

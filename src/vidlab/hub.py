@@ -50,6 +50,25 @@ def model_folder(
     return _from_hub(f"{owner}/{name}", "/".join(below), reference, key, patterns, complete, advice)
 
 
+def model_or_asset_folder(
+    reference: str, key: str, patterns: Sequence[str], complete: Callable[[Path], bool], advice: str = ""
+) -> Path:
+    """As ``model_folder``, of models that are a whole repository; ``asset:NAME`` is a pinned one of ``vidlab.assets``.
+
+    Raises:
+        AssetError: there is no such pinned model, or it cannot be fetched.
+        UserError: no such folder, and the hub did not give it.
+    """
+    if reference.startswith("asset:"):
+        from vidlab.assets import fetch_folder
+
+        return fetch_folder(reference.removeprefix("asset:"))
+    folder = Path(reference).expanduser()
+    if reference.count("/") > 1 and not folder.is_dir():
+        raise UserError(f"{key}={reference}: there is no such folder ({folder.absolute()}).")
+    return model_folder(reference, key, patterns, complete, advice)
+
+
 def _from_hub(
     repository: str,
     subfolder: str,

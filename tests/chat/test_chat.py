@@ -97,6 +97,16 @@ def test_a_question_that_is_refused_leaves_the_others(tmp_path):
     assert isinstance(found[1], Refused) and "HTTP 400" in found[1].reason and texts(found[::2]) == ["0", "2"]
 
 
+def test_an_answer_without_words_is_an_answer(tmp_path):
+    """``content`` is null where a model refuses, or thinks until it is cut; asking again would cost as much again."""
+    choice = {"message": {"content": None, "reasoning_content": "well"}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 10, "completion_tokens": 512}
+    with FakeServer(lambda model, text, pictures: (200, {"choices": [choice], "usage": usage})) as server:
+        (found,), spent, _ = ask(server, tmp_path / "j", [ChatRequest("x")])
+    assert found == Answer("", "fake-model", Usage(1, 10, 512), finished=False)
+    assert (spent.calls, len(server.asked)) == (1, 1)
+
+
 def test_the_key_is_sent_and_is_nowhere_else(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("FAKE_KEY", KEY)
     echo = {"headers": {}, "error": f"your key {KEY} is wrong"}

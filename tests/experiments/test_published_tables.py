@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from vidlab.errors import DataError, UserError
-from vidlab.lab.claims.verdicts import lines, main, read_published, scores_of, verdicts
+from vidlab.lab.claims.verdicts import lines, main, read_published, scores_of, tables_of, verdicts
 from vidlab.lab.compose import accepted, build_module
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 
@@ -147,6 +147,25 @@ def test_another_size_is_a_table_of_its_own(sweep, capsys):
     small, large = capsys.readouterr().out.split("With `model.scale=2`:")
     assert "| plain | 10 | 1, s = 0.1, 3 seeds |" in small and "| good | 8 | 2.033," in small
     assert "| plain | 10 | 5.05, s = 0.071, 2 seeds |" in large and "| good | 8 | 4.05," in large
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("model.image_model=/root/lab/runs/image", "model.image_model=image"),
+        ("data.path='/my videos/a'", "data.path='a'"),
+        ("logger.uri=sqlite:////root/lab/mlflow.db", "logger.uri=mlflow.db"),
+        ("model.image_model=~/image", "model.image_model=image"),
+        ("data.path=/data", "data.path=data"),
+        ("pictures=[/a/b.png,/c/d.png]", "pictures=[b.png,d.png]"),
+        ("model=paper/m4v", "model=paper/m4v"),
+        ("model.backbone.patch=[1,2,2]", "model.backbone.patch=[1,2,2]"),
+        ("budget.value=8e12", "budget.value=8e12"),
+    ],
+)
+def test_no_folder_of_this_machine_comes_into_a_readme(sweep, setting, told):
+    scores = {("seed=0", setting): {"plain": {0: 1.0}}}
+    assert f"With `seed=0 {told}`:\n" in list(tables_of(read_published(sweep), scores))
 
 
 def test_without_runs_nothing_is_measured(sweep):

@@ -85,8 +85,8 @@ def videos(reference: Path, *arguments: str) -> torch.Tensor:
         "generate", "prompt=x", "num_videos=1", "accelerator=cpu", "precision=32-true", "steps=2", *arguments
     )
     cfg.checkpoint = str(reference)
-    _, samples = from_checkpoint(cfg, PROMPTS)
-    return torch.stack([torch.from_numpy(sample.frames) for sample in samples])
+    _, make = from_checkpoint(cfg)
+    return torch.stack([torch.from_numpy(sample.frames) for sample in make(PROMPTS)])
 
 
 @pytest.mark.parametrize("arguments", [HAAR, RELEASE], ids=["words-haar", "open_sora_plan"])

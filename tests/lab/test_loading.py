@@ -33,7 +33,7 @@ def with_frames(tmp_path_factory):
 def by_program(reference, *arguments):
     cfg = composed("generate", "prompt=x", "num_videos=2", "accelerator=cpu", "steps=2", *arguments)
     cfg.checkpoint = str(reference)
-    return from_checkpoint(cfg, PROMPTS)[1]
+    return from_checkpoint(cfg)[1](PROMPTS)
 
 
 def same(found, expected) -> bool:
@@ -76,7 +76,7 @@ def test_samplers_and_guidances_by_name_and_by_themselves(checkpoint):
     own = GaussianSampler(Euler(), steps=2)
     assert same(pipe(PROMPTS, sampler=own, progress=False), pipe(PROMPTS, sampler=own, progress=False))
     with pytest.raises(UserError, match=r"sampler=hein: no such choice. Did you mean 'heun'"):
-        pipe("x", sampler="hein")
+        pipe("x", sampler="hein", refine="/no/such/refiner")  # refused before a prompt is expanded
 
 
 def test_given_frames(with_frames, tmp_path):

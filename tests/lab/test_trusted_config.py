@@ -263,7 +263,7 @@ def test_no_reader_of_checkpoints_runs_what_one_names(settings, hostile_module, 
     torch.save({"state_dict": {"autoencoder.x": torch.zeros(1)}, "ema": {}, "config": hostile}, path)
     run, named = Run(tmp_path, path, None), r"asks for hostile_module\.run \(autoencoder\._target_\)"
     with pytest.raises(UserError, match=named):
-        from_checkpoint(composed("generate", "prompt=x", f"checkpoint={path}"), ["x"])
+        from_checkpoint(composed("generate", "prompt=x", f"checkpoint={path}"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         evaluation = compose("evaluate", [f"autoencoders=[{path}]"])
         assert GlobalHydra.instance().is_initialized()

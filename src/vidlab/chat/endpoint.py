@@ -169,6 +169,7 @@ class Endpoint:
         try:
             choice = content["choices"][0]
             text = choice["message"]["content"]
+            text = "" if text is None else text  # a refusal, or a model that thought until it was cut: paid for too
             if not isinstance(text, str):
                 raise TypeError("no text")
         except (KeyError, IndexError, TypeError):

@@ -1,4 +1,4 @@
-"""The curation jobs: index a data set, encode it, make one of raw videos."""
+"""The curation jobs: index a data set, encode it, make one of raw videos; those of texts are in ``captions``."""
 
 import logging
 import re
@@ -33,7 +33,10 @@ STAGES = ("index", "encode", "curate", *TEXT_STAGES)
 LEAST = {"processes": 1, "batch_size": 1, "clips_per_shard": 1, "world_size": 1, "sources_per_partition": 1}
 PRECISIONS = ("32-true", "bf16-mixed")
 # words of the command line that train.py does not know
-OWN = ("stage", "folder", "frames_at_once", "curation", "engine", "export", "retries", *LEAST)
+OWN = (
+    *("stage", "folder", "frames_at_once", "curation", "engine", "export", "retries", *LEAST),
+    *("captioner", "against", "caption", "dsg", "endpoint", "pairs", "refiner"),
+)
 
 
 def run_curation(cfg: DictConfig) -> None:
@@ -65,7 +68,7 @@ def words() -> list[str]:
     from hydra.core.hydra_config import HydraConfig
 
     given = HydraConfig.get().overrides.task
-    return [word for word in given if re.split("[.=]", word.lstrip("+~"))[0] not in OWN]
+    return [word for word in given if re.split("[.=@]", word.lstrip("+~"))[0] not in OWN]
 
 
 def run_index(cfg: DictConfig) -> str:

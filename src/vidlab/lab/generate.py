@@ -1,8 +1,9 @@
 """From a checkpoint and prompts to video files, for people and for metrics."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -21,14 +22,17 @@ from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
+from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.text.refiner.refiner import PromptRefiner
 
 log = logging.getLogger(__name__)
 
+# From prompts to their videos.
+Make = Callable[[Sequence[str]], list[GeneratedVideo]]
 # Settings of structure= beside the signals, with the values that ask for nothing.
 STRUCTURE = {"video": None, "frames": None, "strength": 1.0, "interval": [0.0, 1.0]}
 OPTIONAL = (*SIZES, "steps", "video_frames", "overlap", "frames_at_once")
-LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, **dict.fromkeys(OPTIONAL, 1)}
+LEAST = {"num_videos": 1, "batch_size": 1, "seed": 0, "segments": 1, "refiner_tokens": 1, **dict.fromkeys(OPTIONAL, 1)}
 
 
 def run_generation(cfg: DictConfig) -> Path:
@@ -44,9 +48,9 @@ def run_generation(cfg: DictConfig) -> Path:
     check_settings(cfg)
     if not prompts:
         raise UserError("prompt=[]: at least one prompt is needed.")
-    make = from_system if cfg.get("system") else from_checkpoint
+    source, make = (from_system if cfg.get("system") else from_checkpoint)(cfg)
     refined = refined_prompts(cfg, prompts)
-    source, samples = make(cfg, prompts if refined is None else refined.texts)
+    samples = make(prompts if refined is None else refined.texts)
     if refined is not None:
         samples = refined.marked(samples, cfg.num_videos)
     write(samples, folder, cfg.fps)
@@ -70,14 +74,19 @@ def refined_prompts(cfg: DictConfig, prompts: Sequence[str]) -> RefinedPrompts |
     return refined
 
 
-def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
-    """The checkpoint, and what the model trained here makes.
+def from_checkpoint(cfg: DictConfig) -> tuple[str, Make]:
+    """The checkpoint, and what makes videos with the model trained here.
 
     Raises:
-        UserError: no checkpoint, a prompt the text encoder cannot read whole, or sizes that do not fit.
+        UserError: no checkpoint, or sizes that do not fit.
     """
-    asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline = load_pipeline(cfg.checkpoint, LoadSettings.of(cfg), cfg.name, cfg.allow)
+    return pipeline.source, partial(_by_checkpoint, cfg, pipeline)
+
+
+def _by_checkpoint(cfg: DictConfig, pipeline: VideoPipeline, prompts: Sequence[str]) -> list[GeneratedVideo]:
+    """Raises ``UserError`` for a prompt the text encoder cannot read whole, and inputs the model cannot take."""
+    asked = [name for name in ("image", "last_image", "video", "interpolate") if cfg[name]]
     pipeline.check(prompts, asked, cfg.segments)
     if pipeline.conditioning.tells_structure and not cfg.structure.video:
         log.warning("structure.video is not set: the videos are those of the model without structure control")
@@ -88,11 +97,11 @@ def from_checkpoint(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[
     )  # fmt: skip
     pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
     usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
-    return pipeline.source, list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
+    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
 
 
-def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[GeneratedVideo]]:
-    """Where a published system comes from, and what it makes.
+def from_system(cfg: DictConfig) -> tuple[str, Make]:
+    """Where a published system comes from, and what makes videos with it.
 
     Raises:
         UserError: settings or parts that do not fit, or a long video, which a system does not make.
@@ -114,12 +123,16 @@ def from_system(cfg: DictConfig, prompts: Sequence[str]) -> tuple[str, list[Gene
     parts = {name: instantiate(cfg.get(name), name) for name in ("sampler", "guidance")}
     sizes = {name: cfg[name] for name in SIZES if cfg[name] is not None}
     system: System = instantiate(cfg.system, "system")(**parts, **sizes)
+    return system.source, partial(_by_system, cfg, system)
+
+
+def _by_system(cfg: DictConfig, system: System, prompts: Sequence[str]) -> list[GeneratedVideo]:
     jobs = all_jobs(prompts, cfg.num_videos, cfg.seed)
     given = _given(cfg, system.clip_shape, system.default_num_frames)
     with bar("generating", len(jobs)) as advance:
         videos = system.generate(GenerationRequest(jobs, given, _device(cfg), cfg.precision, cfg.batch_size), advance)
     made = zip(jobs.prompts, jobs.numbers, videos, strict=True)
-    return system.source, [GeneratedVideo(prompt, number, frames, cfg.fps) for prompt, number, frames in made]
+    return [GeneratedVideo(prompt, number, frames, cfg.fps) for prompt, number, frames in made]
 
 
 def structure_input(asked: DictConfig, max_megapixels: float) -> StructureInput | None:
@@ -170,6 +183,8 @@ def check_settings(cfg: DictConfig) -> None:
         value = cfg[name]
         if (value is not None or name not in OPTIONAL) and (not isinstance(value, int) or value < least):
             raise UserError(f"{name}={value}: it must be a whole number of {least} or more.")
+    if not isinstance(cfg.refine, bool):
+        raise UserError(f"refine={cfg.refine}: it must be true or false; refiner={cfg.refine} says which refiner.")
     if cfg.segments > 1 and cfg.interpolate:
         raise UserError("segments and interpolate both make long videos: take one of them.")
     if not isinstance(cfg.fps, int | float) or not 0 < cfg.fps <= 1000:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from vidlab.errors import UserError
 from vidlab.pipelines.generated import GeneratedVideo
 from vidlab.text.refiner.refiner import PromptRefiner, RefinedPrompt
@@ -35,15 +37,17 @@ class RefinedPrompts:
         return [replace(video, original=one.original, refiner=one.refiner) for video, one in pairs]
 
 
-def chosen_refiner(refine: bool | PromptRefiner | str, own: PromptRefiner | None) -> PromptRefiner:
-    """The refiner that ``refine`` asks for: True is a pipeline's ``own``, a text the folder of one.
+def chosen_refiner(
+    refine: bool | PromptRefiner | str, own: PromptRefiner | None, device: torch.device
+) -> PromptRefiner:
+    """The refiner that ``refine`` asks for: True is a pipeline's ``own``, a text the folder of one, put on ``device``.
 
     Raises:
         UserError: True where there is none, or a folder that holds none.
     """
     found = own if refine is True else refine
     if isinstance(found, str):
-        found = PromptRefiner.load(found, "refine")
+        found = PromptRefiner.load(found, "refine").to(device)
     if not isinstance(found, PromptRefiner):
         raise UserError("refine=True: this pipeline has no refiner. Give the folder of one: refine='refiners/...'.")
     return found

@@ -85,6 +85,8 @@ class VideoPipeline:
         """Move the networks; returns the pipeline."""
         for part in (self.denoiser, self.autoencoder, self.text_encoder):
             part.to(device)
+        if self.refiner is not None:
+            self.refiner.to(device)
         return self
 
     def __call__(
@@ -137,10 +139,10 @@ class VideoPipeline:
         Raises:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner), prompts) if refine else None
-        prompts = refined.texts if refined else prompts
         pipe = self.using(sampler, guidance, steps)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner, self.device), prompts) if refine else None
+        prompts = refined.texts if refined else prompts
         asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
         pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
         usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
@@ -204,8 +206,11 @@ class VideoPipeline:
         found: list[GeneratedVideo] = []
         computing = autocast(self.device.type, settings.precision)
         with torch.inference_mode(), computing, bar("generating", len(jobs), progress) as advance:
+            asked = settings.structure
+            signal = None if asked is None else asked.signal(self.conditioning, self.clip_shape)
             for batch in jobs.batches(settings.batch_size):
-                pixels = self._videos(batch, settings, given, advance)
+                structure = None if signal is None else signal.expanded(len(batch))
+                pixels = self._videos(batch, settings, given, structure, advance)
                 made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
                 found += [GeneratedVideo(p, n, to_frames(video.cpu()), settings.fps) for p, n, video in made]
         return GeneratedVideos(tuple(found))
@@ -215,14 +220,12 @@ class VideoPipeline:
         jobs: GenerationBatch,
         settings: GenerationSettings,
         given: GivenFrames | None,
+        structure: StructureSignal | None,
         advance: Callable[[float], None],
     ) -> Tensor:
         """(B, 3, T, H, W), T longer than a clip where clips are continued or filled in."""
         frames, height, width = self.clip_shape
         clips = settings.segments + (frames - 1 if settings.interpolate else 0)
-        structure: StructureSignal | None = None
-        if settings.structure is not None:
-            structure = settings.structure.signal(self.conditioning, self.clip_shape).expanded(len(jobs))
 
         def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
             micro = {"sampling_stride": (stride * self.frame_stride,)}

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import model_folder, refuse_code
+from vidlab.hub import model_or_asset_folder, refuse_code
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -65,7 +65,7 @@ class PretrainedEncoder(TextEncoder):
             )
         if max_tokens < 2:
             raise UserError(f"{self.length_key}={max_tokens}: must be at least 2.")
-        folder = _resolve(path, self.key)
+        folder = model_or_asset_folder(path, self.key, FILES, is_complete, _ADVICE)
         words = Path(tokenizer).expanduser() if tokenizer else folder
         _check_sentencepiece(words)
         own_tokenizer, loaded = _load(f"{self.key}={path}", folder, words, getattr(torch, dtype))
@@ -198,17 +198,6 @@ class FeatureCache:
         while self.used > self.capacity and len(self._features) > 1:
             _, oldest = self._features.popitem(last=False)
             self.used -= oldest.nbytes
-
-
-def _resolve(path: str, key: str) -> Path:
-    """The local folder behind ``path``."""
-    if path.startswith("asset:"):
-        from vidlab.assets import fetch_folder
-
-        return fetch_folder(path.removeprefix("asset:"))
-    if path.count("/") > 1 and not Path(path).expanduser().is_dir():
-        raise UserError(f"{key}={path}: there is no such folder ({Path(path).expanduser().absolute()}).")
-    return model_folder(path, key, FILES, is_complete, _ADVICE)
 
 
 def is_complete(folder: Path) -> bool:

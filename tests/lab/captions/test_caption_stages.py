@@ -119,6 +119,12 @@ def test_hallucinated_captions_are_found_and_true_ones_pass(server, clips, tmp_p
     assert set(server.keys) == {f"Bearer {KEY}"}
 
 
+def test_numbers_that_cannot_work_are_refused_before_anybody_is_asked():
+    for word, least in (("clips=0", 1), ("frames=x", 1), ("longest_side=8", 16)):
+        with pytest.raises(UserError, match=rf"dsg\.{word}: it must be a whole number of {least} or more"):
+            run("dsg", f"dsg.{word}")
+
+
 def test_answers_that_are_neither_are_counted_apart(server, clips, tmp_path):
     folder = tmp_path / "fake-odd"
     for number, clip in enumerate(clips):

@@ -85,6 +85,15 @@ def test_a_dial_of_the_learning_rate_alone_is_refused(words: tuple[str, ...]) ->
         check_scale(composed(*words, "model.scale=2"))
 
 
+def test_a_plan_of_layers_may_leave_out_what_has_a_default() -> None:
+    """As a model of one's own may: ``LayerPlan`` knows how many layers attend to everything where nothing is said."""
+    for scale in ("1", "2"):
+        cfg = composed(
+            "~model.backbone.layouts.full_first", "~model.backbone.layouts.full_last", f"model.scale={scale}"
+        )
+        check_scale(cfg)
+
+
 @pytest.mark.parametrize("model", ["skiparse", "open_sora_plan"])
 def test_a_dial_that_leaves_no_sparse_layer_is_refused(model: str) -> None:
     for scale in ("0.75", "1", "2"):

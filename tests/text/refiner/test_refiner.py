@@ -41,7 +41,13 @@ def test_what_an_adapter_remembers(adapter, base):
     record = json.loads((adapter / "refiner.json").read_text())
     assert record["base"] == str(base) and record["pairs"] == 4 and record["pairs_digest"] == digest_of(PAIRS)
     assert record["settings"]["rank"] == 16 and record["last_loss"] < 0.1
+    assert read_pairs(adapter / "pairs.jsonl") == PAIRS
     assert (adapter / "adapter_model.safetensors").is_file() and not list(adapter.glob("*.bin"))
+
+
+def test_the_model_of_an_adapter_is_found_from_every_folder(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    assert load_language_model(base.name).base == load_language_model(f"./{base.name}").base == str(base)
 
 
 def test_the_published_recipe_is_the_default():
@@ -63,6 +69,7 @@ def test_the_loss_is_that_of_each_answer_alone(base):
         assert answer_loss(language.model, part, padding=2).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing")  # of peft, which nobody here can mend
 def test_parts_of_a_batch_add_up_to_its_gradient(base, tmp_path):
     whole, parts = (
         FineTuning(rank=4, epochs=1, lr=1e-2, batch_size=4, at_once=at_once, precision="32-true").run(
@@ -87,15 +94,23 @@ def test_a_model_that_was_not_tuned_is_told_the_instruction(base):
 def test_what_is_refused(base, adapter, tmp_path):
     with pytest.raises(UserError, match="an empty prompt"):
         PromptRefiner.load(str(adapter)).refine(["red square", " "])
-    with pytest.raises(UserError, match="there are 4 pairs, not enough for one batch"):
+    with pytest.raises(UserError, match=r"refiner\.tuning\.batch_size=32: there are 4 pairs, not enough for one batch"):
         FineTuning().run(load_language_model(str(base)), PAIRS, tmp_path / "x")
     with pytest.raises(UserError, match="has 11 tokens"):
         FineTuning(max_tokens=8, batch_size=4).run(load_language_model(str(base)), PAIRS, tmp_path / "x")
-    with pytest.raises(UserError, match=r"refiner\.rank=0"):
+    with pytest.raises(UserError, match=r"refiner\.tuning\.rank=0"):
         FineTuning(rank=0)
+    with pytest.raises(UserError, match=r"is an adapter, and another one on top.*refiner\.model=" + str(base)):
+        QUICK.run(load_language_model(str(adapter)), PAIRS, tmp_path / "x")
+    with pytest.raises(UserError, match=r"refiner\.tuning\.targets=\['q_pro'\]: .*not found"):
+        FineTuning(targets=["q_pro"], batch_size=4).run(load_language_model(str(base)), PAIRS, tmp_path / "x")
     with pytest.raises(UserError, match="there is no such folder"):
         load_language_model("/no/such/folder")
     with pytest.raises(UserError, match=r"needs config\.json"):
+        load_language_model(str(tmp_path))
+    for name in ("model.Q4.gguf", "model.Q8.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"holds model\.Q4\.gguf and model\.Q8\.gguf; leave one"):
         load_language_model(str(tmp_path))
 
 
@@ -120,7 +135,11 @@ def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, tmp_path):
 
 
 def test_files_of_pairs(tmp_path):
-    assert read_pairs(write_pairs(tmp_path / "pairs.jsonl", PAIRS)) == PAIRS
+    odd = [*PAIRS, PromptPair("a line\u2028and another", "two\x85lines")]  # which end no line of a file
+    assert read_pairs(write_pairs(tmp_path / "pairs.jsonl", odd)) == odd
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "caf\xe9", "refined": "y"}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_pairs(tmp_path / "latin.jsonl")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "x", "refined": "y"}\n{"prompt": "x"}\n')
     with pytest.raises(UserError, match="line 2"):
         read_pairs(tmp_path / "broken.jsonl")

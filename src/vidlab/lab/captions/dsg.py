@@ -28,6 +28,8 @@ from vidlab.randomness import generator
 
 FOLDER = Path("dsg")
 LISTED = 10
+LEAST = {"clips": 1, "frames": 1, "longest_side": 16}
+JOURNALS = ("questions.answers.jsonl", "frames.answers.jsonl")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class Models:
 
 def run_dsg(cfg: DictConfig) -> str:
     """Check the captions of ``cfg.captioner`` on clips drawn at random; returns what to print."""
-    for name in ("clips", "frames"):
-        if not isinstance(cfg.dsg[name], int) or cfg.dsg[name] < 1:
-            raise UserError(f"dsg.{name}={cfg.dsg[name]}: it must be a whole number of 1 or more.")
+    for name, least in LEAST.items():
+        if not isinstance(cfg.dsg[name], int) or cfg.dsg[name] < least:
+            raise UserError(f"dsg.{name}={cfg.dsg[name]}: it must be a whole number of {least} or more.")
     captioners = [make_captioner(cfg, key) for key in ("captioner", "against") if cfg.get(key) is not None]
     if len({one.source for one in captioners}) < len(captioners):
         raise UserError(
@@ -52,7 +54,7 @@ def run_dsg(cfg: DictConfig) -> str:
     language, vision = (endpoint_of(cfg, key) for key in ("language", "vision"))
     data = open_data(cfg)
     clips = drawn(data, cfg.dsg.clips, cfg.seed)
-    given = " ".join(file_word(one.source) for one in captioners).replace(" ", "-and-")
+    given = "-and-".join(file_word(one.source) for one in captioners)
     folder = Path(cfg.folder).expanduser() if cfg.folder else FOLDER / f"{data.name}-{given}"
     folder.mkdir(parents=True, exist_ok=True)
     spent: dict[str, Usage] = {}
@@ -118,9 +120,6 @@ def check(
         name = f"{role} by {client.endpoint.source}"
         spent[name] = spent.get(name, Usage()) + client.spent
     return sorted(checked, key=lambda one: one.key)
-
-
-JOURNALS = ("questions.answers.jsonl", "frames.answers.jsonl")
 
 
 def _told(checked: Iterator[CheckedCaption], advance: Any) -> Iterator[CheckedCaption]:

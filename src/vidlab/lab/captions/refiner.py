@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -15,6 +14,7 @@ from vidlab.command_line import command, prompt, setting
 from vidlab.curation.captions.cleaning import cleaned
 from vidlab.data.moving_shapes.short_prompts import short_prompt
 from vidlab.data.storage.index import ClipIndex
+from vidlab.data.tables.captions import caption_lines, decoded, unique
 from vidlab.errors import DataError, UserError
 from vidlab.lab.captions.caption import open_data
 from vidlab.lab.captions.refiners import REFINERS
@@ -23,11 +23,9 @@ from vidlab.lab.cli.progress import bar
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.randomness import seed_of
 from vidlab.text.refiner.fine_tuning import FineTuning
-from vidlab.text.refiner.instruction import INSTRUCTION, instructed
+from vidlab.text.refiner.instruction import INSTRUCTION, check_instruction, instructed
 from vidlab.text.refiner.language_model import load_language_model
-from vidlab.text.refiner.pairs import PromptPair, read_pairs, write_pairs
-
-PAIRS = "pairs.jsonl"
+from vidlab.text.refiner.pairs import PAIRS, PromptPair, read_pairs, write_pairs
 
 
 def run_pairs(cfg: DictConfig) -> str:
@@ -51,12 +49,15 @@ def of_clips(cfg: DictConfig) -> list[PromptPair]:
     """Short prompts of the training clips, whose factors are known, with the captions that the data set writes.
 
     Raises:
-        UserError: clips without factors.
+        UserError: clips without factors, or a count that is none.
     """
+    count = cfg.pairs.count
+    if count is not None and (not isinstance(count, int) or count < 1):
+        raise UserError(f"pairs.count={count}: it must be a whole number of 1 or more; null takes all clips.")
     data = open_data(cfg)
     index = ClipIndex.open(data.source.prepare()).select("train")
     pairs = []
-    for place in range(len(index) if cfg.pairs.count is None else min(cfg.pairs.count, len(index))):
+    for place in range(len(index) if count is None else min(count, len(index))):
         row = index.row(place)
         if row.factors is None:
             raise UserError(
@@ -73,11 +74,10 @@ def of_prompts(cfg: DictConfig, folder: Path) -> tuple[list[PromptPair], str]:
     file = Path(cfg.pairs.prompts).expanduser()
     if not file.is_file():
         raise UserError(f"pairs.prompts={cfg.pairs.prompts}: there is no such file of one prompt a line.")
-    prompts = list(
-        dict.fromkeys(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    )
+    prompts = unique(caption_lines(decoded(file.read_bytes(), f"pairs.prompts={file}")))
     endpoint = instantiate(cfg.endpoint, "endpoint")
     instruction = cfg.pairs.instruction or INSTRUCTION
+    check_instruction(instruction, "pairs.instruction")
     with Journal(folder / "pairs.answers.jsonl") as journal, bar("expanding prompts", len(prompts)) as advance:
         client = ChatClient(endpoint, journal)
 
@@ -97,20 +97,18 @@ def of_prompts(cfg: DictConfig, folder: Path) -> tuple[list[PromptPair], str]:
 
 def run_refiner(cfg: DictConfig) -> str:
     """Fine-tune a language model on pairs; returns what to print."""
-    tuning = instantiate(cfg.refiner.tuning, "refiner")
+    tuning = instantiate(cfg.refiner.tuning, "refiner.tuning")
     assert isinstance(tuning, FineTuning)
     pairs = read_pairs(cfg.pairs.path) if cfg.pairs.path else of_clips(cfg)
+    steps = tuning.steps(len(pairs))
     folder = Path(cfg.folder).expanduser() if cfg.folder else REFINERS / time.strftime("%Y-%m-%d_%H-%M-%S")
     if folder.exists():
         raise UserError(f"folder={folder} exists. Give another, or delete it.")
     language = load_language_model(cfg.refiner.model, "refiner.model")
     device = "cpu" if resolve_accelerator(cfg.trainer.accelerator) == "cpu" else "cuda"
     language.model.to(device)
-    steps = tuning.epochs * (len(pairs) // tuning.batch_size)
     with bar("fine-tuning the refiner", steps) as advance:
         losses = tuning.run(language, pairs, folder, lambda *_: advance(1))
-    with suppress(OSError):
-        write_pairs(folder / PAIRS, pairs)
     use = command("generate.py", "checkpoint=last", "refine=true", setting("refiner", folder), prompt(pairs[0].prompt))
     return (
         f"{folder}\n  {cfg.refiner.model}, LoRA of rank {tuning.rank}, {len(pairs)} pairs, {len(losses)} steps: "

@@ -10,6 +10,7 @@ another budget) are a table of their own. ``--write`` puts the result into the t
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 HEADER = "| row | published | ours | over the baseline, 95 % interval | verdict |\n|---|---|---|---|---|"
 SIGNS = {"higher": 1, "lower": -1}
 NO_SETTINGS = ("row/", "seed", "name", "experiment", "hydra")  # that tell no two tables apart
+# In the value of a setting, the folders before the last part of an absolute path or of an address.
+PLACE = re.compile(r"""(?<=[=\[,'"])(?:\w+:/|/|~)(?:[^,'"\]]*/)?(?=[^/])""")
 EXPECTED = {"better": 1, "worse": -1, "": 0}
 
 
@@ -209,8 +212,13 @@ def tables_of(rows: Sequence[PublishedRow], measured: Mapping[Settings, Scores])
         if number:
             yield ""
         if settings:
-            yield f"With `{' '.join(settings)}`:\n"
+            yield f"With `{' '.join(map(_without_folders, settings))}`:\n"
         yield from lines(verdicts(rows, measured.get(settings, {})))
+
+
+def _without_folders(setting: str) -> str:
+    """A setting for readers elsewhere: of places on this machine the last part."""
+    return PLACE.sub("", setting)
 
 
 def _ours(scores: Mapping[int, float]) -> str:

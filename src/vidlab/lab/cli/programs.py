@@ -45,7 +45,11 @@ PROGRAMS: Mapping[str, Program] = {
     "compare": Program(
         "compare the runs of a sweep on one page, videos side by side", "vidlab.lab.compare.__main__:main"
     ),
-    "curate": Program("index a data set, or encode it once", "vidlab.lab.curate:run_curation", "curate"),
+    "curate": Program(
+        "index, encode or caption data, curate raw videos, teach a prompt refiner",
+        "vidlab.lab.curate:run_curation",
+        "curate",
+    ),
     "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.reports.data_plan:main"),
     "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),
     "export": Program("write what a run trained as safetensors and JSON", "vidlab.lab.export:main"),

@@ -58,17 +58,19 @@ def check_scale(cfg: DictConfig) -> None:
     if not model or "scale" not in model:
         return
     scaled(1, model.scale)
-    if model.scale != 1 and not any(OmegaConf.is_interpolation(model.backbone, name) for name in SIZES):
+    if model.scale == 1:
+        return
+    if not any(OmegaConf.is_interpolation(model.backbone, name) for name in SIZES):
         raise UserError(
             f"model.scale={model.scale}: width, depth and heads of model={model.name} are given as numbers, so that "
             "the dial would set nothing but the learning rate. Leave model.scale out, or those numbers."
         )
     layouts = model.backbone.get("layouts")
-    full = layouts.full_first + layouts.full_last if layouts else 0
-    if model.scale != 1 and full > 0 and model.backbone.depth <= full:
+    first, last = (layouts.get(name, 0) for name in ("full_first", "full_last")) if layouts else (0, 0)
+    if first + last > 0 and model.backbone.depth <= first + last:
         raise UserError(
             f"model.scale={model.scale}: model={model.name} has {model.backbone.depth} layers then, and its first "
-            f"{layouts.full_first} and last {layouts.full_last} attend to everything: it would be full 3D attention. "
+            f"{first} and last {last} attend to everything: it would be full 3D attention. "
             "Take a larger scale, or fewer of these (model.backbone.layouts.full_first and full_last)."
         )
 

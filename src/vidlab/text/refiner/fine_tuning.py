@@ -13,9 +13,9 @@ from vidlab.errors import UserError
 from vidlab.files import folder_made_aside
 from vidlab.precision import autocast
 from vidlab.randomness import generator, seed_of
-from vidlab.text.refiner.instruction import instructed
-from vidlab.text.refiner.language_model import LanguageModel, write_record
-from vidlab.text.refiner.pairs import PromptPair, digest_of
+from vidlab.text.refiner.instruction import check_instruction, instructed
+from vidlab.text.refiner.language_model import LanguageModel, with_lora, write_record
+from vidlab.text.refiner.pairs import PAIRS, PromptPair, digest_of, write_pairs
 
 IGNORED = -100  # targets that cross entropy leaves out
 LEAST = {"rank": 1, "alpha": 1, "epochs": 1, "batch_size": 1, "at_once": 1, "max_tokens": 8}
@@ -65,11 +65,26 @@ class FineTuning:
     def __post_init__(self) -> None:
         for name, least in LEAST.items():
             if getattr(self, name) < least:
-                raise UserError(f"refiner.{name}={getattr(self, name)}: it must be {least} or more.")
+                raise UserError(f"refiner.tuning.{name}={getattr(self, name)}: it must be {least} or more.")
         if not 0 < self.lr < 1 or not 0 <= self.warmup < 1:
-            raise UserError(f"refiner.lr={self.lr}, refiner.warmup={self.warmup}: both are shares below 1.")
-        if self.instruction is not None and "{prompt}" not in self.instruction:
-            raise UserError("refiner.instruction has no {prompt} in it, where the short prompt stands.")
+            raise UserError(
+                f"refiner.tuning.lr={self.lr}, refiner.tuning.warmup={self.warmup}: the rate must lie between 0 and 1, "
+                "the share from 0 to below 1."
+            )
+        if self.instruction is not None:
+            check_instruction(self.instruction, "refiner.tuning.instruction")
+
+    def steps(self, pairs: int) -> int:
+        """Optimizer steps over so many pairs.
+
+        Raises:
+            UserError: too few for a batch.
+        """
+        if pairs < self.batch_size:
+            raise UserError(
+                f"refiner.tuning.batch_size={self.batch_size}: there are {pairs} pairs, not enough for one batch."
+            )
+        return self.epochs * (pairs // self.batch_size)
 
     def run(
         self,
@@ -78,7 +93,7 @@ class FineTuning:
         folder: Path,
         told: Callable[[int, int, float], None] | None = None,
     ) -> list[float]:
-        """Fine-tune and write the adapter with its record to ``folder``; returns the loss of each step.
+        """Fine-tune and write the adapter with its record and its pairs to ``folder``; returns the loss of each step.
 
         The loss is the mean cross entropy over the tokens of the expansions and their ends, in nats.
 
@@ -89,17 +104,21 @@ class FineTuning:
             told: called after each step with (step, steps, loss).
 
         Raises:
-            UserError: too few pairs for a batch, or one that is too long.
+            UserError: too few pairs for a batch, one that is too long, targets that the model has not, or a model that
+                has an adapter.
         """
-        if len(pairs) < self.batch_size:
+        if language.adapted:
             raise UserError(
-                f"refiner.batch_size={self.batch_size}: there are {len(pairs)} pairs, not enough for one batch."
+                f"refiner.model={language.source} is an adapter, and another one on top of it would be written without "
+                f"it. Fine-tune its model: refiner.model={language.base}."
             )
+        self.steps(len(pairs))  # refuses too few
         examples = [self._example(language, pair) for pair in pairs]
         model = self._adapted(language.model)
         losses = self._train(model, examples, language.end, told)
         with folder_made_aside(folder) as made:
-            model.save_pretrained(str(made), safe_serialization=True)
+            # the embeddings are those of the model; peft would ask the hub whether they are
+            model.save_pretrained(str(made), safe_serialization=True, save_embedding_layers=False)
             settings = asdict(self) | {"targets": self.targets if isinstance(self.targets, str) else [*self.targets]}
             record = {"base": language.base, "pairs": len(pairs), "pairs_digest": digest_of(pairs)}
             record |= {
@@ -109,6 +128,7 @@ class FineTuning:
                 "last_loss": losses[-1],
             }
             write_record(made, record)
+            write_pairs(made / PAIRS, pairs)
         return losses
 
     def _example(self, language: LanguageModel, pair: PromptPair) -> tuple[list[int], list[int]]:
@@ -116,19 +136,19 @@ class FineTuning:
         answer = language.answer(pair.refined)
         if len(asked) + len(answer) > self.max_tokens:
             raise UserError(
-                f'refiner.max_tokens={self.max_tokens}: the pair of "{pair.prompt[:40]}" has '
+                f'refiner.tuning.max_tokens={self.max_tokens}: the pair of "{pair.prompt[:40]}" has '
                 f"{len(asked) + len(answer)} tokens. Raise it or shorten the pair."
             )
         return asked, answer
 
     def _adapted(self, model: Any) -> Any:
-        from peft import LoraConfig, get_peft_model
-
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
-        settings = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=targets, task_type="CAUSAL_LM")
         with torch.random.fork_rng():  # peft draws from the global generator
             torch.manual_seed(seed_of(self.seed, "refiner", "lora"))
-            return get_peft_model(model, settings).train()
+            try:
+                return with_lora(model, r=self.rank, lora_alpha=self.alpha, target_modules=targets).train()
+            except ValueError as error:
+                raise UserError(f"refiner.tuning.targets={targets}: {error}") from error
 
     def _train(
         self,
@@ -139,7 +159,7 @@ class FineTuning:
     ) -> list[float]:
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learned, lr=self.lr, weight_decay=0.0)
-        steps = self.epochs * (len(examples) // self.batch_size)
+        steps = self.steps(len(examples))
         rising = max(1, round(self.warmup * steps))
         losses: list[float] = []
         for step, batch in enumerate(self._batches(examples)):

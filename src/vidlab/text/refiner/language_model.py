@@ -1,6 +1,6 @@
 """Causal language models by folder: safetensors, GGUF, or a LoRA adapter of either."""
 
-import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from vidlab.errors import MissingPackageError, UserError
-from vidlab.hub import ADAPTER, model_folder, read_json, refuse_code, without_bars
+from vidlab.files import write_json
+from vidlab.hub import ADAPTER, model_or_asset_folder, read_json, refuse_code, without_bars
 
 FILES = ("*.json", "*.safetensors", "*.gguf", "*.txt", "*.model", "*.jinja")
 RECORD = "refiner.json"
@@ -32,7 +33,7 @@ class LanguageModel:
     Args:
         model: of transformers, perhaps with an adapter.
         tokenizer: its own.
-        base: the reference of the model under the adapter.
+        base: the model without its adapter, by what finds it from every folder: an absolute path, or its name.
         record: ``refiner.json`` of a fine-tuned refiner, else empty.
         source: what it was asked for by, for messages and records.
     """
@@ -42,6 +43,11 @@ class LanguageModel:
     base: str
     record: dict[str, Any]
     source: str
+
+    @property
+    def adapted(self) -> bool:
+        """Whether there is an adapter."""
+        return hasattr(self.model, "peft_config")
 
     def conversation(self, text: str, chat: bool = True) -> list[int]:
         """Token ids of what a user says, up to the answer.
@@ -77,7 +83,8 @@ def load_language_model(reference: str, key: str = "refiner") -> LanguageModel:
     folder = _folder(reference, key)
     if not (folder / ADAPTER).is_file():
         model, tokenizer = _load(folder, f"{key}={reference}")
-        return LanguageModel(model, tokenizer, reference, {}, reference)
+        place = str(folder.absolute()) if Path(reference).expanduser().is_dir() else reference
+        return LanguageModel(model, tokenizer, place, {}, reference)
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     settings = read_json(folder / ADAPTER)
     base = record.get("base") or settings.get("base_model_name_or_path")
@@ -87,18 +94,11 @@ def load_language_model(reference: str, key: str = "refiner") -> LanguageModel:
     if (below / ADAPTER).is_file():
         raise UserError(f"{key}={reference}: its model {base} is an adapter too. Merge that one first.")
     model, tokenizer = _load(below, f"{key}={base}")
-    _check_tokenizer(tokenizer, base, key)
     return LanguageModel(_with_adapter(model, folder, settings, key), tokenizer, base, record, reference)
 
 
 def _folder(reference: str, key: str) -> Path:
-    if reference.startswith("asset:"):
-        from vidlab.assets import fetch_folder
-
-        return fetch_folder(reference.removeprefix("asset:"))
-    if reference.count("/") > 1 and not Path(reference).expanduser().is_dir():
-        raise UserError(f"{key}={reference}: there is no such folder ({Path(reference).expanduser().absolute()}).")
-    return model_folder(reference, key, FILES, _is_complete, ADVICE)
+    return model_or_asset_folder(reference, key, FILES, _is_complete, ADVICE)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -113,25 +113,24 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
     packed = sorted(folder.glob("*.gguf"))
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     if packed and not any(folder.glob("*.safetensors")):
+        if len(packed) > 1:
+            names = " and ".join(file.name for file in packed[:2])
+            raise UserError(f"{key}: {folder} holds {names}; leave one .gguf file in the folder.")
         _need_gguf(packed[0])
         local["gguf_file"] = packed[0].name
     elif not _is_complete(folder) or not (folder / "config.json").is_file():
         raise UserError(f"{key}: {folder} needs config.json and *.safetensors, or one .gguf file.")
-    quiet = {} if "gguf_file" in local else {"use_safetensors": True}
+    safe = {} if "gguf_file" in local else {"use_safetensors": True}
     try:
         with without_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **quiet)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **safe)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{key}: {folder} is not a readable causal language model: {reason}") from error
-    _check_tokenizer(tokenizer, str(folder), key)
-    return model.eval().requires_grad_(False), tokenizer
-
-
-def _check_tokenizer(tokenizer: Any, place: str, key: str) -> None:
     if tokenizer.eos_token_id is None:
-        raise UserError(f"{key}: the tokenizer of {place} has no end token, so that no answer would end.")
+        raise UserError(f"{key}: the tokenizer of {folder} has no end token, so that no answer would end.")
+    return model.eval().requires_grad_(False), tokenizer
 
 
 def _need_gguf(file: Path) -> None:
@@ -143,7 +142,7 @@ def _need_gguf(file: Path) -> None:
 
 def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) -> Any:
     """The model with the LoRA of a folder: of its configuration only what describes the LoRA is taken."""
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     odd = [name for name in UNUSUAL if settings.get(name)]
@@ -154,7 +153,7 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
         raise UserError(f"{key}: {folder} has no {ADAPTER_WEIGHTS}; pickled adapters are not read.")
     try:
         chosen = {name: settings[name] for name in LORA_KEYS if settings.get(name) is not None}
-        adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen))
+        adapted = with_lora(model, **chosen)
         result = set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
     except Exception as error:  # shapes and names that do not fit are told in many ways
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -166,8 +165,16 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
     return adapted.eval().requires_grad_(False)
 
 
+def with_lora(model: Any, **settings: Any) -> Any:
+    """The model with LoRA matrices inside, of settings of peft's ``LoraConfig``."""
+    from peft import LoraConfig, get_peft_model
+
+    with warnings.catch_warnings():
+        # peft asks for what transformers has renamed
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+
+
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """``refiner.json``: of which model, from which pairs and with which settings an adapter was made."""
-    from vidlab.files import write_text
-
-    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_json(folder / RECORD, record)

@@ -9,6 +9,9 @@ from pathlib import Path
 from vidlab.errors import UserError
 from vidlab.files import write_text
 
+PAIRS = "pairs.jsonl"
+"""The file of pairs, in the folder that is made of them."""
+
 
 @dataclass(frozen=True)
 class PromptPair:
@@ -27,9 +30,13 @@ def read_pairs(path: Path | str) -> list[PromptPair]:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UserError(f"pairs={path}: there is no such file. Make one with stage=pairs.")
+        raise UserError(f"pairs.path={path}: there is no such file. Make one with stage=pairs.")
     pairs = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = file.read_bytes().decode("utf-8-sig").split("\n")  # a prompt may hold other line ends of Unicode
+    except UnicodeDecodeError:
+        raise UserError(f"pairs.path={path} is not UTF-8 text; save it as UTF-8.") from None
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
@@ -41,7 +48,7 @@ def read_pairs(path: Path | str) -> list[PromptPair]:
             raise UserError(f'{file}, line {number}: every line is {{"prompt": "...", "refined": "..."}}.')
         pairs.append(pair)
     if not pairs:
-        raise UserError(f"pairs={path}: the file has no pairs.")
+        raise UserError(f"pairs.path={path}: the file has no pairs.")
     return pairs
 
 
