@@ -283,3 +283,14 @@ def make_trainer(tmp_path: Path, loader: Callable) -> "Callable[..., Trainer]":
         return BatchTrainer(**(defaults | settings))
 
     return make
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Any]:
+    """A mesh of this process alone, in a group of its own: a shard is then all there is, and gathered all the same."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()

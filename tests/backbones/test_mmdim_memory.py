@@ -14,6 +14,7 @@ from vidlab.layers.mixers.attention_mixer import AttentionMixer
 from vidlab.layers.mixers.mixer import ResumableMixer
 from vidlab.layers.mixers.parallel_mixer import ParallelMixer
 from vidlab.layers.mixers.ssd_mixer import SSDMixer
+from vidlab.training.optimization.fully_sharded import shard
 
 CLEAN = {"text_ends": "left", "history_timestep": "clean"}
 MIXERS = {
@@ -60,6 +61,15 @@ def test_nor_does_it_in_other_variants(settings):
     for input in (pyramid(frames=2), example(past=[history(1, 8)])):
         with torch.no_grad():
             torch.testing.assert_close(by_memory(model, input), model(input).prediction, rtol=0, atol=1e-12)
+
+
+def test_a_sharded_model_remembers(mesh):
+    model, input = make(**CLEAN), pyramid()
+    expected = by_memory(model, input)
+    holder = nn.Module()
+    holder.backbone = model
+    shard(holder, mesh, None)
+    torch.testing.assert_close(by_memory(model, input), expected, rtol=0, atol=1e-12)
 
 
 def test_predicted_frames_may_have_noise_levels_of_their_own():

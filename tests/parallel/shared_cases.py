@@ -65,14 +65,9 @@ CASES = (
     Case("self attention", dit(Spatial(), Full3D()), requested=True),
     Case("history", dit(Full3D()), history=True, uncounted=True),
     Case("open sora plan", open_sora_plan),
-    Case(
-        "stiv",
-        stiv(mask_ratio=0.4, unmask_blocks=1, temporal_modulation=True),
-        per_frame_t=True,
-        requested=True,
-        uncounted=True,
-    ),
+    Case("stiv", MASKED, per_frame_t=True, requested=True, uncounted=True),
     Case("stiv causal", stiv(causal_temporal=True)),
+    Case("stiv recomputed", stiv(activation_checkpointing=True)),
     Case("stiv image", stiv(), frames=1, uncounted=True),
 )
 

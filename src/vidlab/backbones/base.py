@@ -57,7 +57,7 @@ class BackboneSpec:
         reads_structure: ``input.structure`` is read.
         trains_text: a text encoder without weights of its own is trained with it.
         frozen: patterns of parameters that are not trained and come from the run it starts from.
-        shares_sequence: several processes can share the tokens of a clip: ``share_sequence`` is there.
+        shares_sequence: several processes can share the tokens of a clip: ``sequence_layers`` is there.
         released_as: the published system in whose form ``write_released`` and ``read_released`` handle weights.
     """
 
@@ -148,11 +148,15 @@ class VideoDenoiser(nn.Module, ABC):
         return self
 
     def sequence_layers(self) -> SequenceLayers:
-        """Its attentions as ``share_sequence`` sees them."""
-        raise NotImplementedError(f"{type(self).__name__} does not share sequences")
+        """Its attentions as ``share_sequence`` sees them.
+
+        Raises:
+            ValueError: ``spec.shares_sequence`` is False.
+        """
+        raise ValueError(f"{type(self).__name__} does not share the tokens of a clip among processes")
 
     def share_sequence(self, team: Team) -> None:
-        """Share the tokens of each clip with the other processes of a team, in training; set ``sharing``.
+        """Share the tokens of each clip with the other processes of a team, in training.
 
         Outputs are then on every process of the team, and gradients are such that their mean over processes is that of
         the one loss. In evaluation a process works alone.
@@ -160,10 +164,13 @@ class VideoDenoiser(nn.Module, ABC):
         Raises:
             UserError: it cannot, see ``spec.shares_sequence``.
         """
-        raise UserError(
-            f"trainer.sequence_parallel={team.size}: {type(self).__name__} does not share the tokens of a clip among "
-            "processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1: more devices take more clips."
-        )
+        if not self.spec.shares_sequence:
+            raise UserError(
+                f"trainer.sequence_parallel={team.size}: {type(self).__name__} does not share the tokens of a clip "
+                "among processes; DiT, OpenSoraPlan and STIV do. Use trainer.sequence_parallel=1: more devices take "
+                "more clips."
+            )
+        self.sharing = SequenceSharing(team, self.sequence_layers())
 
     def sequence_of(self, grid: Grid, visible: Bool[Tensor, "L L"] | None, device: torch.device) -> WholeSequence:
         """The tokens of a forward pass: shared in training where ``share_sequence`` was called, else whole.

@@ -26,11 +26,10 @@ from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token, unpatchify
 from vidlab.layers.positions import fourier_at, fourier_positions
 from vidlab.layers.rope import axis_split, rope_scales, rotation, rotation_at
-from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing
+from vidlab.layers.sequence_parallel.sequence import WHOLE
 from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
 from vidlab.layers.token_places import frame_causal, next_frames, token_places
-from vidlab.parallel.exchange import Team
 
 # Over the noise of the patches, which a new embedding passes on at about unit variance.
 POSITION_SCALE = 2.0
@@ -132,10 +131,6 @@ class DiT(PatchedDenoiser):
     def sequence_layers(self) -> SequenceLayers:
         layouts = tuple(block.layout for block in self.blocks if isinstance(block, DiTBlock))
         return SequenceLayers(layouts, self.width // self.head_dim, self.width)
-
-    @override
-    def share_sequence(self, team: Team) -> None:
-        self.sharing = SequenceSharing(team, self.sequence_layers())
 
     def reset_parameters(self) -> None:
         """Xavier linears; modulation, cross-attention output and head are zero-initialized."""

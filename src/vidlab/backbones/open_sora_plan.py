@@ -35,10 +35,8 @@ from vidlab.layers.layouts import Grid, LayerPlan
 from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
-from vidlab.layers.sequence_parallel.sequence import SequenceSharing
 from vidlab.layers.sequence_parallel.shares import SequenceLayers
 from vidlab.layers.tables import Tables
-from vidlab.parallel.exchange import Team
 
 FREQUENCIES = 256
 # What the release calls the embeddings of its two controls; further ones are numbered.
@@ -241,10 +239,6 @@ class OpenSoraPlan(ReleasedArchitecture):
     def sequence_layers(self) -> SequenceLayers:
         layouts = tuple(block.layout for block in self.transformer_blocks if isinstance(block, OpenSoraPlanBlock))
         return SequenceLayers(layouts, self.heads, self.width)
-
-    @override
-    def share_sequence(self, team: Team) -> None:
-        self.sharing = SequenceSharing(team, self.sequence_layers())
 
     @override
     def write_released(self, folder: Path) -> None:

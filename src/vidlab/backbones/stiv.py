@@ -197,7 +197,8 @@ class STIV(PatchedDenoiser):
     def sequence_layers(self) -> SequenceLayers:
         over_time = (Temporal(), Spatial()) if self.options.temporal_attention else ()
         width = self.head.in_features
-        return SequenceLayers((Spatial(), *(over_time * len(self.blocks))), width // self.head_dim, width)
+        layouts = (Spatial(), *(over_time * len(self.blocks)))
+        return SequenceLayers(layouts, width // self.head_dim, width, moves_within=True)
 
     @override
     def share_sequence(self, team: Team) -> None:

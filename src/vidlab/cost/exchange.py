@@ -42,10 +42,13 @@ def exchange_by_layer(layers: SequenceLayers, grid: Grid, ranks: int, recomputed
     """
     shares = share_out(layers.layouts, grid, ranks)
     before = (shares[0], *shares)
-    times = 3 if recomputed else 2
+    within = 3 if recomputed else 2
+    moves = within if layers.moves_within else 2
     return [
         LayerExchange(
-            after.layout, 2 * layers.width * first.dealing.moved(after.dealing), times * _of_heads(after, layers, ranks)
+            after.layout,
+            moves * layers.width * first.dealing.moved(after.dealing),
+            within * _of_heads(after, layers, ranks),
         )
         for first, after in zip(before, shares, strict=False)
     ]

@@ -123,14 +123,9 @@ class ClipDataModule(L.LightningDataModule):
         self._cache: ClipCache | None = None
 
     @property
-    def rank(self) -> int:
-        """This process's rank among those with clips of their own; 0 before a trainer is attached."""
-        return 0 if self.trainer is None else data_ranks(self.trainer).rank
-
-    @property
     def world_size(self) -> int:
         """Processes with clips of their own; 1 before a trainer is attached."""
-        return 1 if self.trainer is None else data_ranks(self.trainer).size
+        return data_ranks(self.trainer).size
 
     @property
     def plan(self) -> Plan:
@@ -208,7 +203,7 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Endless training batches of this rank, from ``batches_consumed``."""
-        batches = PlannedBatches(self.planned(self.world_size), self.rank, self.view)
+        batches = PlannedBatches(self.planned(self.world_size), data_ranks(self.trainer).rank, self.view)
         kept_mb = self.cache_decoded_mb / max(1, self.num_workers)
         reader = ClipReader(self.data.train, self.view, self.seed, kept_mb, self.cache, self.limits)
         numbers = BatchNumbers(lambda: self.batches_consumed)

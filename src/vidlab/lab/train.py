@@ -50,7 +50,7 @@ from vidlab.lab.tracking.store import find_run, run_to_continue
 from vidlab.parallel.ranks import data_ranks
 from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.module import ClipModule
-from vidlab.training.optimization.fully_sharded import check_parallelism
+from vidlab.training.optimization.fully_sharded import check_parallelism, shards_of
 from vidlab.training.warm_start import WarmStartReport
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def train(cfg: DictConfig, job: Job) -> float | None:
         check_parallelism(trainer, module)
         tags = run_tags(cfg, job, trainer, module, data)
         clips = cfg.data.batch_size * data_ranks(trainer).size * trainer.accumulate_grad_batches
-        size = opening(module.cost(), module.clip_shape, clips)
+        size = opening(module.cost(), module.clip_shape, clips, shards_of(trainer))
         shared = partial(
             shared_tags, module, data, data_ranks(trainer).size, trainer.accumulate_grad_batches,
             trainer.strategy.root_device.type,

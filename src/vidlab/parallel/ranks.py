@@ -27,14 +27,24 @@ def share_clips(trainer: Any, processes: int) -> None:
     Raises:
         UserError: the processes do not divide into such teams.
     """
+    teams(trainer.world_size, processes)
+    trainer.sequence_parallel = processes
+
+
+def teams(world_size: int, processes: int) -> int:
+    """How many train on different clips, where ``processes`` of them share each.
+
+    Raises:
+        UserError: they do not divide into such teams.
+    """
     if not isinstance(processes, int) or processes < 1:
         raise UserError(f"{SETTING}={processes}: it must be a whole number of processes, 1 or more.")
-    if trainer.world_size % processes:
+    if world_size % processes:
         raise UserError(
-            f"{SETTING}={processes}: {trainer.world_size} processes do not divide into teams of {processes}. Use "
+            f"{SETTING}={processes}: {world_size} processes do not divide into teams of {processes}. Use "
             f"trainer=ddp trainer.devices={processes}, or a multiple of it."
         )
-    trainer.sequence_parallel = processes
+    return world_size // processes
 
 
 def sequence_parallel_of(trainer: Any) -> int:
@@ -43,6 +53,8 @@ def sequence_parallel_of(trainer: Any) -> int:
 
 
 def data_ranks(trainer: Any) -> DataRanks:
-    """The place of a trainer's process: neighbors in ``trainer.global_rank`` share a clip."""
+    """The place of a trainer's process: neighbors in ``trainer.global_rank`` share a clip. Without one it is alone."""
+    if trainer is None:
+        return DataRanks(0, 1)
     shared = sequence_parallel_of(trainer)
     return DataRanks(trainer.global_rank // shared, trainer.world_size // shared)

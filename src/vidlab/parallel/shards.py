@@ -47,7 +47,8 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
         return nn.utils.get_total_norm(tensors)
     shards: list[Any] = [tensor for tensor in tensors if is_shard(tensor)]
     plain = [tensor for tensor in tensors if not is_shard(tensor)]
-    square = nn.utils.get_total_norm([local(shard) for shard in shards]).square()
+    norm = nn.utils.get_total_norm([local(shard) for shard in shards])
+    square = norm.to(torch.promote_types(norm.dtype, torch.float32)).square()  # bfloat16 sums would lose digits
     torch.distributed.all_reduce(square, group=shards[0].device_mesh.get_group())
     return (square + nn.utils.get_total_norm(plain).to(square.device).square()).sqrt()
 

@@ -107,7 +107,7 @@ def _convert(module: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             continue
         for parameter in part.parameters(recurse=False):
-            if parameter.requires_grad and parameter.is_floating_point():
+            if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype != dtype:
                 parameter.data = parameter.data.to(dtype)
 
 

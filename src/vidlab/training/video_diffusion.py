@@ -121,6 +121,7 @@ class VideoDiffusion(ClipModule):
         if self.backbone is None:
             self._build()
         if self.device_mesh is not None:
+            self.trainer.precision_plugin.convert_module(self)  # shards keep the type they are made of
             shard(self, self.device_mesh["data_parallel"], gathered_dtype(self.trainer))
 
     def _build(self) -> None:

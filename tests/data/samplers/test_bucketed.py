@@ -323,6 +323,11 @@ def test_world_size_of_the_trainer_and_of_the_command_line(monkeypatch, tmp_path
     assert "training clips: 40 of 44 in the index, 1 held out" in text() and "steps per epoch: 2 (one bucket" in text()
     assert "world_size=6" in text() and "world_size=5" in text(world_size=5)
     assert "world_size=1" in text(trainer={"devices": "auto"})
+    assert "world_size=3" in text(trainer={"devices": 6, "sequence_parallel": 2})
+    with pytest.raises(UserError, match=r"trainer\.sequence_parallel=0"):
+        text(trainer={"devices": 6, "sequence_parallel": 0})
+    with pytest.raises(UserError, match="6 processes do not divide into teams of 4"):
+        text(trainer={"devices": 6, "sequence_parallel": 4})
     with pytest.raises(UserError, match="world_size=0"):
         text(world_size=0)
 

@@ -14,11 +14,18 @@ from omegaconf import open_dict
 
 from cli.command import Commands
 from vidlab.errors import UserError
-from vidlab.lab.planner.plan import BucketCost, TrainingPlan, exchanged_bytes, plan_training
+from vidlab.lab.planner.plan import (
+    BucketCost,
+    TrainingPlan,
+    exchanged_by_shards,
+    exchanged_bytes,
+    plan_training,
+)
 from vidlab.lab.planner.report import row, text_of
 from vidlab.lab.planner.step import StepMemory
 from vidlab.lab.planner.table import table, write_row
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
+from vidlab.training.optimization.fully_sharded import ShardedWeights
 
 ROOT = Path(__file__).parents[3]
 TINY = (
@@ -87,6 +94,32 @@ def test_an_average_that_is_not_kept() -> None:
 
 def test_exchanged_bytes() -> None:
     assert [exchanged_bytes(800, ranks) for ranks in (1, 2, 8)] == [0, 800, 1400]
+
+
+def test_what_a_device_keeps_and_sends_of_shards() -> None:
+    weights = ShardedWeights(kept=80, gathered=60, averaged=100, whole=30)
+    assert MEMORY.sharded(weights, 4) == StepMemory(40, 25, 25, 50, 530, 805)
+    assert MEMORY.sharded(replace(weights, whole=0), 1) == MEMORY
+    assert exchanged_by_shards(weights, 4, 2) == 330  # 2 batches, 3/4 of 2 x 60 + 100
+
+
+def test_shards_of_a_run() -> None:
+    plan = planned(*TINY[1:], "trainer=fsdp2", "trainer.accelerator=cpu", "trainer.devices=2", "optimizer=adamw")
+    assert plan.memory.gradients == 2 * plan.trained == plan.memory.average  # half of float32
+    assert 16 * plan.trained <= plan.checkpoint < 16 * plan.trained + 1000
+    assert plan.exchanged == 6 * plan.trained and "and twice of the weights" in text_of(plan)
+
+
+def test_clips_that_are_shared() -> None:
+    words = (*TINY[1:], "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.sequence_parallel=2")
+    plan = planned(*words, "model=skiparse")
+    layer, text = plan.sharing[0], text_of(plan)
+    assert plan.tokens_per_step == 2 * 128 and layer.count == len(plan.sharing) == 1
+    # 2 clips whose tokens, 48 wide, send q, k, v and what attention returns of one head in two, forward and backward
+    assert layer.sent == 2 * 128 * 48 * 4 // 2 * 2 * 4 // 2
+    assert layer.layout in text and "activations are those of whole clips" in text
+    with pytest.raises(UserError, match=r"trainer\.sequence_parallel=2: MMDiM does not share"):
+        planned(*words, "model=mmdim")
 
 
 def test_autoencoders_are_not_planned() -> None:

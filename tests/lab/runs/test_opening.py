@@ -14,3 +14,7 @@ def test_size_of_the_job_and_least_memory():
 @pytest.mark.parametrize(("number", "said"), [(834, "834 "), (1500, "1.5 k"), (11.2e9, "11.2 G")])
 def test_numbers_in_words(number, said):
     assert in_words(number) == said
+
+
+def test_devices_that_share_the_weights_out():
+    assert "take 34.1 MB of memory on each device" in opening(ModelCost(3_410_000, 128, 0), (8, 32, 32), 16, shards=2)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vidlab.callbacks.cost.budget import Budget, check_length, planned_cost
 from vidlab.callbacks.ema import EMA
+from vidlab.clip import LatentShape
 from vidlab.cost.exchange import exchange_by_layer
 from vidlab.cost.rates import matmul_rate
 from vidlab.data.module import ClipDataModule
@@ -22,6 +23,13 @@ from vidlab.lab.planner.step import StepMemory, step_memory
 from vidlab.layers.layouts import Grid
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
 from vidlab.precision import uses_bf16
+from vidlab.training.optimization.fully_sharded import (
+    FullyShardedStrategy,
+    ShardedWeights,
+    check_parallelism,
+    gathered_dtype,
+    sharded_weights,
+)
 from vidlab.training.video_diffusion import VideoDiffusion
 
 # Of the rate of large matrix products; laptop models reach about this share of it on a CPU in training.
@@ -79,6 +87,7 @@ class TrainingPlan:
         rate: FLOP/s that are expected of all devices, from a measurement of matrix products here.
         notes: what else to know.
         sharing: what processes that share clips send each other, by layer; empty where none do.
+        sharded: whether each device keeps a share of the weights; ``memory`` is then what it keeps.
     """
 
     trained: int
@@ -93,6 +102,7 @@ class TrainingPlan:
     rate: float
     notes: tuple[str, ...] = ()
     sharing: tuple[SharedLayer, ...] = ()
+    sharded: bool = False
 
     @property
     def flops_per_step(self) -> float:
@@ -142,6 +152,7 @@ def plan_training(cfg: DictConfig) -> TrainingPlan:
     if notes:
         module.text_encoder.requires_grad_(False)  # it was trained with the image model, and is frozen with it
     trainer = build_trainer(cfg, False)
+    check_parallelism(trainer, module)
     data = build_data(cfg) if OmegaConf.select(cfg, "data.bucketing.max_tokens") is not None else cfg.data
     buckets = _buckets(data, module, trainer)
     kind = trainer.strategy.root_device.type
@@ -150,16 +161,29 @@ def plan_training(cfg: DictConfig) -> TrainingPlan:
     dtype = torch.bfloat16 if uses_bf16(cfg.precision, kind) else torch.float32
     rate = matmul_rate(dtype, trainer.strategy.root_device, seconds=0.2) * ASSUMED_USE * trainer.world_size
     steps = _steps(cfg, module, data, trainer, sum(one.share * one.flops for one in buckets) / rate)
-    memory = step_memory(
-        module, cost.shape, cost.clips, trainer.accumulate_grad_batches, trainer.precision_plugin, kind
-    )
+    sharing = _sharing(module, cost, trainer, dtype)
+    memory, exchanged, checkpoint = _of_a_device(module, cost, trainer, dtype)
+    return TrainingPlan(
+        trained, frozen, buckets, memory, kind, device_memory(kind), exchanged, checkpoint, steps, rate,
+        (*notes, *_of_whole_clips(module, cost, trainer)), sharing, isinstance(trainer.strategy, FullyShardedStrategy),
+    )  # fmt: skip
+
+
+def _of_a_device(
+    module: VideoDiffusion, largest: BucketCost, trainer: Trainer, dtype: torch.dtype
+) -> tuple[StepMemory, int, int]:
+    """Memory, bytes sent in a step, and bytes of a checkpoint; the module is good for nothing afterwards."""
+    recomputes, kind = module.denoiser.activation_checkpointing, trainer.strategy.root_device.type
+    precision, batches, ranks = trainer.precision_plugin, trainer.accumulate_grad_batches, trainer.world_size
+    memory = step_memory(module, largest.shape, largest.clips, batches, precision, kind)
     averaged = any(isinstance(one, EMA) for one in trainer.callbacks)  # type: ignore[attr-defined]
     memory = memory if averaged else memory.without_average()
-    return TrainingPlan(
-        trained, frozen, buckets, memory, kind, device_memory(kind),
-        exchanged_bytes(memory.gradients, trainer.world_size), memory.gradients + memory.optimizer + memory.average,
-        steps, rate, notes, _sharing(module, cost, trainer, dtype),
-    )  # fmt: skip
+    checkpoint = memory.gradients + memory.optimizer + memory.average
+    exchanged = exchanged_bytes(memory.gradients, ranks)
+    if isinstance(trainer.strategy, FullyShardedStrategy):
+        weights = sharded_weights(module, gathered_dtype(trainer))
+        memory, exchanged = memory.sharded(weights, ranks), exchanged_by_shards(weights, ranks, batches)
+    return memory.in_process(dtype, recomputes) if kind == "cpu" else memory, exchanged, checkpoint
 
 
 def exchanged_bytes(gradients: int, ranks: int) -> int:
@@ -168,6 +192,27 @@ def exchanged_bytes(gradients: int, ranks: int) -> int:
     A ring of n devices sums n parts in n - 1 rounds and hands them round in as many (Patarasuk & Yuan 2009).
     """
     return 2 * (ranks - 1) * gradients // ranks
+
+
+def exchanged_by_shards(weights: ShardedWeights, ranks: int, batches: int) -> int:
+    """Bytes that a device sends in a step where weights are sharded: (n - 1) / n of the gradients and twice of weights.
+
+    A ring gathers n parts in n - 1 rounds, and sums them in as many; each batch of a step does both.
+    """
+    return batches * (ranks - 1) * (2 * weights.gathered + weights.averaged) // ranks
+
+
+def _of_whole_clips(module: VideoDiffusion, largest: BucketCost, trainer: Trainer) -> tuple[str, ...]:
+    """Notes on what is planned for whole clips where processes share them."""
+    ranks = sequence_parallel_of(trainer)
+    if ranks == 1:
+        return ()
+    latent = LatentShape(*module.autoencoder.latent_shape(*largest.shape))
+    shapes = [(one.latent, one.history) for one in module.objective.input_shapes(latent)]
+    notes = [f"activations are those of whole clips; {ranks} processes share them, and each needs less"]
+    if shapes != [(latent, ())]:
+        notes.append("what processes send is that of whole clips; the objective gives the model parts of them")
+    return tuple(notes)
 
 
 def device_memory(kind: str) -> int:
@@ -211,7 +256,6 @@ def _sharing(
 ) -> tuple[SharedLayer, ...]:
     """Of the largest batch: what processes that share its clips send, equal layers together."""
     ranks = sequence_parallel_of(trainer)
-    module.check_sharing(ranks)
     if ranks == 1:
         return ()
     denoiser, (frames, rows, columns) = module.denoiser, module.patch

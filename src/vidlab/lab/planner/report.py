@@ -18,6 +18,9 @@ def text_of(plan: TrainingPlan) -> str:
     memory, largest = plan.memory, max(plan.buckets, key=lambda one: one.tokens)
     where = "main memory" if plan.device == "cpu" else "the GPU"
     frames, height, width = largest.shape
+    sent = (
+        "(n - 1) / n of the gradients, and twice of the weights" if plan.sharded else "2 (n - 1) / n of the gradients"
+    )
     lines = [
         f"parameters          {in_words(plan.trained)} trained, {in_words(plan.frozen)} frozen",
         f"a step              {plan.tokens_per_step:,.0f} tokens, {in_words(plan.flops_per_step)}FLOPs on all devices",
@@ -29,7 +32,7 @@ def text_of(plan: TrainingPlan) -> str:
         f"peak                {size(memory.peak)} above the process before the first batch",
         f"memory              {size(plan.needed)} on each device, {size(RUNNING[plan.device])} of them before any "
         f"model; {where} has {size(plan.available)}",
-        f"between devices     {size(plan.exchanged)} sent by each in a step, 2 (n - 1) / n of the gradients",
+        f"between devices     {size(plan.exchanged)} sent by each in a step, {sent}",
         f"checkpoint          {size(plan.checkpoint)}: trained weights, their average, optimizer",
         f"run                 {_run(plan)}",
     ]

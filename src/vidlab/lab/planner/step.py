@@ -15,6 +15,7 @@ from vidlab.clip import ClipBatch
 from vidlab.cost.memory import MemoryTracker, process_peak
 from vidlab.randomness import KeyedRNG
 from vidlab.training.encoding import TrainingEncoders
+from vidlab.training.optimization.fully_sharded import ShardedWeights
 from vidlab.training.video_diffusion import VideoDiffusion
 
 
@@ -29,7 +30,7 @@ class StepMemory:
         optimizer: its state after the first step.
         activations: what the largest batch and the step add at most to all these.
         peak: above the process before the first batch, in which weights and their average are: gradients, optimizer
-            state, activations, and on a CPU what ``process_peak`` adds.
+            state, activations, and with ``in_process`` what a CPU adds.
     """
 
     weights: int
@@ -42,6 +43,23 @@ class StepMemory:
     def without_average(self) -> "StepMemory":
         """Of a run that keeps none."""
         return replace(self, average=0)
+
+    def sharded(self, weights: ShardedWeights, devices: int) -> "StepMemory":
+        """Of one of several devices that share out weights, average, gradients and optimizer state."""
+        gradients, optimizer = self.gradients // devices, self.optimizer // devices
+        gone = self.gradients - gradients + self.optimizer - optimizer
+        return StepMemory(
+            weights=self.weights - weights.kept + weights.kept // devices,
+            average=self.average // devices,
+            gradients=gradients,
+            optimizer=optimizer,
+            activations=self.activations + weights.whole,
+            peak=self.peak - gone + weights.whole,
+        )
+
+    def in_process(self, dtype: torch.dtype, recomputes: bool) -> "StepMemory":
+        """On a CPU: the peak is that of the process, see ``process_peak``."""
+        return replace(self, peak=process_peak(self.peak, dtype, recomputes))
 
     @property
     def total(self) -> int:
@@ -65,7 +83,7 @@ def step_memory(
     precision: Precision,
     device: str,
 ) -> StepMemory:
-    """The memory of a steady step: one optimizer step is taken, and another is followed to its end.
+    """The memory of a steady step on one device: one optimizer step is taken, and another is followed to its end.
 
     Args:
         module: its denoiser built on the meta device; afterwards it is good for nothing else.
@@ -100,9 +118,6 @@ def step_memory(
             optimizer.step()
         peak = tracker.peak - before
         activations = max(peak - gradients - state, 0)
-    if device == "cpu":
-        dtype = torch.bfloat16 if "bf16" in str(precision.precision) else torch.float32
-        peak = process_peak(peak, dtype, module.denoiser.activation_checkpointing)
     average = sum(p.numel() * max(p.element_size(), 4) for p in trained)
     return StepMemory(weights, average, gradients, state, activations, peak)
 

@@ -14,6 +14,7 @@ from vidlab.data.samplers.plan import BucketStats
 from vidlab.errors import UserError
 from vidlab.lab.cli import hydra_main
 from vidlab.lab.cli.programs import config_folder
+from vidlab.parallel.ranks import teams
 
 HEADER = ("bucket", "clips", "visits", "batch", "tokens/clip", "tokens/batch", "steps", "repeated", "left out")
 SHOWN = 40  # buckets in the table, those with most clips
@@ -60,8 +61,9 @@ def world_size_of(cfg: Any) -> int:
     devices = cfg.get("trainer", {}).get("devices", 1)
     nodes = cfg.get("trainer", {}).get("num_nodes", 1)
     if given is None:
-        share = cfg.get("trainer", {}).get("sequence_parallel", 1)
-        return int(devices) * int(nodes) // share if str(devices).isdigit() and int(devices) else 1
+        if not str(devices).isdigit() or not int(devices):
+            return 1
+        return teams(int(devices) * int(nodes), cfg.get("trainer", {}).get("sequence_parallel", 1))
     if not isinstance(given, int) or given < 1:
         raise UserError(f"world_size={given}: it must be a whole number of processes, 1 or more")
     return given

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
+from typing_extensions import override
 
 from vidlab.layers.layouts import Full3D, Grid, TokenLayout
 from vidlab.layers.sequence_parallel.dealing import Dealing, contiguous
@@ -68,27 +69,33 @@ class SharedSequence(WholeSequence):
     layouts: tuple[TokenLayout, ...]
     moves: tuple[Move | None, ...]
 
+    @override
     def layout(self, layer: int) -> TokenLayout:
         """The layout of a layer on this process's tokens."""
         return self.layouts[layer]
 
+    @override
     def enter(self, x: Shaped[Tensor, "B L D"]) -> Shaped[Tensor, "B held D"]:
         """The tokens that the first layer has here."""
         return self.own(0, x, 1)
 
+    @override
     def arrive(self, layer: int, x: Shaped[Tensor, "B before D"]) -> Shaped[Tensor, "B held D"]:
         """One exchange where the layout has changed, else none."""
         step = self.moves[layer]
         return x if step is None else step(x)
 
+    @override
     def own(self, layer: int, x: Tensor, dim: int) -> Tensor:
         """Those of the tokens that the layer has here."""
         return own_tokens(x, self.dealings[layer].tokens[self.team.rank], dim)
 
+    @override
     def own_rotation(self, layer: int, rotation: Tensor) -> Tensor:
         """Those of the tokens that the layer has here."""
         return own_rotation(rotation, self.dealings[layer].tokens[self.team.rank])
 
+    @override
     def leave(self, layer: int, x: Shaped[Tensor, "B held *d"]) -> Shaped[Tensor, "B L *d"]:
         """Gathered from all processes."""
         return whole_sequence(x, self.dealings[layer], self.team)

@@ -36,11 +36,13 @@ class SequenceLayers:
         layouts: of its attentions, in their order; the tokens go on in that of the last.
         heads: of each attention.
         width: D.
+        moves_within: whether tokens move within blocks, which move them again where they are recomputed; else between.
     """
 
     layouts: tuple[TokenLayout, ...]
     heads: int
     width: int
+    moves_within: bool = False
 
 
 def share_out(layouts: Sequence[TokenLayout], grid: Grid, ranks: int) -> tuple[LayerShare, ...]:

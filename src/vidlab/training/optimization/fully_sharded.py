@@ -1,6 +1,7 @@
 """Weights, gradients and optimizer state dealt out to all devices: PyTorch's FSDP2 through Lightning."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -18,8 +19,8 @@ from vidlab.parallel.shards import is_shard, local, sharded_like, whole
 from vidlab.training.module import ClipModule
 from vidlab.training.optimization.muon import MuonWithAdamW
 
-# Methods besides ``forward`` by which blocks are called.
-CALLED = ("with_queries_and_keys",)
+# Methods besides ``forward`` by which denoisers and their blocks are called.
+CALLED = ("with_queries_and_keys", "remember", "resume")
 
 
 class FullyShardedStrategy(ModelParallelStrategy):
@@ -108,26 +109,72 @@ def shard(module: nn.Module, mesh: Any, dtype: torch.dtype | None) -> None:
     Args:
         module: a training module; each child with a trained weight is sharded.
         mesh: the processes.
-        dtype: in which the weights of blocks are gathered; None is their own. Gradients are averaged in float32.
+        dtype: in which the weights of blocks are gathered, and gradients are then averaged in float32; None is that of
+            the weights for both.
     """
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy
 
     if any(map(is_shard, module.parameters())):
         return
-    settings: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    averaged = None if dtype is None else torch.float32
+    of_blocks = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=averaged, cast_forward_inputs=False)
+    of_rest = replace(of_blocks, param_dtype=None)
     for network in _networks(module):
         for block in blocks_of(network):
-            fully_shard(block, mp_policy=policy, **settings)
-            for name in CALLED:
-                if hasattr(block, name):
-                    register_fsdp_forward_method(block, name)
-        fully_shard(network, **settings)
+            _shard_one(block, mesh, of_blocks)
+        _shard_one(network, mesh, of_rest)
+
+
+def _shard_one(module: nn.Module, mesh: Any, policy: Any) -> None:
+    """Shard what of it is not sharded yet, to be gathered whenever it is called."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
+    for name in CALLED:
+        if hasattr(module, name):
+            register_fsdp_forward_method(module, name)
 
 
 def gathered_dtype(trainer: Any) -> torch.dtype | None:
     """In which weights of blocks are gathered: that of the matrix products where it is bfloat16, else their own."""
     return torch.bfloat16 if "bf16" in str(trainer.precision_plugin.precision) else None
+
+
+@dataclass(frozen=True)
+class ShardedWeights:
+    """Bytes of what ``shard`` shards.
+
+    Args:
+        kept: of all of it, of which each process keeps its share.
+        gathered: of all of it as it is gathered, which is done before the forward and before the backward pass.
+        averaged: of its gradients as they are averaged.
+        whole: there at once at most: two blocks, one of which is gathered ahead, the rest, and their gradients.
+    """
+
+    kept: int
+    gathered: int
+    averaged: int
+    whole: int
+
+
+def sharded_weights(module: nn.Module, dtype: torch.dtype | None) -> ShardedWeights:
+    """What ``shard`` with these arguments shards, of a module that is not sharded."""
+    kept = gathered = averaged = whole = 0
+    for network in _networks(module):
+        blocks = [list(block.parameters()) for block in blocks_of(network)]
+        inside = {parameter for block in blocks for parameter in block}
+        rest = [parameter for parameter in network.parameters() if parameter not in inside]
+        of_blocks, of_rest = [_bytes(block, dtype) for block in blocks], _bytes(rest)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        kept += _bytes(network.parameters())
+        gathered += sum(of_blocks) + of_rest
+        averaged += _bytes(trained, None if dtype is None else torch.float32)
+        whole += 2 * (2 * max(of_blocks, default=0) + of_rest)
+    return ShardedWeights(kept, gathered, averaged, whole)
+
+
+def _bytes(parameters: Iterable[Tensor], dtype: torch.dtype | None = None) -> int:
+    return sum(one.numel() * (dtype or one.dtype).itemsize for one in parameters)
 
 
 def _networks(module: nn.Module) -> list[nn.Module]:
@@ -145,6 +192,11 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     lists = [(name, child) for name, child in network.named_children() if isinstance(child, nn.ModuleList)]
     inside = [child for name, child in lists if any(fnmatch(f"{name}.0", one) for one in network.hidden_matrices)]
     return [block for child in inside for block in child if any(True for _ in block.parameters())]
+
+
+def shards_of(trainer: Any) -> int:
+    """Processes that keep a share of each trained weight; 1 where each keeps all of them."""
+    return int(trainer.world_size) if isinstance(trainer.strategy, FullyShardedStrategy) else 1
 
 
 def check_parallelism(trainer: Any, module: ClipModule) -> None:
