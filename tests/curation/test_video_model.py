@@ -66,6 +66,9 @@ def test_a_local_model_describes_clips(tmp_path):
     assert (usage.calls, usage.prompt_tokens) == (1, 3 * 4 + 3)  # 4 patches of each frame, and 3 words
     (again,) = captioner.describe([clip], tmp_path)
     assert again.captions == found.captions and captioner.spent()["tiny-llava"].calls == 0
+    other = save_llava(tmp_path / "other" / "tiny-llava")  # another model whose folder has the same name
+    another = VideoModelCaptioner(str(other), "what is this", frames=3, max_tokens=5)
+    assert list(another.describe([clip], tmp_path)) and another.spent()["tiny-llava"].calls == 1
     (tmp_path / "clip.mp4").write_bytes(b"no video")
     (broken,) = captioner.describe([clip], tmp_path)
     assert not broken.captions and broken.reason

@@ -92,7 +92,8 @@ class VideoModelCaptioner(Captioner):
                 yield Described(clip, captions, "" if captions else "an empty answer")
 
     def _answer(self, request: ChatRequest, journal: Journal) -> Answer:
-        body = {"model": self.source, "messages": request.messages(), "max_tokens": self.max_tokens}
+        # folders of one name hold different models
+        body = {"model": str(Path(self.path).resolve()), "messages": request.messages(), "max_tokens": self.max_tokens}
         key = identity(body)
         found = journal.get(key)
         if found is None:
