@@ -105,6 +105,15 @@ def test_mistakes_are_one_message(words, message):
         run_curation(cfg)
 
 
+def test_what_a_recipe_lacks_is_told_before_clips_are_looked_for(monkeypatch):
+    monkeypatch.setattr("vidlab.lab.curating.run.source_videos", lambda source: pytest.fail("clips were looked for"))
+    monkeypatch.setattr("vidlab.lab.curating.run.instantiate", lambda *_: pytest.fail("a data set was made"))
+    cfg, made = composed("curation=stiv"), build_recipe(composed("curation=stiv"))
+    monkeypatch.setattr("vidlab.lab.curating.run.build_recipe", lambda _: made)
+    with pytest.raises(UserError, match=r"curation\.aesthetic.*is not set"):
+        run_curation(cfg)
+
+
 def color_field(number: int) -> np.ndarray:
     """A smooth picture (24, 32, 3) of one hue, which tells it from its neighbors."""
     rows, columns = np.mgrid[:24, :32] * 2 * np.pi

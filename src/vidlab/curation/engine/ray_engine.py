@@ -49,7 +49,7 @@ class Ray(Engine):
             import ray
         except ImportError as error:
             raise MissingPackageError(
-                f"engine=ray needs Ray, which does not import ({error}): pip install 'vidlab[ray]', or take "
+                f"engine=ray needs Ray, which does not import ({error}): pip install -e '.[ray]', or take "
                 "engine=process."
             ) from error
         began = not ray.is_initialized()

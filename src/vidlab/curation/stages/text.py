@@ -64,7 +64,7 @@ class TextBoxes(Measure):
     def check(self, key: str) -> None:
         if not _package():
             raise MissingPackageError(
-                f"{key} reads text with RapidOCR, which is not installed: pip install 'vidlab[curation]', or leave the "
+                f"{key} reads text with RapidOCR, which is not installed: pip install -e '.[curation]', or leave the "
                 f"step out with {key.partition('.measure')[0]}=null."
             )
 

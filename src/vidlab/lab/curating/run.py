@@ -31,8 +31,9 @@ def run_recipe(cfg: DictConfig) -> str:
         UserError: no recipe is chosen, or a setting cannot work.
     """
     recipe = build_recipe(cfg)
-    source = instantiate(cfg.data.source, "data.source")
     settings = build_settings(cfg, recipe)
+    recipe.check()  # before clips are fetched or looked for
+    source = instantiate(cfg.data.source, "data.source")
     with LiveFunnel() as live:
         done = curate(recipe, list(source_videos(source)), settings, live)
     write_lists(done)

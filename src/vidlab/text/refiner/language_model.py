@@ -137,7 +137,7 @@ def _need_gguf(file: Path) -> None:
     from importlib.util import find_spec
 
     if find_spec("gguf") is None:
-        raise MissingPackageError(f"{file} is a GGUF file, which needs a package: pip install 'vidlab[refiner]'.")
+        raise MissingPackageError(f"{file} is a GGUF file, which needs a package: pip install -e '.[refiner]'.")
 
 
 def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) -> Any:
