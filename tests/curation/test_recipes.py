@@ -106,12 +106,13 @@ def test_mistakes_are_one_message(words, message):
 
 
 def test_what_a_recipe_lacks_is_told_before_clips_are_looked_for(monkeypatch):
-    monkeypatch.setattr("vidlab.lab.curating.run.source_videos", lambda source: pytest.fail("clips were looked for"))
-    monkeypatch.setattr("vidlab.lab.curating.run.instantiate", lambda *_: pytest.fail("a data set was made"))
-    cfg, made = composed("curation=stiv"), build_recipe(composed("curation=stiv"))
-    monkeypatch.setattr("vidlab.lab.curating.run.build_recipe", lambda _: made)
+    def made(node, key):
+        assert key != "data.source", "a data set was made"
+        return instantiate(node, key)
+
+    monkeypatch.setattr("vidlab.lab.curating.run.instantiate", made)
     with pytest.raises(UserError, match=r"curation\.aesthetic.*is not set"):
-        run_curation(cfg)
+        run_curation(composed("curation=stiv"))
 
 
 def color_field(number: int) -> np.ndarray:
