@@ -139,7 +139,7 @@ class DiT(PatchedDenoiser):
             tokens, context = self._after_history(input.history, tokens, context)
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
-            tokens = tokens + POSITION_SCALE * waves
+            tokens = tokens + (POSITION_SCALE * waves).to(tokens.dtype)
         tokens, features = through_blocks(self.run, self.blocks, self.watched, tokens, context, input.requested)
         if input.history:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
@@ -161,7 +161,8 @@ class DiT(PatchedDenoiser):
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
         sequence = torch.cat([*earlier, tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
-            sequence = sequence + POSITION_SCALE * fourier_at(places, self.width, self.rope_scale)
+            waves = fourier_at(places, self.width, self.rope_scale)
+            sequence = sequence + (POSITION_SCALE * waves).to(sequence.dtype)
         turned = rotation_at(places, axis_split(self.head_dim), self.rope_base, self.rope_scale)
         return sequence, replace(context, rotation=turned, visible=frame_causal(places[:, 0]))
 

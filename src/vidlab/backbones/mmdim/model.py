@@ -196,8 +196,10 @@ class MMDiM(PatchedDenoiser):
         times = frame_times(input, self.patch[0])
         settings = (frames, self.width, self.rope[2])
         if times is None:
-            return video + POSITION_SCALE * self.tables.get(waves_of, *settings, device=video.device)
-        return video + POSITION_SCALE * waves_of(*settings, video.device, times)
+            waves = self.tables.get(waves_of, *settings, device=video.device)
+        else:
+            waves = waves_of(*settings, video.device, times)
+        return video + (POSITION_SCALE * waves).to(video.dtype)
 
     def _dual(
         self, text: Tensor | None, video: Tensor, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions
@@ -223,14 +225,11 @@ class MMDiM(PatchedDenoiser):
         return text, video, found
 
     def _rotation(self, input: DenoiserInput, frames: FrameGrids) -> Rotation:
-        """Of [text, frames]; text stands at the origin, where nothing turns."""
+        """Of the frames; text stands at the origin, where nothing turns."""
         times, settings, device = frame_times(input, self.patch[0]), (frames, *self.rope), input.latents.device
         if times is None:
-            of_frames = self.tables.get(rotation_of, *settings, device=device)
-        else:
-            of_frames = rotation_of(*settings, device, times)
-        slots = 0 if input.text is None else input.text.tokens.shape[1]
-        return torch.cat([of_frames.new_ones(slots, *of_frames.shape[1:]), of_frames])
+            return self.tables.get(rotation_of, *settings, device=device)
+        return rotation_of(*settings, device, times)
 
     def _single_context(
         self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions

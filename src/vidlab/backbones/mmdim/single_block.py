@@ -12,7 +12,7 @@ from vidlab.backbones.mmdim.temporal import TemporalBranch
 from vidlab.layers.attention import xavier_linears, zero_init
 from vidlab.layers.mixers.mixer import MixerKernels
 from vidlab.layers.mixers.recomposition import FrameGrids, Recomposition, TextEnds
-from vidlab.layers.modulation import modulate
+from vidlab.layers.modulation import add_gated, modulate
 
 REGISTER_STD = 0.02
 
@@ -93,7 +93,7 @@ class MMDiMBlock(nn.Module):
             slots = x.shape[1] - context.frames.tokens
             moved = self.temporal(u[:, slots:], context.frames, context.temporal_mask)
             y = y + F.pad(moved, (0, 0, slots, 0))
-        return torch.addcmul(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
+        return add_gated(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
 
     def mix(self, u: Float[Tensor, "B L D"], recomposition: Recomposition) -> Float[Tensor, "B L D"]:
         """The main path: re-compose, mix, put back."""

@@ -1,0 +1,68 @@
+"""What Inductor would run of a function and its gradient: its own count of bytes and kernels, no code being generated.
+
+The graphs are those of ``torch.compile``: traced, cut into forward and backward by the same partitioner and scheduled
+by the same fusions. It schedules for a CPU, also where there is no compiler; on a GPU it fuses by rules of its own,
+which agree in which reductions and elementwise chains become one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._functorch.aot_autograd import aot_function
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.compile_fx import view_to_reshape
+from torch._inductor.debug import DebugContext
+from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.fx_passes.post_grad import post_grad_passes
+from torch._inductor.graph import GraphLowering
+from torch._inductor.virtualized import V
+
+from vidlab.cost.traffic import Traffic
+
+
+def inductor_count(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]) -> Traffic:
+    """Bytes and kernels of a function of fake tensors and of its gradient; products are calls of libraries.
+
+    Args:
+        function: of tensors, returns tensors; everything that it differentiates is among its arguments.
+        inputs: fake tensors on a CPU.
+    """
+    found: list[Traffic] = []
+
+    def compiler(graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
+        found.append(_scheduled(graph, example))
+        return graph
+
+    compiled = aot_function(
+        function, compiler, compiler, partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )  # fmt: skip
+    made = [out for out in compiled(*inputs) if out.requires_grad]
+    torch.autograd.backward(made, [torch.empty_like(out) for out in made])
+    return sum(found, Traffic())
+
+
+def _scheduled(graph: fx.GraphModule, example: list[Any]) -> Traffic:
+    mode = torch._guards.detect_fake_mode(example)
+    with V.set_fake_mode(mode):
+        view_to_reshape(graph)
+        post_grad_passes(graph, False)
+        lowering = GraphLowering(graph, example_inputs=example)
+        with V.set_graph_handler(lowering), V.set_debug_handler(DebugContext()):
+            lowering.run(*example)
+            lowering._update_scheduler()  # type: ignore[no-untyped-call]
+            return sum((_traffic(node) for node in lowering.scheduler.nodes), Traffic())
+
+
+def _traffic(node: Any) -> Traffic:
+    moved = node.get_read_write_buffers_sizes()
+    if not moved:
+        return Traffic()
+    called = str(getattr(node.node, "python_kernel_name", None) or "")
+    if "vidlab_traffic" in called:
+        return Traffic(attention=moved, kernels=1)
+    if called.startswith("extern_kernels") or "convolution" in called:
+        return Traffic(products=moved, kernels=1)
+    return Traffic(other=moved, kernels=1)
