@@ -6,6 +6,7 @@ models here use them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,10 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import override
+
+from inductor_count import as_if_compiling, counted
+from vidlab.cost.traffic import TrafficCounter
+from vidlab.layers.compilation.fused import Fused
 
 LOWER: tuple[Callable[..., Any], ...] = (
     F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.baddbmm, torch.addmm, F.conv1d, F.conv2d,
@@ -71,11 +76,12 @@ class CUDARules(TorchFunctionMode):
 
     Args:
         dtype: of autocast; None casts nothing, as a model whose weights are of the computing dtype has it.
+        counter: of the traffic of functions that are one kernel (``vidlab.layers.compilation.fused``).
     """
 
-    def __init__(self, dtype: torch.dtype | None = torch.bfloat16) -> None:
+    def __init__(self, dtype: torch.dtype | None = torch.bfloat16, counter: TrafficCounter | None = None) -> None:
         super().__init__()
-        self.dtype = dtype
+        self.dtype, self.counter = dtype, counter
         self._cast: dict[int, tuple[Tensor, Tensor]] = {}  # weights are cast once, as autocast's cache has it
 
     @override
@@ -83,6 +89,9 @@ class CUDARules(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        kernel = getattr(func, "__self__", None)
+        if isinstance(kernel, Fused):
+            return self._one_kernel(kernel.function, args)
         casts = self.dtype is not None and torch.is_autocast_enabled("cuda")
         if func is F.scaled_dot_product_attention:
             return self._attend(casts, *args, **kwargs)
@@ -105,6 +114,22 @@ class CUDARules(TorchFunctionMode):
         if id(leaf) not in self._cast:
             self._cast[id(leaf)] = leaf, leaf.to(self.dtype)
         return self._cast[id(leaf)][1]
+
+    def _one_kernel(self, function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        if self.counter is None:
+            with self:
+                return function(*args)
+
+        def as_on_a_gpu(*inputs: Any) -> Any:
+            with self:
+                return function(*inputs)
+
+        # autocast's cache is of what runs, not of what is traced
+        self._cast, kept = {}, self._cast
+        with as_if_compiling(), self.counter.paused():
+            made = counted(as_on_a_gpu, partial(self.counter.add, function.__name__), self.counter.paused)(*args)
+        self._cast = kept
+        return made
 
     def _attend(self, casts: bool, *args: Any, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
         q, k, v = tree_map(self._lower, args[:3]) if casts else args[:3]

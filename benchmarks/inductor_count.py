@@ -6,7 +6,9 @@ which agree in which reductions and elementwise chains become one.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
@@ -30,18 +32,45 @@ def inductor_count(function: Callable[..., Sequence[Tensor]], inputs: Sequence[T
         inputs: fake tensors on a CPU.
     """
     found: list[Traffic] = []
+    with as_if_compiling():
+        made = [out for out in counted(function, found.append, nullcontext)(*inputs) if out.requires_grad]
+        torch.autograd.backward(made, [torch.empty_like(out) for out in made])
+    return sum(found, Traffic())
+
+
+def counted(
+    function: Callable[..., Any],
+    count: Callable[[Traffic], object],
+    running: Callable[[], AbstractContextManager[None]],
+) -> Callable[..., Any]:
+    """A function of fake tensors that tells what Inductor would run of it, forward and backward, as that is run.
+
+    Args:
+        function: of tensors.
+        count: called with the traffic of each of the two graphs.
+        running: entered while a graph is counted and run.
+    """
 
     def compiler(graph: fx.GraphModule, example: list[Any]) -> Callable[..., Any]:
-        found.append(_scheduled(graph, example))
-        return graph
+        with running():
+            traffic = _scheduled(graph, example)
 
-    compiled = aot_function(
+        def run(*args: Any) -> Any:
+            count(traffic)
+            with running():
+                return graph(*args)
+
+        return run
+
+    return aot_function(  # type: ignore[no-any-return]
         function, compiler, compiler, partition_fn=min_cut_rematerialization_partition,
         decompositions=select_decomp_table(),
     )  # fmt: skip
-    made = [out for out in compiled(*inputs) if out.requires_grad]
-    torch.autograd.backward(made, [torch.empty_like(out) for out in made])
-    return sum(found, Traffic())
+
+
+def as_if_compiling() -> AbstractContextManager[Any]:
+    """Functions take the form that they have in a compiled graph."""
+    return patch.object(torch.compiler, "is_compiling", lambda: True)
 
 
 def _scheduled(graph: fx.GraphModule, example: list[Any]) -> Traffic:

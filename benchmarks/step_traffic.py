@@ -186,11 +186,15 @@ def built(case: Case) -> tuple[VideoDenoiser, int, LatentShape, int]:
 def eager_traffic(captured: Captured) -> tuple[Traffic, dict[str, int]]:
     """What is dispatched forward and backward, and bytes by operator."""
     tensors, rebuild = opened(captured.inputs)
-    fresh = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in tensors]
-    with torch.enable_grad(), torch.device("meta"), CUDARules(), TrafficCounter(ATTENTION_OPERATORS) as counter:
-        made = [out for out in outputs(captured.block(*rebuild(fresh))) if out.requires_grad]
-        torch.autograd.backward(made, [torch.empty_like(out) for out in made])
-    captured.block.zero_grad(set_to_none=True)
+    names, parameters = zip(*captured.block.named_parameters(), strict=True)
+    counter = TrafficCounter(ATTENTION_OPERATORS)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
+        own, fresh = on_cpu(parameters), on_cpu(tensors)
+        with counter, CUDARules(counter=counter):
+            weights = dict(zip(names, own, strict=True))
+            made = outputs(torch.func.functional_call(captured.block, weights, rebuild(fresh)))
+            made = [out for out in made if out.requires_grad]
+            torch.autograd.backward(made, [torch.empty_like(out) for out in made])
     return counter.traffic, counter.by_operator
 
 
@@ -205,11 +209,15 @@ def inductor_traffic(captured: Captured) -> Traffic:
             return outputs(torch.func.functional_call(captured.block, own, rebuild(inputs[len(names) :])))
 
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
-        fresh = [
-            torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, requires_grad=one.is_floating_point())
-            for one in (*parameters, *tensors)
-        ]  # fmt: skip
-        return inductor_count(function, fresh)
+        return inductor_count(function, on_cpu((*parameters, *tensors)))
+
+
+def on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Fake tensors on the CPU in the place of those on the meta device; constant tables have no gradient."""
+    return [
+        torch.empty_strided(one.shape, one.stride(), dtype=one.dtype, requires_grad=one.requires_grad)
+        for one in tensors
+    ]
 
 
 def least_bytes(captured: Captured) -> int | None:

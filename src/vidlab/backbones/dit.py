@@ -17,6 +17,7 @@ from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
+from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Full3D, Grid, LayerPlan
@@ -178,8 +179,8 @@ class DiT(PatchedDenoiser):
                 rotation, grid, self.head_dim, self.rope_base, self.rope_scale, device=input.latents.device
             ),
             modulation=self.modulation(F.silu(condition)),
-            text=None if input.text is None else self.text_tokens(input.text.tokens),
-            text_mask=None if input.text is None else input.text.mask,
+            text=None if input.text is None else any_length(self.text_tokens(input.text.tokens)),
+            text_mask=None if input.text is None or input.text.hidden is None else any_length(input.text.mask),
         )
         return context, condition
 

@@ -9,7 +9,7 @@ from vidlab.layers.attention import Heads, attend_within
 from vidlab.layers.block import BlockContext
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, TokenLayout
-from vidlab.layers.modulation import add_gated, modulate
+from vidlab.layers.modulation import add_gated, add_then_modulate, modulate
 from vidlab.layers.rope import Rotation, turned_halves
 
 
@@ -99,6 +99,9 @@ class OpenSoraPlanBlock(nn.Module):
         hidden = modulate(x, shift1, scale1)
         mixed, q, k = self.attn1.within(hidden, self.layout, context.grid, context.rotation)
         x = add_gated(x, gate1, mixed)
-        if context.text is not None:
-            x = x + self.attn2.to_text(x, context.text, context.text_mask)
-        return add_gated(x, gate2, self.ff(modulate(x, shift2, scale2))), q, k
+        if context.text is None:
+            hidden = modulate(x, shift2, scale2)
+        else:
+            read = self.attn2.to_text(x, context.text, context.text_mask)
+            x, hidden = add_then_modulate(x, read, shift2, scale2)
+        return add_gated(x, gate2, self.ff(hidden)), q, k

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal, TokenLayout
-from vidlab.layers.modulation import add_gated, add_gated_norm, modulate, normalize, scale_and_shift
+from vidlab.layers.modulation import (
+    add_gated,
+    add_gated_norm,
+    add_then_modulate,
+    add_then_scale_and_shift,
+    modulate,
+    normalize,
+    scale_and_shift,
+)
 from vidlab.layers.rope import Rotation
 
 
@@ -141,9 +149,14 @@ class STIVBlock(nn.Module):
             hidden = self._read(x, temporal[0]) if temporal else normalize(x)  # (B, L, D)
             mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
             x = self._add(x, temporal[0], mixed) if temporal else x + mixed
-        if step.text is not None:
-            x = x + self.cross_attention(normalize(x), step.text, step.text_mask)
-        return self._add(x, mlp, self.mlp(self._read(x, mlp))), q, k
+        if step.text is None:
+            hidden = self._read(x, mlp)
+        else:
+            read = self.cross_attention(normalize(x), step.text, step.text_mask)
+            x, hidden = (add_then_modulate if self.options.scale_around_one else add_then_scale_and_shift)(
+                x, read, mlp[0], mlp[1]
+            )
+        return self._add(x, mlp, self.mlp(hidden)), q, k
 
     def _read(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> Float[Tensor, "B L D"]:
         shift, scale, _ = parts

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
-from vidlab.layers.modulation import ModulationTable, add_gated, modulate, normalize
+from vidlab.layers.modulation import ModulationTable, add_gated, add_gated_then_normalize, add_then_modulate, modulate
 from vidlab.layers.rope import Rotation
 
 
@@ -71,7 +71,11 @@ class DiTBlock(nn.Module):
         hidden = modulate(x, shift1, scale1)  # (B, L, D)
         q, k, v = self.attention.heads_of(hidden, context.rotation)  # (B, L, N, d) each
         mixed = self.attention.attend(q, k, v, self.layout, context.grid, context.visible)
-        x = add_gated(x, gate1, mixed)
-        if context.text is not None:
-            x = x + self.cross_attention(normalize(x), context.text, context.text_mask)
-        return add_gated(x, gate2, self.mlp(modulate(x, shift2, scale2))), q, k
+        if context.text is None:
+            x = add_gated(x, gate1, mixed)
+            hidden = modulate(x, shift2, scale2)
+        else:
+            x, hidden = add_gated_then_normalize(x, gate1, mixed)
+            read = self.cross_attention(hidden, context.text, context.text_mask)
+            x, hidden = add_then_modulate(x, read, shift2, scale2)
+        return add_gated(x, gate2, self.mlp(hidden)), q, k

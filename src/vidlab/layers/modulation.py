@@ -56,6 +56,39 @@ def add_gated(
 
 
 @fused
+def add_gated_then_normalize(
+    x: Float[Tensor, "B L D"], gate: Float[Tensor, "B #L D"], branch: Float[Tensor, "B L D"]
+) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+    """x + gate branch, and its LayerNorm: what one sublayer leaves and the next one reads."""
+    x = torch.addcmul(x, gate.to(x.dtype), branch.to(x.dtype))
+    return x, F.layer_norm(x, x.shape[-1:], eps=EPS).to(x.dtype)
+
+
+@fused
+def add_then_modulate(
+    x: Float[Tensor, "B L D"],
+    branch: Float[Tensor, "B L D"],
+    shift: Float[Tensor, "B #L D"],
+    scale: Float[Tensor, "B #L D"],
+) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+    """x + branch, and LayerNorm(x + branch) (1 + scale) + shift."""
+    x = x + branch.to(x.dtype)
+    return x, modulate.function(x, shift, scale)
+
+
+@fused
+def add_then_scale_and_shift(
+    x: Float[Tensor, "B L D"],
+    branch: Float[Tensor, "B L D"],
+    shift: Float[Tensor, "B #L D"],
+    scale: Float[Tensor, "B #L D"],
+) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
+    """x + branch, and LayerNorm(x + branch) scale + shift."""
+    x = x + branch.to(x.dtype)
+    return x, scale_and_shift.function(x, shift, scale)
+
+
+@fused
 def add_gated_norm(
     x: Float[Tensor, "B L D"], gate: Float[Tensor, "B #L D"], branch: Float[Tensor, "B L D"]
 ) -> Float[Tensor, "B L D"]:

@@ -120,8 +120,13 @@ def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"
     planes = x.float().unflatten(-1, (-1, 2))  # (B, L, N, d / 2, 2)
     if x.is_cpu and not torch.compiler.is_compiling():  # there one complex product is fastest
         return torch.view_as_real(torch.view_as_complex(planes) * torch.view_as_complex(by)).flatten(-2)
-    (a, b), (cos, sin) = planes.unbind(-1), by.unbind(-1)
-    return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)  # (B, L, N, d)
+    return _turn(planes, by[..., :1], by[..., 1:], axis=-1).flatten(-2)  # (B, L, N, d)
+
+
+def _turn(planes: Tensor, cos: Tensor, sin: Tensor, axis: int) -> Tensor:
+    """(a, b) along an axis to (a cos - b sin, b cos + a sin), without joining two results, which would be a copy."""
+    sign = torch.arange(-1, 2, 2, device=planes.device).view([2] + [1] * (-1 - axis))
+    return planes * cos + planes.flip(axis) * (sin * sign)
 
 
 @fused
@@ -146,7 +151,10 @@ def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B
     """
     if x.shape[-1] % 6:
         raise ValueError(f"head_dim={x.shape[-1]} is not a multiple of 6: two halves on each of three axes")
-    real, imaginary = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)  # (B, L, N, 3, d / 6) each
+    planes = x.float().unflatten(-1, (3, 2, -1))  # (B, L, N, 3, 2, d / 6)
     cos, sin = (part.unflatten(-1, (3, -1)) for part in by.unbind(-1))
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return _turn(planes, cos.unsqueeze(-2), sin.unsqueeze(-2), axis=-2).flatten(-3)
+    real, imaginary = planes.unbind(-2)  # (B, L, N, 3, d / 6) each
     turned = (real * cos - imaginary * sin, imaginary * cos + real * sin)
     return torch.stack(turned, dim=-2).flatten(-3)  # (B, L, N, d)

@@ -137,7 +137,7 @@ class MMDiM(PatchedDenoiser):
         sizes = (width, heads, mlp_ratio)
         self.dual_blocks = nn.ModuleList(DualStreamBlock(*sizes, kernels.attention) for _ in range(dual_depth))
         self.blocks = nn.ModuleList(
-            MMDiMBlock(*sizes, layer, mixer, kernels, temporal_branch, registers) for layer in range(depth)
+            MMDiMBlock(*sizes, mixer, kernels, temporal_branch, registers) for _ in range(depth)
         )
         self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, patch_channels)
         self.reset_parameters()
@@ -176,8 +176,8 @@ class MMDiM(PatchedDenoiser):
                 features[SELF_ATTENTION] = tuple(frame_attention(q, k, grid) for q, k in found)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
         context = self._single_context(input, frames, conditions)
-        for block in self.blocks:
-            x = self.run(block, x, context)
+        for layer, block in enumerate(self.blocks):
+            x = self.run(block, x, context.of_layer(layer))
         shift, scale = self.head_modulation(conditions.predicted).chunk(2, dim=-1)
         patches = self.head(modulate(x[:, -grid.tokens :], shift, scale))  # (B, P, K)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)

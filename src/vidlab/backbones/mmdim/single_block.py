@@ -1,7 +1,7 @@
 """The single-stream MM-DiM block: a causal mixer over text and frames of several resolutions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,10 +37,14 @@ class SingleBlockContext:
     temporal_mask: Bool[Tensor, "n n"] | None
     condition: Float[Tensor, "B #L D"]
 
-    def recomposition(self, layer: int) -> Recomposition:
-        """That of a layer: the scan paths take turns."""
-        path = layer % len(self.scans)
-        return Recomposition(self.scans[path], self.unscans[path], self.text)
+    def of_layer(self, layer: int) -> "SingleBlockContext":
+        """What a layer reads: scan paths take turns. Given its number, each layer would be compiled anew."""
+        path = slice(layer % len(self.scans), layer % len(self.scans) + 1)
+        return replace(self, scans=self.scans[path], unscans=self.unscans[path])
+
+    def recomposition(self) -> Recomposition:
+        """That of the first path."""
+        return Recomposition(self.scans[0], self.unscans[0], self.text)
 
 
 class MMDiMBlock(nn.Module):
@@ -55,7 +59,6 @@ class MMDiMBlock(nn.Module):
         width: D.
         heads: N.
         mlp_ratio: hidden width of the feed-forward over D.
-        layer: which of these blocks it is, from 0; the scan path follows.
         mixer: makes the mixer.
         kernels: what the mixer may choose from.
         temporal: whether there is a temporal branch.
@@ -63,11 +66,10 @@ class MMDiMBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: float, layer: int, mixer: Callable[..., nn.Module],
+        self, width: int, heads: int, mlp_ratio: float, mixer: Callable[..., nn.Module],
         kernels: MixerKernels, temporal: bool, registers: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.layer = layer
         hidden = int(width * mlp_ratio)
         self.modulation = nn.Linear(width, 3 * width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"))
@@ -88,7 +90,7 @@ class MMDiMBlock(nn.Module):
         """One block on [text, frames]."""
         shift, scale, gate = self.modulation(context.condition).chunk(3, dim=-1)
         u = modulate(x, shift, scale)
-        y = self.mix(u, context.recomposition(self.layer))
+        y = self.mix(u, context.recomposition())
         if self.temporal is not None and context.temporal_mask is not None:
             slots = x.shape[1] - context.frames.tokens
             moved = self.temporal(u[:, slots:], context.frames, context.temporal_mask)

@@ -75,7 +75,11 @@ def step_memory(
         precision: how the trainer computes.
         device: ``cpu`` or ``cuda``.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), MemoryTracker() as tracker:
+    with (
+        torch.compiler.set_stance("force_eager"),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        MemoryTracker() as tracker,
+    ):
         module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
         precision.convert_module(module.train())
         trained = [p for p in module.parameters() if p.requires_grad]

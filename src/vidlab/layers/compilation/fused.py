@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from functools import cache, update_wrapper
 from importlib.util import find_spec
-from typing import Any, Generic, ParamSpec
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function
 
 Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
-class Fused(Generic[Arguments]):
+class Fused(Generic[Arguments, Result]):
     """A function of elementwise operations and reductions over channels, compiled where that saves memory traffic.
 
     One by one its operations would each read and write the whole sequence, some in float32. On a CUDA GPU where Triton
@@ -26,21 +27,21 @@ class Fused(Generic[Arguments]):
         function: the function.
     """
 
-    def __init__(self, function: Callable[Arguments, Tensor]) -> None:
+    def __init__(self, function: Callable[Arguments, Result]) -> None:
         self.function = function
-        self._compiled: Callable[Arguments, Tensor] | None = None
+        self._compiled: Callable[Arguments, Result] | None = None
         update_wrapper(self, function)
 
-    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         """The function."""
         if torch.compiler.is_compiling():
             return self.function(*args, **kwargs)
         if torch._C._is_torch_function_mode_enabled():  # such as one that counts
-            found: Tensor = handle_torch_function(self._run, _tensors(args), *args, **kwargs)
+            found: Result = handle_torch_function(self._run, _tensors(args), *args, **kwargs)
             return found
         return self._run(*args, **kwargs)
 
-    def _run(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+    def _run(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
         if not (_first(args).is_cuda and has_triton()) or _is_fake(_first(args)):
             return self.function(*args, **kwargs)
         if self._compiled is None:
@@ -48,7 +49,7 @@ class Fused(Generic[Arguments]):
         return self._compiled(*args, **kwargs)
 
 
-def fused(function: Callable[Arguments, Tensor]) -> Fused[Arguments]:
+def fused(function: Callable[Arguments, Result]) -> Fused[Arguments, Result]:
     """``Fused`` as a decorator."""
     return Fused(function)
 
