@@ -1,7 +1,7 @@
 """The memory of a training step: its own code, run on tensors that have sizes and no numbers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -76,7 +76,7 @@ def step_memory(
         device: ``cpu`` or ``cuda``.
     """
     with (
-        torch.compiler.set_stance("force_eager"),
+        nullcontext() if module.compile_mode is None else torch.compiler.set_stance("force_eager"),
         FakeTensorMode(allow_non_fake_inputs=True),
         MemoryTracker() as tracker,
     ):

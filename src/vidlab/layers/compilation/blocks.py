@@ -1,5 +1,6 @@
 """Compiling a network block by block: equal blocks share one graph, so that depth costs no time of compilation."""
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,7 @@ def compile_blocks(blocks: Iterable[nn.Module], **settings: Any) -> None:
 
 def any_length(tokens: Shaped[Tensor, "B S *D"]) -> Shaped[Tensor, "B S *D"]:
     """The same tensor; the compiler is told that S, such as the number of text tokens, differs between batches."""
-    if tokens.shape[1] > 1 and not torch.compiler.is_compiling():
+    # without dynamo, whose import takes seconds, nothing has been compiled
+    if "torch._dynamo" in sys.modules and tokens.shape[1] > 1 and not torch.compiler.is_compiling():
         torch._dynamo.maybe_mark_dynamic(tokens, 1)
     return tokens
