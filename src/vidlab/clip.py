@@ -111,8 +111,8 @@ class TextEmbedding:
 
     def pin_memory(self) -> "TextEmbedding":
         """The same features in page-locked memory."""
-        parts = (part.pin_memory() for part in (self.tokens, self.mask, self.pooled))
-        return TextEmbedding(*parts, self.lengths)
+        tokens, mask, pooled = (part.pin_memory() for part in (self.tokens, self.mask, self.pooled))
+        return TextEmbedding(tokens, mask, pooled, self.lengths)
 
 
 @dataclass(frozen=True)

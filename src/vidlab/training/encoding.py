@@ -92,7 +92,7 @@ class TrainingEncoders:
     def _null(self, device: torch.device) -> TextEmbedding:
         """The null prompt; of a frozen encoder it is encoded once."""
         if self.text_encoder.trainable:
-            return self.text_encoder([""])  # type: ignore[no-any-return]
+            return self.text_encoder([""])
         if device not in self._null_of:
             self._null_of[device] = self.text_encoder([""]).to(device)
         return self._null_of[device]
