@@ -29,19 +29,35 @@ class TextEmbedding:
     """Encoded captions: token features, which tokens are real, and one vector per caption.
 
     Every row of ``mask`` has at least one True entry, so attention over it is always defined.
+
+    Args:
+        tokens: features; zero where padded.
+        mask: True at real tokens.
+        pooled: one vector per caption.
+        lengths: how many of the first tokens of each caption are real, the others being padding, where the host knows:
+            reading it from the mask would wait for the device.
     """
 
     tokens: Float[Tensor, "B S D"]
     mask: Bool[Tensor, "B S"]
     pooled: Float[Tensor, "B P"]
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def hidden(self) -> Bool[Tensor, "B S"] | None:
+        """The mask for attention; None where every token is known to be real, so that faster kernels serve."""
+        every = self.lengths is not None and min(self.lengths) == self.tokens.shape[1]
+        return None if every else self.mask
 
     def to(self, device: torch.device | str) -> "TextEmbedding":
         """The same features on another device."""
-        return TextEmbedding(*(part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled)))
+        tokens, mask, pooled = (part.to(device, non_blocking=True) for part in (self.tokens, self.mask, self.pooled))
+        return TextEmbedding(tokens, mask, pooled, self.lengths)
 
     def pin_memory(self) -> "TextEmbedding":
         """The same features in page-locked memory."""
-        return TextEmbedding(self.tokens.pin_memory(), self.mask.pin_memory(), self.pooled.pin_memory())
+        tokens, mask, pooled = (part.pin_memory() for part in (self.tokens, self.mask, self.pooled))
+        return TextEmbedding(tokens, mask, pooled, self.lengths)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from vidlab.layers.mixers.recomposition import (
 )
 from vidlab.layers.mixers.scan_orders import ScanOrders, scan_order
 from vidlab.layers.positions import fourier_positions
-from vidlab.layers.rope import rotation
+from vidlab.layers.rope import cos_sin, rotation
 
 PAST = FrameGrids(((1, 1), (1, 1), (2, 2), (4, 4)), predicted=1)  # tokens of ``pyramid``
 
@@ -220,7 +220,7 @@ def test_the_dual_stream_block_by_its_equations():
     angles = torch.cat([torch.zeros(3, 3), torch.rand(4, 3)]).double()
     mask = torch.tensor([[True, True, False]])
     context = DualBlockContext(
-        torch.polar(torch.ones_like(angles), angles)[:, None], frame_causal(number, mask), temb[None, None],
+        cos_sin(angles[3:, None]), frame_causal(number, mask), temb[None, None],
         temb[None, None],
     )  # fmt: skip
     found_text, found_video = block(text[None], video[None], context)

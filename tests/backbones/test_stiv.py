@@ -277,8 +277,8 @@ def test_one_level_per_frame(make, make_text, patch):
 
 
 def test_positions_squeezed_by_two_on_a_grid_twice_as_large_are_the_same_at_even_places():
-    small = rotation_along(Grid(2, 3, 4), (4, 2, 2)).view(2, 3, 4, 8)
-    large = rotation_along(Grid(4, 6, 8), (4, 2, 2), scale=(2.0, 2.0, 2.0)).view(4, 6, 8, 8)
+    small = rotation_along(Grid(2, 3, 4), (4, 2, 2)).view(2, 3, 4, 8, 2)
+    large = rotation_along(Grid(4, 6, 8), (4, 2, 2), scale=(2.0, 2.0, 2.0)).view(4, 6, 8, 8, 2)
     assert torch.equal(large[::2, ::2, ::2], small)
 
 
@@ -322,7 +322,7 @@ def test_kept_places_keep_their_positions():
     grid, kept = Grid(2, 2, 3), torch.tensor([[0, 4], [1, 5]])
     whole = rotation_along(grid, (2, 2, 2))
     angles = keep_rotation(whole, kept, grid)
-    assert angles.shape == (2, 4, 1, 6)
+    assert angles.shape == (2, 4, 1, 6, 2)
     for clip, tokens in enumerate(([0, 4, 6, 10], [1, 5, 7, 11])):
         assert torch.equal(angles[clip], whole[tokens])
 

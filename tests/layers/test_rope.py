@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from vidlab.layers.layouts import Grid
-from vidlab.layers.rope import axis_split, rotate, rotate_halves, rotation, rotation_along
+from vidlab.layers.rope import (
+    axis_split,
+    cos_sin,
+    rotate,
+    rotate_halves,
+    rotation,
+    rotation_along,
+    turned,
+    turned_halves,
+)
 
 
 def token(grid: Grid, t: int, y: int, x: int) -> int:
@@ -38,7 +47,8 @@ def test_angles_by_hand():
     # head_dim 12: two planes per axis with frequencies base^0 = 1 and base^(-1/2) = 1/10
     grid = Grid(3, 4, 5)
     by = rotation(grid, 12, base=100.0)
-    assert by.shape == (60, 1, 6)
+    assert by.shape == (60, 1, 6, 2)
+    by = torch.view_as_complex(by)
     expected = [2 * 1, 2 / 10, 3 * 1, 3 / 10, 4 * 1, 4 / 10]  # t = 2, y = 3, x = 4
     unit = [cmath.exp(1j * angle) for angle in expected]
     torch.testing.assert_close(by[token(grid, 2, 3, 4), 0], torch.tensor(unit, dtype=torch.complex64))
@@ -47,7 +57,7 @@ def test_angles_by_hand():
 
 def test_position_interpolation_divides_positions():
     grid = Grid(4, 4, 4)
-    stretched = rotation(grid, 12, scale=(2.0, 1.0, 4.0))[token(grid, 2, 3, 2), 0]
+    stretched = torch.view_as_complex(rotation(grid, 12, scale=(2.0, 1.0, 4.0))[token(grid, 2, 3, 2), 0])
     fractional = [cmath.exp(1j * p * f) for p in (1.0, 3.0, 0.5) for f in (1.0, 0.01)]
     torch.testing.assert_close(stretched, torch.tensor(fractional, dtype=torch.complex64))
 
@@ -55,7 +65,7 @@ def test_position_interpolation_divides_positions():
 def test_a_plane_is_turned_by_its_angle():
     x = torch.tensor([1.0, 0.0, 0.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 6)
     angles = torch.tensor([torch.pi / 2, torch.pi, 0.0]).view(1, 1, 3)
-    turned = rotate(x, torch.polar(torch.ones_like(angles), angles))
+    turned = rotate(x, cos_sin(angles))
     expected = torch.tensor([0.0, 1.0, 0.0, -2.0, 3.0, 4.0]).view(1, 1, 1, 6)
     torch.testing.assert_close(turned, expected, atol=1e-6, rtol=0)
 
@@ -66,6 +76,20 @@ def test_rotations_keep_lengths_and_return_float32():
     turned = rotate(x, rotation(grid, 16))
     torch.testing.assert_close(turned.norm(dim=-1), x.norm(dim=-1))
     assert rotate(x.bfloat16(), rotation(grid, 16)).dtype == torch.float32
+
+
+def test_real_arithmetic_of_a_compiled_graph_is_the_complex_product(monkeypatch):
+    by, x = rotation(Grid(2, 3, 4), 16), torch.randn(2, 24, 3, 16)
+    complex_product = rotate(x, by)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(rotate(x, by), complex_product)
+
+
+@pytest.mark.parametrize("function", [turned, turned_halves])
+def test_what_is_turned_keeps_its_dtype_and_is_rounded_once(function):
+    by, x = rotation(Grid(2, 3, 4), 12), torch.randn(2, 24, 3, 12).bfloat16()
+    exact = rotate(x, by) if function is turned else rotate_halves(x, by)
+    assert torch.equal(function(x, by), exact.bfloat16())
 
 
 def test_scores_depend_on_the_offset_along_each_axis_alone():
@@ -88,7 +112,8 @@ def test_scores_depend_on_the_offset_along_each_axis_alone():
 
 def test_planes_may_belong_to_some_axes_only():
     grid = Grid(3, 2, 4)
-    space, time = rotation_along(grid, (0, 2, 2), base=100.0), rotation_along(grid, (4, 0, 0), base=100.0)
+    splits = ((0, 2, 2), (4, 0, 0))
+    space, time = (torch.view_as_complex(rotation_along(grid, split, base=100.0)) for split in splits)
     unit = [cmath.exp(1j * angle) for angle in (1 * 1, 1 / 10, 3 * 1, 3 / 10)]  # y = 1, x = 3
     torch.testing.assert_close(space[token(grid, 2, 1, 3), 0], torch.tensor(unit, dtype=torch.complex64))
     unit = [cmath.exp(1j * 2 * 100 ** (-i / 4)) for i in range(4)]  # t = 2

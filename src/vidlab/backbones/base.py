@@ -1,7 +1,7 @@
 """What every video denoiser is, and what it declares of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features.memory import Memory
+from vidlab.layers.compilation.blocks import compile_blocks
 from vidlab.layers.layouts import Grid
 from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing, WholeSequence
 from vidlab.layers.sequence_parallel.shares import SequenceLayers
@@ -221,6 +222,24 @@ class VideoDenoiser(nn.Module, ABC):
         if self.activation_checkpointing and self.training:
             return checkpoint(block, *inputs, use_reentrant=False)
         return block(*inputs)
+
+    def repeated_blocks(self) -> Iterator[nn.Module]:
+        """The blocks that ``compile=true`` compiles one by one: those of ``nn.ModuleList`` attributes named blocks."""
+        for name, child in self.named_children():
+            if name.endswith("blocks") and isinstance(child, nn.ModuleList):
+                yield from child
+
+    def compile_blocks(self, **settings: Any) -> None:
+        """Compile the repeated blocks, or the whole network where it has none.
+
+        Args:
+            settings: of ``torch.compile``, such as its mode.
+        """
+        blocks = list(self.repeated_blocks())
+        if blocks:
+            compile_blocks(blocks, **settings)
+        else:
+            self.compile(**settings)
 
 
 def split_controls(

@@ -19,6 +19,7 @@ from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
+from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Full3D, Grid, LayerPlan
@@ -151,7 +152,7 @@ class DiT(PatchedDenoiser):
             tokens, context = self._after_history(input.history, tokens, context)
         elif self.absolute_positions:
             waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
-            tokens = tokens + POSITION_SCALE * waves
+            tokens = tokens + (POSITION_SCALE * waves).to(tokens.dtype)
         sequence, last = self.sequence_of(grid, context.visible, tokens.device), len(self.blocks) - 1
         tokens, features = through_blocks(
             self.run, self.blocks, self.watched, tokens, context, input.requested, sequence, input.additions
@@ -178,7 +179,8 @@ class DiT(PatchedDenoiser):
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
         sequence = torch.cat([*earlier, tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
-            sequence = sequence + POSITION_SCALE * fourier_at(places, self.width, self.rope_scale)
+            waves = fourier_at(places, self.width, self.rope_scale)
+            sequence = sequence + (POSITION_SCALE * waves).to(sequence.dtype)
         turned = rotation_at(places, axis_split(self.head_dim), self.rope_base, self.rope_scale)
         return sequence, replace(context, rotation=turned, visible=frame_causal(places[:, 0]))
 
@@ -194,8 +196,8 @@ class DiT(PatchedDenoiser):
                 rotation, grid, self.head_dim, self.rope_base, self.rope_scale, device=input.latents.device
             ),
             modulation=self.modulation(F.silu(condition)),
-            text=None if input.text is None else self.text_tokens(input.text.tokens),
-            text_mask=None if input.text is None else input.text.mask,
+            text=None if input.text is None else any_length(self.text_tokens(input.text.tokens)),
+            text_mask=None if input.text is None or input.text.hidden is None else any_length(input.text.mask),
         )
         return context, condition
 

@@ -29,6 +29,7 @@ from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import xavier_linears
 from vidlab.layers.block import BlockContext
+from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.embeddings import sinusoidal
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, LayerPlan
@@ -316,8 +317,8 @@ class OpenSoraPlan(ReleasedArchitecture):
                 rotation, grid, head_dim, self.rope_base, self.rope_scale, device=input.latents.device
             ),
             modulation=self.adaln_single(embedded),
-            text=None if text is None else self.caption_projection(text.tokens),
-            text_mask=None if text is None else text.mask,
+            text=None if text is None else any_length(self.caption_projection(text.tokens)),
+            text_mask=None if text is None or text.hidden is None else any_length(text.mask),
         )
 
 

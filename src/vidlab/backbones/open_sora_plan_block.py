@@ -9,8 +9,8 @@ from vidlab.layers.attention import Heads, attend_within
 from vidlab.layers.block import BlockContext
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, TokenLayout
-from vidlab.layers.modulation import modulate
-from vidlab.layers.rope import Rotation, rotate_halves
+from vidlab.layers.modulation import add_gated, add_then_modulate, modulate
+from vidlab.layers.rope import Rotation, turned_halves
 
 
 class Attention(nn.Module):
@@ -30,15 +30,16 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
         """Self-attention in each group of the layout, and what it compares. Positions are those of the whole grid."""
         q, k, v = (self._split(project(x)) for project in (self.to_q, self.to_k, self.to_v))  # (B, L, N, d) each
-        q, k = rotate_halves(q, rotation).to(v.dtype), rotate_halves(k, rotation).to(v.dtype)
+        q, k = turned_halves(q, rotation), turned_halves(k, rotation)
         return self.to_out(attend_within(layout, grid, self.kernel, q, k, v).flatten(2)), q, k
 
     def to_text(
-        self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
+        self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"] | None
     ) -> Float[Tensor, "B L D"]:
         """Attention of every token to the real text tokens; it is the same for each token, whatever the layout."""
+        seen = None if mask is None else mask[:, None, None, :]
         q, k, v = self._split(self.to_q(x)), self._split(self.to_k(text)), self._split(self.to_v(text))
-        return self.to_out(self.kernel(q, k, v, mask[:, None, None, :]).flatten(2))  # (B, L, N, d) to (B, L, D)
+        return self.to_out(self.kernel(q, k, v, seen).flatten(2))  # (B, L, N, d) to (B, L, D)
 
     def _split(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L N d"]:
         return x.unflatten(-1, (self.heads, -1))
@@ -98,7 +99,10 @@ class OpenSoraPlanBlock(nn.Module):
         hidden = modulate(x, shift1, scale1)
         layout = context.layout or self.layout
         mixed, q, k = self.attn1.within(hidden, layout, context.grid, context.rotation)
-        x = torch.addcmul(x, gate1, mixed)
-        if context.text is not None and context.text_mask is not None:
-            x = x + self.attn2.to_text(x, context.text, context.text_mask)
-        return torch.addcmul(x, gate2, self.ff(modulate(x, shift2, scale2))), q, k
+        x = add_gated(x, gate1, mixed)
+        if context.text is None:
+            hidden = modulate(x, shift2, scale2)
+        else:
+            read = self.attn2.to_text(x, context.text, context.text_mask)
+            x, hidden = add_then_modulate(x, read, shift2, scale2)
+        return add_gated(x, gate2, self.ff(hidden)), q, k

@@ -21,6 +21,7 @@ from vidlab.clip import TOKEN_DROP, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
+from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal
 from vidlab.layers.modulation import modulate
@@ -271,8 +272,8 @@ class STIV(PatchedDenoiser):
             spatial=spatial,
             temporal=temporal,
             condition=activated if self.adaln is None else self.adaln(activated),
-            text=None if text is None else self.text_tokens(text.tokens),
-            text_mask=None if text is None else text.mask,
+            text=None if text is None else any_length(self.text_tokens(text.tokens)),
+            text_mask=None if text is None or text.hidden is None else any_length(text.mask),
             over_time=self._over_time(clip, device),
         )
 

@@ -5,16 +5,22 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal, TokenLayout
+from vidlab.layers.modulation import (
+    add_gated,
+    add_gated_norm,
+    add_then_modulate,
+    add_then_scale_and_shift,
+    modulate,
+    normalize,
+    scale_and_shift,
+)
 from vidlab.layers.rope import Rotation
 from vidlab.layers.sequence_parallel.frames import OverTime
-
-EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class STIVBlockContext:
             activated singleton condition.
         text: projected text tokens, or None.
         over_time: attention over time where processes share the frames; None where all are here.
-        text_mask: which text tokens are real.
+        text_mask: which text tokens are real; None where all are.
     """
 
     grid: Grid
@@ -145,23 +151,24 @@ class STIVBlock(nn.Module):
         q, k, v = self.spatial.heads_of(self._read(x, spatial), step.spatial)
         x = self._add(x, spatial, self.spatial.attend(q, k, v, Spatial(), step.grid))
         if self.temporal is not None:
-            hidden = self._read(x, temporal[0]) if temporal else _norm(x)  # (B, L, D)
+            hidden = self._read(x, temporal[0]) if temporal else normalize(x)  # (B, L, D)
             if step.over_time is None:
                 mixed = self.temporal(hidden, self.temporal_layout, step.grid, step.temporal)
             else:
                 mixed = step.over_time(self.temporal, hidden, step.grid, step.temporal)
             x = self._add(x, temporal[0], mixed) if temporal else x + mixed
-        if step.text is not None and step.text_mask is not None:
-            x = x + self.cross_attention(_norm(x), step.text, step.text_mask)
-        return self._add(x, mlp, self.mlp(self._read(x, mlp))), q, k
+        if step.text is None:
+            hidden = self._read(x, mlp)
+        else:
+            read = self.cross_attention(normalize(x), step.text, step.text_mask)
+            x, hidden = (add_then_modulate if self.options.scale_around_one else add_then_scale_and_shift)(
+                x, read, mlp[0], mlp[1]
+            )
+        return self._add(x, mlp, self.mlp(hidden)), q, k
 
     def _read(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> Float[Tensor, "B L D"]:
         shift, scale, _ = parts
-        return torch.addcmul(shift, _norm(x), 1 + scale if self.options.scale_around_one else scale)
+        return (modulate if self.options.scale_around_one else scale_and_shift)(x, shift, scale)
 
     def _add(self, x: Tensor, parts: tuple[Tensor, ...], branch: Tensor) -> Float[Tensor, "B L D"]:
-        return torch.addcmul(x, parts[2], _norm(branch) if self.options.sandwich_norm else branch)
-
-
-def _norm(x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+        return (add_gated_norm if self.options.sandwich_norm else add_gated)(x, parts[2], branch)

@@ -1,7 +1,7 @@
 """MaskDiT for video (Zheng et al. 2023, as STIV uses it): most blocks see a share of the places of every frame."""
 
 from einops import rearrange, repeat
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vidlab.clip import TOKEN_DROP
@@ -36,10 +36,10 @@ def fill(tokens: Float[Tensor, "B k D"], kept: Kept, grid: Grid, token: Float[Te
     return whole.scatter(2, index, tokens.unflatten(1, (grid.frames, -1))).flatten(1, 2)
 
 
-def keep_rotation(rotation: Complex[Tensor, "L 1 half"], kept: Kept, grid: Grid) -> Complex[Tensor, "B k 1 half"]:
+def keep_rotation(rotation: Float[Tensor, "L 1 half 2"], kept: Kept, grid: Grid) -> Float[Tensor, "B k 1 half 2"]:
     """The angles of the kept places: each keeps its position in the whole grid."""
-    frames = rotation.unflatten(0, (grid.frames, grid.places))  # (T, places, 1, d / 2)
-    return rearrange(frames[:, kept], "t b k one half -> b (t k) one half")
+    frames = rotation.unflatten(0, (grid.frames, grid.places))  # (T, places, 1, d / 2, 2)
+    return rearrange(frames[:, kept], "t b k one half two -> b (t k) one half two")
 
 
 def checked_scores(scores: Tensor | None, batch: int, grid: Grid) -> Float[Tensor, "B places"]:

@@ -151,7 +151,9 @@ def stack_text(texts: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
     tokens, mask = (
         torch.nn.utils.rnn.pad_sequence([text[name] for text in texts], batch_first=True) for name in ("tokens", "mask")
     )
-    return TextEmbedding(tokens, mask, torch.stack([text["pooled"] for text in texts]))
+    whole = all(bool(text["mask"].all()) for text in texts)
+    lengths = tuple(len(text["mask"]) for text in texts) if whole else None
+    return TextEmbedding(tokens, mask, torch.stack([text["pooled"] for text in texts]), lengths)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vidlab.layers.compilation.fused import fused
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
-from vidlab.layers.rope import Rotation, rotate
+from vidlab.layers.rope import Rotation, rotate, turned
 
 Heads = Float[Tensor, "B L N d"]
 
@@ -26,8 +27,25 @@ class QKNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(head_dim))
 
     def forward(self, x: Float[Tensor, "B L N d"]) -> Float[Tensor, "B L N d"]:
-        """Unit root mean square per head, times the gain; float32."""
-        return rms_norm(x, self.gain)
+        """Unit root mean square per head, times the gain; in the dtype of x."""
+        return normed_heads(x, self.gain)
+
+
+@fused
+def normed_heads(x: Float[Tensor, "B L N d"], gain: Float[Tensor, "d"]) -> Float[Tensor, "B L N d"]:
+    """``rms_norm`` in the dtype of x."""
+    return rms_norm(x, gain).to(x.dtype)
+
+
+@fused
+def normed_and_turned(x: Float[Tensor, "B L N d"], gain: Float[Tensor, "d"], by: Rotation) -> Float[Tensor, "B L N d"]:
+    """``rms_norm``, then ``rotate``, in float32; returned in the dtype of x."""
+    return rotate(rms_norm(x, gain), by).to(x.dtype)
+
+
+def compared(x: Float[Tensor, "B L N d"], norm: nn.Module, by: Rotation) -> Float[Tensor, "B L N d"]:
+    """Queries or keys as they are compared: normalized where ``norm`` is a ``QKNorm``, and turned."""
+    return normed_and_turned(x, norm.gain, by) if isinstance(norm, QKNorm) else turned(x, by)
 
 
 def attend_within(
@@ -82,9 +100,7 @@ class SelfAttention(nn.Module):
         """Queries, keys and values, the first two as they are compared: normalized and turned."""
         # unflatten + unbind: their backward is one stack, where a permutation would copy once more
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
-        q = rotate(self.q_norm(q), rotation).to(v.dtype)
-        k = rotate(self.k_norm(k), rotation).to(v.dtype)
-        return q, k, v
+        return compared(q, self.q_norm, rotation), compared(k, self.k_norm, rotation), v
 
     def attend(
         self,
@@ -114,13 +130,13 @@ class CrossAttention(nn.Module):
         self.k_norm = QKNorm(width // heads) if qk_norm else nn.Identity()
 
     def forward(
-        self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
+        self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"] | None
     ) -> Float[Tensor, "B L D"]:
-        """Attend to the real text tokens."""
+        """Attend to the real text tokens; to all where there is no mask."""
         q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)  # (B, L, N, d)
         k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, S, N, d) each
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        return self.out(rearrange(self.kernel(q, k, v, mask[:, None, None, :]), "b l n d -> b l (n d)"))
+        seen = None if mask is None else mask[:, None, None, :]
+        return self.out(rearrange(self.kernel(self.q_norm(q), self.k_norm(k), v, seen), "b l n d -> b l (n d)"))
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:

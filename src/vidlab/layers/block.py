@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidlab.layers.attention import CrossAttention, Heads, SelfAttention
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, TokenLayout
-from vidlab.layers.modulation import ModulationTable, modulate
+from vidlab.layers.modulation import ModulationTable, add_gated, add_gated_then_normalize, add_then_modulate, modulate
 from vidlab.layers.rope import Rotation
 
 
@@ -23,7 +21,7 @@ class BlockContext:
         rotation: rotary angles of the grid.
         modulation: the shared adaLN-single output, (B, 1 or L, 6 D).
         text: projected text tokens, or None.
-        text_mask: which text tokens are real.
+        text_mask: which text tokens are real; None where all are.
         visible: True where a token (row) sees another (column), in place of the layout; None where there is no history.
         layout: in place of the block's own, where processes share the tokens; None leaves it.
     """
@@ -75,8 +73,11 @@ class DiTBlock(nn.Module):
         hidden = modulate(x, shift1, scale1)  # (B, L, D)
         q, k, v = self.attention.heads_of(hidden, context.rotation)  # (B, L, N, d) each
         mixed = self.attention.attend(q, k, v, context.layout or self.layout, context.grid, context.visible)
-        x = torch.addcmul(x, gate1, mixed)
-        if context.text is not None and context.text_mask is not None:
-            normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-            x = x + self.cross_attention(normed, context.text, context.text_mask)
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2))), q, k
+        if context.text is None:
+            x = add_gated(x, gate1, mixed)
+            hidden = modulate(x, shift2, scale2)
+        else:
+            x, hidden = add_gated_then_normalize(x, gate1, mixed)
+            read = self.cross_attention(hidden, context.text, context.text_mask)
+            x, hidden = add_then_modulate(x, read, shift2, scale2)
+        return add_gated(x, gate2, self.mlp(hidden)), q, k

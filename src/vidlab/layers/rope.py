@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from vidlab.errors import UserError
+from vidlab.layers.compilation.fused import fused
 from vidlab.layers.layouts import Grid
 
-# Adjacent planes (x_0, x_1), (x_2, x_3), ... are complex numbers in memory: one complex product rotates a head. The
-# half-split convention is the same map up to a permutation of the rows of the query and key projections.
+# Cosine and sine of the angle of each plane. Planes are adjacent: (x_0, x_1), (x_2, x_3), ... The half-split convention
+# is the same map up to a permutation of the rows of the query and key projections.
 # One for all clips, or one for each where clips keep different tokens.
-Rotation = Complex[Tensor, "*clips L 1 half"]
+Rotation = Float[Tensor, "*clips L 1 half 2"]
 
 
 def axis_split(head_dim: int) -> tuple[int, int, int]:
@@ -68,7 +69,7 @@ def rotation_along(
     scale: tuple[float, float, float] = (1.0, 1.0, 1.0),
     device: torch.device | str | None = None,
 ) -> Rotation:
-    """exp(i angle) per token and plane; the angle is position / scale * base^(-i / planes) for plane i of an axis.
+    """(cos, sin) per token and plane; the angle is position / scale * base^(-i / planes) for plane i of an axis.
 
     Args:
         grid: token grid.
@@ -88,7 +89,7 @@ def rotation_along(
         view[axis] = size
         angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))  # (T, H, W, planes)
     flat = torch.cat(angles, dim=-1).reshape(grid.tokens, 1, sum(planes))  # (L, 1, d / 2)
-    return torch.polar(torch.ones_like(flat), flat)
+    return cos_sin(flat)
 
 
 def rotation_at(
@@ -103,13 +104,41 @@ def rotation_at(
         frequency = base ** (-torch.arange(count, device=places.device, dtype=torch.float32) / max(count, 1))
         angles.append((position / stretch)[:, None] * frequency)  # (L, planes of the axis)
     flat = torch.cat(angles, dim=-1)[:, None]  # (L, 1, half)
-    return torch.polar(torch.ones_like(flat), flat)
+    return cos_sin(flat)
+
+
+def cos_sin(angles: Float[Tensor, "*L 1 half"]) -> Rotation:
+    """The rotation by these angles."""
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
 
 
 def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
-    """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32."""
-    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, L, N, d / 2)
-    return torch.view_as_real(planes * by).flatten(-2)  # (B, L, N, d)
+    """Rotate the plane (x_2i, x_2i+1) of each head by the token's angle i; computed and returned in float32.
+
+    In bfloat16 a cosine near one would be off by up to 1 in 512. Inside one kernel float32 costs no memory traffic.
+    """
+    planes = x.float().unflatten(-1, (-1, 2))  # (B, L, N, d / 2, 2)
+    if x.is_cpu and not torch.compiler.is_compiling():  # there one complex product is fastest
+        return torch.view_as_real(torch.view_as_complex(planes) * torch.view_as_complex(by)).flatten(-2)
+    return _turn(planes, by[..., :1], by[..., 1:], axis=-1).flatten(-2)  # (B, L, N, d)
+
+
+def _turn(planes: Tensor, cos: Tensor, sin: Tensor, axis: int) -> Tensor:
+    """(a, b) along an axis to (a cos - b sin, b cos + a sin), without joining two results, which would be a copy."""
+    sign = torch.arange(-1, 2, 2, device=planes.device).view([2] + [1] * (-1 - axis))
+    return planes * cos + planes.flip(axis) * (sin * sign)
+
+
+@fused
+def turned(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
+    """``rotate``, returned in the dtype of x."""
+    return rotate(x, by).to(x.dtype)
+
+
+@fused
+def turned_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
+    """``rotate_halves``, returned in the dtype of x."""
+    return rotate_halves(x, by).to(x.dtype)
 
 
 def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
@@ -122,7 +151,10 @@ def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B
     """
     if x.shape[-1] % 6:
         raise ValueError(f"head_dim={x.shape[-1]} is not a multiple of 6: two halves on each of three axes")
-    real, imaginary = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)  # (B, L, N, 3, d / 6) each
-    cos, sin = by.real.unflatten(-1, (3, -1)), by.imag.unflatten(-1, (3, -1))
+    planes = x.float().unflatten(-1, (3, 2, -1))  # (B, L, N, 3, 2, d / 6)
+    cos, sin = (part.unflatten(-1, (3, -1)) for part in by.unbind(-1))
+    if not x.is_cpu or torch.compiler.is_compiling():
+        return _turn(planes, cos.unsqueeze(-2), sin.unsqueeze(-2), axis=-2).flatten(-3)
+    real, imaginary = planes.unbind(-2)  # (B, L, N, 3, d / 6) each
     turned = (real * cos - imaginary * sin, imaginary * cos + real * sin)
     return torch.stack(turned, dim=-2).flatten(-3)  # (B, L, N, d)

@@ -95,8 +95,8 @@ class TextEncoder(nn.Module, ABC):
 
 def token_mask(lengths: Sequence[int], device: torch.device | str = "cpu") -> Bool[Tensor, "B S"]:
     """The mask of real tokens of right-padded captions, S being the largest length."""
-    positions = torch.arange(max(lengths), device=device)
-    return positions < torch.tensor(lengths, device=device)[:, None]
+    positions = torch.arange(max(lengths))
+    return (positions < torch.tensor(lengths)[:, None]).to(device, non_blocking=True)
 
 
 def masked_mean(tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B D"]:
@@ -114,8 +114,16 @@ def with_null(text: TextEmbedding, dropped: Bool[Tensor, "B"], null: TextEmbeddi
     length = max(text.tokens.shape[1], null.tokens.shape[1])
     tokens, empty = (F.pad(part.tokens.float(), (0, 0, 0, length - part.tokens.shape[1])) for part in (text, null))
     mask, empty_mask = (F.pad(part.mask, (0, length - part.mask.shape[1])) for part in (text, null))
-    mask = torch.where(dropped[:, None], empty_mask.expand(count, -1), mask)
-    tokens = torch.where(dropped[:, None, None], empty.expand(count, -1, -1), tokens)
-    pooled = torch.where(dropped[:, None], null.pooled.float().expand(count, -1), text.pooled.float())
-    longest = int(mask.any(0).nonzero().max()) + 1
-    return TextEmbedding(tokens[:, :longest], mask[:, :longest], pooled)
+    there = dropped.to(mask.device, non_blocking=True)
+    mask = torch.where(there[:, None], empty_mask.expand(count, -1), mask)
+    tokens = torch.where(there[:, None, None], empty.expand(count, -1, -1), tokens)
+    pooled = torch.where(there[:, None], null.pooled.float().expand(count, -1), text.pooled.float())
+    lengths = _lengths(text, dropped, null)
+    longest = int(mask.any(0).nonzero().max()) + 1 if lengths is None else max(lengths)
+    return TextEmbedding(tokens[:, :longest], mask[:, :longest], pooled, lengths)
+
+
+def _lengths(text: TextEmbedding, dropped: Bool[Tensor, "B"], null: TextEmbedding) -> tuple[int, ...] | None:
+    if text.lengths is None or null.lengths is None or dropped.device.type != "cpu":
+        return None
+    return tuple(null.lengths[0] if drop else own for own, drop in zip(text.lengths, dropped.tolist(), strict=True))

@@ -114,9 +114,10 @@ class PretrainedEncoder(TextEncoder):
             device = next(self.model.parameters()).device
             rows = [self._remembered(tuple(row)).to(device, torch.float32) for row in ids]
             tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask = token_mask([len(row) for row in ids], tokens.device)
+        lengths = tuple(len(row) for row in ids)
+        mask = token_mask(lengths, tokens.device)
         tokens = tokens.masked_fill(~mask[..., None], 0.0)
-        return TextEmbedding(tokens, mask, masked_mean(tokens, mask))
+        return TextEmbedding(tokens, mask, masked_mean(tokens, mask), lengths)
 
     def _remembered(self, ids: tuple[int, ...]) -> Float[Tensor, "S D"]:
         assert self._cache is not None

@@ -150,13 +150,14 @@ class WordsEncoder(TextEncoder):
         self._note_truncated([1 + len(found) for found in words])
         words = [found[: self.max_tokens - 1] for found in words]
         device = self.start.device
-        mask = token_mask([1 + len(found) for found in words], device)
-        tokens = self._embed(self._ids(words).to(device))  # (B, S, D)
+        lengths = tuple(1 + len(found) for found in words)
+        mask = token_mask(lengths, device)
+        tokens = self._embed(self._ids(words).to(device, non_blocking=True))  # (B, S, D)
         for layer in self.layers:
             tokens = layer(tokens, mask)
         tokens = self.norm(tokens)
         pooled = self.pool(masked_mean(tokens, mask).to(self.pool.weight.dtype))  # left as it is where untrained
-        return TextEmbedding(tokens.masked_fill(~mask[..., None], 0.0), mask, pooled)
+        return TextEmbedding(tokens.masked_fill(~mask[..., None], 0.0), mask, pooled, lengths)
 
     def _ids(self, words: Sequence[Sequence[str]]) -> Int[Tensor, "B W K"]:
         longest = max(len(found) for found in words)

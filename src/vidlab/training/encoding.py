@@ -37,6 +37,7 @@ class TrainingEncoders:
     latents: str
     text_dropout: float
     _flops: dict[object, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _null_of: dict[torch.device, TextEmbedding] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.text_dropout <= 1:
@@ -86,7 +87,15 @@ class TrainingEncoders:
         if batch.encoded is None or batch.encoded.text is None:
             return self.text_encoder(self.dropped_captions(batch.captions, draw))
         dropped = draw.uniform("text_dropout") < self.text_dropout
-        return with_null(batch.encoded.text, dropped, self.text_encoder([""]))
+        return with_null(batch.encoded.text, dropped, self._null(batch.encoded.text.tokens.device))
+
+    def _null(self, device: torch.device) -> TextEmbedding:
+        """The null prompt; of a frozen encoder it is encoded once."""
+        if self.text_encoder.trainable:
+            return self.text_encoder([""])
+        if device not in self._null_of:
+            self._null_of[device] = self.text_encoder([""]).to(device)
+        return self._null_of[device]
 
     def dropped_captions(self, captions: Sequence[str], draw: KeyedRNG) -> list[str]:
         """Captions with a keyed share replaced by the null prompt (purpose "text_dropout")."""

@@ -15,6 +15,8 @@ from vidlab.clip import ClipBatch, DenoiserInput, LatentShape, LossContext
 from vidlab.conditioning.base import Conditioning, NoConditioning, TrainingClips
 from vidlab.cost.flops import ModelCost, StepInput
 from vidlab.diffusion.objective import InputShape, Objective
+from vidlab.errors import UserError
+from vidlab.layers.compilation.blocks import MODES
 from vidlab.losses.base import Regularizer, Regularizers
 from vidlab.parallel.exchange import Team
 from vidlab.pipelines.video_pipeline import VideoPipeline
@@ -53,7 +55,7 @@ class VideoDiffusion(ClipModule):
         text_dropout: share of clips whose caption is replaced by "" in training, for guidance.
         log_snr_bins: log signal-to-noise ratios at which ``val/x0_mse`` is measured.
         seed: seed of every random number of training.
-        compile: compile the denoiser with torch.compile.
+        compile: compile the blocks of the denoiser with torch.compile: True, or ``max`` to search for faster kernels.
         attention: attention kernel of the denoiser.
         ssm: state-space kernel of the denoiser.
 
@@ -82,7 +84,7 @@ class VideoDiffusion(ClipModule):
         text_dropout: float = 0.1,
         log_snr_bins: Sequence[float] = (-4.0, -2.0, 0.0, 2.0, 4.0),
         seed: int = 0,
-        compile: bool = False,
+        compile: bool | str = False,
         attention: str = "auto",
         ssm: str = "auto",
     ) -> None:
@@ -105,7 +107,7 @@ class VideoDiffusion(ClipModule):
         self.plan.check_requested(self.regularizers.requested)
         self.log_snr_bins = tuple(float(value) for value in log_snr_bins)
         self.seed = seed
-        self.compile_backbone = compile
+        self.compile_mode = _compile_mode(compile)
         self.backbone: VideoDenoiser | None = None
         self._given_away = GivenAwayWarning(self.conditioning)
         self._given_away.check(self.latent.frames)
@@ -133,8 +135,8 @@ class VideoDiffusion(ClipModule):
             self.text_encoder.requires_grad_(False)
         tokens = self.encoders.planned_text_tokens
         self.regularizers.fit_features(lambda names: self.plan.feature_shapes(names, self.objective, tokens))
-        if self.compile_backbone:
-            self.backbone.compile()
+        if self.compile_mode is not None:
+            self.backbone.compile_blocks(mode=MODES[self.compile_mode])
 
     def train(self, mode: bool = True) -> "VideoDiffusion":
         """Training mode for what is trained; the autoencoder drops nothing."""
@@ -331,3 +333,10 @@ class VideoDiffusion(ClipModule):
         if not self.text_encoder.trainable:
             keys |= {f"text_encoder.{key}" for key in self.text_encoder.state_dict()}
         return keys
+
+
+def _compile_mode(compile: bool | str) -> str | None:
+    name = str(compile).lower()
+    if name not in (*MODES, "false"):
+        raise UserError(f"compile={compile}: choose one of true, max, false.")
+    return None if name == "false" else name

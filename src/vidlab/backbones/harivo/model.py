@@ -1,7 +1,7 @@
 """HARIVO: a frozen text-to-image UNet, trainable layers between its blocks and networks around it."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,10 @@ class HARIVO(VideoDenoiser):
     @override
     def micro_shapes(self, latent: LatentShape) -> dict[str, tuple[int, ...]]:
         return {} if self.image_prompt is None else {IMAGE_PROMPT: (1,)}
+
+    @override
+    def repeated_blocks(self) -> Iterator[nn.Module]:
+        yield from (module for module in self.modules() if isinstance(module, TemporalModule))
 
     @override
     def forward(self, input: DenoiserInput) -> DenoiserOutput:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -67,8 +66,10 @@ class Contexts:
         times = frame_times(input, self.patch_frames)
         settings = (frames, self.width, self.rope[2])
         if times is None:
-            return video + POSITION_SCALE * self.tables.get(waves_of, *settings, device=video.device)
-        return video + POSITION_SCALE * waves_of(*settings, video.device, times[-len(frames.sizes) :])
+            waves = self.tables.get(waves_of, *settings, device=video.device)
+        else:
+            waves = waves_of(*settings, video.device, times[-len(frames.sizes) :])
+        return video + (POSITION_SCALE * waves).to(video.dtype)
 
     def dual(
         self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions, part: FrameGrids | None = None
@@ -81,7 +82,7 @@ class Contexts:
         if mask is not None and part is not None and not part.predicted:
             mask = mask[..., running]
         return DualBlockContext(
-            rotation=self._rotation(input, frames)[running],
+            rotation=self._rotation(input, frames)[_running(part, 0)],
             mask=mask,
             text_condition=conditions.text,
             video_condition=conditions.frames,
@@ -113,13 +114,11 @@ class Contexts:
         )
 
     def _rotation(self, input: DenoiserInput, frames: FrameGrids) -> Rotation:
-        """Of [text, frames]; text stands at the origin, where nothing turns."""
+        """Of the frames; text stands at the origin, where nothing turns."""
         times, settings, device = frame_times(input, self.patch_frames), (frames, *self.rope), input.latents.device
         if times is None:
-            of_frames = self.tables.get(rotation_of, *settings, device=device)
-        else:
-            of_frames = rotation_of(*settings, device, times)
-        return torch.cat([of_frames.new_ones(_slots(input), *of_frames.shape[1:]), of_frames])
+            return self.tables.get(rotation_of, *settings, device=device)
+        return rotation_of(*settings, device, times)
 
 
 def _slots(input: DenoiserInput) -> int:

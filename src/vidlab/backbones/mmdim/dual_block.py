@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from vidlab.backbones.mmdim.conditions import at_places
 from vidlab.features.memory import Memory
-from vidlab.layers.attention import QKNorm
+from vidlab.layers.attention import QKNorm, compared
 from vidlab.layers.kernels import AttentionKernel
-from vidlab.layers.modulation import modulate
-from vidlab.layers.rope import Rotation, rotate
+from vidlab.layers.modulation import add_gated, modulate
+from vidlab.layers.rope import Rotation
 
 Heads = Float[Tensor, "B L N d"]
 
@@ -21,14 +21,14 @@ class DualBlockContext:
     """What every dual-stream block of one forward pass shares.
 
     Args:
-        rotation: rotary angles of [text, video].
+        rotation: rotary angles of the video; text stands at the origin, where nothing turns.
         mask: which tokens may see which; None where all may see all.
         text_condition: activated condition of the text.
         video_condition: activated condition of the frames.
         video_places: which row of it each token of the frames reads; None where it has one for each or for all.
     """
 
-    rotation: Rotation
+    rotation: Float[Tensor, "V 1 half 2"]
     mask: Bool[Tensor, "#B 1 L M"] | None
     text_condition: Float[Tensor, "B 1 D"]
     video_condition: Float[Tensor, "B _ D"]
@@ -53,18 +53,22 @@ class Stream(nn.Module):
         """Shift, scale and gate of the attention, then of the feed-forward."""
         return at_places(self.modulation(condition), places).chunk(6, dim=-1)
 
-    def heads_of(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> tuple[Heads, Heads, Heads]:
-        """Queries and keys of unit root mean square in float32, and values."""
+    def heads_of(
+        self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...], rotation: Rotation | None = None
+    ) -> tuple[Heads, Heads, Heads]:
+        """Queries and keys of unit root mean square, turned where there is a rotation, and values."""
         q, k, v = self.qkv(modulate(x, parts[0], parts[1])).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.q_norm(q), self.k_norm(k), v
+        if rotation is None:
+            return self.q_norm(q), self.k_norm(k), v
+        return compared(q, self.q_norm, rotation), compared(k, self.k_norm, rotation), v
 
     def finish(
         self, x: Float[Tensor, "B L D"], mixed: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]
     ) -> Float[Tensor, "B L D"]:
         """What the attention gave, and the feed-forward."""
         _, _, gate1, shift2, scale2, gate2 = parts
-        x = torch.addcmul(x, gate1, self.out(mixed))
-        return torch.addcmul(x, gate2, self.mlp(modulate(x, shift2, scale2)))
+        x = add_gated(x, gate1, self.out(mixed))
+        return add_gated(x, gate2, self.mlp(modulate(x, shift2, scale2)))
 
 
 class DualStreamBlock(nn.Module):
@@ -118,22 +122,16 @@ class DualStreamBlock(nn.Module):
     ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Heads, Memory]:
         """Text and video after the block, queries, and keys and values of all that was looked at."""
         video_parts = self.video.parts(context.video_condition, context.video_places)
-        q, k, v = self.video.heads_of(video, video_parts)
+        q, k, v = self.video.heads_of(video, video_parts, context.rotation)
         if text is None:
-            mixed, q, seen = self._attend(q, k, v, context, memory)
-            return None, self.video.finish(video, mixed, video_parts), q, seen
+            if memory is not None:
+                k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
+            mixed = self.kernel(q, k, v, context.mask).flatten(2)  # (B, V, D)
+            return None, self.video.finish(video, mixed, video_parts), q, Memory((k, v))
         text_parts = self.text.parts(context.text_condition)
         pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
-        mixed, q, seen = self._attend(q, k, v, context)
+        mixed = self.kernel(q, k, v, context.mask).flatten(2)  # (B, S + V, D)
         mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)
         text = self.text.finish(text, mixed_text, text_parts)
-        return text, self.video.finish(video, mixed_video, video_parts), q, seen
-
-    def _attend(
-        self, q: Heads, k: Heads, v: Heads, context: DualBlockContext, memory: Memory | None = None
-    ) -> tuple[Float[Tensor, "B L D"], Heads, Memory]:
-        q, k = (rotate(x, context.rotation).to(v.dtype) for x in (q, k))
-        if memory is not None:
-            k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
-        return self.kernel(q, k, v, context.mask).flatten(2), q, Memory((k, v))
+        return text, self.video.finish(video, mixed_video, video_parts), q, Memory((k, v))

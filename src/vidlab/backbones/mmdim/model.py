@@ -135,7 +135,7 @@ class MMDiM(PatchedDenoiser):
         kernels, sizes = MixerKernels(attention_kernel(attention), ssm_kernel(ssm)), (width, heads, mlp_ratio)
         self.dual_blocks = nn.ModuleList(DualStreamBlock(*sizes, kernels.attention) for _ in range(dual_depth))
         self.blocks = nn.ModuleList(
-            MMDiMBlock(*sizes, layer, mixer, kernels, temporal_branch, registers) for layer in range(depth)
+            MMDiMBlock(*sizes, mixer, kernels, temporal_branch, registers) for _ in range(depth)
         )
         self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, self.embed.in_features)
         resumable = all(can_resume(block.get_submodule("mixer")) for block in self.blocks)
@@ -214,8 +214,8 @@ class MMDiM(PatchedDenoiser):
             memories.append(memory)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + H, D)
         single = self.contexts.single(input, frames, conditions, known)
-        for block in self.blocks:
-            x, memory = cast(MMDiMBlock, block).remember(x, single)
+        for layer, block in enumerate(self.blocks):
+            x, memory = cast(MMDiMBlock, block).remember(x, single.of_layer(layer))
             memories.append(memory)
         return Memory(parts=tuple(memories))
 
@@ -231,8 +231,9 @@ class MMDiM(PatchedDenoiser):
             text, video, found = self._dual(text, video, context, input)
         x = video if text is None else torch.cat([text, video], dim=1)  # (B, S + V, D)
         single = self.contexts.single(input, frames, conditions)
-        for number, block in enumerate(self.blocks, start=len(self.dual_blocks)):
-            x = with_addition(self.run(block, x, single), input.additions, number)
+        for layer, block in enumerate(self.blocks):
+            x = self.run(block, x, single.of_layer(layer))
+            x = with_addition(x, input.additions, len(self.dual_blocks) + layer)
         return x, found
 
     def _resumed(
@@ -247,8 +248,9 @@ class MMDiM(PatchedDenoiser):
         for number, block in enumerate(self.dual_blocks):
             x = with_addition(cast(DualStreamBlock, block).resume(x, dual, next(memories)), input.additions, number)
         single = self.contexts.single(input, frames, conditions, new)
-        for number, block in enumerate(self.blocks, start=len(self.dual_blocks)):
-            x = with_addition(cast(MMDiMBlock, block).resume(x, single, next(memories)), input.additions, number)
+        for layer, block in enumerate(self.blocks):
+            x = cast(MMDiMBlock, block).resume(x, single.of_layer(layer), next(memories))
+            x = with_addition(x, input.additions, len(self.dual_blocks) + layer)
         return x
 
     def _conditions(self, input: DenoiserInput, grid: Grid, frames: FrameGrids) -> StreamConditions:

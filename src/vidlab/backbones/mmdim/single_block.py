@@ -1,7 +1,7 @@
 """The single-stream MM-DiM block: a causal mixer over text and frames of several resolutions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from vidlab.features.memory import Memory
 from vidlab.layers.attention import xavier_linears, zero_init
 from vidlab.layers.mixers.mixer import MixerKernels, ResumableMixer
 from vidlab.layers.mixers.recomposition import FrameGrids, Recomposition, TextEnds
-from vidlab.layers.modulation import modulate
+from vidlab.layers.modulation import add_gated, modulate
 
 REGISTER_STD = 0.02
 
@@ -46,10 +46,14 @@ class SingleBlockContext:
         """Slots of the text."""
         return 0 if self.text is None else self.text.slots
 
-    def recomposition(self, layer: int) -> Recomposition:
-        """That of a layer: the scan paths take turns."""
-        path = layer % len(self.scans)
-        return Recomposition(self.scans[path], self.unscans[path], self.text)
+    def of_layer(self, layer: int) -> "SingleBlockContext":
+        """What a layer reads: scan paths take turns. Given its number, each layer would be compiled anew."""
+        path = slice(layer % len(self.scans), layer % len(self.scans) + 1)
+        return replace(self, scans=self.scans[path], unscans=self.unscans[path])
+
+    def recomposition(self) -> Recomposition:
+        """That of the first path."""
+        return Recomposition(self.scans[0], self.unscans[0], self.text)
 
 
 class MMDiMBlock(nn.Module):
@@ -64,7 +68,6 @@ class MMDiMBlock(nn.Module):
         width: D.
         heads: N.
         mlp_ratio: hidden width of the feed-forward over D.
-        layer: which of these blocks it is, from 0; the scan path follows.
         mixer: makes the mixer.
         kernels: what the mixer may choose from.
         temporal: whether there is a temporal branch.
@@ -72,11 +75,10 @@ class MMDiMBlock(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: float, layer: int, mixer: Callable[..., nn.Module],
+        self, width: int, heads: int, mlp_ratio: float, mixer: Callable[..., nn.Module],
         kernels: MixerKernels, temporal: bool, registers: int,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.layer = layer
         hidden = int(width * mlp_ratio)
         self.modulation = nn.Linear(width, 3 * width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"))
@@ -96,7 +98,7 @@ class MMDiMBlock(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"], context: SingleBlockContext) -> Float[Tensor, "B L D"]:
         """One block on [text, frames]."""
         u, gate = self._modulated(x, context)
-        y = self.mix(u, context.recomposition(self.layer))
+        y = self.mix(u, context.recomposition())
         if self.temporal is not None and context.temporal_mask is not None:
             moved = self.temporal(u[:, context.slots :], context.frames, context.temporal_mask)
             y = y + F.pad(moved, (0, 0, context.slots, 0))
@@ -110,7 +112,7 @@ class MMDiMBlock(nn.Module):
             context: of a scan of the history; ``frames`` are all of them.
         """
         u, gate = self._modulated(x, context)
-        recomposition = context.recomposition(self.layer)
+        recomposition = context.recomposition()
         mixed, memory = self._resumable().remember(recomposition.apply(u, self.registers), recomposition.real())
         y, parts = recomposition.invert(mixed), [memory]
         if self.temporal is not None and context.temporal_mask is not None:
@@ -122,7 +124,7 @@ class MMDiMBlock(nn.Module):
     def resume(self, x: Float[Tensor, "B P D"], context: SingleBlockContext, memory: Memory) -> Float[Tensor, "B P D"]:
         """One block on the predicted frames after a history of ``memory``."""
         u, gate = self._modulated(x, context)
-        recomposition = context.recomposition(self.layer)
+        recomposition = context.recomposition()
         mixed = self._resumable().resume(recomposition.apply(u, self.registers), memory.parts[0])
         y = recomposition.invert(mixed)
         if self.temporal is not None and context.temporal_mask is not None:
@@ -135,7 +137,7 @@ class MMDiMBlock(nn.Module):
         return modulate(x, shift, scale), gate
 
     def _added(self, x: Tensor, u: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        return torch.addcmul(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
+        return add_gated(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
 
     def _resumable(self) -> ResumableMixer:
         assert isinstance(self.mixer, ResumableMixer)

@@ -1,7 +1,7 @@
 """The memory of a training step: its own code, run on tensors that have sizes and no numbers."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -93,7 +93,11 @@ def step_memory(
         precision: how the trainer computes.
         device: ``cpu`` or ``cuda``.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), MemoryTracker() as tracker:
+    with (
+        nullcontext() if module.compile_mode is None else torch.compiler.set_stance("force_eager"),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        MemoryTracker() as tracker,
+    ):
         module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
         precision.convert_module(module.train())
         trained = [p for p in module.parameters() if p.requires_grad]

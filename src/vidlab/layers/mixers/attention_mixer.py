@@ -64,7 +64,7 @@ class AttentionMixer(nn.Module):
         if real is not None:
             x = x.masked_fill(~real[..., None], 0.0)  # softmax gives a pad weight 0, and 0 times NaN is NaN
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, L, N, d) each
-        return self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype), v
+        return self.q_norm(q), self.k_norm(k), v
 
 
 def causal_mask(

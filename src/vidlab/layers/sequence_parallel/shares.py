@@ -113,8 +113,8 @@ def own_tokens(x: Shaped[Tensor, "*b L n d"], tokens: Int[Tensor, "L_r"], dim: i
 
 
 def own_rotation(rotation: Tensor, tokens: Int[Tensor, "L_r"]) -> Tensor:
-    """Rotary angles (*clips, L, 1, ...), complex or as pairs, of the tokens of a process."""
-    return own_tokens(rotation, tokens, -3 if rotation.is_complex() else -4)
+    """Rotary angles (*clips, L, 1, half, 2) of the tokens of a process."""
+    return own_tokens(rotation, tokens, -4)
 
 
 def whole_sequence(x: Float[Tensor, "B L_r *d"], dealing: Dealing, team: Team) -> Float[Tensor, "B L *d"]:
