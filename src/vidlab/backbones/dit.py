@@ -23,7 +23,7 @@ from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Full3D, Grid, LayerPlan
-from vidlab.layers.modulation import ModulationTable, modulate
+from vidlab.layers.modulation import ModulationTable, modulate, residual_stream
 from vidlab.layers.patches import patch_grid, patchify, per_token, unpatchify
 from vidlab.layers.positions import fourier_at, fourier_positions
 from vidlab.layers.rope import axis_split, rope_scales, rotation, rotation_at
@@ -146,7 +146,7 @@ class DiT(PatchedDenoiser):
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = self.embed_patches(input)  # (B, L, D)
+        tokens = residual_stream(self.embed_patches(input))  # (B, L, D)
         context, condition = self._context(input, grid)
         if input.history:
             tokens, context = self._after_history(input.history, tokens, context)
@@ -177,7 +177,7 @@ class DiT(PatchedDenoiser):
         indices.append(next_frames(indices, grid.frames))
         places = torch.cat([token_places(one, index, grid) for one, index in zip(grids, indices, strict=True)])
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
-        sequence = torch.cat([*earlier, tokens], dim=1)  # (B, tokens of the history + L, D)
+        sequence = torch.cat([*map(residual_stream, earlier), tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
             waves = fourier_at(places, self.width, self.rope_scale)
             sequence = sequence + (POSITION_SCALE * waves).to(sequence.dtype)

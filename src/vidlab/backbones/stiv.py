@@ -24,7 +24,7 @@ from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linear
 from vidlab.layers.compilation.blocks import any_length
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal
-from vidlab.layers.modulation import modulate
+from vidlab.layers.modulation import modulate, residual_stream
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
 from vidlab.layers.sequence_parallel.frames import FrameSharing, OverTime
@@ -171,7 +171,7 @@ class STIV(PatchedDenoiser):
         sharing = self._sharing_of(clip)
         input = input if sharing is None else sharing.own_input(input, clip.frames)
         grid = patch_grid(input.latents, self.patch)  # of the frames that are here
-        tokens = self.embed_patches(input)  # (B, L, D)
+        tokens = residual_stream(self.embed_patches(input))  # (B, L, D)
         condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
         step = self._step(input, grid, clip, condition)
         found = _Found(SELF_ATTENTION in input.requested, input.additions)

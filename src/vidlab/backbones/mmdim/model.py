@@ -28,7 +28,7 @@ from vidlab.layers.mixers.mixer import MixerKernels, can_resume
 from vidlab.layers.mixers.recomposition import FrameGrids
 from vidlab.layers.mixers.scan_orders import ScanOrders
 from vidlab.layers.mixers.ssm_kernels import ssm_kernel
-from vidlab.layers.modulation import modulate
+from vidlab.layers.modulation import modulate, residual_stream
 from vidlab.layers.patches import patch_grid, patchify, unpatchify
 from vidlab.layers.rope import rope_scales
 from vidlab.layers.tables import Tables
@@ -205,7 +205,7 @@ class MMDiM(PatchedDenoiser):
         frames = self._frames(input, grid)
         conditions = self._conditions(input, grid, frames)
         known = FrameGrids(frames.sizes[: frames.history], 0)
-        text = None if input.text is None else self.text_tokens(input.text.tokens)
+        text = None if input.text is None else residual_stream(self.text_tokens(input.text.tokens))
         video = self._embedded(input, frames)[:, : known.tokens]
         dual = self.contexts.dual(input, frames, conditions, known)
         memories = []
@@ -224,7 +224,7 @@ class MMDiM(PatchedDenoiser):
     ) -> tuple[Float[Tensor, "B L D"], list[tuple[Tensor, Tensor]]]:
         """[text, frames] after all blocks; and where it was requested what attention compares."""
         video = self._embedded(input, frames)
-        text = None if input.text is None else self.text_tokens(input.text.tokens)
+        text = None if input.text is None else residual_stream(self.text_tokens(input.text.tokens))
         found: list[tuple[Tensor, Tensor]] = []
         if len(self.dual_blocks):
             context = self.contexts.dual(input, frames, conditions)
@@ -243,7 +243,7 @@ class MMDiM(PatchedDenoiser):
         if input.requested or not self.spec.remembers_history:
             raise ValueError("features, and models that read their history anew, need input.remembered=None")
         new = FrameGrids(frames.sizes[frames.history :], frames.predicted)
-        x = self.contexts.positioned(self.embed_patches(input), input, new)
+        x = self.contexts.positioned(residual_stream(self.embed_patches(input)), input, new)
         memories, dual = iter(memory.parts), self.contexts.dual(input, frames, conditions, new)
         for number, block in enumerate(self.dual_blocks):
             x = with_addition(cast(DualStreamBlock, block).resume(x, dual, next(memories)), input.additions, number)
@@ -268,7 +268,8 @@ class MMDiM(PatchedDenoiser):
 
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
         history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]
-        return self.contexts.positioned(torch.cat([*history, self.embed_patches(input)], dim=1), input, frames)
+        video = residual_stream(torch.cat([*history, self.embed_patches(input)], dim=1))
+        return self.contexts.positioned(video, input, frames)
 
     def _dual(
         self, text: Tensor | None, video: Tensor, context: DualBlockContext, input: DenoiserInput
