@@ -20,7 +20,7 @@ from vidlab.backbones.mmdim.positions import (
 )
 from vidlab.backbones.mmdim.settings import level_registers, role_registers
 from vidlab.backbones.mmdim.single_block import SingleBlockContext
-from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_mask
+from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_grids, temporal_mask
 from vidlab.clip import DenoiserInput
 from vidlab.errors import UserError
 from vidlab.layers.layouts import Grid
@@ -274,7 +274,7 @@ def test_the_single_stream_block_by_its_equations():
     assert torch.equal(made.invert(made.apply(torch.eye(7).double()[None], torch.zeros(3, 7)))[0].diagonal(),
                        torch.tensor([2.0] * 3 + [1.0] * 4).double())  # fmt: skip
     x, temb = torch.randn(1, 7, 12).double(), torch.randn(1, 1, 12).double()
-    context = SingleBlockContext(frames, made.text, made.scan[None], made.unscan[None], None, temb)
+    context = SingleBlockContext(None, made.text, made.scan[None], made.unscan[None], None, temb)
     shift, scale, gate = block.modulation(temb).chunk(3, dim=-1)
     u = F.layer_norm(x, (12,), eps=1e-6) * (1 + scale) + shift
     y = torch.cat([2 * u[:, :3], u[:, 3:]], dim=1)
@@ -299,7 +299,7 @@ def test_temporal_attention_by_its_equations():
             mixed[i, head] = sum(w * v[j, head] for w, j in zip(weights, seen, strict=True))
     out = branch.out(mixed)
     wanted = torch.stack([out[0], out[1], out[2], out[2], out[2], out[2], *out[3:]])
-    torch.testing.assert_close(branch(video, frames, temporal_mask(frames))[0], wanted)
+    torch.testing.assert_close(branch(video, temporal_grids(frames), temporal_mask(frames))[0], wanted)
 
 
 def test_temporal_logits_are_summed_over_places():
@@ -309,7 +309,7 @@ def test_temporal_logits_are_summed_over_places():
     q, k, v = (part.view(2, 3, 4) for part in branch.qkv(video[0]).chunk(3, dim=-1))
     weights = torch.stack([(q[1] * k[j]).sum() / 12**0.5 for j in range(2)]).softmax(0)
     wanted = torch.cat([branch.out(v[0]), branch.out(weights[0] * v[0] + weights[1] * v[1])])
-    torch.testing.assert_close(branch(video, frames, temporal_mask(frames))[0], wanted)
+    torch.testing.assert_close(branch(video, temporal_grids(frames), temporal_mask(frames))[0], wanted)
 
 
 def test_a_predicted_frame_is_cut_by_pixel_unshuffling():
@@ -327,7 +327,7 @@ def test_a_predicted_frame_is_cut_by_pixel_unshuffling():
     wanted[:4] = out[0]
     for number, (p, q_) in enumerate((p, q_) for p in range(2) for q_ in range(2)):
         wanted[places[p::2, q_::2].flatten()] = out[1 + number]
-    torch.testing.assert_close(branch(video, frames, temporal_mask(frames))[0], wanted)
+    torch.testing.assert_close(branch(video, temporal_grids(frames), temporal_mask(frames))[0], wanted)
 
 
 def test_grids_that_are_no_multiples_are_refused():

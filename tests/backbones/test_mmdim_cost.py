@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vidlab.backbones.dit import DiT
 from vidlab.backbones.mmdim import MMDiM
 from vidlab.backbones.mmdim.published_flops import hybrid, table_6
-from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_mask
+from vidlab.backbones.mmdim.temporal import TemporalBranch, temporal_grids, temporal_mask
 from vidlab.clip import LatentShape, Stride
 from vidlab.cost.flops import DenoiserCounter, StepInput
 from vidlab.diffusion.gaussian import GaussianObjective
@@ -150,6 +150,6 @@ def test_first_principles_beside_table_6():
     assert mamba_flops(frames + 256 + 31, 1920, 30) / 1e12 == pytest.approx(0.479, abs=1e-3)
     grids = FrameGrids(((12, 20),) * 28 + ((24, 40), (48, 80), (48, 80)), predicted=1)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        TemporalBranch(1920, 30)(torch.empty(1, grids.tokens, 1920), grids, temporal_mask(grids))
+        TemporalBranch(1920, 30)(torch.empty(1, grids.tokens, 1920), temporal_grids(grids), temporal_mask(grids))
     assert grids.tokens == frames and temporal_mask(grids).shape == (46, 46)
     assert counter.get_total_flops() / 1e12 == pytest.approx(0.329, abs=1e-3)

@@ -62,7 +62,7 @@ def test_a_whole_block_is_causal_linear_attention():
     mask, path = torch.tensor([[True] * 3 + [False] * 2]), (ScanOrders("b"), 1)
     scan, unscan = scan_tables(frames, (2, 2), 3, *path), unscan_tables(frames, *path)
     temb, x = torch.randn(1, 1, D).double(), torch.randn(1, 13, D).double()
-    found = block(x, SingleBlockContext(frames, text_ends(mask), scan, unscan, None, temb))[0]
+    found = block(x, SingleBlockContext(None, text_ends(mask), scan, unscan, None, temb))[0]
 
     shift, scale, gate = (part[0] for part in origin.modulation(temb).chunk(3, dim=-1))
     u = F.layer_norm(x[0], (D,), eps=1e-6) * (1 + scale) + shift

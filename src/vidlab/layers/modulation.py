@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidlab.layers.compilation.blocks import no_view
 from vidlab.layers.compilation.fused import fused
 
 EPS = 1e-6
@@ -21,7 +22,7 @@ def residual_dtype(device: str, computing: torch.dtype) -> torch.dtype:
 
 def residual_stream(tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
     """Embedded tokens in ``residual_dtype``: what the first block reads. All that blocks add takes on this dtype."""
-    return tokens.to(residual_dtype(tokens.device.type, tokens.dtype))
+    return no_view(tokens.to(residual_dtype(tokens.device.type, tokens.dtype)))
 
 
 class ModulationTable(nn.Module):

@@ -10,7 +10,7 @@ from vidlab.backbones.mmdim.dual_block import DualBlockContext
 from vidlab.backbones.mmdim.positions import frame_causal, frame_times, rotation_of, waves_of
 from vidlab.backbones.mmdim.settings import level_registers, role_registers
 from vidlab.backbones.mmdim.single_block import SingleBlockContext
-from vidlab.backbones.mmdim.temporal import temporal_mask
+from vidlab.backbones.mmdim.temporal import temporal_grids, temporal_mask
 from vidlab.clip import DenoiserInput
 from vidlab.layers.mixers.recomposition import FrameGrids, frame_of_token, scan_tables, unscan_tables
 from vidlab.layers.mixers.recomposition import text_ends as ends_of
@@ -104,7 +104,7 @@ class Contexts:
         text = None if input.text is None or first else ends_of(input.text.mask, self.both_ends)
         slots, places = _slots(input), conditions.joint_places(_slots(input))
         return SingleBlockContext(
-            frames=frames,
+            grids=temporal_grids(frames) if self.temporal else None,
             text=text,
             scans=self.tables.get(scan_tables, scanned, registers, self.bank, *paths, device=device),
             unscans=self.tables.get(unscan_tables, scanned, *paths, device=device),

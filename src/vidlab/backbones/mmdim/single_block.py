@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidlab.backbones.mmdim.conditions import at_places
-from vidlab.backbones.mmdim.temporal import TemporalBranch
+from vidlab.backbones.mmdim.temporal import TemporalBranch, TemporalGrids
 from vidlab.features.memory import Memory
 from vidlab.layers.attention import xavier_linears, zero_init
 from vidlab.layers.mixers.mixer import MixerKernels, ResumableMixer
-from vidlab.layers.mixers.recomposition import FrameGrids, Recomposition, TextEnds
+from vidlab.layers.mixers.recomposition import Recomposition, TextEnds
 from vidlab.layers.modulation import add_gated, modulate
 
 REGISTER_STD = 0.02
@@ -24,7 +24,7 @@ class SingleBlockContext:
     """What every single-stream block of one forward pass shares.
 
     Args:
-        frames: the grids.
+        grids: of the frames, for the temporal branch; None where there is none.
         text: both ends of the text, or None.
         scans: of ``scan_tables``.
         unscans: of ``unscan_tables``.
@@ -33,7 +33,7 @@ class SingleBlockContext:
         places: which row of it each token reads; None where it has one for each or for all.
     """
 
-    frames: FrameGrids
+    grids: TemporalGrids | None
     text: TextEnds | None
     scans: Int[Tensor, "paths R"]
     unscans: Int[Tensor, "paths V"]
@@ -99,8 +99,8 @@ class MMDiMBlock(nn.Module):
         """One block on [text, frames]."""
         u, gate = self._modulated(x, context)
         y = self.mix(u, context.recomposition())
-        if self.temporal is not None and context.temporal_mask is not None:
-            moved = self.temporal(u[:, context.slots :], context.frames, context.temporal_mask)
+        if self.temporal is not None and context.grids is not None and context.temporal_mask is not None:
+            moved = self.temporal(u[:, context.slots :], context.grids, context.temporal_mask)
             y = y + F.pad(moved, (0, 0, context.slots, 0))
         return self._added(x, u, y, gate)
 
@@ -109,14 +109,14 @@ class MMDiMBlock(nn.Module):
 
         Args:
             x: text and the frames of the history.
-            context: of a scan of the history; ``frames`` are all of them.
+            context: of a scan of the history; ``grids`` are those of all frames.
         """
         u, gate = self._modulated(x, context)
         recomposition = context.recomposition()
         mixed, memory = self._resumable().remember(recomposition.apply(u, self.registers), recomposition.real())
         y, parts = recomposition.invert(mixed), [memory]
-        if self.temporal is not None and context.temporal_mask is not None:
-            moved, memory = self.temporal.remember(u[:, context.slots :], context.frames, context.temporal_mask)
+        if self.temporal is not None and context.grids is not None and context.temporal_mask is not None:
+            moved, memory = self.temporal.remember(u[:, context.slots :], context.grids, context.temporal_mask)
             y = y + F.pad(moved, (0, 0, context.slots, 0))
             parts.append(memory)
         return self._added(x, u, y, gate), Memory(parts=tuple(parts))
@@ -127,8 +127,8 @@ class MMDiMBlock(nn.Module):
         recomposition = context.recomposition()
         mixed = self._resumable().resume(recomposition.apply(u, self.registers), memory.parts[0])
         y = recomposition.invert(mixed)
-        if self.temporal is not None and context.temporal_mask is not None:
-            y = y + self.temporal.resume(u, context.frames, context.temporal_mask, memory.parts[1])
+        if self.temporal is not None and context.grids is not None and context.temporal_mask is not None:
+            y = y + self.temporal.resume(u, context.grids, context.temporal_mask, memory.parts[1])
         return self._added(x, u, y, gate)
 
     def _modulated(self, x: Tensor, context: SingleBlockContext) -> tuple[Tensor, Tensor]:

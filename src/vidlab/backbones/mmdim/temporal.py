@@ -34,6 +34,37 @@ class Run:
         return self.frames * self.ratio[0] * self.ratio[1] if self.split else self.frames
 
 
+@dataclass(frozen=True)
+class TemporalGrids:
+    """What the temporal branch knows of the frames; compared once for each pass, outside of what is compiled.
+
+    Args:
+        coarsest: (rows, columns) of the smallest grid.
+        runs: frames in order, in runs of equal ones.
+    """
+
+    coarsest: tuple[int, int]
+    runs: tuple[Run, ...]
+
+    def part(self, split: bool) -> "TemporalGrids":
+        """The predicted frames alone, or the history."""
+        return TemporalGrids(self.coarsest, tuple(run for run in self.runs if run.split == split))
+
+    @property
+    def tokens(self) -> int:
+        """Temporal tokens."""
+        return sum(run.tokens for run in self.runs)
+
+
+def temporal_grids(frames: FrameGrids) -> TemporalGrids:
+    """Of frames.
+
+    Raises:
+        ValueError: as ``coarsest``.
+    """
+    return TemporalGrids(coarsest(frames), runs_of(frames))
+
+
 def coarsest(frames: FrameGrids) -> tuple[int, int]:
     """(rows, columns) of the smallest grid.
 
@@ -98,37 +129,30 @@ class TemporalBranch(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, video: Video, frames: FrameGrids, mask: Bool[Tensor, "n n"]) -> Video:
+    def forward(self, video: Video, grids: TemporalGrids, mask: Bool[Tensor, "n n"]) -> Video:
         """What to add to the tokens of the frames.
 
         Args:
             video: frames end to end.
-            frames: their grids.
+            grids: theirs.
             mask: of ``temporal_mask``.
         """
-        return self._among(video, frames, runs_of(frames), mask)[0]
+        return self._among(video, grids, mask)[0]
 
-    def remember(self, video: Video, frames: FrameGrids, mask: Bool[Tensor, "n n"]) -> tuple[Video, Memory]:
+    def remember(self, video: Video, grids: TemporalGrids, mask: Bool[Tensor, "n n"]) -> tuple[Video, Memory]:
         """What to add to the tokens of the history alone; and its keys and values."""
-        runs = tuple(run for run in runs_of(frames) if not run.split)
-        count = sum(run.tokens for run in runs)
-        return self._among(video, frames, runs, mask[:count, :count])
+        known = grids.part(split=False)
+        return self._among(video, known, mask[: known.tokens, : known.tokens])
 
-    def resume(self, video: Video, frames: FrameGrids, mask: Bool[Tensor, "n n"], memory: Memory) -> Video:
+    def resume(self, video: Video, grids: TemporalGrids, mask: Bool[Tensor, "n n"], memory: Memory) -> Video:
         """What to add to the tokens of the predicted frames, after a history of ``memory``."""
-        runs = tuple(run for run in runs_of(frames) if run.split)
-        count = sum(run.tokens for run in runs)
-        return self._among(video, frames, runs, mask[-count:], memory)[0]
+        new = grids.part(split=True)
+        return self._among(video, new, mask[-new.tokens :], memory)[0]
 
     def _among(
-        self,
-        video: Video,
-        frames: FrameGrids,
-        runs: tuple[Run, ...],
-        mask: Bool[Tensor, "n m"],
-        memory: Memory | None = None,
+        self, video: Video, grids: TemporalGrids, mask: Bool[Tensor, "n m"], memory: Memory | None = None
     ) -> tuple[Video, Memory]:
-        rows, columns = coarsest(frames)
+        (rows, columns), runs = grids.coarsest, grids.runs
         pieces = video.split([run.frames * rows * columns * run.ratio[0] * run.ratio[1] for run in runs], dim=1)
         folded = torch.cat([_fold(*pair, rows, columns) for pair in zip(pieces, runs, strict=True)], dim=1)
         q, k, v = self.qkv(folded).chunk(3, dim=-1)  # (B, n, places, D) each

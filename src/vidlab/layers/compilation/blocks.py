@@ -30,9 +30,19 @@ def compile_blocks(blocks: Iterable[nn.Module], **settings: Any) -> None:
         block.compile(fullgraph=True, **settings)
 
 
+def no_view(tokens: Shaped[Tensor, "B L D"]) -> Shaped[Tensor, "B L D"]:
+    """The same numbers in a tensor of its own: a block that is given a view would be compiled once more for it."""
+    return tokens.clone() if _before_a_graph() and tokens._is_view() else tokens
+
+
 def any_length(tokens: Shaped[Tensor, "B S *D"]) -> Shaped[Tensor, "B S *D"]:
     """The same tensor; the compiler is told that S, such as the number of text tokens, differs between batches."""
-    # without dynamo, whose import takes seconds, nothing has been compiled
-    if "torch._dynamo" in sys.modules and tokens.shape[1] > 1 and not torch.compiler.is_compiling():
+    if _before_a_graph() and tokens.shape[1] > 1:
         torch._dynamo.maybe_mark_dynamic(tokens, 1)
     return tokens
+
+
+def _before_a_graph() -> bool:
+    """Whether what runs now may be read by a compiled block."""
+    # without dynamo, whose import takes seconds, nothing has been compiled
+    return not torch.compiler.is_compiling() and "torch._dynamo" in sys.modules
