@@ -24,8 +24,8 @@ CROSSED = (MODELS, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS, OPTIMIZERS)
 PLACES = {name: place for names in CROSSED for place, name in enumerate(names)}
 
 
-# Relative, of 20 steps in float32 on another processor than that of the record, whose last bits differ. On one machine a
-# change that only sums in another order stays within 1e-6, which compare_records.py shows.
+# Relative, of 20 steps in float32 on another processor than that of the record, whose last bits differ. On one machine
+# a change that only sums in another order stays within 1e-6, which compare_records.py shows.
 TOLERANCE = 1e-4
 FIRST = 6  # steps of a combination in every run of the tests: the optimizer's state counts from the second on
 
