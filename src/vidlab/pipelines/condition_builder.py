@@ -57,13 +57,12 @@ class ConditionBuilder:
         """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
         shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
         numbers = micro_conditions(shapes, size, len(latents), draw, micro)
-        device = next(self.denoiser.parameters()).device
         return Conditions(
             text=text,
             known=given.known,
             history=given.history,
             controls=given.controls,
-            micro={name: value.to(device) for name, value in numbers.items()},
+            micro={name: value.to(latents.device) for name, value in numbers.items()},
             structure=given.structure,
         )
 
