@@ -203,7 +203,7 @@ class HARIVO(VideoDenoiser):
         added = [embed(part) for embed, part in zip(self.controls, parts, strict=True)]
         extra = sum(added[1:], added[0]) if added else None
         dtype = self.body.conv_in.weight.dtype
-        latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)
+        latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)  # (B, C, T, H, W)
         tokens = None if self.image_prompt is None else self.image_prompt(input.micro[IMAGE_PROMPT], latents.shape[2])
         return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra, tokens)
 
@@ -240,7 +240,7 @@ class HARIVO(VideoDenoiser):
         walk.image_tokens = given.image_tokens
         if self.control is not None:
             walk.added = self.control(given.latents, given.levels, *self._repeated(given))
-        frames = walk(self.body, frames_of(given.latents))
+        frames = walk(self.body, frames_of(given.latents))  # (B T, C, H, W)
         return clips_of(frames, given.latents.shape[2]), walk
 
     @staticmethod
