@@ -56,7 +56,7 @@ class BatchedMuon(torch.optim.Muon):
     ) -> None:
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         looked_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])  # decoupled, as AdamW's
         shapes: dict[torch.Size, list[int]] = {}
         for place, parameter in enumerate(params):
             shapes.setdefault(parameter.shape, []).append(place)
