@@ -1,4 +1,4 @@
-"""STIV: a factorised diffusion transformer for text and image to video (arXiv 2412.07730)."""
+"""STIV: a factorized diffusion transformer for text and image to video (arXiv 2412.07730)."""
 
 import math
 from collections.abc import Sequence

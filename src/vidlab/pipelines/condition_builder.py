@@ -16,7 +16,7 @@ from vidlab.randomness import KeyedRNG
 from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 
-Latents = Float[Tensor, "B C T h w"]
+Latents = Float[Tensor, "B C t h w"]
 Pixels = Float[Tensor, "B 3 T H W"]
 Frames = Bool[Tensor, "B T"]
 Micro = Mapping[str, Tensor | Sequence[float]]

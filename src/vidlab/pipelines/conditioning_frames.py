@@ -139,7 +139,7 @@ def _last_frames(video: Media, count: int, max_megapixels: float) -> UInt8[np.nd
 
 
 def to_pixels(frames: UInt8[np.ndarray, "T H W 3"], height: int, width: int) -> Float[Tensor, "3 T h w"]:
-    """Scale the short side to fit, crop the centre."""
+    """Scale the short side to fit, crop the center."""
     video = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float()  # Pillow's are read-only
     scale = max(height / video.shape[2], width / video.shape[3])
     size = [max(round(video.shape[2] * scale), height), max(round(video.shape[3] * scale), width)]

@@ -90,7 +90,7 @@ class HARIVO(VideoDenoiser):
         frame_tokens: K, tokens of each frame, 3 in the paper; 0 for none.
         text_tokens: M, text tokens that they are made of.
         temporal: false leaves temporal modules and frame tokens out: the image model with the mapping network.
-        other_image_model: take weights trained on another body, such as a personalised one of the same structure.
+        other_image_model: take weights trained on another body, such as a personalized one of the same structure.
         lora_rank: of a LoRA on the body's attention that is trained with the rest; 0 for none. It is part of the image
             model wherever that predicts, ``image_branch`` and ``temporal=false`` included.
         lora_alpha: its scale times its rank; None is the rank.

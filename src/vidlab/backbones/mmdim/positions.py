@@ -1,4 +1,4 @@
-"""Where tokens are when every frame has a grid of its own, and which of them may see which."""
+"""MM-DiM's positions and frame-causal mask, for frames that have token grids of different sizes."""
 
 import torch
 from jaxtyping import Bool, Float, Int

@@ -1,4 +1,4 @@
-"""The temporal branch of MM-DiM: whole frames attend to whole frames."""
+"""The temporal branch of MM-DiM: causal attention among frames, of which each is one token."""
 
 from dataclasses import dataclass
 
