@@ -15,8 +15,8 @@ from vidlab.backbones.mmdim.model import MMDiM
 from vidlab.errors import UserError
 from vidlab.layers.mixers.ssd_mixer import SSDMixer
 
-# Rows of a fused projection of queries, keys and values, and of ``SSDMixer.in_proj``, in this order.
-FROM, TO = ("q", "k", "v"), ("C", "B", "x")
+# Rows of ``SSDMixer.in_proj`` for those of a fused projection of queries, keys and values, in this order.
+TO = ("C", "B", "x")
 
 
 @dataclass(frozen=True)
