@@ -181,6 +181,33 @@ def test_no_room_is_crowded():
     assert {str(room.relative_to(SOURCE)): count for room, count in counts.items() if count > 15} == {}
 
 
+MOST_LINES = {"file": 350, "class": 250, "function": 55}  # decorators are not counted
+
+
+def too_large(name: str, source: str) -> list[str]:
+    """What of a module has more lines than a reader takes in at a time."""
+    tree = parsed(source)
+    sizes = [("file", name, len(source.splitlines()))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            kind = "class" if isinstance(node, ast.ClassDef) else "function"
+            sizes.append((kind, f"{name}:{node.lineno} {node.name}", (node.end_lineno or 0) - node.lineno + 1))
+    return [f"{kind} {what}: {lines} lines" for kind, what, lines in sizes if lines > MOST_LINES[kind]]
+
+
+def test_nothing_is_too_large():
+    files = [(str(path.relative_to(SOURCE)), path.read_text()) for path in SOURCE.rglob("*.py")]
+    assert [what for name, source in files for what in too_large(name, source)] == []
+
+
+def test_the_test_of_sizes_sees_them():
+    body = "    pass\n"
+    assert too_large("a", "def f():\n" + body * 54) == []
+    assert too_large("a", "def f():\n" + body * 55) == ["function a:1 f: 56 lines"]
+    assert too_large("a", "class A:\n" + body * 250) == ["class a:1 A: 251 lines"]
+    assert too_large("a", "x = 1\n" * 351) == ["file a: 351 lines"]
+
+
 def names_a_model(node: ast.AST) -> bool:
     text = ast.unparse(node).lower()
     return any(word in text for word in ("model", "backbone", "denoiser", "objective", "system"))

@@ -28,7 +28,7 @@ class StructureSignal:
 
     def gain(self, t: Tensor) -> Float[Tensor, "B 1 1"]:
         """The factor on what is added, by clip; of clips with several noise levels the highest counts."""
-        level = t if t.ndim == 1 else t.amax(dim=1)
+        level = t if t.ndim == 1 else t.amax(dim=1)  # (B,)
         least, greatest = self.interval
         acts = (level >= least) & (level <= greatest)
         return (self.strength * acts.to(torch.float32))[:, None, None]
@@ -67,5 +67,5 @@ def with_addition(tokens: Float[Tensor, "B S D"], additions: Additions | None, n
     if additions is None:
         return tokens
     addition = additions(number).to(tokens.dtype)  # (B, L, D)
-    before = tokens.shape[1] - addition.shape[1]
+    before = tokens.shape[1] - addition.shape[1]  # of text or a history, which nothing is added to
     return tokens + (torch.nn.functional.pad(addition, (0, 0, before, 0)) if before else addition)

@@ -396,7 +396,7 @@ def test_clips_it_cannot_take(x, message):
     "x", [torch.zeros(1, 1, 5, 16, 16), torch.zeros(1, 3, 5, 16, 16, dtype=torch.int16)], ids=["grey", "10 bits"]
 )
 def test_grey_and_integer_pixels(x):
-    with pytest.raises(UserError, match=r"3 colors as floats in \[-1, 1\].*Repeat a grey channel"):
+    with pytest.raises(UserError, match=r"3 colors as floats in \[-1, 1\].*Repeat a gray channel"):
         tiny().check_frames(x)
 
 

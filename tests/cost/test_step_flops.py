@@ -111,9 +111,9 @@ def test_a_frozen_body_and_a_second_branch():
     """Three times the forward pass would be half too much: of a frozen convolution one product of three is missing."""
     module = composed(*HARIVO, "losses=harivo")
     clips = batch(module, ("a red circle moves to the right",))
-    both = module.plan.cost(module._reads(InputShape(module.latent), 8, 0))
+    both = module.plan.cost(module.costs.reads(InputShape(module.latent), 8, 0))
     assert real_flops(module, clips) == both.training_flops == module.step_cost(clips).training_flops
-    alone = module.plan.cost(replace(module._reads(InputShape(module.latent), 8, 0), requested=frozenset()))
+    alone = module.plan.cost(replace(module.costs.reads(InputShape(module.latent), 8, 0), requested=frozenset()))
     assert 1.0 < alone.backward_flops / alone.forward_flops < 1.5
     assert both.forward_flops > 1.5 * alone.forward_flops and both.backward_flops > 1.3 * alone.backward_flops
 

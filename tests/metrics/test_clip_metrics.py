@@ -13,7 +13,7 @@ from vidlab.metrics.reconstruction.psnr import PSNR
 from vidlab.metrics.reconstruction.ssim import SSIM
 from vidlab.metrics.results import difference
 from vidlab.metrics.vbench.consistency import Consistency, frame_consistency
-from vidlab.metrics.vbench.flow import flows, grey_frames, warp
+from vidlab.metrics.vbench.flow import flows, gray_frames, warp
 from vidlab.metrics.vbench.motion import (
     DynamicDegree,
     MotionMagnitude,
@@ -87,7 +87,7 @@ def test_temporal_flickering_by_hand():
 def test_flow_finds_a_known_shift():
     for pixels in (0.0, 1.0, 2.5):
         clip = sliding(pixels)
-        found = flows(grey_frames(clip[0]))[:, 12:-12, 12:-12]
+        found = flows(gray_frames(clip[0]))[:, 12:-12, 12:-12]
         assert np.abs(found - [pixels, 0]).mean() < 0.15
         # lengths are stated for a short side of 256, four times this one
         assert value(MotionMagnitude(), clip) == pytest.approx(4 * pixels, abs=0.15 * 4 + 0.2 * pixels)

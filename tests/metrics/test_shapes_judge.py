@@ -11,7 +11,7 @@ from vidlab.errors import DataError, UserError
 from vidlab.factors import Factors
 from vidlab.metrics.results import difference
 from vidlab.metrics.shapes.grade import DIMENSIONS
-from vidlab.metrics.shapes.judge import ShapesJudge, grey_levels, see
+from vidlab.metrics.shapes.judge import ShapesJudge, gray_levels, scene_of
 
 
 def clips(count: int, difficulty: str = "rich", **size: int) -> tuple[Tensor, list[Factors], list[str]]:
@@ -38,11 +38,11 @@ def test_true_clips_have_full_marks_with_interval_and_settings() -> None:
     assert all(part.name == f"shapes_judge/{name}" for name, part in parts.items())
 
 
-def test_pixels_are_mapped_to_grey_levels() -> None:
+def test_pixels_are_mapped_to_gray_levels() -> None:
     video = torch.tensor([-1.0, 0.0, 1.0, 1.0005]).view(1, 4, 1, 1).expand(3, 4, 2, 2)
-    assert grey_levels(video)[:, 0, 0, 0].tolist() == [0.0, 127.5, 255.0, 255.0]
+    assert gray_levels(video)[:, 0, 0, 0].tolist() == [0.0, 127.5, 255.0, 255.0]
     videos, _, _ = clips(1, "plain")
-    assert see(videos[0]).canvas.frames == 8
+    assert scene_of(videos[0]).canvas.frames == 8
 
 
 def test_order_batches_and_repeats_change_nothing() -> None:

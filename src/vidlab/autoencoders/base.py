@@ -213,7 +213,7 @@ class Autoencoder(nn.Module, ABC):
         if pixels.ndim != 5 or pixels.shape[1] != 3 or not pixels.is_floating_point():
             raise UserError(
                 f"{name} reads clips (B, 3, T, H, W) of 3 colors as floats in [-1, 1], and was given "
-                f"{tuple(pixels.shape)} of {pixels.dtype}. Repeat a grey channel three times; divide 8 bits by 127.5, "
+                f"{tuple(pixels.shape)} of {pixels.dtype}. Repeat a gray channel three times; divide 8 bits by 127.5, "
                 "10 bits by 511.5, less 1."
             )
         self.latent_shape(1 if self.stride.first_frame_alone else self.stride.frames, *pixels.shape[3:])

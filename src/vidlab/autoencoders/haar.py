@@ -22,7 +22,7 @@ def haar_matrix(size: int) -> Float[Tensor, "size size"]:
         return torch.ones(1, 1, dtype=torch.float64)
     coarse = torch.kron(haar_matrix(size // 2), torch.tensor([[1.0, 1.0]], dtype=torch.float64))
     fine = torch.kron(torch.eye(size // 2, dtype=torch.float64), torch.tensor([[1.0, -1.0]], dtype=torch.float64))
-    return torch.cat([coarse, fine]) / math.sqrt(2)
+    return torch.cat([coarse, fine]) / math.sqrt(2)  # (size, size)
 
 
 class Haar(FrameGroups):
@@ -62,13 +62,13 @@ class Haar(FrameGroups):
         blocks = rearrange(pixels, "b c (t p) (h q) (w r) -> b t h w c (p q r)", p=s.frames, q=s.height, r=s.width)
         with torch.autocast(pixels.device.type, enabled=False):
             coefficients = blocks.float() @ (self.scale * self.basis).mT
-        return rearrange(coefficients, "b t h w c k -> b (c k) t h w")
+        return rearrange(coefficients, "b t h w c k -> b (c k) t h w")  # (B, C, T', H', W')
 
     @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         self.check_latents(latents)
         s = self.stride
-        coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)
+        coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)  # (B, T', H', W', 3, K)
         with torch.autocast(latents.device.type, enabled=False):
             blocks = coefficients.float() @ (self.basis / self.scale)
         return rearrange(blocks, "b t h w c (p q r) -> b c (t p) (h q) (w r)", p=s.frames, q=s.height, r=s.width)

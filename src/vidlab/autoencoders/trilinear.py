@@ -18,7 +18,7 @@ class Trilinear(Autoencoder):
 
     Latents have the other's shape: channels (1 + n) (H / height) (W / width) numbers for 1 + n ``frames`` frames. They
     hold a small clip of 3 colors and t x h x w positions, one value after the other, and zeros in what is left. It is
-    made by trilinear interpolation between the centres of pixels, without a wider filter on the way down, and the clip
+    made by trilinear interpolation between the centers of pixels, without a wider filter on the way down, and the clip
     is made of it in the same way. A baseline for reconstruction; no denoiser finds neighbors in such latents.
 
     The small clip has t = ceil(T / span) frames, and rows and columns in the proportion of the clip's, as many as fit.

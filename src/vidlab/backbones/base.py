@@ -1,4 +1,4 @@
-"""What every video denoiser is, and what it declares of itself."""
+"""The base class of video denoisers, and the spec in which each declares its patch, inputs, features and kernels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""STIV: a factorised diffusion transformer for text and image to video (arXiv 2412.07730)."""
+"""STIV: a factorized diffusion transformer for text and image to video (arXiv 2412.07730)."""
 
 import math
 from collections.abc import Sequence
@@ -122,8 +122,7 @@ class STIV(PatchedDenoiser):
         self.activation_checkpointing = activation_checkpointing
         self.tables = Tables()
         kernel = attention_kernel(attention)
-        patch_channels = latent.channels * math.prod(patch)
-        self.embed = nn.Linear(patch_channels, width)
+        self.embed = nn.Linear(latent.channels * math.prod(patch), width)
         self.controls = nn.ModuleList(ControlEmbed(n * math.prod(patch), width) for n in self.control_channels)
         self.condition = SingletonCondition(width, text_width, micro_conditions, singleton_norm)
         self.text_tokens = nn.Linear(text_width, width)
@@ -131,7 +130,7 @@ class STIV(PatchedDenoiser):
         self.blocks = nn.ModuleList(STIVBlock(width, heads, mlp_ratio, self.options, kernel) for _ in range(depth))
         self.mask_token = nn.Parameter(torch.empty(width)) if mask_ratio > 0 else None
         self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, patch_channels)
+        self.head = nn.Linear(width, self.embed.in_features)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -148,7 +148,7 @@ class STIVBlock(nn.Module):
     ) -> tuple[Float[Tensor, "B L D"], Heads, Heads]:
         """One block, and what its spatial attention compares."""
         spatial, mlp, *temporal = self.modulation(step.condition)
-        q, k, v = self.spatial.heads_of(self._read(x, spatial), step.spatial)
+        q, k, v = self.spatial.heads_of(self._read(x, spatial), step.spatial)  # (B, L, N, d) each
         x = self._add(x, spatial, self.spatial.attend(q, k, v, Spatial(), step.grid))
         if self.temporal is not None:
             hidden = self._read(x, temporal[0]) if temporal else normalize(x)  # (B, L, D)

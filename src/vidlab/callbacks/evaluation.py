@@ -1,4 +1,4 @@
-"""A small evaluation during training."""
+"""Metrics of generated videos every so many training steps, on a few prompts and clips."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The learning rate as one curve."""
+"""Logs the learning rate as one curve, however many parameter groups there are."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback

@@ -129,7 +129,7 @@ class Conditioning(Protocol):
         return None
 
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
-        """Evidence of the frames marked True; the pixels of others are not looked at.
+        """The conditions of the frames marked True; the pixels of others are not looked at.
 
         Raises:
             UserError: frames that this conditioning cannot make known.

@@ -67,7 +67,7 @@ class FrameReplacement(Conditioning):
     def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
         """The pattern's frames of each clip that keeps its image; none where they are all there are."""
         x0 = clips.x0
-        kept = clips.draw.uniform("image_dropout").to(x0.device) >= self.image_dropout
+        kept = clips.draw.uniform("image_dropout").to(x0.device) >= self.image_dropout  # (B,)
         frames = self.pattern.frames(x0.shape[2])
         if self.gives_all(x0.shape[2]):
             frames = torch.zeros_like(frames)
@@ -86,7 +86,7 @@ class FrameReplacement(Conditioning):
             UserError: a latent frame is known in part.
         """
         x0 = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, 0))
-        folded = by_latent_frame(frames, x0.shape[2], encoder.stride)
+        folded = by_latent_frame(frames, x0.shape[2], encoder.stride)  # (B, t, frames of a latent frame)
         if (folded.any(dim=2) & ~folded.all(dim=2)).any():
             raise UserError(
                 f"{int(frames[0].sum())} of {frames.shape[1]} frames are given, but a latent frame of this autoencoder "

@@ -128,9 +128,9 @@ class MaskedVideo(Conditioning):
         if pixels is None:
             raise ValueError("masked video needs the pixels of the clips")
         frames = self.kept_frames(pixels.shape[2], draw, clips.step).to(pixels.device)
-        level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))
+        level = torch.exp(self.noise_mean + self.noise_std * draw.normal("condition_level", ()))  # (B,)
         level = torch.where(draw.uniform("condition_clean") < self.clean, 0, level).to(pixels)
-        noise = draw.normal("condition_noise", tuple(pixels.shape[1:])).to(pixels)
+        noise = draw.normal("condition_noise", tuple(pixels.shape[1:])).to(pixels)  # (B, 3, T, H, W)
         return self.for_inference(pixels + level[:, None, None, None, None] * noise, frames, encoder)
 
     def kept_frames(self, count: int, draw: KeyedRNG, step: int) -> Frames:
@@ -144,8 +144,8 @@ class MaskedVideo(Conditioning):
     def for_inference(self, pixels: Pixels, frames: Frames, encoder: FrameEncoder) -> FrameConditions:
         """Latents of the video with all other frames black, and the folded mask."""
         masked = encoder.encode(torch.where(frames[:, None, :, None, None], pixels, -1.0))
-        mask = folded_mask(frames, tuple(masked.shape[2:]), encoder.stride).to(masked)
-        known = 1 - mask.amax(dim=1, keepdim=True)
+        mask = folded_mask(frames, tuple(masked.shape[2:]), encoder.stride).to(masked)  # (B, stride.frames, t, h, w)
+        known = 1 - mask.amax(dim=1, keepdim=True)  # (B, 1, t, h, w)
         return FrameConditions(controls=Controls(channels=torch.cat([masked, mask], dim=1), mask=known))
 
 

@@ -1,4 +1,4 @@
-"""Which frames of a clip are known."""
+"""Frame patterns: which latent frames of a training clip are given to the model."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

@@ -90,8 +90,8 @@ class GaussianObjective(Objective):
         Known latents are put in after noising, and the error there does not count (STIV, frame replacement).
         """
         noise = draw.normal("noise", tuple(x0.shape[1:])).to(x0)  # (B, C, T, H, W)
-        path = self.schedule.coefficients(t.to(x0))
-        wide = path.like(x0)
+        path = self.schedule.coefficients(t.to(x0))  # (B,) each, or (B, T)
+        wide = path.like(x0)  # (B, 1, 1, 1, 1), or (B, 1, T, 1, 1)
         latents, known = noised(x0, noise, wide), conditions.known
         return Corrupted(
             input=DenoiserInput(
@@ -129,6 +129,6 @@ class GaussianObjective(Objective):
     def predict_x0(
         self, backbone: Backbone, x0: Latents, log_snr: float, conditions: Conditions, draw: KeyedRNG
     ) -> Latents:
-        t = self.schedule.t_at_log_snr(x0.new_full((len(x0),), log_snr))
+        t = self.schedule.t_at_log_snr(x0.new_full((len(x0),), log_snr))  # (B,)
         corrupted = self.prepare_at(x0, t, conditions, draw)
         return self.denoised(backbone(corrupted.input), corrupted.input).x0

@@ -110,7 +110,7 @@ class VPrediction(LinearTarget):
     @override
     def mix(self, path: PathCoefficients) -> tuple[Tensor, Tensor]:
         """(-sigma, alpha)."""
-        return -path.sigma, path.alpha
+        return -path.sigma, path.alpha  # Salimans & Ho 2022, section 4
 
 
 class Epsilon(LinearTarget):

@@ -198,7 +198,7 @@ class PyramidFlow(Objective):
         for frame in range(x0.shape[2]):
             example = self._example(x0, self.stages - 1, frame, r, conditions, draw, corrupt=False)
             found.append(self.denoised(backbone(example.input), example.input).x0)
-        return torch.cat(found, dim=2)
+        return torch.cat(found, dim=2)  # (B, C, T, H, W)
 
     def _example(
         self, x0: Latents, number: int, frame: int, r: Tensor, conditions: Conditions, draw: KeyedRNG, corrupt: bool
@@ -208,8 +208,8 @@ class PyramidFlow(Objective):
         if conditions.controls is not None:
             raise ValueError("pyramid flow has no controls: frames that are known are its history")
         channels, _, height, width = x0.shape[1:]
-        clean = latent_pyramid(x0[:, :, : frame + 1], self.stages)
-        noise = draw.normal(f"noise{frame}", (channels, 1, height, width)).to(x0)
+        clean = latent_pyramid(x0[:, :, : frame + 1], self.stages)  # (B, C, frame + 1, h, w) at each level
+        noise = draw.normal(f"noise{frame}", (channels, 1, height, width)).to(x0)  # (B, C, 1, H, W)
         stage = self.table[number]
         now = [level[:, :, frame:] for level in clean]  # (B, C, 1, h, w) at each level
         flow = stage.flow(now[number], noise_pyramid(noise, self.stages)[number], now[number - 1] if number else None)
@@ -218,7 +218,7 @@ class PyramidFlow(Objective):
         past = self._corrupted(clean, frame, draw) if corrupt and frame else clean
         return Corrupted(
             input=DenoiserInput(
-                latents=flow.at(r),
+                latents=flow.at(r),  # (B, C, 1, h, w)
                 t=embedded / self.grid,
                 embedded_t=embedded,
                 text=conditions.text,
@@ -232,7 +232,7 @@ class PyramidFlow(Objective):
 
     def _corrupted(self, clean: Pyramid, frames: int, draw: KeyedRNG) -> Pyramid:
         finest = clean[-1][:, :, :frames]
-        noise = draw.normal("history_noise", tuple(finest.shape[1:])).to(finest)
+        noise = draw.normal("history_noise", tuple(finest.shape[1:])).to(finest)  # (B, C, frames, H, W)
         share = self.corruption.levels(frames, draw).to(finest)  # (B, frames)
         noises = noise_pyramid(noise, self.stages)
         return tuple(corrupted(level[:, :, :frames], n, share) for level, n in zip(clean, noises, strict=True))
@@ -254,8 +254,8 @@ class PyramidFlow(Objective):
         return sum(below, start=torch.zeros_like(embedded, dtype=torch.long))
 
     def _point(self, input: DenoiserInput) -> StagePoint:
-        embedded = input.embedded_t.view(-1, 1, 1, 1, 1).float()
-        number = self._stages_of(embedded)
+        embedded = input.embedded_t.view(-1, 1, 1, 1, 1).float()  # (B, 1, 1, 1, 1)
+        number = self._stages_of(embedded)  # (B, 1, 1, 1, 1)
         sigma_start, sigma_end, t_start, t_end = (
             torch.stack([value * (number == k) for k, value in enumerate(values)]).sum(dim=0)
             for values in zip(*((s.sigma_start, s.sigma_end, s.t_start, s.t_end) for s in self.table), strict=True)

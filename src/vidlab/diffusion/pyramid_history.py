@@ -20,7 +20,7 @@ def frame_levels(frames: int, stage: int) -> tuple[int, ...]:
     The newest is as fine as the current frame, the one before one level coarser, and so on; all older ones are at
     level 0, the coarsest (M4V, eq. 7).
     """
-    return tuple(max(0, stage - age) for age in reversed(range(frames)))
+    return tuple(max(0, stage - age) for age in reversed(range(frames)))  # M4V, eq. 7
 
 
 def history_of(pyramid: Pyramid, frames: int, stage: int) -> tuple[History, ...]:
@@ -99,8 +99,8 @@ class LinearCorruption:
 
     def levels(self, frames: int, draw: KeyedRNG) -> Float[Tensor, "B frames"]:
         """(B, frames), evenly spaced between the two draws."""
-        drawn = draw.uniform("history_level", (2,))
-        newest = self.most * drawn[:, :1]
+        drawn = draw.uniform("history_level", (2,))  # (B, 2)
+        newest = self.most * drawn[:, :1]  # (B, 1)
         return ramp(newest * drawn[:, 1:], newest, frames)
 
 
@@ -116,5 +116,5 @@ def _check_most(most: float) -> None:
 
 def corrupted(latents: Float[Tensor, "B C T H W"], noise: Tensor, share: Float[Tensor, "B T"]) -> Tensor:
     """share noise + (1 - share) latents, frame by frame."""
-    wide = share[:, None, :, None, None]
+    wide = share[:, None, :, None, None]  # (B, 1, T, 1, 1)
     return wide * noise + (1 - wide) * latents

@@ -51,7 +51,7 @@ def block_noise(noise: Latents, gamma: float = 1 / 3) -> Latents:
         noise: z, standard normal.
         gamma: minus the correlation.
     """
-    mean = doubled(halved(noise))
+    mean = doubled(halved(noise))  # (B, C, T, H, W), constant within each block
     return math.sqrt(1 + gamma) * (noise - mean) + math.sqrt(max(1 - 3 * gamma, 0.0)) * mean
 
 

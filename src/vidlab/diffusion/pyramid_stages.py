@@ -70,7 +70,7 @@ class Stage:
             noise: standard normal, of the same shape.
             coarser: clean, at the resolution of the stage before; None for the first stage.
         """
-        known = 0.0 if coarser is None else (1 - self.sigma_start) * doubled(coarser)
+        known = 0.0 if coarser is None else (1 - self.sigma_start) * doubled(coarser)  # (B, C, T, H, W)
         return Flow(
             start=self.sigma_start * noise + known,
             end=self.sigma_end * noise + (1 - self.sigma_end) * latents,
@@ -90,7 +90,7 @@ class Flow:
 
     def at(self, r: Float[Tensor, "B"]) -> Latents:
         """r start + (1 - r) end."""
-        wide = over_latents(r, self.start)
+        wide = over_latents(r, self.start)  # (B, 1, 1, 1, 1)
         return wide * self.start + (1 - wide) * self.end
 
     @property

@@ -139,9 +139,9 @@ class VariancePreserving(Schedule):
     def coefficients(self, t: Float[Tensor, "*t"]) -> PathCoefficients:
         """alpha = cos(phi), sigma = sin(phi), d_alpha = -sin(phi) phi', d_sigma = cos(phi) phi'."""
         table = self._table(t.device)
-        position = self._position(t, table.dtype)
+        position = self._position(t, table.dtype)  # (*t,)
         below = (position.ceil().long() - 1).clamp(min=0)
-        low, high = table[:, below], table[:, below + 1]
+        low, high = table[:, below], table[:, below + 1]  # (2, *t) each
         angle, complement = low.lerp(high, position - below)
         slope = (high[0] - low[0]) * self.steps
         alpha, sigma = complement.sin(), angle.sin()

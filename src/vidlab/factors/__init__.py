@@ -16,8 +16,8 @@ class ObjectFactors:
         speed: "slow" or "fast" for an object that changes place, else "none".
         position: where an object that keeps its place is ("centre", "left", "upper left", ...); "" for one
             that moves, or whose place is between two names.
-        x: the centre in each frame, growing to the right, in [0, 1] over the frame's width.
-        y: the centre in each frame, growing downwards, in [0, 1] over the frame's height.
+        x: the center in each frame, growing to the right, in [0, 1] over the frame's width.
+        y: the center in each frame, growing downwards, in [0, 1] over the frame's height.
         diameter: of the disc of the same area in each frame, as a fraction of the frame's short side.
         angle: clockwise turn in each frame, in radians; 0 is upright.
     """

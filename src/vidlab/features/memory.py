@@ -1,4 +1,4 @@
-"""What a network may keep of tokens that it need not read again."""
+"""Keys, values and scan states that a network keeps of tokens which it need not read again."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Absolute positions of tokens as waves through time and space at once."""
+"""Absolute positions of tokens in time and space as Fourier features, added to the tokens."""
 
 import math
 

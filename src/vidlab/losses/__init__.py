@@ -1,1 +1,1 @@
-"""Terms added to an objective."""
+"""Regularizers: loss terms that are added to an objective's, and the losses of autoencoder training."""

@@ -82,4 +82,4 @@ def adaptive_weight(
     of_reconstruction, of_adversary = (
         torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
     )
-    return weight * (of_reconstruction / (of_adversary + delta)).clamp(max=limit).detach()
+    return weight * (of_reconstruction / (of_adversary + delta)).clamp(max=limit).detach()  # eq. 4

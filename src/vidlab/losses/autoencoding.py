@@ -42,7 +42,7 @@ def kl_loss(mean: Float[Tensor, "B C T H W"], log_variance: Float[Tensor, "B C T
 
 
 def wavelet_loss(
-    analyzed: Sequence[Float[Tensor, "B _ _ _ _"]], synthesised: Sequence[Float[Tensor, "B _ _ _ _"]]
+    analyzed: Sequence[Float[Tensor, "B _ _ _ _"]], synthesized: Sequence[Float[Tensor, "B _ _ _ _"]]
 ) -> Float[Tensor, ""]:
     """L_WL, equation 2 of the Open-Sora Plan report (arXiv 2412.00131): bands of the decoder against the encoder's.
 
@@ -50,13 +50,13 @@ def wavelet_loss(
 
     Args:
         analyzed: bands of the encoder, level by level.
-        synthesised: bands of the decoder, in the same order and shapes.
+        synthesized: bands of the decoder, in the same order and shapes.
 
     Raises:
         ValueError: levels that do not match.
     """
-    shapes = [[tuple(bands.shape) for bands in side] for side in (analyzed, synthesised)]
+    shapes = [[tuple(bands.shape) for bands in side] for side in (analyzed, synthesized)]
     if shapes[0] != shapes[1] or not shapes[0]:
         raise ValueError(f"bands of encoder and decoder differ in shape: {shapes[0]} and {shapes[1]}")
-    differences = [(ours - theirs).abs().sum() for ours, theirs in zip(synthesised, analyzed, strict=True)]
+    differences = [(ours - theirs).abs().sum() for ours, theirs in zip(synthesized, analyzed, strict=True)]
     return sum(differences, differences[0].new_zeros(())) / analyzed[0].shape[0]

@@ -26,7 +26,7 @@ class CLIPSIM(ClipMetric):
     The scale is the raw cosine, in [-1, 1] and about 0.2 to 0.35 for fitting captions; others give 100 times as much.
     Negative cosines stay negative. Higher is better. It reads single frames: blind to their order, and freezing a clip
     hardly moves it. Frames are brought to the network's size by antialiased bicubic resizing of the short side and cut
-    to the centre, then normalized as the model's ``preprocessor_config.json`` says.
+    to the center, then normalized as the model's ``preprocessor_config.json`` says.
 
     Args:
         path: a local folder of a CLIP with config.json, *.safetensors, its tokenizer and preprocessor_config.json, or a

@@ -1,4 +1,4 @@
-"""Several metrics fed together."""
+"""Which metrics can be measured on the clips at hand, and measuring them together."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -80,7 +80,7 @@ def subsampled(
 
     Args:
         statistic: of the indices of some clips and of some reference clips.
-        value: the statistic of the whole sets, the centre of the interval.
+        value: the statistic of the whole sets, the center of the interval.
         clips, references: the sizes of the sets; with fewer than 4 in one of them there is no interval.
         draws: how many halves are drawn; with fewer than 2 there is no interval.
         seed: of the draws.

@@ -19,7 +19,7 @@ _MODES = {
 def resize_frames(
     images: Float[Tensor, "B C H W"], height: int, width: int, resize: Filter = "bilinear"
 ) -> Float[Tensor, "B C h w"]:
-    """Images at another size, pixel centres at half positions; values stay in [-1, 1]. Equal sizes change nothing.
+    """Images at another size, pixel centers at half positions; values stay in [-1, 1]. Equal sizes change nothing.
 
     Raises:
         UserError: an unknown filter.

@@ -27,6 +27,32 @@ class GivenFrames:
     known: Bool[Tensor, "T"]
 
 
+@dataclass(frozen=True)
+class GivenMedia:
+    """What a user gives a clip to start from, before it is read.
+
+    Args:
+        image: the first frame: a file, or uint8 (H, W, 3).
+        last_image: the last frame.
+        video: a file, or uint8 (T, H, W, 3), whose last frames are the first ones.
+        video_frames: how many of them; None is as many as the model usually knows.
+    """
+
+    image: Media | None = None
+    last_image: Media | None = None
+    video: Media | None = None
+    video_frames: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The settings that give frames."""
+        return [name for name in ("image", "last_image", "video") if getattr(self, name) is not None]
+
+    def read(self, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
+        """The frames, as ``conditioning_frames`` reads them."""
+        return conditioning_frames(clip_shape, usual, self.image, self.last_image, self.video, self.video_frames)
+
+
 def conditioning_frames(
     clip_shape: tuple[int, int, int],
     usual: int,
@@ -113,7 +139,7 @@ def _last_frames(video: Media, count: int, max_megapixels: float) -> UInt8[np.nd
 
 
 def to_pixels(frames: UInt8[np.ndarray, "T H W 3"], height: int, width: int) -> Float[Tensor, "3 T h w"]:
-    """Scale the short side to fit, crop the centre."""
+    """Scale the short side to fit, crop the center."""
     video = torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float()  # Pillow's are read-only
     scale = max(height / video.shape[2], width / video.shape[3])
     size = [max(round(video.shape[2] * scale), height), max(round(video.shape[3] * scale), width)]

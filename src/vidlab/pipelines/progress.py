@@ -1,4 +1,4 @@
-"""A progress bar for people."""
+"""The progress bar that is shown while videos are made."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

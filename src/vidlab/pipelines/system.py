@@ -1,4 +1,4 @@
-"""The protocol of systems, and what they are asked for."""
+"""The protocol of published text-to-video systems, and the requests for videos that they serve."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence

@@ -1,24 +1,22 @@
 """VideoPipeline: prompts, and frames where they are given, become videos of a model trained here."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.autoencoders.streaming import decode_in_chunks
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import IMAGE_PROMPT, Conditions, LatentShape, TextEmbedding
-from vidlab.conditioning.base import Conditioning, FrameConditions
-from vidlab.conditioning.micro import micro_conditions
+from vidlab.conditioning.base import Conditioning
 from vidlab.data.video import to_frames
 from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
-from vidlab.pipelines.conditioning_frames import GivenFrames, Media, conditioning_frames
+from vidlab.pipelines.condition_builder import ConditionBuilder, Frames, Micro, Pixels
+from vidlab.pipelines.conditioning_frames import GivenFrames, GivenMedia, Media
 from vidlab.pipelines.generated import GeneratedVideo, GeneratedVideos
 from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.progress import bar
@@ -34,9 +32,6 @@ from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 from vidlab.text.refiner.refiner import PromptRefiner
 
-Pixels = Float[Tensor, "B 3 T H W"]
-Frames = Bool[Tensor, "B T"]
-Micro = Mapping[str, Tensor | Sequence[float]]
 MakeChoice = Callable[[str, str], Any]
 
 
@@ -139,19 +134,27 @@ class VideoPipeline:
         Raises:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
-        pipe = self.using(sampler, guidance, steps)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner, self.device), prompts) if refine else None
-        prompts = refined.texts if refined else prompts
-        asked = {"image": image, "last_image": last_image, "video": video, "interpolate": interpolate or None}
-        pipe.check(prompts, [name for name, value in asked.items() if value is not None], segments)
-        usual = pipe.conditioning.default_num_frames(pipe.clip_shape[0])
-        given = conditioning_frames(pipe.clip_shape, usual, image, last_image, video, video_frames)
+        media = GivenMedia(image, last_image, video, video_frames)
         settings = GenerationSettings(
             num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps, structure
         )
-        videos = pipe.generate(prompts, settings, given, progress)
-        return GeneratedVideos(tuple(refined.marked(videos, num_videos))) if refined else videos
+        return self.using(sampler, guidance, steps)._made(prompt, media, settings, refine, progress)
+
+    def _made(
+        self,
+        prompt: str | Sequence[str],
+        media: GivenMedia,
+        settings: GenerationSettings,
+        refine: bool | PromptRefiner | str,
+        progress: bool,
+    ) -> GeneratedVideos:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner, self.device), prompts) if refine else None
+        prompts = refined.texts if refined else prompts
+        self.check(prompts, [*media.names, *(["interpolate"] if settings.interpolate else [])], settings.segments)
+        given = media.read(self.clip_shape, self.conditioning.default_num_frames(self.clip_shape[0]))
+        videos = self.generate(prompts, settings, given, progress)
+        return GeneratedVideos(tuple(refined.marked(videos, settings.num_videos))) if refined else videos
 
     def using(
         self, sampler: Sampler | str | None = None, guidance: Guidance | str | None = None, steps: int | None = None
@@ -268,55 +271,16 @@ class VideoPipeline:
         Raises:
             UserError: frames are given that the model's conditioning cannot take.
         """
-        count, latent = len(prompts), LatentShape(*self.autoencoder.latent_shape(*self.clip_shape))
-        blank = torch.zeros(count, 3, *self.clip_shape, device=self.device)
-        noise = draw.normal("initial", (latent.channels, latent.frames, latent.height, latent.width)).to(self.device)
-        nothing = self.nothing_known(blank)
-        given = nothing
-        if pixels is not None and known is not None:
-            given = self.conditioning.for_inference(pixels.to(self.device), known.to(self.device), self.autoencoder)
-        if structure is not None:
-            structure = replace(structure, maps=structure.maps.to(self.device))
-            given, nothing = replace(given, structure=structure), replace(nothing, structure=structure)
-        null, size = self.text_encoder([""] * count), self.clip_shape
-        conditions = {
-            "full": self.conditions(
-                self.text_encoder(prompts), given, noise, size, micro={**(micro or {}), IMAGE_PROMPT: (1,)}
-            ),
-            "image": self.conditions(null, given, noise, size, micro=micro),
-            "null": self.conditions(null, nothing, noise, size, micro=micro),
-        }
+        builder = self.condition_builder
+        noise = draw.normal("initial", astuple(builder.latent)).to(self.device)  # (B, C, t, h, w)
+        conditions = builder.for_guidance(prompts, noise, pixels, known, micro, structure)
         latents = self.sampler.sample(self.denoiser, self.objective, self.guidance, noise, conditions, progress, draw)
         return decode_in_chunks(self.autoencoder, latents, self.frames_at_once).clamp(-1, 1)
 
-    def conditions(
-        self,
-        text: TextEmbedding,
-        given: FrameConditions,
-        latents: Float[Tensor, "B C T h w"],
-        size: tuple[int, int, int],
-        draw: KeyedRNG | None = None,
-        micro: Micro | None = None,
-    ) -> Conditions:
-        """Everything a backbone is told of clips of these sizes; with ``draw``, in training, tokens may be dropped."""
-        shapes = self.denoiser.micro_shapes(LatentShape(*latents.shape[1:]))
-        numbers = micro_conditions(shapes, size, len(latents), draw, micro)
-        return Conditions(
-            text=text,
-            known=given.known,
-            history=given.history,
-            controls=given.controls,
-            micro={name: value.to(self.device) for name, value in numbers.items()},
-            structure=given.structure,
-        )
-
-    def nothing_known(self, pixels: Pixels) -> FrameConditions:
-        """What tells of no frame, for clips of this size, in the form the backbone reads."""
-        latent = LatentShape(*self.autoencoder.latent_shape(*self.clip_shape))
-        if not self.conditioning.control_channels(latent, self.autoencoder.stride):
-            return FrameConditions()
-        unknown = torch.zeros(pixels.shape[0], pixels.shape[2], dtype=torch.bool, device=pixels.device)
-        return self.conditioning.for_inference(pixels, unknown, self.autoencoder)
+    @property
+    def condition_builder(self) -> ConditionBuilder:
+        """What the denoiser is told of clips."""
+        return ConditionBuilder(self.denoiser, self.autoencoder, self.text_encoder, self.conditioning, self.clip_shape)
 
 
 def _advance(advance: Callable[[float], None], videos: float, done: int, steps: int) -> None:

@@ -111,8 +111,9 @@ class SelfQuality(Guidance, ByFrame):
 
     def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
         """v_l + weight (v_h - v_l)."""
-        low = self.inner.combine(predictions, t)
+        low = self.inner.combine(predictions, t)  # M4V, eq. 8
         if t > self.high:
             return low
+        # what M4V's eq. 9 combines: the passes that were not told the frames before
         alone = {name: predictions[f"{name}{WITHOUT_HISTORY}"] for name in self.inner.needs(t)}
-        return low.lerp(self.inner.combine(alone, t), self.weight)
+        return low.lerp(self.inner.combine(alone, t), self.weight)  # M4V, eq. 10

@@ -45,7 +45,7 @@ class GuidedDenoiser:
         missing = [name for name in names if name not in self.conditions]
         if missing:
             raise ValueError(f"guidance needs conditions {missing}, given are {sorted(self.conditions)}")
-        levels = z.new_full((z.shape[0],), t)
+        levels = z.new_full((z.shape[0],), t)  # (B,)
         single = DenoiserInput(z, t=levels, embedded_t=self.schedule.embedded(levels))
         asked = (*names, *self._besides(names))
         passes = [self.conditions[name] for name in asked]
@@ -129,7 +129,7 @@ def predict(
         structure=joint.structure,
     )
     rows = len(latents) if max_batch is None else max_batch
-    parts = [_rows(input, start, start + rows) for start in range(0, len(latents), rows)]
+    parts = [_rows(input, start, start + rows) for start in range(0, len(latents), rows)]  # up to ``rows`` rows each
     if cache is not None:
         parts = [cache.put_into(part, number) for number, part in enumerate(parts)]
     return torch.cat([backbone(part).prediction.float() for part in parts]).chunk(len(passes))

@@ -1,4 +1,4 @@
-"""What a model made of earlier frames, kept while the noise of the current one falls."""
+"""A cache of keys, values and scan states of earlier frames, kept over the sampling steps of the current one."""
 
 from dataclasses import dataclass, field, replace
 

@@ -32,7 +32,7 @@ def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, over
         start = torch.zeros_like(clip)
         start[:, :, :overlap] = clip[:, :, -overlap:]
         clip = make(start, _marked(known, slice(0, overlap)), number)
-        video = torch.cat([video, clip[:, :, overlap:]], dim=2)
+        video = torch.cat([video, clip[:, :, overlap:]], dim=2)  # (B, 3, T + number (T - overlap), H, W)
     return video
 
 
@@ -57,7 +57,7 @@ def filled_in(make: MakeClip, key_frames: Pixels) -> LongVideo:
         clip = torch.zeros_like(key_frames)
         clip[:, :, 0], clip[:, :, -1] = key_frames[:, :, number], key_frames[:, :, number + 1]
         parts.append(make(clip, ends, number)[:, :, 1:])
-    return torch.cat(parts, dim=2)
+    return torch.cat(parts, dim=2)  # (B, 3, (K - 1)^2 + 1, H, W)
 
 
 def _marked(like: Frames, part: slice) -> Frames:

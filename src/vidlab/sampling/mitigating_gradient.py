@@ -65,6 +65,7 @@ class MitigatingGradient(Guidance, VideoGuidance):
     def corrected(self, denoised: Denoised, path: PathCoefficients) -> Denoised:
         ratio = path.sigma / path.alpha.clamp(min=torch.finfo(path.alpha.dtype).tiny)  # (B, 1, 1, 1, 1)
         works = ratio <= self.max_ratio
+        # HARIVO, algorithm 1, lines 4 and 5: the ratio is its omega
         shift = self.scale * mitigating_gradient(denoised.x0, self.both) * torch.where(works, ratio, 0)
         return Denoised(denoised.x0 - torch.where(works, ratio, 0) * shift, denoised.epsilon + shift)
 
@@ -80,12 +81,13 @@ def mitigating_gradient(x0: Latents, both: bool = False) -> Latents:
     if frames < 3:
         return torch.zeros_like(x0)
     change = x0.diff(dim=2)  # (B, C, T - 1, H, W)
+    # HARIVO, algorithm 1, lines 2 to 4
     squared = change.square().sum(dim=(1, 3, 4))  # (B, T - 1)
     # the lower of two middle values
     bandwidth = squared.median(dim=1, keepdim=True).values / math.log(frames - 1)  # (B, 1)
     safe = torch.where(bandwidth > 0, bandwidth, 1)
     factor = torch.where(bandwidth > 0, 2 * torch.exp(-squared / safe) / safe, 0)  # (B, T - 1)
-    gradient = change * factor[:, None, :, None, None]
+    gradient = change * factor[:, None, :, None, None]  # (B, C, T - 1, H, W)
     still = torch.zeros_like(x0[:, :, :1])
-    later = torch.cat([still, gradient], dim=2)
+    later = torch.cat([still, gradient], dim=2)  # (B, C, T, H, W)
     return later - torch.cat([gradient, still], dim=2) if both else later

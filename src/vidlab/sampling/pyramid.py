@@ -116,11 +116,12 @@ class PyramidSampler(Sampler):
                 if stage.jump is not None:
                     z = stage.jump.apply(z, _jump_noise(draw, number, stage_number, start[stage_number]))
                 for here, there in itertools.pairwise(euler_points(self.steps_of(number), objective.grid)):
+                    # Euler's step along the stage: dx/dr is the velocity, and r falls
                     z = z + (there - here) * maker.velocity(z, stage_number, here)
                     if progress is not None:
                         progress(next(ticks), total)
             frames.append(z)
-        return torch.cat(frames, dim=2)
+        return torch.cat(frames, dim=2)  # (B, C, T, H, W)
 
     def _histories(self, frames: Sequence[Latents], stages: int) -> list[tuple[History, ...]]:
         """What each stage of the next frame is told of those before it."""

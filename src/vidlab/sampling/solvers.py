@@ -56,7 +56,7 @@ class Euler(Solver):
         def step(z: Latents, t: float, s: float, denoise: Denoise) -> Latents:
             alpha, sigma = level(schedule, s)
             x0, epsilon = evaluate(denoise, z, t)
-            return alpha * x0 + sigma * epsilon
+            return alpha * x0 + sigma * epsilon  # Song et al. 2021, eq. 12 without noise
 
         return step
 

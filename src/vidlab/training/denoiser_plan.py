@@ -1,4 +1,4 @@
-"""A denoiser before it is built: what it declares, what other parts fix of it, and what a step of it costs."""
+"""A denoiser before it is built: what it declares, what other parts fix of it, and what its steps cost."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import torch
 
 from vidlab.backbones.base import BackboneSpec, VideoDenoiser
-from vidlab.clip import LatentShape
+from vidlab.clip import ClipBatch, DenoiserInput, LatentShape
+from vidlab.conditioning.base import Conditioning
 from vidlab.cost.flops import DenoiserCounter, ModelCost, StepInput, mean_cost
 from vidlab.diffusion.objective import InputShape, Objective
 from vidlab.errors import UserError
 from vidlab.parallel.exchange import Team
+from vidlab.training.encoding import TrainingEncoders
 
 KERNELS = {"attention": "attention kernel", "ssm": "state-space kernel"}
 # those that run on the meta device
@@ -159,3 +161,54 @@ class DenoiserPlan:
                 hollow = self._hollow(**{**self._settings, **kernels})
             self._counter = DenoiserCounter(hollow, self._text_width)
         return self._counter
+
+
+class TrainingCosts:
+    """What training steps cost: as planned before a batch has been seen, and as the last one was computed.
+
+    Args:
+        plan: the denoiser.
+        objective: what it is trained for.
+        encoders: of clips and captions.
+        conditioning: what else it is told.
+        requested: the features that regularizers ask it for.
+    """
+
+    def __init__(
+        self,
+        plan: DenoiserPlan,
+        objective: Objective,
+        encoders: TrainingEncoders,
+        conditioning: Conditioning,
+        requested: frozenset[str],
+    ) -> None:
+        self._plan, self._objective, self._encoders = plan, objective, encoders
+        self._conditioning, self._requested = conditioning, requested
+        self._last: StepInput | None = None
+
+    def planned(self, latent: LatentShape) -> ModelCost:
+        """The cost of one clip of these latents, in the mean over what the objective gives the denoiser to read."""
+        channels = sum(self._conditioning.control_channels(latent, self._encoders.autoencoder.stride))
+        tokens = self._encoders.planned_text_tokens
+        return self._plan.mean_cost(self._objective, latent, lambda shape: self.reads(shape, tokens, channels))
+
+    def reads(self, shape: InputShape, text_tokens: int, control_channels: int) -> StepInput:
+        """What the cost of a training step depends on, where it reads latents of this shape."""
+        trains_text = self._encoders.text_encoder.trainable and self._plan.spec.trains_text
+        return StepInput(shape, text_tokens, control_channels, self._requested, trains_text)
+
+    def saw(self, input: DenoiserInput) -> None:
+        """Note what a step reads: it is the last one from now on."""
+        past = tuple(LatentShape(*part.latents.shape[1:]) for part in input.history)
+        shape = InputShape(LatentShape(*input.latents.shape[1:]), past)
+        controls = 0 if input.controls is None else input.controls.channels.shape[1]
+        self._last = self.reads(shape, 0 if input.text is None else input.text.tokens.shape[1], controls)
+
+    @property
+    def last(self) -> ModelCost | None:
+        """The cost of one clip of the last step; None before the first."""
+        return None if self._last is None else self._plan.cost(self._last)
+
+    def beside(self, batch: ClipBatch) -> dict[str, int]:
+        """FLOPs of encoding the last batch, by what encodes; nothing before the first."""
+        return {} if self._last is None else self._encoders.flops_of(batch, self._last.text_tokens)

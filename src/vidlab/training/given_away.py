@@ -1,4 +1,4 @@
-"""A warning of clips that are too short for their condition, which would give all of them away."""
+"""A warning of training clips so short that frame conditioning would give the model every frame."""
 
 import logging
 

@@ -1,5 +1,6 @@
 """Measuring a model on held-out clips: the objective at noise levels, and the error of its clean latents in pixels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,8 +56,8 @@ class HeldOutMeasures:
         clips = TrainingClips(batch.pixels, x0, draw, END_OF_TRAINING, batch.factors)
         given = pipeline.conditioning.for_training(clips, pipeline.autoencoder)
         text = pipeline.text_encoder(batch.captions)
-        conditions = pipeline.conditions(text, given, x0, batch.size, micro=batch.micro)
-        nothing = pipeline.nothing_known(batch.pixels)
+        conditions = pipeline.condition_builder.build(text, given, x0, batch.size, micro=batch.micro)
+        nothing = pipeline.condition_builder.nothing_known(batch.pixels)
         text_only = replace(conditions, known=None, history=(), controls=nothing.controls, structure=None)
         return HeldOut(batch.pixels, x0, conditions, text_only, draw)
 
@@ -77,3 +78,8 @@ class HeldOutMeasures:
             pipeline.denoiser, held_out.x0, log_snr, held_out.text_only, held_out.draw
         )  # (B, C, t, h, w)
         return (pipeline.autoencoder.decode(x0) - held_out.pixels).square()
+
+    def x0_mse(self, held_out: HeldOut, log_snrs: Sequence[float]) -> dict[str, Float[Tensor, ""]]:
+        """Means of ``x0_errors`` by the name of their metric: over these log SNRs, and at each of them."""
+        errors = {f"val/x0_mse/log_snr_{value:g}": self.x0_errors(held_out, value).mean() for value in log_snrs}
+        return {"val/x0_mse": torch.stack(list(errors.values())).mean(), **errors}

@@ -1,4 +1,4 @@
-"""What train.py, the callbacks and the summary know of a training module, whatever it trains."""
+"""The base of the training modules: costs, schedules, and checkpoints without what is frozen."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -5,16 +5,15 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.base import VideoDenoiser
-from vidlab.clip import ClipBatch, DenoiserInput, LatentShape, LossContext
+from vidlab.clip import ClipBatch, LatentShape, LossContext
 from vidlab.conditioning.base import Conditioning, NoConditioning, TrainingClips
-from vidlab.cost.flops import ModelCost, StepInput
-from vidlab.diffusion.objective import InputShape, Objective
+from vidlab.cost.flops import ModelCost
+from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.layers.compilation.blocks import MODES
 from vidlab.losses.base import Regularizer, Regularizers
@@ -23,19 +22,17 @@ from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
 from vidlab.text.base import TextEncoder
-from vidlab.training.denoiser_plan import DenoiserPlan
+from vidlab.training.denoiser_plan import DenoiserPlan, TrainingCosts
 from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs, check_structure
-from vidlab.training.module import ClipModule
 from vidlab.training.optimization.fully_sharded import gathered_dtype, shard
-from vidlab.training.optimization.optimizers import OptimizerFactory, trainable_parameters
-from vidlab.training.step_interval import steps_taken
-from vidlab.training.step_means import StepMeans, scale_gradients
+from vidlab.training.optimization.optimizers import OptimizerFactory
+from vidlab.training.optimization.single_optimizer import SingleOptimizerModule
 
 
-class VideoDiffusion(ClipModule):
+class VideoDiffusion(SingleOptimizerModule):
     """Trains a denoiser on clips with captions.
 
     Args:
@@ -88,7 +85,7 @@ class VideoDiffusion(ClipModule):
         attention: str = "auto",
         ssm: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_schedule)
         self.encoders = TrainingEncoders(autoencoder, text_encoder, latents, text_dropout)
         self.conditioning: Conditioning = conditioning or NoConditioning()
         self.clip_shape = clip_shape
@@ -99,12 +96,11 @@ class VideoDiffusion(ClipModule):
         controls = self.conditioning.control_channels(self.latent, autoencoder.stride)
         told = {"attention": attention, "ssm": ssm}, controls, type(self.conditioning).__name__
         self.plan = DenoiserPlan(backbone, self.latent, text_encoder.width, text_encoder.pooled_width, *told)
-        self.optimizer_factory = optimizer
-        self.lr_schedule = lr_schedule
         self.sampler, self.guidance = sampler, guidance
         self.regularizers = Regularizers(dict(regularizers or {}))
         self.regularizer_modules = self.regularizers.modules()
         self.plan.check_requested(self.regularizers.requested)
+        self.costs = TrainingCosts(self.plan, objective, self.encoders, self.conditioning, self.regularizers.requested)
         self.log_snr_bins = tuple(float(value) for value in log_snr_bins)
         self.seed = seed
         self.compile_mode = _compile_mode(compile)
@@ -114,9 +110,6 @@ class VideoDiffusion(ClipModule):
         check_structure(self.conditioning.tells_structure, self.plan.spec)
         check_belong(objective, sampler, guidance, self.conditioning.takes_frames)
         check_inputs(objective.input_shapes(self.latent), self.latent, sum(controls), self.plan.spec)
-        self._base_lrs = []
-        self._step_means: StepMeans | None = None
-        self._last_read: StepInput | None = None
 
     def configure_model(self) -> None:
         """Build the denoiser, and with trainer=fsdp2 shard what is trained; each once, later calls do nothing."""
@@ -154,22 +147,15 @@ class VideoDiffusion(ClipModule):
             clip_shape: (frames, height, width) in pixels; None is the shape the module was made for.
         """
         latent = self.latent if clip_shape is None else LatentShape(*self.autoencoder.latent_shape(*clip_shape))
-        channels = sum(self.conditioning.control_channels(latent, self.autoencoder.stride))
-        tokens = self.encoders.planned_text_tokens
-        return self.plan.mean_cost(self.objective, latent, lambda shape: self._reads(shape, tokens, channels))
+        return self.costs.planned(latent)
 
     @override
     def step_cost(self, batch: ClipBatch) -> ModelCost:
-        return self.cost(batch.size) if self._last_read is None else self.plan.cost(self._last_read)
+        return self.costs.last or self.cost(batch.size)
 
     @override
     def cost_beside(self, batch: ClipBatch) -> dict[str, int]:
-        return {} if self._last_read is None else self.encoders.flops_of(batch, self._last_read.text_tokens)
-
-    def _reads(self, shape: InputShape, text_tokens: int, control_channels: int) -> StepInput:
-        requested = self.regularizers.requested
-        trained = self.text_encoder.trainable and self.plan.spec.trains_text
-        return StepInput(shape, text_tokens, control_channels, requested, trained)
+        return self.costs.beside(batch)
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -218,10 +204,10 @@ class VideoDiffusion(ClipModule):
         clips = TrainingClips(pixels, x0, draw, batch.number, batch.factors)
         given = self.conditioning.for_training(clips, self.autoencoder)
         text = self.encoders.text_of(batch, draw)
-        conditions = self.pipeline.conditions(text, given, x0, batch.size, draw, batch.micro)
+        conditions = self.pipeline.condition_builder.build(text, given, x0, batch.size, draw, batch.micro)
         corrupted = self.objective.prepare(x0, conditions, draw)
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=self.regularizers.requested))
-        self._last_read = self._read_in(corrupted.input)
+        self.costs.saw(corrupted.input)
         output = self.denoiser(corrupted.input)
         objective = self.objective.loss(corrupted, output)
         context = LossContext(
@@ -232,45 +218,15 @@ class VideoDiffusion(ClipModule):
         terms = self.regularizers.values(context)
         loss = self.regularizers.added_to(objective.total, terms)
         found = {"train/loss": loss} | {f"train/{name}": value for name, value in terms.items()}
-        if self._step_means is None:
-            self._log_step(found)
-        else:
-            share = self._step_means.share(objective.counted.sum(), x0.numel())
-            self._step_means.add(found, share)
-            loss = loss * share
-        self.count(batch)
+        loss = self.finish_batch(batch, found, objective, x0.numel())
         shown = {"t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
         return {"loss": loss, **shown, "part": corrupted.part}
-
-    def _read_in(self, input: DenoiserInput) -> StepInput:
-        """What the cost of a step with this input depends on."""
-        past = tuple(LatentShape(*part.latents.shape[1:]) for part in input.history)
-        shape = InputShape(LatentShape(*input.latents.shape[1:]), past)
-        controls = 0 if input.controls is None else input.controls.channels.shape[1]
-        return self._reads(shape, 0 if input.text is None else input.text.tokens.shape[1], controls)
-
-    def on_after_backward(self) -> None:
-        """After the last batch of a step: what its gradient lacks to that of the mean over all batches and ranks."""
-        if self._step_means is None or self.trainer.fit_loop.epoch_loop._should_accumulate():
-            return
-        strategy = self.trainer.strategy
-        mean = self._step_means.close(lambda sums: strategy.reduce(sums, reduce_op="sum"), self.trainer.world_size)
-        scale_gradients(trainable_parameters(self), mean.factor)
-        self._log_step(mean.values)
-
-    def _log_step(self, values: Mapping[str, Tensor]) -> None:
-        """Log means over all clips of an optimizer step."""
-        for name, value in values.items():
-            self.log(name, value.detach(), batch_size=1)
 
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         measures = self.measures
         held_out = measures.held_out(batch)
-        errors = {f"val/x0_mse/log_snr_{value:g}": measures.x0_errors(held_out, value).mean()
-                  for value in self.log_snr_bins}  # fmt: skip
-        mean = torch.stack(list(errors.values())).mean()
-        metrics = {"val/x0_mse": mean, **errors}
+        metrics = measures.x0_mse(held_out, self.log_snr_bins)
         self.log_dict(metrics, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(batch))
         for loss in measures.losses(held_out):
             counted = round(loss.counted.sum().item())  # a mean over elements, however they are dealt to batches
@@ -289,29 +245,6 @@ class VideoDiffusion(ClipModule):
             self.denoiser, self.objective, self.autoencoder, self.text_encoder, self.conditioning, self.sampler,
             self.guidance, self.clip_shape,
         )  # fmt: skip
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer over trainable parameters and a schedule stepped per optimizer step."""
-        optimizer = self.optimizer_factory.build(self)
-        self._base_lrs = [[group["lr"] for group in optimizer.param_groups]]
-        # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own length
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate_at(step))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        """Follow the schedule of this run; where a step has several batches, average over all of them."""
-        self.use_this_schedule([self.lr_schedulers()])
-        several = self.trainer.accumulate_grad_batches * self.trainer.world_size > 1
-        self._step_means = StepMeans() if several else None
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Follow the steps taken: a discarded step leaves the schedule where it is."""
-        if scheduler.last_epoch < steps_taken(self.trainer):
-            super().lr_scheduler_step(scheduler, metric)
-
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip the global norm to ``optimizer.clip_norm``, after callbacks have treated the gradients."""
-        self.log("train/grad_norm", self.optimizer_factory.clip(self))
 
     @property
     @override

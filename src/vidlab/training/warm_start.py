@@ -1,4 +1,4 @@
-"""Weight inheritance: a new model starts from trained ones, and every weight is accounted for."""
+"""Warm starts: a new model begins with trained weights of another, and every weight is accounted for."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass

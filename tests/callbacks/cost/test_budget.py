@@ -53,7 +53,7 @@ def clips(make_batch, count, keys="ab"):
 # Of the module's clips of 4 x 8 x 8: 8 tokens each, with captions of four tokens, "a a moves" and the start.
 def each_flops(make_module, make_batch):
     module = make_module()
-    return module.plan.cost(module._reads(module.objective.input_shapes(module.latent)[0], 4, 0)).training_flops
+    return module.plan.cost(module.costs.reads(module.objective.input_shapes(module.latent)[0], 4, 0)).training_flops
 
 
 def value_of(unit, steps, make_module, make_batch, clips_per_step):

@@ -45,7 +45,7 @@ def test_processes_tell_each_other_when_somebody_reads(
     meter, module, data = CostMeter(), make_module(), LightningDataModule()
     data.batch_size = 2
     other = OfTwo(monkeypatch, meter)
-    read = module._reads(module.objective.input_shapes(module.latent)[0], 4, 0)
+    read = module.costs.reads(module.objective.input_shapes(module.latent)[0], 4, 0)
     each = module.plan.cost(read).training_flops
     limit = BudgetLimit(Budget(unit, value or 6 * 4 * each), meter)
     trainer = make_trainer(max_steps=-1, log_every_n_steps=3, callbacks=[meter, limit])

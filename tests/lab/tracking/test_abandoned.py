@@ -99,12 +99,13 @@ def test_how_a_run_goes_on(tmp_path):
     assert how_to_resume({"vidlab.command": "rm -rf /"}) == "run the command again"
 
 
-def test_a_new_run_names_its_process_from_its_first_moment(tmp_path, migrated):
+def test_a_new_run_names_its_process_from_its_first_moment(tmp_path, migrated, monkeypatch):
     shutil.copy(migrated, tmp_path / "mlflow.db")
     logger = MLflowLogger(f"sqlite:///{tmp_path / 'mlflow.db'}", "lab", tags={"a": "b"}, system_metrics=False)
-    logger.check()
-    client = store.open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    found = client.get_run(logger._begin(client)).data.tags
+    monkeypatch.setattr(logger, "set_tags", lambda tags: None)  # which come after that moment
+    logger.start()
+    found = store.open_client(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(logger.run_id).data.tags
+    logger.close("success")
     assert found["a"] == "b" and heartbeat.process_of(found) == this_process() and heartbeat.BEAT in found
 
 

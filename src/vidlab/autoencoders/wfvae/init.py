@@ -11,7 +11,7 @@ from vidlab.autoencoders.wfvae.coders import Decoder, Encoder
 from vidlab.errors import UserError
 
 # Bands of the energy path's coarsest level by the energy they have in recordings, each as (band, color): band
-# 4 i + 2 j + k as in ``haar3d``; color 0 is grey, 1 red against blue, 2 green against both.
+# 4 i + 2 j + k as in ``haar3d``; color 0 is gray, 1 red against blue, 2 green against both.
 BANDS = (
     (0, 0), (0, 1), (2, 0), (1, 0), (0, 2), (4, 0), (3, 0), (5, 0), (2, 1), (1, 1), (6, 0), (2, 2), (1, 2), (4, 1),
     (7, 0), (3, 1), (4, 2), (3, 2), (5, 1), (6, 1), (5, 2), (6, 2), (7, 1), (7, 2),

@@ -43,13 +43,13 @@ class MappingLayer(nn.Module):
         """The latents, moved."""
         batch, channels, frames, height, width = x.shape
         places = x.permute(0, 3, 4, 1, 2).flatten(0, 2)  # (B H W, C, T)
-        r = self.conv(places)
+        r = self.conv(places)  # (B H W, C, T)
         r = r + self.out(self.attention(r.transpose(1, 2))).transpose(1, 2)
-        return x + r.view(batch, height, width, channels, frames).permute(0, 3, 4, 1, 2)
+        return x + r.view(batch, height, width, channels, frames).permute(0, 3, 4, 1, 2)  # (B, C, T, H, W)
 
 
 class FrameTokens(nn.Module):
-    """K tokens for each of F frames, made of the text (the paper's section 3.3).
+    """K tokens for each of F frames, made of the text (the paper's section 3.5).
 
     Text tokens are the channels of a convolution of kernel 1, so their number is fixed: captions are padded with zeros
     to it, and what lies beyond is not read. Clips shorter than F take the first frames' tokens; of longer ones each
@@ -76,12 +76,12 @@ class FrameTokens(nn.Module):
         tokens = F.silu(self.mix(F.silu(F.silu(self.into(text)))))  # (B, F K, D)
         for layer in self.layers:
             tokens = F.silu(layer(tokens))
-        tokens = tokens.unflatten(1, (self.frames, self.count))
+        tokens = tokens.unflatten(1, (self.frames, self.count))  # (B, F, K, D)
         if frames <= self.frames:
             return tokens[:, :frames]
         along = tokens.flatten(2).transpose(1, 2)  # (B, K D, F)
-        longer = F.interpolate(along, frames, mode="linear", align_corners=True)
-        return longer.transpose(1, 2).unflatten(2, (self.count, -1))
+        longer = F.interpolate(along, frames, mode="linear", align_corners=True)  # (B, K D, T)
+        return longer.transpose(1, 2).unflatten(2, (self.count, -1))  # (B, T, K, D)
 
 
 def with_frame_tokens(
@@ -89,7 +89,7 @@ def with_frame_tokens(
 ) -> tuple[Float[Tensor, "BT R D"], Float[Tensor, "BT 1 R"]]:
     """The text of each frame followed by the frame's tokens, with the bias of attention to them."""
     frames, count = tokens.shape[1:3]
-    repeated = text[:, None].expand(-1, frames, -1, -1)
+    repeated = text[:, None].expand(-1, frames, -1, -1)  # (B, T, S, D)
     seen = torch.zeros(len(text), frames, 1, count, dtype=bias.dtype, device=bias.device)
-    both = torch.cat([bias[:, None].expand(-1, frames, -1, -1), seen], dim=-1)
+    both = torch.cat([bias[:, None].expand(-1, frames, -1, -1), seen], dim=-1)  # (B, T, 1, S + K)
     return torch.cat([repeated, tokens.to(text.dtype)], dim=2).flatten(0, 1), both.flatten(0, 1)

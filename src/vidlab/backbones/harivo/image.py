@@ -20,7 +20,7 @@ from vidlab.backbones.harivo.unet import (
 from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 
-# Matrices of the attention alone: kernels are many, and orthogonalising them takes longer than the rest of a step.
+# Matrices of the attention alone: kernels are many, and orthogonalizing them takes longer than the rest of a step.
 UNET_MATRICES = ("*.attentions.*",)
 
 

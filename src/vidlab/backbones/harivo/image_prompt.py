@@ -34,7 +34,7 @@ class ImagePrompt(nn.Module):
 
     def forward(self, present: Float[Tensor, "B 1"], frames: int) -> Float[Tensor, "BT I D"]:
         """Those of every frame; ``present`` is 1 where a clip follows the picture, 0 elsewhere."""
-        with_it, without = self.tokens
+        with_it, without = self.tokens  # (I, D) each
         return torch.where(present[..., None] > 0, with_it, without).repeat_interleave(frames, 0)
 
 

@@ -90,7 +90,7 @@ class HARIVO(VideoDenoiser):
         frame_tokens: K, tokens of each frame, 3 in the paper; 0 for none.
         text_tokens: M, text tokens that they are made of.
         temporal: false leaves temporal modules and frame tokens out: the image model with the mapping network.
-        other_image_model: take weights trained on another body, such as a personalised one of the same structure.
+        other_image_model: take weights trained on another body, such as a personalized one of the same structure.
         lora_rank: of a LoRA on the body's attention that is trained with the rest; 0 for none. It is part of the image
             model wherever that predicts, ``image_branch`` and ``temporal=false`` included.
         lora_alpha: its scale times its rank; None is the rank.
@@ -207,7 +207,7 @@ class HARIVO(VideoDenoiser):
         added = [embed(part) for embed, part in zip(self.controls, parts, strict=True)]
         extra = sum(added[1:], added[0]) if added else None
         dtype = self.body.conv_in.weight.dtype
-        latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)
+        latents = self.mapping(input.latents.to(_dtype(self.mapping, dtype))).to(dtype)  # (B, C, T, H, W)
         tokens = None if self.image_prompt is None else self.image_prompt(input.micro[IMAGE_PROMPT], latents.shape[2])
         return _Given(latents, frame_levels(input), text.to(dtype), bias.to(dtype), extra, tokens)
 
@@ -244,7 +244,7 @@ class HARIVO(VideoDenoiser):
         walk.image_tokens = given.image_tokens
         if self.control is not None:
             walk.added = self.control(given.latents, given.levels, *self._repeated(given))
-        frames = walk(self.body, frames_of(given.latents))
+        frames = walk(self.body, frames_of(given.latents))  # (B T, C, H, W)
         return clips_of(frames, given.latents.shape[2]), walk
 
     @staticmethod

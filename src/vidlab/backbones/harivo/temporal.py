@@ -63,7 +63,7 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
         """What it adds, without the residual."""
-        value, gate = self.up(self.norm(x)).chunk(2, dim=-1)
+        value, gate = self.up(self.norm(x)).chunk(2, dim=-1)  # (P, T, 4 D) each
         return self.down(value * F.gelu(gate))
 
 
@@ -108,4 +108,4 @@ class TemporalModule(nn.Module):
         y = self.out(y + self.feed_forward(y))
         batch, _, channels, height, width = clips.shape
         y = y.view(batch, height, width, frames, channels).permute(0, 3, 4, 1, 2)  # (B, T, C, H, W)
-        return x + y.flatten(0, 1)
+        return x + y.flatten(0, 1)  # (B T, C, H, W)

@@ -29,7 +29,7 @@ class VectorCondition(nn.Module):
             input: of the backbone.
             t: the embedded noise level; None is that of ``input``.
         """
-        temb = self.time(input.embedded_t if t is None else t)
+        temb = self.time(input.embedded_t if t is None else t)  # (B, D) or (B, T, D)
         if input.text is not None:
             pooled = self.pooled(input.text.pooled.to(self.time.mlp.get_parameter("0.weight").dtype))
             temb = temb + (pooled if temb.ndim == 2 else pooled[:, None])
@@ -75,8 +75,8 @@ def spread(
     predicted = per_token(condition, patch_frames, grid)
     if condition.ndim == 2:
         return StreamConditions(predicted, predicted, predicted)
-    mean = condition.mean(dim=1, keepdim=True)
-    known = mean.expand(-1, frames.tokens - grid.tokens, -1)
+    mean = condition.mean(dim=1, keepdim=True)  # (B, 1, D)
+    known = mean.expand(-1, frames.tokens - grid.tokens, -1)  # (B, V - P, D)
     return StreamConditions(mean, torch.cat([known, predicted], dim=1), predicted)
 
 
@@ -89,7 +89,7 @@ def spread_clean(
 ) -> StreamConditions:
     """``clean`` for text and history, whatever the noise level of the predicted frames."""
     predicted = per_token(condition, patch_frames, grid)  # (B, 1 or P, D)
-    text = clean[:, None]
+    text = clean[:, None]  # (B, 1, D)
     each = torch.arange(grid.tokens, device=clean.device) if predicted.shape[1] > 1 else clean.new_zeros(grid.tokens)
-    places = F.pad(1 + each.long(), (frames.tokens - grid.tokens, 0))
+    places = F.pad(1 + each.long(), (frames.tokens - grid.tokens, 0))  # (V,)
     return StreamConditions(text, torch.cat([text, predicted], dim=1), predicted, places)

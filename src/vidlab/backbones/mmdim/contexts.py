@@ -118,7 +118,7 @@ class Contexts:
         times, settings, device = frame_times(input, self.patch_frames), (frames, *self.rope), input.latents.device
         if times is None:
             return self.tables.get(rotation_of, *settings, device=device)
-        return rotation_of(*settings, device, times)
+        return rotation_of(*settings, device, times)  # (V, ...)
 
 
 def _slots(input: DenoiserInput) -> int:

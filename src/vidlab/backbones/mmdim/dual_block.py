@@ -51,7 +51,7 @@ class Stream(nn.Module):
 
     def parts(self, condition: Float[Tensor, "B _ D"], places: Int[Tensor, "L"] | None = None) -> tuple[Tensor, ...]:
         """Shift, scale and gate of the attention, then of the feed-forward."""
-        return at_places(self.modulation(condition), places).chunk(6, dim=-1)
+        return at_places(self.modulation(condition), places).chunk(6, dim=-1)  # (B, 1 or L, D) each
 
     def heads_of(
         self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...], rotation: Rotation | None = None
@@ -60,7 +60,7 @@ class Stream(nn.Module):
         q, k, v = self.qkv(modulate(x, parts[0], parts[1])).unflatten(-1, (3, self.heads, -1)).unbind(2)
         if rotation is None:
             return self.q_norm(q), self.k_norm(k), v
-        return compared(q, self.q_norm, rotation), compared(k, self.k_norm, rotation), v
+        return compared(q, self.q_norm, rotation), compared(k, self.k_norm, rotation), v  # (B, L, N, d) each
 
     def finish(
         self, x: Float[Tensor, "B L D"], mixed: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]
@@ -132,6 +132,6 @@ class DualStreamBlock(nn.Module):
         pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
         mixed = self.kernel(q, k, v, context.mask).flatten(2)  # (B, S + V, D)
-        mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)
+        mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)  # (B, S, D), (B, V, D)
         text = self.text.finish(text, mixed_text, text_parts)
         return text, self.video.finish(video, mixed_video, video_parts), q, Memory((k, v))

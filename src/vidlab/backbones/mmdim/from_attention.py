@@ -1,4 +1,4 @@
-"""A state space begins as trained attention: queries become what reads the state, keys and values what enters it.
+"""Mamba layers that start from trained attention: C, B and x from the matrices of queries, keys and values.
 
 M4V starts its Mamba blocks from FLUX's attention as "The Mamba in the Llama" (arXiv 2408.15237) does: C <- W_q,
 B <- W_k, x <- W_v. Without softmax, decay, convolution and second branch the recurrence is then causal linear
@@ -15,8 +15,8 @@ from vidlab.backbones.mmdim.model import MMDiM
 from vidlab.errors import UserError
 from vidlab.layers.mixers.ssd_mixer import SSDMixer
 
-# Rows of a fused projection of queries, keys and values, and of ``SSDMixer.in_proj``, in this order.
-FROM, TO = ("q", "k", "v"), ("C", "B", "x")
+# Rows of ``SSDMixer.in_proj`` for those of a fused projection of queries, keys and values, in this order.
+TO = ("C", "B", "x")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Where tokens are when every frame has a grid of its own, and which of them may see which."""
+"""MM-DiM's positions and frame-causal mask, for frames that have token grids of different sizes."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,7 +33,7 @@ def frame_times(input: DenoiserInput, patch_frames: int) -> Int[Tensor, "F"] | N
     if not input.history:
         return None
     device, count = input.latents.device, input.latents.shape[2]
-    known = torch.cat([part.frame_index[::patch_frames] for part in input.history]).to(device)
+    known = torch.cat([part.frame_index[::patch_frames] for part in input.history]).to(device)  # (history,)
     new = known[-1:] + patch_frames + torch.arange(0, count, patch_frames, device=device)
     return torch.cat([known, new]) // patch_frames
 
@@ -76,6 +76,6 @@ def frame_causal(
     """
     if text is None:
         return (number[rows, None] >= number)[None, None]
-    time = torch.cat([number.new_zeros(text.shape[1]), number])
+    time = torch.cat([number.new_zeros(text.shape[1]), number])  # (L,)
     real = torch.cat([text, text.new_ones(len(text), len(number))], dim=1)  # (B, L)
     return ((time[rows, None] >= time) & (real[:, rows, None] == real[:, None]))[:, None]

@@ -100,7 +100,7 @@ class MMDiMBlock(nn.Module):
         u, gate = self._modulated(x, context)
         y = self.mix(u, context.recomposition())
         if self.temporal is not None and context.grids is not None and context.temporal_mask is not None:
-            moved = self.temporal(u[:, context.slots :], context.grids, context.temporal_mask)
+            moved = self.temporal(u[:, context.slots :], context.grids, context.temporal_mask)  # (B, V, D)
             y = y + F.pad(moved, (0, 0, context.slots, 0))
         return self._added(x, u, y, gate)
 

@@ -1,4 +1,4 @@
-"""The temporal branch of MM-DiM: whole frames attend to whole frames."""
+"""The temporal branch of MM-DiM: causal attention among frames, of which each is one token."""
 
 from dataclasses import dataclass
 
@@ -104,7 +104,7 @@ def temporal_mask(frames: FrameGrids, device: torch.device | str | None = None) 
         each = run.tokens // run.frames
         number.append(torch.arange(first, first + run.frames, device=device).repeat_interleave(each))
         first += run.frames
-    time = torch.cat(number)
+    time = torch.cat(number)  # (n,): the frame of each temporal token
     return time[:, None] >= time
 
 
@@ -158,10 +158,10 @@ class TemporalBranch(nn.Module):
         q, k, v = self.qkv(folded).chunk(3, dim=-1)  # (B, n, places, D) each
         q, k, v = (rearrange(x, "b n p (h d) -> b n h (p d)", h=self.heads) for x in (q, k, v))
         if memory is not None:
-            k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
+            k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))  # (B, m, N, places d)
         # scaled by the width of its heads, here d times places, for which fused kernels are not made
         mixed = written_out(q, k, v, mask[None, None])
-        mixed = self.out(rearrange(mixed, "b n h (p d) -> b n p (h d)", p=rows * columns))
+        mixed = self.out(rearrange(mixed, "b n h (p d) -> b n p (h d)", p=rows * columns))  # (B, n, places, D)
         back = zip(mixed.split([run.tokens for run in runs], dim=1), runs, strict=True)
         return torch.cat([_unfold(*pair, rows, columns) for pair in back], dim=1), Memory((k, v))
 

@@ -98,7 +98,7 @@ class StructureController(nn.Module):
             gain: by what each clip's additions are multiplied.
         """
         encoded = self.encoded(maps, latents)  # (B, L, D)
-        return lambda number: gain * self.projections[number](encoded)
+        return lambda number: gain * self.projections[number](encoded)  # eq. 15, (B, L, D)
 
     def encoded(self, maps: Float[Tensor, "B K T H W"], latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B L D"]:
         """R, normalized."""

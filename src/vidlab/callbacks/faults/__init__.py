@@ -1,1 +1,1 @@
-"""What goes wrong on purpose, to see what a training makes of it."""
+"""Fault injection: what a training makes of failures that are caused on purpose."""

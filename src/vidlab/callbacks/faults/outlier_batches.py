@@ -1,4 +1,4 @@
-"""Batches that are outliers on purpose, to see what becomes of a training that meets some."""
+"""Fault injection: batches with outlying gradients, to test adaptive gradient clipping."""
 
 from typing import Any
 

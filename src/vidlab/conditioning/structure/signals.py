@@ -57,5 +57,5 @@ class GivenSignal(SignalExtractor):
 
 def brightness(pixels: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 1 T H W"]:
     """Luma in [0, 1] of pixels in [-1, 1], by the weights of ITU-R BT.601: 0.299, 0.587, 0.114."""
-    red, green, blue = (pixels.float() + 1).div(2).clamp(0, 1).unbind(1)
+    red, green, blue = (pixels.float() + 1).div(2).clamp(0, 1).unbind(1)  # (B, T, H, W) each
     return (0.299 * red + 0.587 * green + 0.114 * blue)[:, None]

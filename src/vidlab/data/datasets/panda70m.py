@@ -22,7 +22,6 @@ from vidlab.errors import CorruptClipError, UserError
 
 log = logging.getLogger(__name__)
 
-LIST_COLUMNS = ("timestamp", "caption", "matching_score", "desirable_filtering", "shot_boundary_detection")
 CLIP = re.compile(r"(?P<video>.+)_(?P<clip>\d+)$")
 
 

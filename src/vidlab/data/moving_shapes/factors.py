@@ -37,7 +37,7 @@ CENTRE = "centre"
 def motion_seen(x: Track, y: Track, diameter: Track, angle: Track, shape: str) -> str:
     """The name of a motion on screen, or "" where none is clear.
 
-    The first rule that holds decides: the centre goes out and comes back (bouncing), it is displaced (a
+    The first rule that holds decides: the center goes out and comes back (bouncing), it is displaced (a
     direction), the diameter changes (growing, shrinking), an object that is not round turns (rotating),
     nothing happens (still). A motion that the camera cancels is therefore "still", and an object at rest
     under a pan moves against the pan.
@@ -72,7 +72,7 @@ def motion_seen(x: Track, y: Track, diameter: Track, angle: Track, shape: str) -
 
 
 def path_length(x: Track, y: Track) -> float:
-    """Length of the centre's path over the clip, in short sides."""
+    """Length of the center's path over the clip, in short sides."""
     return float(np.hypot(np.diff(x), np.diff(y)).sum())
 
 

@@ -40,13 +40,13 @@ def coverage(body: Body, canvas: Canvas) -> Floats:
     """The part of each pixel that a body covers, in [0, 1], shape (T, H, W), from 4 x 4 points per pixel."""
     short, steps = canvas.short, SUPERSAMPLING
     side = 2 * int(np.ceil(body.reach * short)) + 2
-    centre_x, centre_y = body.x * short, body.y * short
-    left = np.floor(centre_x).astype(int) - side // 2
-    top = np.floor(centre_y).astype(int) - side // 2
+    center_x, center_y = body.x * short, body.y * short
+    left = np.floor(center_x).astype(int) - side // 2
+    top = np.floor(center_y).astype(int) - side // 2
     points = ((np.arange(side * steps) + 0.5) / steps).astype(np.float32)
     scale = (1 / (body.diameter * short))[:, None]
-    u = ((points + (left - centre_x)[:, None]) * scale).astype(np.float32)
-    v = ((points + (top - centre_y)[:, None]) * scale).astype(np.float32)
+    u = ((points + (left - center_x)[:, None]) * scale).astype(np.float32)
+    v = ((points + (top - center_y)[:, None]) * scale).astype(np.float32)
     inside = _inside(body, u[:, None, :], v[:, :, None])
     rows = inside.view(np.uint8).reshape(canvas.frames, side, steps, side * steps).sum(2, dtype=np.uint8)
     box = rows.reshape(canvas.frames, side, side, steps).sum(3, dtype=np.uint8) * np.float32(1 / steps**2)
@@ -59,7 +59,7 @@ def coverage(body: Body, canvas: Canvas) -> Floats:
 
 
 def _inside(body: Body, u: Floats, v: Floats) -> NDArray[np.bool_]:
-    """Which points (u (T, 1, P), v (T, P, 1), in diameters from the centre) lie in the shape."""
+    """Which points (u (T, 1, P), v (T, P, 1), in diameters from the center) lie in the shape."""
     if body.angle.any():
         cos = np.cos(body.angle, dtype=np.float32)[:, None, None]
         sin = np.sin(body.angle, dtype=np.float32)[:, None, None]

@@ -81,7 +81,7 @@ CIRCUMRADIUS = {
 
 @dataclass(frozen=True)
 class Extent:
-    """How far a shape reaches from its centre of mass, in units of its diameter."""
+    """How far a shape reaches from its center of mass, in units of its diameter."""
 
     left: float
     right: float
@@ -143,7 +143,7 @@ class Body:
 
     @property
     def reach(self) -> float:
-        """The largest distance of a point of the outline from the centre over the clip."""
+        """The largest distance of a point of the outline from the center over the clip."""
         return CIRCUMRADIUS[self.shape] * float(self.diameter.max())
 
 

@@ -92,19 +92,7 @@ class Bucketing:
     trains_short: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"data.bucketing.{name}={value}: it must be {least} or more")
-        for name in ("fps", "max_aspect"):
-            value = getattr(self, name)
-            if value is not None and not value > (0 if name == "fps" else 1):
-                raise UserError(f"data.bucketing.{name}={value}: it must be more than {0 if name == 'fps' else 1}")
-        if self.tail not in TAILS:
-            raise UserError(f"data.bucketing.tail={self.tail}: it must be one of {', '.join(TAILS)}")
-        bad = {name: weight for name, weight in (self.weights or {}).items() if not weight >= 0}
-        if bad:
-            raise UserError(f"data.bucketing.weights={bad}: a weight must be 0 or more")
+        _check_ranges(self)
         self._check_ratios()
 
     def _check_ratios(self) -> None:
@@ -321,6 +309,22 @@ LEAST = {
     "image_every": 2,
     "window": 1,
 }
+
+
+def _check_ranges(rule: Bucketing) -> None:
+    for name, least in LEAST.items():
+        value = getattr(rule, name)
+        if value is not None and value < least:
+            raise UserError(f"data.bucketing.{name}={value}: it must be {least} or more")
+    for name in ("fps", "max_aspect"):
+        value = getattr(rule, name)
+        if value is not None and not value > (0 if name == "fps" else 1):
+            raise UserError(f"data.bucketing.{name}={value}: it must be more than {0 if name == 'fps' else 1}")
+    if rule.tail not in TAILS:
+        raise UserError(f"data.bucketing.tail={rule.tail}: it must be one of {', '.join(TAILS)}")
+    bad = {name: weight for name, weight in (rule.weights or {}).items() if not weight >= 0}
+    if bad:
+        raise UserError(f"data.bucketing.weights={bad}: a weight must be 0 or more")
 
 
 def _sorted_assignment(numbers: Mapping[int, int], codes: np.ndarray) -> Assignment:

@@ -24,7 +24,7 @@ LONGEST = 32
 def read_picture(path: Path, max_megapixels: float = 128) -> UInt8[np.ndarray, "H W 3"]:
     """A picture as uint8 RGB (H, W, 3).
 
-    It is turned as its EXIF orientation says. 16-bit grey keeps its greys (65535 is white), palettes, grey, 1-bit and
+    It is turned as its EXIF orientation says. 16-bit gray keeps its grays (65535 is white), palettes, gray, 1-bit and
     CMYK become RGB, transparent parts are shown over white, and of an animation the first picture is taken.
 
     Args:
@@ -86,9 +86,9 @@ def _as_rgb(picture: "Image") -> np.ndarray:
     return np.asarray(upright.convert("RGB"))
 
 
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
+def _eight_bits(gray: np.ndarray) -> np.ndarray:
     """Grey of 16 bits as RGB of 8: 65535 / 257 is 255."""
-    grey = grey.astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
+    gray = gray.astype(np.int64)
+    if gray.min() < 0 or gray.max() > 65535:
         raise DataError("has 32-bit values, of which nobody knows which is white: save it as PNG.")
-    return np.repeat(((grey + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)
+    return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=-1)

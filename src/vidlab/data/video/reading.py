@@ -118,7 +118,7 @@ def read_frames(
     other containers, the file is decoded from its beginning: slower, same frames. A frame that was lost before the
     one sought, in a damaged file, still counts.
 
-    Rotated and mirrored video comes out upright, pixels that are not square are stretched to be (bicubic), grey and
+    Rotated and mirrored video comes out upright, pixels that are not square are stretched to be (bicubic), gray and
     deep video becomes 8-bit RGB, and transparent parts are shown over white. HDR keeps its curve and interlaced
     frames their combs: ``probe_closely`` names such clips.
 

@@ -27,10 +27,10 @@ def mixed_noise(trials: int, frames: int, elements: int, alpha: float, generator
 
 def jarque_bera(samples: Tensor) -> Tensor:
     """n / 6 (skewness^2 + excess kurtosis^2 / 4) of each row; for independent normal samples about chi squared (2)."""
-    centred = samples - samples.mean(dim=1, keepdim=True)
-    square = centred.square()
+    centered = samples - samples.mean(dim=1, keepdim=True)
+    square = centered.square()
     variance = square.mean(dim=1)
-    skewness = (square * centred).mean(dim=1) / variance**1.5
+    skewness = (square * centered).mean(dim=1) / variance**1.5
     excess = square.square().mean(dim=1) / variance**2 - 3
     return samples.shape[1] / 6 * (skewness**2 + excess**2 / 4)
 

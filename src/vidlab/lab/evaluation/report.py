@@ -1,4 +1,4 @@
-"""Scores as tables and pictures."""
+"""The scores of an evaluation as tables, CSV rows and contact sheets."""
 
 import csv
 from collections.abc import Mapping, Sequence

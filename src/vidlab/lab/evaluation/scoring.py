@@ -1,4 +1,4 @@
-"""Videos through a dictionary of metrics."""
+"""Scores videos with a dictionary of metrics, batch by batch."""
 
 from collections.abc import Callable, Mapping, Sequence
 

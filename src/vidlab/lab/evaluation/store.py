@@ -1,4 +1,4 @@
-"""Scores among the metrics of the run they belong to."""
+"""Logs scores to the MLflow run of the model that they belong to."""
 
 import time
 import warnings

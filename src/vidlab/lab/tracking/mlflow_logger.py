@@ -19,12 +19,11 @@ from vidlab.lab.tracking.abandoned import take_over
 from vidlab.lab.tracking.addresses import page
 from vidlab.lab.tracking.heartbeat import birth
 from vidlab.lab.tracking.metric_queue import MetricPoint, MetricQueue, keep_unsent, read_points, send_batch
-from vidlab.lab.tracking.mlflow_names import MAX_PARAMS, flatten, legal_name, store_params
+from vidlab.lab.tracking.mlflow_names import MAX_PARAMS, flatten, legal_name, legal_tags, store_params
 from vidlab.lab.tracking.mlflow_page import log_dataset, store_video
 from vidlab.lab.tracking.store import absolute_uri, find_run, open_client, short, store_errors, with_experiment_ready
 from vidlab.redaction import redact
 
-MAX_TAG = 8000
 STATUSES = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -145,7 +144,8 @@ class MLflowLogger(Logger):
             self.check()
         client, resumed = open_client(self._address), self._run_id is not None
         with held(), store_errors(self._address):  # a run that is begun is also ended
-            self._run_id = self._begin(client)
+            tags = birth() | self._tags
+            self._run_id = _begun(client, self._experiment_id, self._run_id, self._run_name, tags)
             self._client = client
             self._queue = MetricQueue(partial(send_batch, client, self._run_id), self._flush_seconds, self._flush_size)
             atexit.register(self.close)
@@ -157,13 +157,6 @@ class MLflowLogger(Logger):
             self._monitor = SystemMetricsMonitor(self._run_id, resume_logging=resumed, tracking_uri=self._address)
             self._monitor.start()
         return client
-
-    def _begin(self, client: Any) -> str:
-        if self._run_id is None:  # with whose it is: a kill from now on leaves a run that says so
-            tags = {legal_name(key): redact(str(value))[:MAX_TAG] for key, value in (birth() | self._tags).items()}
-            return str(client.create_run(self._experiment_id, run_name=self._run_name, tags=tags).info.run_id)
-        take_over(client, self._run_id)
-        return self._run_id
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -224,7 +217,7 @@ class MLflowLogger(Logger):
         """Set or replace tags of the run."""
         from mlflow.entities import RunTag
 
-        entries = [RunTag(legal_name(key), redact(str(value))[:MAX_TAG]) for key, value in tags.items()]
+        entries = [RunTag(key, value) for key, value in legal_tags(tags).items()]
         for start in range(0, len(entries), MAX_PARAMS):
             send = partial(self._open().log_batch, self._run_id, tags=entries[start : start + MAX_PARAMS])
             self._attempt("tags", send)
@@ -280,6 +273,16 @@ class MLflowLogger(Logger):
         client, ended = self._client, STATUSES.get(self._status, "FAILED")
         self._attempt("the end of the run", lambda: client.set_terminated(self._run_id, ended))
         self._client = self._queue = self._monitor = None
+
+
+def _begun(
+    client: Any, experiment_id: str | None, run_id: str | None, run_name: str | None, tags: Mapping[str, Any]
+) -> str:
+    """The id of a new run, or of the one that is continued."""
+    if run_id is None:  # with whose it is: a kill from now on leaves a run that says so
+        return str(client.create_run(experiment_id, run_name=run_name, tags=legal_tags(tags)).info.run_id)
+    take_over(client, run_id)
+    return run_id
 
 
 class NoLogger(Logger):

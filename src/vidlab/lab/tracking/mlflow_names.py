@@ -6,7 +6,7 @@ from typing import Any
 
 from vidlab.redaction import redact
 
-MAX_KEY, MAX_PARAM = 250, 6000
+MAX_KEY, MAX_PARAM, MAX_TAG = 250, 6000, 8000
 MAX_PARAMS = 100  # of one log_batch call, tags too
 
 
@@ -28,6 +28,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         else:
             flat[legal_name(name)] = redact(str(value))[:MAX_PARAM]
     return flat
+
+
+def legal_tags(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Tags by legal names, as texts without passwords."""
+    return {legal_name(key): redact(str(value))[:MAX_TAG] for key, value in tags.items()}
 
 
 def store_params(client: Any, run_id: str, flat: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What MLflow's page shows of a run."""
+"""What MLflow's web page shows of a run: source, description, data set and videos."""
 
 import json
 import shutil

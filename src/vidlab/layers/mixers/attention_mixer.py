@@ -56,7 +56,7 @@ class AttentionMixer(nn.Module):
         """What a call would give for ``x`` after the tokens of ``memory``."""
         past_k, past_v, real = memory.tensors
         q, k, v = self._heads(x, None)
-        real = torch.cat([real, real.new_ones(x.shape[:2])], dim=1)
+        real = torch.cat([real, real.new_ones(x.shape[:2])], dim=1)  # (B, past + L)
         mask = causal_mask(real.shape[1], real, x.device, first=past_k.shape[1])  # (B, 1, L, past + L)
         return self.kernel(q, torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1), mask).flatten(2)
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -65,11 +64,3 @@ class MixerKernels:
 
     attention: AttentionKernel = auto_attention
     ssm: SSMKernel = auto_ssm
-
-
-class MixerFactory(Protocol):
-    """A mixer class with everything chosen but its size, as ``mixer=`` composes it."""
-
-    def __call__(self, width: int, heads: int, kernels: MixerKernels) -> torch.nn.Module:
-        """A ``Mixer`` of D = ``width`` and N = ``heads``."""
-        ...

@@ -1,4 +1,4 @@
-"""Several mixers side by side."""
+"""A sum of sequence mixers that read the same tokens, such as attention beside a state space."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce

@@ -138,13 +138,13 @@ class Recomposition:
     def apply(self, x: Tokens, registers: Float[Tensor, "K D"]) -> Float[Tensor, "B long D"]:
         """S + R + S tokens from S + V: text, registers and frames, text."""
         slots = 0 if self.text is None else self.text.slots
-        bank = registers.to(x.dtype).expand(len(x), -1, -1)
+        bank = registers.to(x.dtype).expand(len(x), -1, -1)  # (B, K, D)
         middle = torch.cat([bank, x[:, slots:]], dim=1).index_select(1, self.scan)  # (B, R, D)
         if self.text is None:
             return middle
         text, ends = x[:, :slots], self.text
         right = [] if ends.right is None else [_at(text, ends.right)]
-        return torch.cat([_at(text, ends.left), middle, *right], dim=1)
+        return torch.cat([_at(text, ends.left), middle, *right], dim=1)  # (B, S + R + S, D)
 
     def invert(self, y: Float[Tensor, "B long D"]) -> Tokens:
         """S + V tokens from S + R + S: Z' = Z'_l + Z'_r slot by slot, frames in order, registers dropped.
@@ -154,10 +154,10 @@ class Recomposition:
         if self.text is None:
             return y.index_select(1, self.unscan)
         slots, ends = self.text.slots, self.text
-        text = _at(y[:, :slots], ends.left_back)
+        text = _at(y[:, :slots], ends.left_back)  # (B, S, D)
         if ends.right_back is not None:
             text = text + _at(y[:, slots + len(self.scan) :], ends.right_back)
-        return torch.cat([text, y.index_select(1, slots + self.unscan)], dim=1)
+        return torch.cat([text, y.index_select(1, slots + self.unscan)], dim=1)  # (B, S + V, D)
 
     def real(self) -> Bool[Tensor, "B long"] | None:
         """False at the padding of the text; None without text."""

@@ -108,18 +108,18 @@ class SSDMixer(nn.Module):
     def _mix(
         self, x: Float[Tensor, "B L D"], real: Real | None, seen: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B E conv_1"], Float[Tensor, "B N P S"]]:
-        z, values, keys, queries, dt = self.in_proj(x).split(list(self.sizes.values()), dim=-1)
+        z, values, keys, queries, dt = self.in_proj(x).split(list(self.sizes.values()), dim=-1)  # (B, L, sizes)
         if self.conv_on == "x":
             values, seen = self._convolve(values, real, seen)
         else:
             parts, seen = self._convolve(torch.cat([values, keys, queries], dim=-1), real, seen)
             values, keys, queries = parts.split([self.sizes[name] for name in ("x", "B", "C")], dim=-1)
         y, state = self.kernel(
-            values.unflatten(-1, (self.heads, -1)),
-            F.softplus(dt.float() + self.dt_bias),
+            values.unflatten(-1, (self.heads, -1)),  # (B, L, N, P)
+            F.softplus(dt.float() + self.dt_bias),  # (B, L, N)
             -self.A_log.float().exp(),
-            keys.unflatten(-1, (self.groups, -1)),
-            queries.unflatten(-1, (self.groups, -1)),
+            keys.unflatten(-1, (self.groups, -1)),  # (B, L, G, S)
+            queries.unflatten(-1, (self.groups, -1)),  # (B, L, G, S)
             self.D.float(),
             state,
             real,
@@ -133,7 +133,7 @@ class SSDMixer(nn.Module):
         if real is not None:
             x = x.masked_fill(~real[..., None], 0.0)  # the projection's bias is not zero at pads
         before = self.conv.kernel_size[0] - 1
-        padded = F.pad(x.mT, (before, 0)) if seen is None else torch.cat([seen, x.mT], dim=-1)
+        padded = F.pad(x.mT, (before, 0)) if seen is None else torch.cat([seen, x.mT], dim=-1)  # (B, E, conv - 1 + L)
         return self.activation(self.conv(padded).mT), padded[..., padded.shape[-1] - before :]
 
 

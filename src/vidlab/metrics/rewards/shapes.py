@@ -18,7 +18,7 @@ from vidlab.metrics.shapes.grade import PLACE_SLACK, POSITIONS
 HALF = 55.0
 # How near a pixel must be to count as the object's; a background is at least 90 away and then weighs about 0.001.
 NEAR = 35.0
-# Weight of every pixel in the centre of an object, so that there is a centre where nothing has its color.
+# Weight of every pixel in the center of an object, so that there is a center where nothing has its color.
 FAINT = 1e-4
 
 
@@ -27,7 +27,7 @@ class ColorAndPlace:
     """How well frames show the captioned color at the captioned place, in [0, 1].
 
     Color: the pixels nearest to the named color, as many as a small object has, score 1 / (1 + (d / 55)^2) each, d
-    being their distance in RGB. Place: with exp(-(d / 35)^2) as weights, their centre's distance from the named part of
+    being their distance in RGB. Place: with exp(-(d / 35)^2) as weights, their center's distance from the named part of
     the frame scores exp(-(distance / 0.12)^2). An object scores color times place, or color where its caption names
     no place; a frame is the mean over objects whose color is named, a clip the mean over frames. A clip whose caption
     names no color scores 1 and has no gradient.
@@ -77,9 +77,9 @@ def _place_score(away: Float[Tensor, "T H W"], position: str) -> Float[Tensor, "
         size = away.shape[axis]
         places = (torch.arange(size, device=away.device) + 0.5) / size
         profile = weight.sum(dim=3 - axis)  # (T, size)
-        centre = (profile * places).sum(dim=1) / profile.sum(dim=1)
+        center = (profile * places).sum(dim=1) / profile.sum(dim=1)
         first, inner, outer, last = PLACE_LIMITS
         low, high = {"low": (0.0, first), "middle": (inner, outer), "high": (last, 1.0)}[third]
-        outside.append((low - centre).clamp(min=0) + (centre - high).clamp(min=0))
+        outside.append((low - center).clamp(min=0) + (center - high).clamp(min=0))
     farthest = torch.stack(outside).amax(dim=0)
     return torch.exp(-((farthest / PLACE_SLACK) ** 2))

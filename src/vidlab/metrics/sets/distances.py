@@ -26,10 +26,10 @@ def frechet_distance(first: Float[Tensor, "n D"], second: Float[Tensor, "m D"]) 
 def _factor(features: Tensor) -> Tensor:
     """F with F^T F the covariance, of as few rows as possible."""
     rows, width = features.shape
-    centred = (features - features.mean(0)) / (rows - 1) ** 0.5
+    centered = (features - features.mean(0)) / (rows - 1) ** 0.5
     if rows <= width:
-        return centred
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
+        return centered
+    values, vectors = torch.linalg.eigh(centered.T @ centered)
     # Rounding makes eigenvalues that are zero slightly negative.
     return values.clamp(min=0).sqrt()[:, None] * vectors.T
 

@@ -1,1 +1,1 @@
-"""The eyes of the moving-shapes judge: from pixels to objects, background and camera, and from those to scores."""
+"""The vision of the moving-shapes judge: from pixels to objects, background and camera, and to scores."""

@@ -52,7 +52,7 @@ CAMERA_MARGIN = 0.15  # by how much another camera must fit better to rule the n
 PLACE_SLACK = 0.12  # how far from its region an object counts as elsewhere
 SIZE_STEP = math.log(SIZES["medium"] / SIZES["small"])
 FLICKER_FLOOR = 0.6293  # the score that VBench maps to 0
-FLICKER_FREE = 2.0  # grey levels of change that come from drawing alone
+FLICKER_FREE = 2.0  # gray levels of change that come from drawing alone
 HIDDEN_SHARE = 0.15  # of the back object, at least, when another passes before it
 
 

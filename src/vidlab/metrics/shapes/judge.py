@@ -82,7 +82,7 @@ class ShapesJudge(VideoMetric):
 
     def _take(self, batch: Batch) -> None:
         wanted = _complete(batch.factors, len(batch.videos), self.name)
-        rows = [_row(grade(see(clip), named)) for clip, named in zip(batch.videos, wanted, strict=True)]
+        rows = [_row(grade(scene_of(clip), named)) for clip, named in zip(batch.videos, wanted, strict=True)]
         self.scores.append(torch.tensor(rows, dtype=torch.float64, device=self.device))
         self.keys.append(batch.keys)
 
@@ -109,12 +109,12 @@ class ShapesJudge(VideoMetric):
         )
 
 
-def see(video: Float[Tensor, "3 T H W"]) -> ParsedScene:
+def scene_of(video: Float[Tensor, "3 T H W"]) -> ParsedScene:
     """Everything the judge can tell of one clip, (3, T, H, W) in [-1, 1]."""
-    return parse_scene(grey_levels(video))
+    return parse_scene(gray_levels(video))
 
 
-def grey_levels(video: Float[Tensor, "3 T H W"]) -> Floats:
+def gray_levels(video: Float[Tensor, "3 T H W"]) -> Floats:
     """A clip in [-1, 1] as RGB frames (T, H, W, 3) in [0, 255]."""
     frames = (video.detach().float().cpu().clamp(-1, 1) + 1) * 127.5
     return frames.permute(1, 2, 3, 0).contiguous().numpy()

@@ -44,7 +44,7 @@ def parts(mask: Mask) -> Whole:
 
 
 def moments(share: Floats) -> tuple[Track, Track, Track]:
-    """Area in pixels and centre (x, y) in pixels of a coverage (T, H, W), each (T,); NaN centres where it is empty."""
+    """Area in pixels and center (x, y) in pixels of a coverage (T, H, W), each (T,); NaN centers where it is empty."""
     height, width = share.shape[1:]
     area = share.sum((1, 2), dtype=np.float64)
     across, down = share.sum(1, dtype=np.float64), share.sum(2, dtype=np.float64)

@@ -30,7 +30,7 @@ from vidlab.metrics.shapes.outlines import SYMMETRY
 from vidlab.metrics.shapes.parsed_scene import SeenObject, ramp
 
 STEADY, UNSTEADY = math.log(1.12), math.log(GROWTH_LIMIT)
-RESTS_AT = 1.5 * IN_PLACE_LIMIT  # how far a measured centre at rest may stray
+RESTS_AT = 1.5 * IN_PLACE_LIMIT  # how far a measured center at rest may stray
 ONE_WAY, TO_AND_FRO = 0.85, 0.35  # distance over path length of a straight motion, and of none
 RIGHT_WAY, WRONG_WAY = math.cos(math.radians(15)), math.cos(math.radians(45))
 EDGE_MET, EDGE_MISSED = 0.06, 0.2  # gaps between an object and the edge it bounces off
@@ -85,8 +85,8 @@ def _direction(seen: SeenObject, unit: tuple[float, float]) -> float:
 
 def _bounce(seen: SeenObject, shape: str, canvas: Canvas) -> float:
     """Out and back along a line, turning once, at an edge."""
-    centre = np.stack([seen.x - seen.x.mean(), seen.y - seen.y.mean()], 1)
-    along = centre @ np.linalg.svd(centre, full_matrices=False)[2][0]
+    center = np.stack([seen.x - seen.x.mean(), seen.y - seen.y.mean()], 1)
+    along = center @ np.linalg.svd(center, full_matrices=False)[2][0]
     explained, turn = max((_tent(along, turn), turn) for turn in range(1, len(along) - 1))
     legs = min(float(np.ptp(along[: turn + 1])), float(np.ptp(along[turn:])))
     gap = float(_gaps(seen, shape, canvas)[max(0, turn - 1) : turn + 2].min())

@@ -1,7 +1,7 @@
 """Which shape an outline is, how it is turned, and how well the shape explains it.
 
 The measured coverage of each pixel is compared with the renderer's own drawing of every shape, of the same area and
-centre, upright and turned by the measured angle.
+center, upright and turned by the measured angle.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def turns(share: Floats, x: Track, y: Track, present: Mask, order: int) -> Track
 
     Args:
         share: coverage in [0, 1].
-        x, y: centre in pixels, (T,).
+        x, y: center in pixels, (T,).
         present: frames to be used; the others are interpolated.
         order: of the shape's symmetry; turns of more than half a period per frame are taken for shorter ones.
     """
@@ -36,7 +36,7 @@ def turns(share: Floats, x: Track, y: Track, present: Mask, order: int) -> Track
 
 
 def angular_moment(share: Floats, x: Track, y: Track, order: int) -> Complexes:
-    """Sum of coverage times r^order e^(i order angle) about the centre, complex (T,)."""
+    """Sum of coverage times r^order e^(i order angle) about the center, complex (T,)."""
     height, width = share.shape[1:]
     u = np.arange(width) + 0.5 - x[:, None]
     v = np.arange(height) + 0.5 - y[:, None]

@@ -22,7 +22,7 @@ class SeenObject:
     Args:
         color: mean over its inner pixels, (3,).
         shapes: how well each shape explains the outline, in [0, 1], together at most 1.
-        x, y: centre per frame (T,), filled in by interpolation where it is not visible.
+        x, y: center per frame (T,), filled in by interpolation where it is not visible.
         diameter: of the disc of the same area, per frame (T,), filled in likewise.
         turns: accumulated clockwise turn from the first frame, in radians, by symmetry order (3 for a triangle,
             4 for a square or a cross), each (T,).
@@ -72,7 +72,7 @@ class ParsedScene:
         background: what is behind them.
         counts: number of separate objects per frame (T,).
         flicker: mean absolute change, from frame to frame, of what the objects and the background leave
-            unexplained, in grey levels of 0 to 255.
+            unexplained, in gray levels of 0 to 255.
     """
 
     canvas: Canvas

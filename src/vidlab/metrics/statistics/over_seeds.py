@@ -54,19 +54,14 @@ def mean_over_seeds(values: Sequence[float], level: float = LEVEL, drawn: str = 
     )
 
 
-def interquartile_mean(values: Sequence[float]) -> float:
+def trimmed_mean(values: np.ndarray) -> np.ndarray:
     """The mean of the middle half: floor(n / 4) values are cut at each end (Agarwal et al. 2021, section 4.3).
 
     Less moved by one run that diverged than the mean, less wasteful than the median. Of fewer than 4 values it is the
     mean.
 
     Args:
-        values: at least 1, in any order.
+        values: (..., n) with n at least 1, in any order; the result is (...).
     """
-    return float(trimmed_mean(np.asarray(values, dtype=np.float64)))
-
-
-def trimmed_mean(values: np.ndarray) -> np.ndarray:
-    """``interquartile_mean`` of the last axis: (..., n) to (...)."""
     cut = values.shape[-1] // 4
     return np.asarray(np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1))

@@ -1,6 +1,5 @@
 """What a comparison could have seen: the smallest effect that a number of seeds detects."""
 
-import math
 from functools import lru_cache
 
 import numpy as np
@@ -51,23 +50,3 @@ def smallest_effect(std_error: float, freedom: float, level: float = LEVEL, powe
     while power_of(top, 1.0, freedom, level) < power:
         top *= 2
     return std_error * float(optimize.brentq(lambda shift: power_of(shift, 1.0, freedom, level) - power, 0.0, top))
-
-
-def seeds_needed(effect: float, std: float, level: float = LEVEL, power: float = POWER, most: int = 1000) -> int | None:
-    """How many paired seeds find an effect with probability ``power``; None if more than ``most``.
-
-    Args:
-        effect: the true difference.
-        std: of the differences between runs of one seed.
-        level: of the test.
-        power: how often the effect is to be found.
-        most: where the search ends.
-    """
-    if power_of(effect, std / math.sqrt(most), most - 1, level) < power:
-        return None
-    low, high = 1, most  # high is enough, low is not
-    while high - low > 1:
-        middle = (low + high) // 2
-        enough = power_of(effect, std / math.sqrt(middle), middle - 1, level) >= power
-        low, high = (low, middle) if enough else (middle, high)
-    return high

@@ -15,7 +15,7 @@ MIN_SIZE = 16  # pixels a side; DIS matches patches of 8 on a pyramid
 PRESET = "medium"
 
 
-def grey_frames(video: Float[Tensor, "3 T H W"]) -> NDArray[np.uint8]:
+def gray_frames(video: Float[Tensor, "3 T H W"]) -> NDArray[np.uint8]:
     """(T, H, W) luma of a clip in [-1, 1], rounded to 0..255 (ITU-R BT.601 weights)."""
     weights = torch.tensor([0.299, 0.587, 0.114], device=video.device).view(3, 1, 1, 1)
     luma = ((video.float() * weights).sum(0) + 1) * 127.5
@@ -40,19 +40,19 @@ def make_estimator() -> Any:
     return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
 
-def flows(grey: NDArray[np.uint8], step: int = 1) -> NDArray[np.float32]:
+def flows(gray: NDArray[np.uint8], step: int = 1) -> NDArray[np.float32]:
     """(T - step, H, W, 2): flow from each frame to the one ``step`` later, in pixels.
 
     Raises:
         DataError: frames smaller than 16 x 16.
     """
-    if min(grey.shape[1:]) < MIN_SIZE:
+    if min(gray.shape[1:]) < MIN_SIZE:
         raise DataError(
-            f"optical flow reads frames of at least {MIN_SIZE} x {MIN_SIZE}, these are {grey.shape[1]} x "
-            f"{grey.shape[2]}; set the metric's size to enlarge them."
+            f"optical flow reads frames of at least {MIN_SIZE} x {MIN_SIZE}, these are {gray.shape[1]} x "
+            f"{gray.shape[2]}; set the metric's size to enlarge them."
         )
     estimator = make_estimator()
-    return np.stack([flow_between(a, b, estimator) for a, b in zip(grey[:-step], grey[step:], strict=True)])
+    return np.stack([flow_between(a, b, estimator) for a, b in zip(gray[:-step], gray[step:], strict=True)])
 
 
 def warp(image: NDArray[Any], flow: NDArray[Any]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidlab.metrics.base import ClipMetric
-from vidlab.metrics.vbench.flow import PRESET, flow_between, flows, grey_frames, make_estimator, warp
+from vidlab.metrics.vbench.flow import PRESET, flow_between, flows, gray_frames, make_estimator, warp
 
 SIDE = 256  # pixels of the short side that lengths of flow are stated for
 _FASTEST = 0.05  # share of the pixels of a pair of frames that counts for dynamic degree
@@ -55,7 +55,7 @@ class MotionMagnitude(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """Pixels per frame, scaled to a short side of 256."""
-        lengths = np.linalg.norm(flows(grey_frames(video)), axis=-1)
+        lengths = np.linalg.norm(flows(gray_frames(video)), axis=-1)
         return float(lengths.mean()) * SIDE / min(video.shape[2:])
 
 
@@ -74,7 +74,7 @@ class DynamicDegree(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """1.0 for a clip that moves, else 0.0."""
-        lengths = np.linalg.norm(flows(grey_frames(video)), axis=-1)
+        lengths = np.linalg.norm(flows(gray_frames(video)), axis=-1)
         return float(moves(lengths, frames=video.shape[1]))
 
 
@@ -102,13 +102,13 @@ class MotionSmoothness(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """The score of one clip."""
-        grey, color, estimator = grey_frames(video), _color(video), make_estimator()
-        flows(grey[:2])  # refuses frames that are too small
+        gray, color, estimator = gray_frames(video), _color(video), make_estimator()
+        flows(gray[:2])  # refuses frames that are too small
         errors = []
-        for middle in range(1, len(grey) - 1, 2):
+        for middle in range(1, len(gray) - 1, 2):
             before, after = middle - 1, middle + 1
-            forward = flow_between(grey[before], grey[after], estimator)
-            backward = flow_between(grey[after], grey[before], estimator)
+            forward = flow_between(gray[before], gray[after], estimator)
+            backward = flow_between(gray[after], gray[before], estimator)
             # Flow at the middle frame is not known; that of its neighbors at the same place stands for it.
             guess = (warp(color[before], backward / 2) + warp(color[after], forward / 2)) / 2
             errors.append(float(np.abs(guess - color[middle]).mean()))
@@ -131,8 +131,8 @@ class WarpingError(FlowMetric):
 
     def score_clip(self, video: Float[Tensor, "3 T H W"]) -> float:
         """The error of one clip."""
-        grey, color = grey_frames(video), _color(video) / 255
-        there, back = flows(grey), flows(grey[::-1])[::-1]
+        gray, color = gray_frames(video), _color(video) / 255
+        there, back = flows(gray), flows(gray[::-1])[::-1]
         errors = []
         for number, (forward, backward) in enumerate(zip(there, back, strict=True)):
             difference = ((color[number] - warp(color[number + 1], forward)) ** 2).mean(axis=-1)

@@ -38,7 +38,7 @@ class LatentMoments:
         if posterior.log_variance is not None:
             square = square + posterior.log_variance.double().exp()
         count = torch.ones_like(mean)
-        return cls(torch.stack([part.sum((0, 2, 3, 4)) for part in (count, mean, square)]))
+        return cls(torch.stack([part.sum((0, 2, 3, 4)) for part in (count, mean, square)]))  # (3, C)
 
     def __add__(self, other: "LatentMoments") -> "LatentMoments":
         return LatentMoments(self.sums + other.sums)

@@ -101,6 +101,6 @@ def reconstruct(
     terms = {"l1": (pixels - decoded.pixels).abs().mean(), "kl": kl}
     if wanted:
         terms["wavelet"] = wavelet_loss(encoded.features[WAVELET_BANDS], decoded.features[WAVELET_BANDS])
-        total = total + weights.wavelet * terms["wavelet"]
+        total = total + weights.wavelet * terms["wavelet"]  # Open-Sora Plan, eq. 3, but for the adversary
     terms |= {} if distances is None else {"lpips": distances.mean()}
     return Reconstruction(posterior, decoded.pixels, terms, reconstruction, total)

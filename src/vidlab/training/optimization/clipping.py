@@ -108,13 +108,13 @@ class AdaptiveClipper:
     def decide(self, before: NormStatistics, norms: Sequence[float]) -> ClipDecision:
         """Judge one step by the gradient norms of all ranks, in their order."""
         threshold = self.threshold(before)
-        kept = [math.isfinite(norm) and norm <= threshold for norm in norms]
+        kept = [math.isfinite(norm) and norm <= threshold for norm in norms]  # eq. 24
         finite = [norm for norm in norms if math.isfinite(norm)]
         normal = [norm for norm, keep in zip(norms, kept, strict=True) if keep]
         after = self._updated(before, finite, normal, len(norms) - len(normal))
         max_norm = max(finite, default=0.0)
         return ClipDecision(
-            multipliers=tuple(len(norms) / len(normal) if keep else 0.0 for keep in kept),
+            multipliers=tuple(len(norms) / len(normal) if keep else 0.0 for keep in kept),  # eq. 26, with M of eq. 25
             abnormal=tuple(rank for rank, keep in enumerate(kept) if not keep),
             norms=tuple(norms),
             threshold=threshold,
@@ -137,13 +137,13 @@ class AdaptiveClipper:
         counted = finite if self.variant == "paper" else normal
         if not counted:
             return before
-        largest = max(counted)
+        largest = max(counted)  # eq. 21
         if before.ema is None or before.variance is None:
             return NormStatistics(largest, largest, 1)
         if self.variant == "released" and abnormal > 1:
             return before
-        ema = self.alpha * before.ema + (1 - self.alpha) * largest
-        variance = self.alpha * before.variance + (1 - self.alpha) * (largest - ema) ** 2
+        ema = self.alpha * before.ema + (1 - self.alpha) * largest  # eq. 22
+        variance = self.alpha * before.variance + (1 - self.alpha) * (largest - ema) ** 2  # eq. 23
         return NormStatistics(ema, variance, before.updates + 1)
 
 

@@ -56,7 +56,7 @@ class BatchedMuon(torch.optim.Muon):
     ) -> None:
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         looked_ahead = torch._foreach_lerp(gradients, momenta, group["momentum"]) if group["nesterov"] else momenta
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])  # decoupled, as AdamW's
         shapes: dict[torch.Size, list[int]] = {}
         for place, parameter in enumerate(params):
             shapes.setdefault(parameter.shape, []).append(place)
@@ -72,7 +72,7 @@ class BatchedMuon(torch.optim.Muon):
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Orthogonalised momentum for hidden matrices (Jordan et al. 2024; Liu et al. 2025 for the scale of its updates).
+    """Orthogonalized momentum for hidden matrices (Jordan et al. 2024; Liu et al. 2025 for the scale of its updates).
 
     Muon's update is scaled to the root mean square of an Adam update, so that one learning
     rate and one schedule serve both. A convolution's kernel is the matrix from its patches to its output channels.

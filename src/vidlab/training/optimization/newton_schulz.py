@@ -32,6 +32,7 @@ def orthogonalize(matrices: Float[Tensor, "N rows columns"], dtype: torch.dtype)
         return _by_gram_matrix(x)
     for _ in range(STEPS):
         gram = x @ x.mT
+        # a x + (b X X^T + c (X X^T)^2) x
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
     return x
 
@@ -45,8 +46,8 @@ def _by_gram_matrix(x: Float[Tensor, "N rows columns"]) -> Float[Tensor, "N rows
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     whole: Tensor | None = None
     for step in range(STEPS):
-        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * identity
-        whole = factor if whole is None else factor @ whole
+        factor = torch.baddbmm(gram, gram, gram, beta=B, alpha=C) + A * identity  # P_k
+        whole = factor if whole is None else factor @ whole  # P_k ... P_1
         if step < STEPS - 1:
             gram = factor @ gram @ factor
     assert whole is not None
