@@ -163,3 +163,23 @@ def test_a_folder_of_videos_is_scored(trained, report):
 def test_what_cannot_be_evaluated(trained, arguments, message):
     done = evaluate(trained, *arguments)
     assert done.code == 2 and message in done.message and "Traceback" not in done.err, done
+
+
+@pytest.mark.slow
+def test_the_callback_gives_first_frames_as_evaluate_does(commands, empty_store, tmp_path):
+    lab = new_lab(commands, tmp_path / "work", empty_store)
+    during = ("callbacks=[default,evaluation]", "callbacks.evaluation.every_n_steps=null",
+              "callbacks.evaluation.num_videos=6", "callbacks.evaluation.conditioning_frames=1")  # fmt: skip
+    refused = lab.train("trainer.max_steps=2", *during)
+    assert refused.code == 2
+    assert "callbacks.evaluation.conditioning_frames=1: this model was trained without conditioning" in refused.err
+    done = lab.train("trainer.max_steps=2", "conditioning=frame_replacement", "model=stiv", *during)
+    assert done.code == 0, done.err
+    before = tracked(lab)[-1].curve
+    done = evaluate(lab, "run=last", "conditioning_frames=1", "hydra.run.dir=evaluations/one")
+    assert done.code == 0, done.err
+    found = rows(lab.folder / "evaluations" / "one")
+    for name in ("temporal_flickering", "shapes_judge"):
+        ((series, points),) = curves(before, name).items()
+        assert points[2] == pytest.approx(float(found[name]["value"]), rel=1e-6)
+        assert series in {key for key, _ in tracked(lab)[-1].curve}

@@ -1,17 +1,20 @@
-"""What models under structure control are told while they are trained and evaluated: that of held-out clips."""
+"""What models are told of held-out clips while they are trained and evaluated: their structure, their first frames."""
 
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-from vidlab.conditioning.base import NoConditioning
+from vidlab.conditioning.base import NoConditioning, check_conditioning_frames
+from vidlab.conditioning.frame_replacement import FrameReplacement
+from vidlab.conditioning.patterns import First
 from vidlab.conditioning.structure.conditioning import StructureConditioning
 from vidlab.conditioning.structure.signals import GivenSignal
-from vidlab.data.held_out import held_out_clips, held_out_structure
+from vidlab.data.held_out import held_out_clips, held_out_frames, held_out_structure
 from vidlab.data.module import ClipDataModule
 from vidlab.data.moving_shapes import MovingShapes
 from vidlab.data.moving_shapes.signals import ShapeMasks
+from vidlab.errors import UserError
 from vidlab.lab.evaluation.generation import Recipe, followed_clips, generate_held_out
 from vidlab.training.video_diffusion import VideoDiffusion
 
@@ -44,6 +47,21 @@ def test_structure_is_that_of_all_frames_over_and_over(data, told):
     assert torch.equal(found.maps, told.whole_structure(clips.pixels, clips.factors).maps)
     assert found.maps[:, 2].flatten(1).amax(1).min() > 0  # of the true factors
     assert held_out_structure(NoConditioning(), Mock(spec=ClipDataModule), range(5), CPU) is None
+
+
+def test_first_frames_are_given_and_no_others(data):
+    pixels, known = held_out_frames(data, [2, 0], 1)
+    assert torch.equal(pixels, held_out_clips(data, [2, 0]).pixels)
+    assert known.tolist() == [[True, False, False, False]] * 2
+
+
+def test_more_frames_than_can_be_given_are_refused():
+    with pytest.raises(UserError, match=r"here=1: this model was trained without .* Use here=0"):
+        check_conditioning_frames(1, NoConditioning(), 4, "here")
+    with pytest.raises(UserError, match="conditioning_frames=4: the clips have 4 frames; use 0 to 3"):
+        check_conditioning_frames(4, FrameReplacement(First(1)), 4)
+    check_conditioning_frames(0, NoConditioning(), 1)
+    check_conditioning_frames(3, FrameReplacement(First(1)), 4)
 
 
 @pytest.mark.parametrize("follows", [True, False])

@@ -14,7 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from vidlab.callbacks.ema import EMA
-from vidlab.data.held_out import held_out_structure
+from vidlab.conditioning.base import check_conditioning_frames
+from vidlab.data.held_out import held_out_frames, held_out_structure
 from vidlab.data.module import ClipDataModule
 from vidlab.data.storage.index import ClipRow
 from vidlab.data.video import to_frames, to_pixels
@@ -69,6 +70,7 @@ class Evaluation(Callback):
         seed: of the noise.
         folder: where ``scores.csv`` and ``videos`` are written; null writes neither.
         fps: frames per second of the videos.
+        conditioning_frames: first frames of the held-out clip that are given to a model that takes frames.
 
     Logs:
         eval/<series>/<metric> and, where there is an interval, its ends under eval-low and eval-high. The series names
@@ -89,6 +91,7 @@ class Evaluation(Callback):
         seed: int = 0,
         folder: str | None = None,
         fps: float = 8.0,
+        conditioning_frames: int = 0,
     ) -> None:
         for name, value in {"every_n_steps": every_n_steps, "num_videos": num_videos, "batch_size": batch_size}.items():
             if value is not None and value < 1:
@@ -100,6 +103,7 @@ class Evaluation(Callback):
         self.seed = seed
         self.folder = None if folder is None else Path(folder)
         self.fps = fps
+        self.conditioning_frames = conditioning_frames
         self._latest: dict[str, np.ndarray] = {}  # frames of this process's videos, by key
         self._usable: dict[str, VideoMetric] | None = None
         self._last_step = -1
@@ -108,7 +112,7 @@ class Evaluation(Callback):
         """Choose the metrics that can be measured; before the first validation, which comes before training.
 
         Raises:
-            UserError: there is none, or what is trained generates nothing.
+            UserError: there is none, what is trained generates nothing, or it takes no frames and is to be given some.
         """
         from lightning.pytorch.utilities import rank_zero_info
 
@@ -119,6 +123,10 @@ class Evaluation(Callback):
                 "callbacks=[default,evaluation] scores generated videos, and an autoencoder generates none. Use "
                 "callbacks=[default]: validations measure its reconstructions."
             )
+        check_conditioning_frames(
+            self.conditioning_frames, pl_module.conditioning, pl_module.clip_shape[0],
+            name="callbacks.evaluation.conditioning_frames",
+        )  # fmt: skip
         clips = self._clips(trainer)
         known = AtHand(pl_module.clip_shape[0], captions=True, factors=all(clip.factors for clip in clips))
         selection = select(self.metrics, known)
@@ -192,6 +200,7 @@ class Evaluation(Callback):
         others = {
             "seed": self.seed, "weights": weights, "clip_shape": module.clip_shape, "data": data.data.hash,
             "precision": trainer.precision, "structure": module.conditioning.tells_structure or None,
+            "conditioning_frames": self.conditioning_frames or None,
         }  # fmt: skip
         return Series(len(self._clips(trainer)), module.sampler, module.guidance, others)
 
@@ -207,7 +216,10 @@ class Evaluation(Callback):
         captions = [clip.captions[0] for clip in clips]
         draw, data = KeyedRNG(self.seed, keys, (0,) * len(keys)), trainer.datamodule  # type: ignore[attr-defined]
         structure = held_out_structure(module.conditioning, data, places, module.device)
-        made = module.pipeline.clips(captions, draw, structure=structure).float().cpu()
+        pixels = known = None
+        if self.conditioning_frames:
+            pixels, known = held_out_frames(data, places, self.conditioning_frames)
+        made = module.pipeline.clips(captions, draw, pixels, known, structure=structure).float().cpu()
         frames = {key: to_frames(video) for key, video in zip(keys, made, strict=True)}
         self._latest |= frames
         # as a file keeps them, so that evaluate.py finds the same

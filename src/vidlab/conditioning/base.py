@@ -170,6 +170,26 @@ class NoConditioning(Conditioning):
         return FrameConditions()
 
 
+def check_conditioning_frames(
+    count: int, conditioning: Conditioning, frames: int, name: str = "conditioning_frames"
+) -> None:
+    """Whether the first frames of clips can be given to a model.
+
+    Args:
+        count: of given frames.
+        conditioning: with which the model was trained.
+        frames: of a clip.
+        name: of the setting, for the message.
+
+    Raises:
+        UserError: the model takes no frames, or the clips have no more than these.
+    """
+    if count and not conditioning.takes_frames:
+        raise UserError(f"{name}={count}: this model was trained without conditioning on frames. Use {name}=0.")
+    if not 0 <= count < frames:
+        raise UserError(f"{name}={count}: the clips have {frames} frames; use 0 to {frames - 1}.")
+
+
 def by_latent_frame(value: Tensor, latent_frames: int, stride: Stride) -> Tensor:
     """(B, T, ...) per pixel frame to (B, T', f, ...) per latent frame; a lone first frame is repeated f times.
 

@@ -1,9 +1,11 @@
-"""The structure of held-out clips, for what a model makes of their captions during training."""
+"""The structure and the first frames of held-out clips, for what a model makes of their captions during training."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from vidlab.clip import ClipBatch
 from vidlab.conditioning.base import Conditioning
@@ -33,6 +35,20 @@ def held_out_structure(
     count = len(data.data.shown)
     clips = held_out_clips(data, [position % count for position in positions]).to(device)
     return conditioning.whole_structure(clips.pixels, clips.factors)
+
+
+def held_out_frames(
+    data: ClipDataModule, positions: Sequence[int], count: int
+) -> tuple[Float[Tensor, "B 3 T H W"], Bool[Tensor, "B T"]]:
+    """Held-out clips, and which of their frames are given to a model: the first ``count``.
+
+    Raises:
+        DataError: the clips cannot be read.
+    """
+    clips = held_out_clips(data, positions)
+    known = torch.zeros(len(clips), clips.size[0], dtype=torch.bool)
+    known[:, :count] = True
+    return clips.pixels, known
 
 
 def held_out_clips(data: ClipDataModule, positions: Sequence[int]) -> ClipBatch:

@@ -15,12 +15,12 @@ from vidlab.lab.compare.data_frames import results
 from vidlab.lab.compare.measures import main_measures, measure_of
 from vidlab.lab.compare.media import Gallery
 from vidlab.lab.compare.page.html import write_page
-from vidlab.lab.compare.page.plots import all_plots, pareto_front
-from vidlab.lab.compare.reading.runs import Curve
+from vidlab.lab.compare.page.plots import all_plots, pareto_front, scaling
+from vidlab.lab.compare.reading.runs import ComparedRun, Curve, Work
 from vidlab.lab.compare.reading.selection import Selection, select_runs
 from vidlab.lab.compare.robust import robust_rows
-from vidlab.lab.compare.scaling import fit_power_law
-from vidlab.lab.compare.words import headline, ranking, warnings
+from vidlab.lab.compare.scaling import fit_power_law, size_fits
+from vidlab.lab.compare.words import headline, ranking, sentences, warnings
 from vidlab.lab.tracking.store import open_client
 
 
@@ -64,6 +64,19 @@ def test_a_ranking_from_one_seed_says_that_it_is_one(selection):
     assert "a ranking from one seed" in headline(found)
     assert all(one.test is None for one in found.verdicts.values())
     assert any("One seed only" in line for line in warnings(found))
+    assert sentences(found) == []  # the headline and this line say it
+
+
+def test_what_an_image_model_has_cost_is_said_beside_the_budget(selection):
+    runs = tuple(
+        replace(run, work=replace(run.work, image_model_flops=9.44e12)) if "model=full3d" in run.overrides else run
+        for run in selection.runs
+    )
+    told = [line for line in warnings(compare(replace(selection, runs=runs))) if "image model" in line]
+    assert told == [
+        "model=full3d stands on an image model whose training took 9.44 T FLOPs, once for all its runs; "
+        "the column FLOPs does not count them."
+    ]
 
 
 def test_runs_that_have_all_failed(selection):
@@ -173,6 +186,35 @@ def test_a_power_law_is_found_again():
     _, high = law.band(np.array([math.e]))
     assert math.log(high[0] / law.at(np.array([math.e]))[0]) == pytest.approx(12.7062 * math.sqrt(1 / 6 / 3), rel=1e-5)
     assert fit_power_law([(1.0, 2.0), (4.0, 1.0)]).interval is None and fit_power_law([(2.0, 1.0), (2.0, 3.0)]) is None
+
+
+def sized(scale: float, seed: int, flops: float, value: float, budget: str | None = None) -> ComparedRun:
+    words = (f"model.scale={scale}", f"seed={seed}", *([] if budget is None else [f"budget.value={budget}"]))
+    return ComparedRun(
+        f"{scale} {seed} {budget}", "finished", overrides=words, work=Work(10, flops, 1, 1), parameters=1e6 * scale**3,
+        curves={"val/x0_mse": Curve(np.array([10]), np.array([value]))},
+    )  # fmt: skip
+
+
+def test_sizes_are_fitted_against_what_differs_between_them():
+    """Steps: FLOPs differ. One budget of FLOPs: only parameters do. Several budgets: the best size of each."""
+    measure = measure_of("val/x0_mse")
+    by_steps = [sized(s, seed, 1e9 * s**3, 2 * s**-0.5) for s in (0.5, 1, 2) for seed in (0, 1)]
+    (fit,) = size_fits(compare(Selection("steps", tuple(by_steps))).rows, measure)
+    assert (fit.name, fit.axis, len(fit.law.points)) == ("all", "flops", 6)
+    assert fit.law.exponent == pytest.approx(-1 / 6)  # s^-1/2 over s^3
+    at_once = [sized(s, seed, 1e12 * (1 + s / 100), 2 * s**0.6) for s in (0.5, 1, 2) for seed in (0, 1)]
+    found = compare(Selection("equal", tuple(at_once)))
+    (fit,) = size_fits(found.rows, measure)
+    assert fit.axis == "parameters" and fit.law.exponent == pytest.approx(0.2)
+    assert [(one.section, one.axis) for one in scaling(found.rows, measure)] == [("scaling", "parameters")]
+    best = {1e12: 0.5, 4e12: 1, 16e12: 2}  # the size that is best for each budget
+    several = [
+        sized(s, seed, c, (c / 1e12) ** -0.25 + (0 if best[c] == s else 0.1), f"{c:.0e}")
+        for c in best for s in (0.5, 1, 2) for seed in (0, 1)
+    ]  # fmt: skip
+    (fit,) = size_fits(compare(Selection("budgets", tuple(several))).rows, measure)
+    assert fit.axis == "flops" and fit.law.exponent == pytest.approx(-0.25) and len(fit.law.points) == 6
 
 
 def test_the_front_holds_what_no_cheaper_one_beats():

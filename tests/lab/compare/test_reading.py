@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 
@@ -8,8 +9,8 @@ from lab.compare.conftest import HOSTILE, JUDGE, KEYS, make_folder
 from vidlab.errors import UserError
 from vidlab.lab.compare.reading.folders import read_folder, read_scores
 from vidlab.lab.compare.reading.runs import ComparedRun, Curve, Work
-from vidlab.lab.compare.reading.selection import select_runs
-from vidlab.lab.compare.reading.store import MOST_POINTS, children, read_runs, thinned
+from vidlab.lab.compare.reading.selection import _with_stored, select_runs
+from vidlab.lab.compare.reading.store import MOST_POINTS, StoredRun, children, read_runs, thinned
 from vidlab.lab.sweeps.record import JobRecord, SweepRecord, read_sweep, write_sweep
 from vidlab.lab.sweeps.resume import find_sweep
 from vidlab.metrics.run_scores import video_name
@@ -138,6 +139,18 @@ def test_long_curves_keep_their_ends():
     curve = thinned({step: step / 2 for step in range(5000)})
     assert len(curve.steps) <= MOST_POINTS and curve.steps[0] == 0 and curve.steps[-1] == 4999
     assert np.array_equal(curve.values, curve.steps / 2)
+
+
+def test_the_cost_of_an_image_model_is_read_from_the_store_or_the_folder(tmp_path):
+    make_folder(tmp_path / "0", None, None, ["seed=0"], 0.4)
+    assert read_folder(tmp_path / "0").work.image_model_flops == 0
+    summary = json.loads((tmp_path / "0" / "summary.json").read_text())
+    summary["cost_beside"] = {"image_model_flops": 9e12, "text_encoder_flops": 1}
+    (tmp_path / "0" / "summary.json").write_text(json.dumps(summary))
+    run = read_folder(tmp_path / "0")
+    assert run.work.image_model_flops == 9e12
+    stored = StoredRun("id", "name", "FINISHED", "", {"vidlab.image_model_flops": "7e12"})
+    assert _with_stored(run, stored).work.image_model_flops == 7e12
 
 
 def test_costs_between_logged_steps_are_interpolated_and_without_any_proportional():

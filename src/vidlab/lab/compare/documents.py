@@ -10,7 +10,7 @@ from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
 from vidlab.lab.compare.measures import Measure
 from vidlab.lab.compare.reading.runs import COSTS
 from vidlab.lab.compare.robust import ROBUST_EXPLAINED, ROBUST_HEAD, Robust, robust_cells, robust_rows
-from vidlab.lab.compare.scaling import families, law_of
+from vidlab.lab.compare.scaling import SIZES, size_fits
 from vidlab.lab.compare.words import amount, duration, headline, sentences, warnings
 from vidlab.metrics.intervals import Interval
 
@@ -90,13 +90,12 @@ def numbers(comparison: Comparison, row: ConfigurationRow, measure: Measure) -> 
 def _laws(comparison: Comparison) -> list[str]:
     found = []
     for measure in comparison.main:
-        for name, members in families(comparison.rows).items():
-            law = law_of(members, measure.key)
-            if law is not None:
-                told = (
-                    f"{measure.label} of {name} goes with FLOPs to the power {law.exponent:.3g} ({ends(law.interval)})"
-                )
-                found.append(f"- {markdown(told)}, {len(law.points)} runs")
+        for fit in size_fits(comparison.rows, measure):
+            of, law = SIZES[fit.axis], fit.law
+            told = (
+                f"{measure.label} of {fit.name} goes with {of} to the power {law.exponent:.3g} ({ends(law.interval)})"
+            )
+            found.append(f"- {markdown(told)}, {len(law.points)} runs")
     return ["## With size", "\n".join(found)] if found else []
 
 

@@ -1,4 +1,4 @@
-"""Loss against compute as a power law: straight lines in logarithms, fitted with intervals."""
+"""Loss against compute or size as a power law: straight lines in logarithms, fitted with intervals."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,17 @@ import numpy as np
 from scipy import stats
 
 from vidlab.lab.compare.comparison import ConfigurationRow
+from vidlab.lab.compare.measures import Measure
 from vidlab.metrics.intervals import LEVEL, Interval
 
-SCALE = "model.scale"
+SCALE, BUDGET = "model.scale", "budget.value"
+SIZES = {"flops": "FLOPs", "parameters": "parameters at equal FLOPs"}
+EQUAL = 1.25  # FLOPs of runs with one budget differ by a step at most, those of sizes by the square of the scale
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """``value = factor * compute ** exponent``.
+    """``value = factor * compute ** exponent``; of size in place of compute likewise.
 
     Args:
         exponent: the slope in logarithms.
@@ -75,17 +78,63 @@ def fit_power_law(points: Sequence[tuple[float, float]], level: float = LEVEL) -
     return PowerLaw(slope, math.exp(level_at), interval, kept, spread, level)
 
 
-def families(rows: Sequence[ConfigurationRow]) -> dict[str, list[ConfigurationRow]]:
-    """Configurations that differ in ``model.scale`` alone, by the rest of their settings; none without sizes."""
-    found: dict[str, list[ConfigurationRow]] = {}
+@dataclass(frozen=True)
+class SizeFit:
+    """What a metric does with size or compute, of configurations that differ in nothing else.
+
+    Args:
+        name: the settings that they share and others do not; ``all`` where there are none.
+        axis: ``flops``, or ``parameters`` where all sizes had one budget of FLOPs.
+        law: the fit, of which every run is a point.
+        first: the first of these configurations, whose color the line has.
+    """
+
+    name: str
+    axis: str
+    law: PowerLaw
+    first: ConfigurationRow
+
+
+def size_fits(rows: Sequence[ConfigurationRow], measure: Measure) -> list[SizeFit]:
+    """A power law for every family of configurations that differ in ``model.scale`` or ``budget.value`` alone.
+
+    Against FLOPs, where sizes or budgets differ in them. Sizes of one budget of FLOPs do not, so there the metric is
+    fitted against parameters. Where sizes were trained with several budgets of FLOPs each, the best size of
+    each budget counts, as on the compute-optimal frontier (Hoffmann et al. 2022, approach 1).
+    """
+    families: dict[str, list[ConfigurationRow]] = {}
     for row in rows:
-        if SCALE in row.settings:
-            rest = " ".join(f"{key}={value}" for key, value in row.settings.items() if key != SCALE)
-            found.setdefault(rest or "all", []).append(row)
-    return {name: members for name, members in found.items() if len(members) > 1}
+        if row.settings.keys() & {SCALE, BUDGET} and measure.key in row.means:
+            rest = " ".join(f"{key}={value}" for key, value in row.settings.items() if key not in (SCALE, BUDGET))
+            families.setdefault(rest or "all", []).append(row)
+    fits = (_fit(name, members, measure) for name, members in families.items())
+    return [fit for fit in fits if fit is not None]
 
 
-def law_of(members: Sequence[ConfigurationRow], key: str, cost: str = "flops") -> PowerLaw | None:
-    """The fit of a family: every run's last value of a metric against what it cost."""
-    runs = [run for row in members for run in row.runs.values() if key in run.curves]
-    return fit_power_law([(getattr(run.work, cost) or 0.0, run.curves[key].last) for run in runs])
+def _fit(name: str, members: Sequence[ConfigurationRow], measure: Measure) -> SizeFit | None:
+    budgets: dict[str, list[ConfigurationRow]] = {}
+    for row in members:
+        budgets.setdefault(row.settings.get(BUDGET, ""), []).append(row)
+    equal = all(_flops_are_equal(rows) for rows in budgets.values())
+    axis = "parameters" if equal and len(budgets) == 1 else "flops"
+    kept = [_best(rows, measure) for rows in budgets.values()] if equal and len(budgets) > 1 else members
+    points = [
+        (run.parameters if axis == "parameters" else run.work.flops, run.curves[measure.key].last)
+        for row in kept
+        for run in row.runs.values()
+        if measure.key in run.curves
+    ]
+    law = fit_power_law([(size or 0.0, value) for size, value in points])
+    return None if law is None else SizeFit(name, axis, law, members[0])
+
+
+def _flops_are_equal(rows: Sequence[ConfigurationRow]) -> bool:
+    """Whether configurations cost the same but for a step more or less; not known is not equal."""
+    costs = [row.costs.get("flops", 0.0) for row in rows]
+    return min(costs) > 0 and max(costs) < EQUAL * min(costs)
+
+
+def _best(rows: Sequence[ConfigurationRow], measure: Measure) -> ConfigurationRow:
+    sign = -1 if measure.higher_is_better else 1
+    finite = [row for row in rows if row.is_finite(measure.key)]
+    return min(finite or rows, key=lambda row: sign * row.means[measure.key].value)

@@ -97,12 +97,12 @@ def ranking(comparison: Comparison, measure: Measure) -> list[ConfigurationRow]:
 
 
 def sentences(comparison: Comparison) -> list[str]:
-    """One line for each verdict of the metrics that decide."""
+    """One line for each verdict of the metrics that decide; none where there was one seed, which the headline says."""
     found = []
     for measure in comparison.main:
         for row in comparison.rows[1:]:
             verdict = comparison.verdicts.get((measure.key, row.name))
-            if verdict is not None:
+            if verdict is not None and verdict.outcome != "one seed":
                 p = f" (p {verdict.adjusted:.2g})" if verdict.test and verdict.adjusted is not None else ""
                 pair = f"{row.name} against {comparison.rows[0].name}: "
                 named = verdict.outcome in ("better", "worse", "differs")
@@ -123,7 +123,18 @@ def warnings(comparison: Comparison) -> list[str]:
         lacking = [f"{row.name} lacks {', '.join(str(s) for s in every if s not in row.runs)}" for row in rows
                    if set(every) - set(row.runs)]  # fmt: skip
         found.append(f"Not all configurations have all seeds: {few(lacking)}.")
-    return [*found, *sameness(comparison), *comparison.selection.notes]
+    return [*found, *_image_models(comparison), *sameness(comparison), *comparison.selection.notes]
+
+
+def _image_models(comparison: Comparison) -> list[str]:
+    """What image models cost that frozen parts of some configurations were: no budget and no column counts it."""
+    costs = {row.name: max(run.work.image_model_flops for run in row.runs.values()) for row in comparison.rows}
+    return [
+        f"{name} stands on an image model whose training took {amount(flops)} FLOPs, once for all its runs; "
+        "the column FLOPs does not count them."
+        for name, flops in list(costs.items())[:SHOWN]
+        if flops
+    ]
 
 
 def _left_out(comparison: Comparison) -> list[str]:

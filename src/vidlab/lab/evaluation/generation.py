@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vidlab.clip import ClipBatch
+from vidlab.conditioning.base import check_conditioning_frames
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import write_lossless_mp4
-from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, write_text
 from vidlab.lab.evaluation.clips import RECORD, ScoredClip, read_record, write_record
 from vidlab.lab.evaluation.reconstruction import write_originals
@@ -68,7 +68,7 @@ def generate_held_out(
     Raises:
         UserError: frames are to be given to a model that takes none, or a prompt it cannot read whole.
     """
-    _check(module, recipe)
+    check_conditioning_frames(recipe.conditioning_frames, module.conditioning, module.clip_shape[0])
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     clips: list[ScoredClip] = []
@@ -94,19 +94,6 @@ def followed_clips(batches: Iterator[ClipBatch], folder: Path, fps: float) -> li
     """
     originals = folder / "originals"
     return read_record(originals) if (originals / RECORD).is_file() else write_originals(batches, originals, fps)
-
-
-def _check(module: VideoDiffusion, recipe: Recipe) -> None:
-    frames = module.clip_shape[0]
-    if recipe.conditioning_frames and not module.conditioning.takes_frames:
-        raise UserError(
-            f"conditioning_frames={recipe.conditioning_frames}: this model was trained without conditioning on "
-            "frames. Use conditioning_frames=0."
-        )
-    if not 0 <= recipe.conditioning_frames < frames:
-        raise UserError(
-            f"conditioning_frames={recipe.conditioning_frames}: the clips have {frames} frames; use 0 to {frames - 1}."
-        )
 
 
 def _write(module: VideoDiffusion, batch: ClipBatch, clips: list[ScoredClip], recipe: Recipe) -> None:

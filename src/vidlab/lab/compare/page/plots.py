@@ -16,7 +16,7 @@ import numpy as np
 from vidlab.lab.compare.comparison import Comparison, ConfigurationRow
 from vidlab.lab.compare.measures import Measure
 from vidlab.lab.compare.reading.runs import COSTS
-from vidlab.lab.compare.scaling import families, law_of
+from vidlab.lab.compare.scaling import SIZES, SizeFit, size_fits
 from vidlab.metrics.statistics.profiles import performance_profile
 
 AXES = {"steps": "steps", "flops": "FLOPs", "tokens": "tokens", "seconds": "seconds of training"}
@@ -64,7 +64,8 @@ def all_plots(comparison: Comparison) -> list[Plot]:
     for measure in comparison.main:
         for axis in (*COSTS, "parameters"):
             found += [pareto(comparison.rows, measure, axis)] if _has_costs(comparison.rows, measure, axis) else []
-        found += [plot for plot in (profiles(comparison.rows, measure), scaling(comparison.rows, measure)) if plot]
+        found += [plot] if (plot := profiles(comparison.rows, measure)) else []
+        found += scaling(comparison.rows, measure)
     return [Plot(p.section, p.title, p.axis, _own_ids(p.svg, number)) for number, p in enumerate(found)]
 
 
@@ -177,15 +178,19 @@ def profiles(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
     return Plot("profiles", measure.label, "", figure.svg)
 
 
-def scaling(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
-    """A metric against FLOPs, both logarithmic, with a fitted line and its band for each family of sizes."""
-    laws = [(members, law) for members in families(rows).values() if (law := law_of(members, measure.key))]
-    if not laws:
-        return None
+def scaling(rows: Sequence[ConfigurationRow], measure: Measure) -> list[Plot]:
+    """A metric against FLOPs or size, both logarithmic, with a fitted line and its band for each family of sizes."""
+    fits = size_fits(rows, measure)
+    return [
+        _scaling(rows, measure, axis, found) for axis in SIZES if (found := [one for one in fits if one.axis == axis])
+    ]
+
+
+def _scaling(rows: Sequence[ConfigurationRow], measure: Measure, axis: str, fits: Sequence[SizeFit]) -> Plot:
     places = {row.name: place for place, row in enumerate(rows)}
-    with _figure("FLOPs", measure.label) as (axes, figure):
-        for members, law in laws:
-            color, _ = style_of(places[members[0].name])
+    with _figure(SIZES[axis], measure.label) as (axes, figure):
+        for fit in fits:
+            law, (color, _) = fit.law, style_of(places[fit.first.name])
             x = np.geomspace(min(c for c, _ in law.points), max(c for c, _ in law.points), 60)
             band = law.band(x)
             if band:
@@ -194,7 +199,7 @@ def scaling(rows: Sequence[ConfigurationRow], measure: Measure) -> Plot | None:
             axes.plot(*zip(*law.points, strict=True), "o", color=color, ms=4)
         axes.set_xscale("log")
         axes.set_yscale("log")
-    return Plot("scaling", measure.label, "", figure.svg)
+    return Plot("scaling", measure.label, axis, figure.svg)
 
 
 def _wide(axes: Any, values: Sequence[float]) -> None:

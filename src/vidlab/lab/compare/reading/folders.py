@@ -130,9 +130,11 @@ def _ends(summary: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Curv
 
 def _work(summary: Mapping[str, Any]) -> Work:
     """What was counted; of runs that counted nothing, steps times the mean of a step."""
-    counted = summary.get("cost")
+    counted, beside = summary.get("cost"), summary.get("cost_beside")
     if isinstance(counted, dict):
-        return Work(**{name: _number(counted.get(name)) for name in ("steps", "flops", "tokens", "seconds")})
+        image_model = _number(beside.get("image_model_flops")) if isinstance(beside, dict) else None
+        steps, flops, tokens, seconds = (_number(counted.get(name)) for name in ("steps", "flops", "tokens", "seconds"))
+        return Work(steps, flops, tokens, seconds, image_model or 0.0)
     steps, rates = _number(summary.get("steps")), summary.get("throughput") or {}
     pace, flops = _number(rates.get("steps_per_second")), _number(rates.get("flops_per_step"))
     tokens = _number(rates.get("tokens_per_second"))

@@ -39,12 +39,14 @@ class Work:
         flops: of the denoiser, forward and backward.
         tokens: of the denoiser.
         seconds: of training.
+        image_model_flops: of the training of the image model that it stands on, once for many runs; 0 without one.
     """
 
     steps: float | None = None
     flops: float | None = None
     tokens: float | None = None
     seconds: float | None = None
+    image_model_flops: float = 0.0
 
 
 @dataclass(frozen=True)

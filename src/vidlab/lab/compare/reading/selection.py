@@ -252,7 +252,8 @@ def _work(run: ComparedRun, stored: StoredRun) -> Work:
     per_step = _number(stored.tags.get("vidlab.flops_per_step"))
     if "flops" not in counted and run.work.flops is None and per_step and steps:
         counted["flops"] = per_step * steps
-    return replace(run.work, steps=steps, **counted)
+    image_model = _number(stored.tags.get("vidlab.image_model_flops")) or run.work.image_model_flops
+    return replace(run.work, steps=steps, image_model_flops=image_model, **counted)
 
 
 def _number(text: str | None) -> float | None:
