@@ -174,7 +174,7 @@ def check_word(word: str, key: str) -> None:
     """
     name, equals, value = word.partition("=")
     plain = name.lstrip("+~")
-    if not equals or not re.fullmatch(r"[\w./@-]+", plain):
+    if not equals or not re.fullmatch(r"[A-Za-z_][\w./@-]*", plain):
         raise UserError(f"{key}: {word!r} is no setting: write key=value.")
     if re.split(r"[./@]", plain)[0] in OWN:
         raise UserError(f"{key}: {word!r}: the graph decides {plain} itself. Stages have parents and a budget.")
