@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ class BackboneSpec:
         features: names of what can be requested besides the prediction; see ``vidlab.features``.
         hidden_matrices: shell-style patterns of parameter names between the first and the last layer, whose matrices
             and kernels suit Muon: by default those of blocks.
+        temporal: patterns of parameter names of its temporal attention and of what else only videos have, which an
+            image model may lack.
         blocks: its transformer blocks, where it adds ``input.additions`` behind each of them.
         reads_structure: ``input.structure`` is read.
         trains_text: a text encoder without weights of its own is trained with it.
@@ -73,6 +76,7 @@ class BackboneSpec:
     remembers_history: bool = False
     features: frozenset[str] = frozenset()
     hidden_matrices: tuple[str, ...] = ("*blocks.*",)
+    temporal: tuple[str, ...] = ()
     blocks: BlockSpec | None = None
     reads_structure: bool = False
     trains_text: bool = True
@@ -113,6 +117,11 @@ class VideoDenoiser(nn.Module, ABC):
     def hidden_matrices(self) -> tuple[str, ...]:
         """Patterns of the names of matrices that Muon may take."""
         return self.spec.hidden_matrices
+
+    def temporal_parameters(self) -> frozenset[str]:
+        """Names of the parameters that ``spec.temporal`` declares."""
+        patterns = self.spec.temporal
+        return frozenset(name for name, _ in self.named_parameters() if any(fnmatch(name, one) for one in patterns))
 
     @abstractmethod
     def token_count(self, latent: LatentShape) -> int:

@@ -42,6 +42,7 @@ class PatchedDenoiser(VideoDenoiser):
         features: frozenset[str] = frozenset(),
         blocks: BlockSpec | None = None,
         shares_sequence: bool = False,
+        temporal: tuple[str, ...] = (),
     ) -> None:
         """Set ``spec``: a transformer of blocks that reads pooled text and controls."""
         frames, rows, columns = patch
@@ -49,7 +50,7 @@ class PatchedDenoiser(VideoDenoiser):
         self.spec = BackboneSpec(
             patch=self.patch, reads_controls=True, control_channels=self.control_channels, takes_attention=True,
             reads_history=reads_history, features=features, hidden_matrices=("blocks.*",), blocks=blocks,
-            shares_sequence=shares_sequence,
+            shares_sequence=shares_sequence, temporal=temporal,
         )  # fmt: skip
 
     @override

@@ -33,6 +33,9 @@ from vidlab.layers.tables import Tables
 from vidlab.parallel.exchange import Team
 from vidlab.structure import Additions, with_addition
 
+# What a text-to-image parent lacks: attention along frames, and what it is told of them.
+TEMPORAL = ("blocks.*.temporal.*", "condition.micro.sampling_stride.*", "condition.micro.frames.*")
+
 
 class STIV(PatchedDenoiser):
     """Spatial attention, temporal attention, cross-attention and feed-forward in every block (STIV, section 3).
@@ -114,7 +117,10 @@ class STIV(PatchedDenoiser):
         )  # fmt: skip
         self.watched = later_half(range(depth))
         blocks = BlockSpec(depth, width, heads)
-        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks, shares_sequence=True)
+        self.declare(
+            patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks, shares_sequence=True,
+            temporal=TEMPORAL,
+        )  # fmt: skip
         self.latent_channels = latent.channels
         self.head_dim = width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks

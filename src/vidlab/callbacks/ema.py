@@ -41,9 +41,9 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the current weights, or put a restored average on the module's device."""
-        current = self._parameters(pl_module)
+        current = averaged_parameters(pl_module)
         if not self.average:
-            self.average = {name: _precise(p).clone() for name, p in current.items()}
+            self.average = {name: precise(p).clone() for name, p in current.items()}
         missing = [name for name in current if name not in self.average]
         if missing:
             raise UserError(
@@ -54,18 +54,18 @@ class EMA(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only now a resumed run knows its step: a batch that still accumulates must not average again."""
-        self._last_step = _steps(trainer, pl_module)
+        self._last_step = averaged_steps(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Average once per optimizer step, whatever the gradient accumulation."""
-        step = _steps(trainer, pl_module)
+        step = averaged_steps(trainer, pl_module)
         if step == self._last_step:
             return
         self._last_step = step
         weight = 1 - warmed_up_decay(step, self.decay)
-        current = self._parameters(pl_module)
+        current = averaged_parameters(pl_module)
         with torch.no_grad():
-            values = [local(_precise(current[name])) for name in self.average]
+            values = [local(precise(current[name])) for name in self.average]
             torch._foreach_lerp_([local(average) for average in self.average.values()], values, weight)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -97,21 +97,11 @@ class EMA(Callback):
         """Continue a stored average; a checkpoint without one starts from its weights."""
         self.average = dict(checkpoint.get("ema", {}))
 
-    @staticmethod
-    def _parameters(pl_module: LightningModule) -> dict[str, torch.nn.Parameter]:
-        if isinstance(pl_module, SelfAveraged):
-            return pl_module.averaged()
-        return {
-            name: parameter
-            for name, parameter in pl_module.named_parameters()
-            if parameter.requires_grad and not name.startswith("regularizer_modules.")
-        }
-
     @torch.no_grad()
     def _swap_in(self, pl_module: LightningModule) -> None:
         if self._raw is not None or not self.average:
             return
-        current = self._parameters(pl_module)
+        current = averaged_parameters(pl_module)
         self._raw = {name: current[name].detach().clone() for name in self.average}
         for name, value in self.average.items():
             current[name].copy_(value)
@@ -120,16 +110,28 @@ class EMA(Callback):
     def _swap_out(self, pl_module: LightningModule) -> None:
         if self._raw is None:
             return
-        current = self._parameters(pl_module)
+        current = averaged_parameters(pl_module)
         for name, value in self._raw.items():
             current[name].copy_(value)
         self._raw = None
 
 
-def _precise(parameter: Tensor) -> Tensor:
+def averaged_parameters(pl_module: LightningModule) -> dict[str, torch.nn.Parameter]:
+    """What of a module is averaged, by name."""
+    if isinstance(pl_module, SelfAveraged):
+        return pl_module.averaged()
+    return {
+        name: parameter
+        for name, parameter in pl_module.named_parameters()
+        if parameter.requires_grad and not name.startswith("regularizer_modules.")
+    }
+
+
+def precise(parameter: Tensor) -> Tensor:
     """Its values in float32 at least."""
     return parameter.detach().to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def _steps(trainer: Trainer, pl_module: LightningModule) -> int:
+def averaged_steps(trainer: Trainer, pl_module: LightningModule) -> int:
+    """Optimizer steps that count for averages."""
     return pl_module.averaged_steps() if isinstance(pl_module, SelfAveraged) else steps_taken(trainer)

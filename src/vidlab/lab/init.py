@@ -110,7 +110,7 @@ class FromRuns:
             replace(source, weights={k: v for k, v in source.weights.items() if k not in frozen})
             for source, _ in loaded
         ]
-        report = inherit(module, sources, self.fresh, self.copies, _adapter(module), module.inherited())
+        report = inherit(module, sources, self.fresh, self.copies, weight_adapter(module), module.inherited())
         notes = [note for _, config in loaded for note in position_notes(module, config)]
         return replace(report, notes=tuple(notes))
 
@@ -141,7 +141,8 @@ def merged(
     return FromRuns(sources, fresh)
 
 
-def _adapter(module: ClipModule) -> Any:
+def weight_adapter(module: ClipModule) -> Any:
+    """Gives weights of an image model the shape that the denoiser of a module needs; None where there is none."""
     if not isinstance(module, VideoDiffusion):
         return None
 

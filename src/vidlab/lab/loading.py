@@ -18,6 +18,7 @@ from vidlab.lab.cli.error_messages import choices_among, did_you_mean
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.programs import config_folder
 from vidlab.lab.compose import build_module
+from vidlab.lab.ema.reconstruction import with_average
 from vidlab.lab.exported import load_stored
 from vidlab.lab.rebuilding import no_larger_than, rebuilding
 from vidlab.lab.runs.resolve import resolve_run
@@ -40,6 +41,7 @@ class LoadSettings:
         frames, height, width: of a clip in pixels.
         steps: of the sampler.
         sampler, guidance: configurations.
+        ema_length: sigma_rel of the average, made of what callbacks.post_hoc_ema has stored; None is the checkpoint's.
         image_model: the frozen image model of a model that has one, in place of that it was trained on: the same at
             another place, or another of the same structure.
     """
@@ -52,6 +54,7 @@ class LoadSettings:
     steps: int | None = None
     sampler: Any = None
     guidance: Any = None
+    ema_length: float | None = None
     image_model: str | None = None
 
     @classmethod
@@ -82,6 +85,8 @@ def load_pipeline(
     settings = settings or LoadSettings(tracking_uri=TRACKING)
     run = resolve_run(str(reference), RUNS, name, settings.tracking_uri, key=key, exports=True)
     state = load_stored(run.checkpoint, settings.weights)
+    if settings.ema_length is not None:
+        state = with_average(state, run.folder, settings.ema_length, settings.weights, run.checkpoint)
     trained = trained_config(state, run.checkpoint, Allowed.of(allow))
     pipeline = module_of(state, trained, run.checkpoint, settings).pipeline
     stride = trained.data.get("frame_stride", 1)

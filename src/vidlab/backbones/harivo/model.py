@@ -42,7 +42,11 @@ log = logging.getLogger(__name__)
 PARTS = ("down", "mid", "up")
 FEATURES = frozenset({SELF_ATTENTION, H_SPACE, IMAGE_BRANCH})
 SPEC = BackboneSpec(
-    reads_controls=True, reads_pooled_text=False, features=FEATURES, hidden_matrices=("temporal.*", "mapping.*")
+    reads_controls=True,
+    reads_pooled_text=False,
+    features=FEATURES,
+    hidden_matrices=("temporal.*", "mapping.*"),
+    temporal=("temporal.*", "frame_tokens.*"),
 )
 BODY = "body."
 DIGEST_NAME = "image_digest"

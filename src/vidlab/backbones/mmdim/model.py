@@ -149,7 +149,9 @@ class MMDiM(PatchedDenoiser):
         self.width, self.watched = blocks.width, later_half(range(dual_depth))
         features = frozenset({SELF_ATTENTION} if self.watched else ())
         self.declare(patch, control_channels, reads_history=True, features=features, blocks=blocks)
-        self.spec = replace(self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"))
+        self.spec = replace(
+            self.spec, takes_ssm=True, hidden_matrices=("dual_blocks.*", "blocks.*"), temporal=("blocks.*.temporal.*",)
+        )
 
     def _make_embeddings(self, latent_channels: int, text_width: int, pooled_width: int) -> None:
         """Of patches, controls, the condition and text; declares the pooled text that is read."""

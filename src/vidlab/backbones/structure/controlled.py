@@ -79,7 +79,7 @@ class StructureControlled(VideoDenoiser):
         )  # fmt: skip
         self.spec = replace(
             spec, hidden_matrices=("controller.blocks.*",), reads_structure=True, trains_text=False,
-            frozen=(PARENT + "*",), shares_sequence=False, remembers_history=False, released_as=None,
+            frozen=(PARENT + "*",), temporal=(), shares_sequence=False, remembers_history=False, released_as=None,
         )  # fmt: skip
 
     def forward(self, input: DenoiserInput) -> DenoiserOutput:

@@ -64,8 +64,8 @@ def run_as_command(cfg: DictConfig) -> float | None:
     folder = Path(hydra.runtime.output_dir)
     own = [word for word in hydra.overrides.hydra if not word.startswith(OF_THE_SWEEP)]
     words = [*hydra.overrides.task, *own, setting("hydra.run.dir", folder)]
-    with _left_to_it() as started:
-        process = subprocess.Popen([*_program(hydra), *words], env=_environment())
+    with left_to_process() as started:
+        process = subprocess.Popen([*_program(hydra), *words], env=own_environment())
         started.append(process)
         code = process.wait()
     if code in STOPPED:
@@ -91,13 +91,13 @@ def _program(hydra: DictConfig) -> list[str]:
     return [*program, *(word for path in added for word in ("--config-dir", path))]
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Without Lightning's own seed, which would be another job's."""
     return {key: value for key, value in os.environ.items() if not key.startswith("PL_GLOBAL_SEED")}
 
 
 @contextmanager
-def _left_to_it() -> Iterator[list[subprocess.Popen[bytes]]]:
+def left_to_process() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Signals are the other process's affair: Ctrl-C reaches it from the terminal, SIGTERM is handed on."""
     started: list[subprocess.Popen[bytes]] = []
     if threading.current_thread() is not threading.main_thread():

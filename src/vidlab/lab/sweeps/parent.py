@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -70,19 +70,19 @@ class ParentRun:
             known = known or (_begun_before(client, experiment, sweep) if resumed else None)
             if known is None:
                 tags = {**tags_of(sweep, folder), **birth()}
-                name = " ".join(["sweep", *sweep.arguments])[:80]
+                name = " ".join([sweep.kind, *sweep.arguments])[:80]
                 known = str(client.create_run(experiment, run_name=name, tags=tags).info.run_id)
             else:
                 take_over(client, known)
         return ParentRun(uri, experiment, known)
 
-    def tell(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
+    def tell(self, tags: Mapping[str, str], child: str | None = None) -> None:
+        """Set tags of the run, or of a run below it."""
         from mlflow.entities import RunTag
 
         entries = [RunTag(key, redact(value)[:MAX_TAG]) for key, value in tags.items()]
         for start in range(0, len(entries), 100):
-            send = partial(self._client.log_batch, self.run_id, tags=entries[start : start + 100])
+            send = partial(self._client.log_batch, child or self.run_id, tags=entries[start : start + 100])
             self._attempt("tags", send)
 
     def show(self, sweep: SweepRecord) -> None:
@@ -123,6 +123,11 @@ class ParentRun:
             write_json(folder / "table.json", rows)
             self._attempt("the table", lambda: self._client.log_artifacts(self.run_id, str(folder), "sweep"))
 
+    def keep_files(self, files: Sequence[Path], place: str) -> None:
+        """Store files with the run, in a folder of this name."""
+        for path in files:
+            self._attempt(path.name, partial(self._client.log_artifact, self.run_id, str(path), place))
+
     def close(self, state: str) -> None:
         """End the run: ``finished``, ``failed`` or ``interrupted``."""
         self._attempt("the end of the sweep", lambda: self._client.set_terminated(self.run_id, ENDED[state]))
@@ -159,6 +164,8 @@ def tags_of(sweep: SweepRecord, folder: Path) -> dict[str, str]:
 
 def command_of(sweep: SweepRecord) -> str:
     """The command of a sweep, as it can be pasted."""
+    if sweep.is_graph:
+        return command(sweep.program, *sweep.arguments)
     return command(f"{sweep.program}.py", "-m", *sweep.arguments)
 
 

@@ -68,7 +68,7 @@ class SweepRecord:
         id: the name of its folder.
         experiment: of its runs.
         parent_run_id: the MLflow run above those of its jobs; None with ``logger=none``.
-        program: the primary configuration of its jobs, such as ``train``.
+        program: the primary configuration of its jobs, such as ``train``; of a graph of stages, what runs it.
         arguments: what was typed, without passwords and without ``-m``.
         begun: nanoseconds since 1970.
         jobs: by number.
@@ -81,6 +81,16 @@ class SweepRecord:
     arguments: tuple[str, ...]
     begun: int
     jobs: tuple[JobRecord, ...] = ()
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether its jobs are stages that start from each other's weights, run by a program of their own."""
+        return self.program.startswith("-m ")
+
+    @property
+    def kind(self) -> str:
+        """What it is called."""
+        return "stages" if self.is_graph else "sweep"
 
     def having(self, job: JobRecord) -> "SweepRecord":
         """With a job in place of that of its number, or added."""

@@ -33,6 +33,9 @@ def continued(arguments: Sequence[str], program: str) -> list[str]:
     name = next((word.partition("=")[2] for word in arguments if word.startswith("name=")), None)
     folder = find_sweep(reference, name)
     sweep = read_sweep(folder)
+    if sweep.is_graph:
+        again = command(sweep.program, *sweep.arguments)
+        raise UserError(f"{KEY}={reference}: this is a graph of stages. It goes on with: {again}")
     if sweep.program != program:
         raise UserError(
             f"{KEY}={reference}: this is a sweep of {sweep.program}.py: python {sweep.program}.py {named[-1]}"
@@ -101,7 +104,7 @@ def sweeps_called(reference: str, name: str | None = None, runs: Path = RUNS) ->
     """
     known = _known(runs)
     if reference == "last":
-        return [folder for folder, sweep in known if name in (None, sweep.experiment)]
+        return [folder for folder, sweep in known if name in (None, sweep.experiment) and not sweep.is_graph]
     return [folder for folder, sweep in known if reference in (sweep.id, sweep.parent_run_id)]
 
 

@@ -98,7 +98,7 @@ def sweeping(config: DictConfig, jobs: Sequence[PlannedJob], arguments: Sequence
         JobFailedError: a job failed; all others have run.
     """
     folder = Path(config.hydra.sweep.dir)
-    with held_lock(folder / LOCK, "this sweep is being run"), _terminable():
+    with held_lock(folder / LOCK, "this sweep is being run"), terminable():
         try:
             sweep, parent = _begin(config, folder, jobs, arguments)
         except BaseException:
@@ -136,7 +136,7 @@ def _begin(
     write_sweep(folder, record)
     sweep = Sweep(folder, resumed)
     if resumed:
-        _begin_anew(folder, [job for job in record.jobs if job.state not in ("finished", "running")], parent)
+        begin_anew(folder, [job for job in record.jobs if job.state not in ("finished", "running")], parent)
     return sweep, parent
 
 
@@ -149,7 +149,7 @@ def _check_same(record: SweepRecord, jobs: Sequence[PlannedJob], folder: Path) -
         )
 
 
-def _begin_anew(folder: Path, jobs: Sequence[JobRecord], parent: ParentRun | None) -> None:
+def begin_anew(folder: Path, jobs: Sequence[JobRecord], parent: ParentRun | None) -> None:
     """Of jobs without a checkpoint, leave nothing that would be counted beside their new runs."""
     for job in jobs:
         if not has_checkpoint(folder, job):
@@ -202,7 +202,7 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Between jobs, SIGTERM ends the program in an order in which the sweep can be written down."""
     if threading.current_thread() is not threading.main_thread():
         yield

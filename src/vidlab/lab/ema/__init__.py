@@ -1,0 +1,1 @@
+"""Averages of any length out of the snapshots of a run."""
