@@ -116,13 +116,9 @@ class STIV(PatchedDenoiser):
             temporal_modulation=temporal_modulation, causal_temporal=causal_temporal,
         )  # fmt: skip
         self.watched = later_half(range(depth))
-        blocks = BlockSpec(depth, width, heads)
-        self.declare(
-            patch, control_channels, features=frozenset({SELF_ATTENTION}), blocks=blocks, shares_sequence=True,
-            temporal=TEMPORAL,
-        )  # fmt: skip
-        self.latent_channels = latent.channels
-        self.head_dim = width // heads
+        self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), shares_sequence=True,
+                     blocks=BlockSpec(depth, width, heads), temporal=TEMPORAL)  # fmt: skip
+        self.latent_channels, self.head_dim = latent.channels, width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
         self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
         self.activation_checkpointing = activation_checkpointing
