@@ -6,7 +6,7 @@ the same numbers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
@@ -64,6 +64,11 @@ class KeyedRNG:
             raise ValueError(f"{len(self.keys)} keys but {len(self.epochs)} epochs")
         if self.visits and len(self.keys) != len(self.visits):
             raise ValueError(f"{len(self.keys)} keys but {len(self.visits)} visits")
+
+    @property
+    def on_host(self) -> "KeyedRNG":
+        """Made on the CPU, for what the host decides: read from a GPU it would wait for all that is queued there."""
+        return self if torch.device(self.device).type == "cpu" else replace(self, device="cpu")
 
     def normal(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
         """Standard normal float32 numbers of shape ``(B, *shape)``."""

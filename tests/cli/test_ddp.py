@@ -93,3 +93,32 @@ def test_a_job_of_a_sweep_starts_its_processes_once(lab):
     assert {run.status for run in (parent, *children)} == {"FINISHED"}
     assert [run.run_id for run in children] == [job["run_id"] for job in jobs]
     assert all({step for name, step in run.curve if name == "train/loss"} == {0, 1} for run in children)
+
+
+KILLED = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Killed(Callback):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_rank == self.rank and trainer.global_step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_where_a_process_is_killed_the_other_ends_with_one_message(lab, trainer, rank):
+    (lab.folder / "killed.py").write_text(KILLED)
+    done = lab.train(
+        f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=200", "model=2p1d",
+        "+callbacks.killed._target_=killed.Killed", f"+callbacks.killed.rank={rank}",
+        env={"PYTHONPATH": f"{lab.folder}:{lab.source}"},
+    )  # fmt: skip
+    assert done.code in ((-9,) if rank == 0 else (2, -9)), done.err  # Lightning kills what it has started
+    assert done.err.count("Another process of this training ended") == 1, done.err
+    assert "Traceback" not in done.err

@@ -8,7 +8,14 @@ from torch.nn import functional as F
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.embeddings import TimestepEmbedder, sinusoidal
 from vidlab.layers.layouts import Full3D, Grid
-from vidlab.layers.modulation import ModulationTable, modulate
+from vidlab.layers.modulation import (
+    ModulationTable,
+    add_gated,
+    add_then_modulate,
+    modulate,
+    residual_dtype,
+    residual_stream,
+)
 from vidlab.layers.rope import rotation
 
 GRID = Grid(2, 2, 2)
@@ -88,3 +95,18 @@ def test_closed_gates_make_a_block_the_identity():
     shared = torch.randn(2, 1, 6, 12)
     shared[:, :, [2, 5]] = 0
     assert torch.equal(block(x, context(shared.flatten(2))), x)
+
+
+def test_the_residual_stream_is_float32_on_a_cpu_and_as_computed_on_a_gpu():
+    tokens = torch.randn(1, 2, 4)
+    assert residual_stream(tokens.bfloat16()).dtype == torch.float32
+    assert residual_stream(tokens.double()).dtype == torch.float64
+    assert residual_stream(tokens.to("meta", torch.bfloat16)).dtype == torch.bfloat16
+    assert residual_dtype("cuda", torch.bfloat16) == torch.bfloat16
+
+
+def test_what_is_added_takes_on_the_dtype_of_the_residual_stream():
+    x, gate, branch = torch.ones(1, 2, 4).bfloat16(), torch.full((1, 1, 4), 0.5), torch.full((1, 2, 4), 2.0)
+    assert torch.equal(add_gated(x, gate, branch), torch.full((1, 2, 4), 2.0).bfloat16())
+    read, hidden = add_then_modulate(x, branch, gate * 0, gate * 0)
+    assert read.dtype == hidden.dtype == torch.bfloat16 and torch.equal(read, torch.full((1, 2, 4), 3.0).bfloat16())

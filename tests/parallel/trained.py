@@ -48,17 +48,22 @@ class Training:
     devices: int = 1
     share: int = 1
     optimizer: Any = ADAMW
+    recomputed: bool = False  # activations, in the backward pass
+    compiled: bool = False
 
 
 def module_of(training: Training) -> VideoDiffusion:
     torch.manual_seed(0)
     layouts = LayerPlan((SingleSkip(2), GroupSkip(2)), full_last=1)
     module = VideoDiffusion(
-        partial(DiT, layouts=layouts, width=12, depth=3, heads=2, patch=(1, 4, 4)),
+        partial(
+            DiT, layouts=layouts, width=12, depth=3, heads=2, patch=(1, 4, 4),
+            activation_checkpointing=training.recomputed,
+        ),
         GaussianObjective(LinearPath(), Velocity(), Unweighted(), Uniform()), Identity(),
         WordsEncoder(width=8, depth=1, heads=2, rows=33, max_tokens=8), SIZE,
         OptimizerFactory(training.optimizer, lr=0.01, clip_norm=0.5), Constant(), GaussianSampler(Euler(), 2),
-        ClassifierFreeGuidance(2.0),
+        ClassifierFreeGuidance(2.0), compile=training.compiled,
     )  # fmt: skip
     module.configure_model()
     for parameter in module.denoiser.parameters():

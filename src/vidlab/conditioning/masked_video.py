@@ -135,8 +135,8 @@ class MaskedVideo(Conditioning):
 
     def kept_frames(self, count: int, draw: KeyedRNG, step: int) -> Frames:
         """True at kept frames of each clip."""
-        stage = self.stage(step)
-        order = draw.uniform("condition_order", (count,)).argsort(dim=1).argsort(dim=1).cpu()
+        stage, draw = self.stage(step), draw.on_host
+        order = draw.uniform("condition_order", (count,)).argsort(dim=1).argsort(dim=1)
         rows = zip(draw.uniform("task").tolist(), draw.uniform("condition_share").tolist(), order, strict=True)
         return torch.stack([_kept(stage.task(u), stage, count, share, ranks) for u, share, ranks in rows])
 

@@ -86,7 +86,7 @@ class TrainingEncoders:
         """Features of training captions, a keyed share of them those of the null prompt."""
         if batch.encoded is None or batch.encoded.text is None:
             return self.text_encoder(self.dropped_captions(batch.captions, draw))
-        dropped = draw.uniform("text_dropout") < self.text_dropout
+        dropped = draw.on_host.uniform("text_dropout") < self.text_dropout
         return with_null(batch.encoded.text, dropped, self._null(batch.encoded.text.tokens.device))
 
     def _null(self, device: torch.device) -> TextEmbedding:
@@ -99,7 +99,7 @@ class TrainingEncoders:
 
     def dropped_captions(self, captions: Sequence[str], draw: KeyedRNG) -> list[str]:
         """Captions with a keyed share replaced by the null prompt (purpose "text_dropout")."""
-        dropped = (draw.uniform("text_dropout") < self.text_dropout).tolist()
+        dropped = (draw.on_host.uniform("text_dropout") < self.text_dropout).tolist()
         return ["" if drop else caption for caption, drop in zip(captions, dropped, strict=True)]
 
 

@@ -220,3 +220,16 @@ def test_hydra_asks_for_the_mode_only_where_one_may_be_set(word):
     with entry._composed_once(["data.path=a", word]):
         assert (Hydra.get_mode is asks) == (word != "model=full3d")
     assert Hydra.get_mode is asks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:6048: Connection reset by peer.",
+        "[third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv to complete",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_a_process_that_has_gone_is_told_in_one_message(text):
+    assert messages.explain(RuntimeError(text)).startswith("Another process of this training ended")
+    assert messages.explain(RuntimeError("a shape is wrong")) is None

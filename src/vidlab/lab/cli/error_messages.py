@@ -27,6 +27,7 @@ from vidlab.command_line import shell_word
 from vidlab.data.workers import death_of_a_worker
 from vidlab.errors import UserError
 from vidlab.lab.cli.arguments import as_typed
+from vidlab.parallel.lost import death_of_a_process
 
 STORAGE_PROBLEMS = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
@@ -55,6 +56,8 @@ def explain(error: BaseException) -> str | None:
         return _explain_config(error)
     if isinstance(error, RuntimeError) and death_of_a_worker(error):
         return death_of_a_worker(error)
+    if death_of_a_process(error):
+        return death_of_a_process(error)
     if isinstance(error, OSError) and error.errno in STORAGE_PROBLEMS:
         return f"{error.filename or 'writing a file'}: {STORAGE_PROBLEMS[error.errno]}."
     return None

@@ -1,0 +1,97 @@
+"""A training step never waits for the device: no number of it is read but those that are logged."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from golden_runs import CONDITIONINGS, MODELS, TINY, batches, composed
+from host_reads import OnDevice, watched
+
+from vidlab.autoencoders.base import Autoencoder
+from vidlab.lab.compose import build_module
+from vidlab.randomness import KeyedRNG
+from vidlab.training.optimization.optimizers import trainable_parameters
+
+VARIANTS = [
+    *(f"conditioning={name}" for name in CONDITIONINGS if name != "none"),
+    "objective=pyramid_flow",
+    "optimizer=muon",
+]
+
+
+def reads_of_a_step(*words: str) -> list[str]:
+    """The second step as it is trained: the first makes tables and the optimizer's state."""
+    module = build_module(composed("train", *words, *TINY))
+    module.log, module.count = lambda *_, **__: None, lambda _: None
+    module.configure_model()
+    module.train()
+    updates = module.optimizer_factory.build(module)
+    before, batch = batches()[:2]
+    step(module, updates, before)
+    state = [value for one in updates.state.values() for name, value in one.items() if name != "step"]
+    with watched(module.parameters(), module.buffers(), state, [batch.pixels]) as device, drawn_on(device):
+        step(module, updates, batch)
+    return device.reads
+
+
+class HostRNG(KeyedRNG):
+    """What ``on_host`` gives where the batch is on a GPU."""
+
+
+@contextmanager
+def drawn_on(device: OnDevice) -> Iterator[None]:
+    """Random numbers are the device's but where they are made for the host."""
+
+    def on_device(draw):
+        def drawn(self, *arguments):
+            found = draw(self, *arguments)
+            if type(self) is KeyedRNG:
+                device.add([found])
+            return found
+
+        return drawn
+
+    on_host = property(lambda self: HostRNG(self.seed, self.keys, self.epochs, "cpu", self.visits, self.batch))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyedRNG, "on_host", on_host)
+        for name in ("normal", "uniform"):
+            patch.setattr(KeyedRNG, name, on_device(getattr(KeyedRNG, name)))
+        yield
+
+
+def step(module, updates, batch) -> None:
+    module.training_step(batch, batch.number)["loss"].backward()
+    torch.nn.utils.clip_grad_norm_(trainable_parameters(module), 1.0)
+    updates.step()
+    updates.zero_grad()
+
+
+def test_a_read_of_what_is_computed_from_the_device_is_found():
+    weight, host = torch.ones(2), torch.ones(2)
+    with watched([weight]) as device:
+        moved = (weight * host).sum()
+        host.sum().item(), host.tolist(), (host > 0).nonzero()
+        assert not device.reads
+        moved.item(), moved.tolist(), bool(moved > 0), weight[weight > 0]
+    assert len(device.reads) == 4
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """On a CPU an autoencoder asks whether clips are finite, which it leaves on a GPU."""
+    monkeypatch.setattr(Autoencoder, "check_frames", lambda *_: None)
+
+
+def cases(names, every_run):
+    return [pytest.param(name, marks=() if name in every_run else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("model", cases(MODELS, ("skiparse", "stiv", "open_sora_plan", "mmdim")))
+def test_a_step_of_a_backbone_reads_nothing(model):
+    assert reads_of_a_step(f"model={model}") == []
+
+
+@pytest.mark.parametrize("word", cases(VARIANTS, ("conditioning=masked_video", "optimizer=muon")))
+def test_nor_does_one_with_another_conditioning_objective_or_optimizer(word):
+    assert reads_of_a_step("model=full3d", word) == []
