@@ -119,7 +119,7 @@ class Contexts:
             of_frames = self.tables.get(rotation_of, *settings, device=device)
         else:
             of_frames = rotation_of(*settings, device, times)
-        return torch.cat([of_frames.new_ones(_slots(input), *of_frames.shape[1:]), of_frames])  # (S + V, ...)
+        return torch.cat([of_frames.new_ones(_slots(input), *of_frames.shape[1:]), of_frames])
 
 
 def _slots(input: DenoiserInput) -> int:

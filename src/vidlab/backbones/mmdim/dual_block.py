@@ -56,7 +56,7 @@ class Stream(nn.Module):
     def heads_of(self, x: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]) -> tuple[Heads, Heads, Heads]:
         """Queries and keys of unit root mean square in float32, and values."""
         q, k, v = self.qkv(modulate(x, parts[0], parts[1])).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.q_norm(q), self.k_norm(k), v  # (B, L, N, d) each
+        return self.q_norm(q), self.k_norm(k), v
 
     def finish(
         self, x: Float[Tensor, "B L D"], mixed: Float[Tensor, "B L D"], parts: tuple[Tensor, ...]
@@ -126,7 +126,7 @@ class DualStreamBlock(nn.Module):
         pairs = zip(self.text.heads_of(text, text_parts), (q, k, v), strict=True)
         q, k, v = (torch.cat(pair, dim=1) for pair in pairs)  # (B, S + V, N, d)
         mixed, q, seen = self._attend(q, k, v, context)
-        mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)  # (B, S, D), (B, V, D)
+        mixed_text, mixed_video = mixed.split([text.shape[1], video.shape[1]], dim=1)
         text = self.text.finish(text, mixed_text, text_parts)
         return text, self.video.finish(video, mixed_video, video_parts), q, seen
 

@@ -206,7 +206,7 @@ class MMDiM(PatchedDenoiser):
         conditions = self._conditions(input, grid, frames)
         known = FrameGrids(frames.sizes[: frames.history], 0)
         text = None if input.text is None else self.text_tokens(input.text.tokens)
-        video = self._embedded(input, frames)[:, : known.tokens]  # (B, H, D)
+        video = self._embedded(input, frames)[:, : known.tokens]
         dual = self.contexts.dual(input, frames, conditions, known)
         memories = []
         for block in self.dual_blocks:
@@ -242,7 +242,7 @@ class MMDiM(PatchedDenoiser):
         if input.requested or not self.spec.remembers_history:
             raise ValueError("features, and models that read their history anew, need input.remembered=None")
         new = FrameGrids(frames.sizes[frames.history :], frames.predicted)
-        x = self.contexts.positioned(self.embed_patches(input), input, new)  # (B, P, D)
+        x = self.contexts.positioned(self.embed_patches(input), input, new)
         memories, dual = iter(memory.parts), self.contexts.dual(input, frames, conditions, new)
         for number, block in enumerate(self.dual_blocks):
             x = with_addition(cast(DualStreamBlock, block).resume(x, dual, next(memories)), input.additions, number)
@@ -265,7 +265,7 @@ class MMDiM(PatchedDenoiser):
         return FrameGrids((*sizes, *[(grid.height, grid.width)] * grid.frames), grid.frames)
 
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
-        history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]  # (B, tokens, D) each
+        history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]
         return self.contexts.positioned(torch.cat([*history, self.embed_patches(input)], dim=1), input, frames)
 
     def _dual(

@@ -98,7 +98,7 @@ class MMDiMBlock(nn.Module):
         u, gate = self._modulated(x, context)
         y = self.mix(u, context.recomposition(self.layer))
         if self.temporal is not None and context.temporal_mask is not None:
-            moved = self.temporal(u[:, context.slots :], context.frames, context.temporal_mask)  # (B, V, D)
+            moved = self.temporal(u[:, context.slots :], context.frames, context.temporal_mask)
             y = y + F.pad(moved, (0, 0, context.slots, 0))
         return self._added(x, u, y, gate)
 

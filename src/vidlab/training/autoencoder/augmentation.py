@@ -16,7 +16,7 @@ def mirrored(pixels: Float[Tensor, "B 3 T H W"], draw: KeyedRNG) -> Float[Tensor
         pixels: clips.
         draw: random numbers of the clips.
     """
-    coins = draw.uniform("mirror", (4,)).cpu() < 0.5  # (B, 4)
+    coins = draw.uniform("mirror", (4,)).cpu() < 0.5
     return torch.stack([_mirrored(clip, *coin.tolist()) for clip, coin in zip(pixels, coins, strict=True)])
 
 
