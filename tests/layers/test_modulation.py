@@ -99,7 +99,9 @@ def test_closed_gates_make_a_block_the_identity():
 
 def test_the_residual_stream_is_float32_on_a_cpu_and_as_computed_on_a_gpu():
     tokens = torch.randn(1, 2, 4)
-    assert residual_stream(tokens.bfloat16()).dtype == torch.float32
+    assert residual_stream(tokens.bfloat16()).dtype == torch.bfloat16, "weights in bfloat16"
+    with torch.autocast("cpu", torch.bfloat16):
+        assert residual_stream(tokens.bfloat16()).dtype == torch.float32
     assert residual_stream(tokens.double()).dtype == torch.float64
     assert residual_stream(tokens.to("meta", torch.bfloat16)).dtype == torch.bfloat16
     assert residual_dtype("cuda", torch.bfloat16) == torch.bfloat16

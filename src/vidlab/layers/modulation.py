@@ -21,8 +21,13 @@ def residual_dtype(device: str, computing: torch.dtype) -> torch.dtype:
 
 
 def residual_stream(tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-    """Embedded tokens in ``residual_dtype``: what the first block reads. All that blocks add takes on this dtype."""
-    return no_view(tokens.to(residual_dtype(tokens.device.type, tokens.dtype)))
+    """Embedded tokens in ``residual_dtype``: what the first block reads. All that blocks add takes on this dtype.
+
+    Without autocast they have the dtype of the weights, and keep it.
+    """
+    if tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        tokens = tokens.to(residual_dtype("cpu", tokens.dtype))
+    return no_view(tokens)
 
 
 class ModulationTable(nn.Module):
