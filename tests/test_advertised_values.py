@@ -37,6 +37,7 @@ FETCHED = ("task.perceptual.net",)
 WITH = {
     "callbacks/adaptive_clipping": ["callbacks=[default,adaptive_clipping]"],
     "task/autoencoder task.adaptive_clipping": ["callbacks.finite_loss=null"],
+    "init/parents": ["init.runs={one:last}", "init.parts={one:all}"],
     "train attention=flex": ["trainer.accelerator=cpu"],
 }
 # choices that are no run of their own
@@ -47,6 +48,7 @@ REFUSED = {
     **{f"train ssm={name}": f"ssm={name}: the model has no state-space kernel" for name in ("torch", "mamba_ssm")},
     "train precision=16-mixed": "precision=16-mixed",
     "init/from_run weights=raw": "init.run=last: no run of experiment",
+    "init/parents weights=raw": "init.runs.one=last: no run of experiment",
     "init/mamba_from_attention weights=raw": "init.run=last: no run of experiment",
 }
 

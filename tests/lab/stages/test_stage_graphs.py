@@ -20,6 +20,7 @@ from vidlab.lab.stages import running, trained
 from vidlab.lab.stages.graph import Graph, read_graph
 from vidlab.lab.stages.report import rows_of, table_of, write_report
 from vidlab.lab.stages.running import StageRunner, new_record
+from vidlab.lab.stages.seeds import compare_seeds, in_words, split_seeds
 from vidlab.lab.stages.trained import RECORD, weights_digest
 from vidlab.lab.sweeps import record
 from vidlab.lab.sweeps.record import read_sweep, write_sweep
@@ -89,7 +90,9 @@ def test_stages_come_after_their_parents_and_with_shared_words(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name: x\nstages: {a: {parents: {b: all}}}", "no such stage"),
+        ("name: x\nstages: {a: {parents: {b: all}}}", "no stage b"),
+        ("name: x\nstages: {a: {budget: {flops_of: b}}}", "budget.flops_of: there is no stage b"),
+        ("name: x\ncompare: {a: b}\nstages: {a: {}}", "there is no stage b"),
         ("name: x\nstages: {a: {parents: {b: all}}, b: {parents: {a: all}}}", "circle"),
         ("name: x\nstages: {a: {parents: {b: most}}, b: {}}", "all_but_temporal_attention"),
         ("name: x\nstages: {a: {overrides: ['+x._target_=os.system']}}", "no classes"),
@@ -133,7 +136,7 @@ def test_from_takes_what_is_trained_and_until_ends(tmp_path):
     launch, folder = Trainings(), tmp_path / "stages"
     train(folder, graph_of(tmp_path), launch, last="videos")
     assert launch.begun == ["images", "videos"]
-    with pytest.raises(UserError, match="starts from large_images"):
+    with pytest.raises(UserError, match="comes after large_images"):
         train(folder, graph_of(tmp_path), launch, first="large_videos")
     train(folder, graph_of(tmp_path), launch, first="large_images")
     assert launch.begun == ["images", "videos", "large_images", "large_videos"]
@@ -246,6 +249,39 @@ def test_the_picture_stands_alone_and_shows_scores(tmp_path):
     assert rows == rows_of(runner)
     assert rows[1]["scores"] == {"val/loss": 0.25}
     assert [line[1] for line in table_of(runner).rows] == ["finished", "finished", "planned", "planned"]
+
+
+def test_a_stage_takes_the_flops_of_another_and_is_compared_over_seeds(tmp_path):
+    text = (
+        DIAMOND.replace("stages:", "compare: {videos: scratch}\nstages:") + "  scratch: {budget: {flops_of: videos}}\n"
+    )
+
+    class Scored(Trainings):
+        def __call__(self, words, folder):
+            code = super().__call__(words, folder)
+            seed = float(next(word for word in words if word.startswith("seed="))[5:])
+            loss = seed + (0.5 if folder.name.startswith("scratch") else 0.1 * seed)
+            summary = json.loads((folder / "summary.json").read_text())
+            write_json(folder / "summary.json", {**summary, "last": {"val/loss": loss}})
+            return code
+
+    assert "budget=flops" in graph_of(tmp_path, text).stages["scratch"].words()
+    runners = {}
+    for seed in (0, 1):
+        launch = Scored()
+        runners[seed] = train(tmp_path / "stages", graph_of(tmp_path, text, f"seed={seed}"), launch, last="scratch")
+        assert launch.begun == ["images", "videos", "scratch"]
+    trained_words = runners[1].trained["scratch"].words
+    assert trained_words[-2:] == ("budget=flops", "budget.value=4000000000")  # of the images and the videos
+    (row,) = compare_seeds(runners)
+    assert (row["metric"], row["seeds"], row["difference"]) == ("val/loss", [0, 1], pytest.approx(-0.45))
+    low, high = row["interval"]
+    assert high - low == pytest.approx(2 * 12.706 * 0.05, rel=1e-3)  # t of one degree of freedom; -0.5 and -0.4
+    assert "cannot be told apart" in in_words([row])
+    assert "lower" in in_words([{**row, "interval": [-2.0, -1.0]}])
+    assert split_seeds(["a=1", "seeds=0,3"]) == ([0, 3], ["a=1"])
+    with pytest.raises(UserError, match="different whole numbers"):
+        split_seeds(["seeds=0,0"])
 
 
 def test_a_training_ends_in_a_process_of_its_own(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from vidlab.lab.runs.run_lock import held_lock
 from vidlab.lab.stages.graph import Graph, read_graph
 from vidlab.lab.stages.report import PICTURE, SUMMARY, table_of, write_report
 from vidlab.lab.stages.running import PROGRAM, Launch, StageRunner, new_record, run_as_command, states_of
+from vidlab.lab.stages.seeds import compare_seeds, in_words, split_seeds
 from vidlab.lab.sweeps.parent import ParentRun
 from vidlab.lab.sweeps.record import RECORD, read_sweep, write_sweep
 from vidlab.lab.sweeps.running import LOCK, terminable
@@ -30,6 +31,7 @@ again; whatever ends the command, the same command goes on.
   from=     begin with this stage; what it stands on must be trained
   until=    end with this stage
   plan=     true: check every stage and say what would be trained
+  seeds=    0,1 trains the graph with each and compares what the file names under compare
   key=      settings of train.py for every stage, such as trainer=gpu or logger=none"""
 
 
@@ -70,7 +72,18 @@ def run_stages(arguments: Sequence[str], launch: Launch = run_as_command) -> Sta
         UserError: what was typed, the file or a stage cannot work.
         SystemExit: 130 or 143, when a signal has ended a stage.
     """
-    asked = read_request(arguments)
+    seeds, rest = split_seeds(arguments)
+    if not seeds:
+        return run_once(read_request(rest), launch)
+    asked = {seed: replace(read_request([*rest, f"seed={seed}"]), arguments=tuple(arguments)) for seed in seeds}
+    runners = {seed: run_once(one, launch) for seed, one in asked.items()}
+    if not asked[seeds[0]].plan:
+        print(terminal(in_words(compare_seeds(runners))), flush=True)
+    return runners[seeds[-1]]
+
+
+def run_once(asked: Request, launch: Launch = run_as_command) -> StageRunner:
+    """Run a graph once; as ``run_stages``."""
     configs = {name: _checked(asked.graph, name) for name in asked.selected}
     folder = RUNS / asked.graph.name / "stages"
     if asked.plan:

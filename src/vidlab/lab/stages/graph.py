@@ -28,6 +28,7 @@ class Stage:
         overrides: words of its command line, those that all stages share first.
         parents: the part of the new model's weights that each named stage gives, one of ``PARTS``.
         budget: the unit and the amount at which it ends.
+        flops_of: a stage that took, with all that it stands on, as many FLOPs as this is to take, in place of a budget.
         says: what it is for, in a line.
     """
 
@@ -35,12 +36,18 @@ class Stage:
     overrides: tuple[str, ...]
     parents: Mapping[str, str] = field(default_factory=dict)
     budget: tuple[str, float] | None = None
+    flops_of: str | None = None
     says: str = ""
+
+    @property
+    def after(self) -> frozenset[str]:
+        """The stages that must have ended before it begins."""
+        return frozenset([*self.parents, *filter(None, [self.flops_of])])
 
     def words(self) -> tuple[str, ...]:
         """Its command line, but for the weights it starts from."""
         if self.budget is None:
-            return self.overrides
+            return (*self.overrides, "budget=flops") if self.flops_of else self.overrides
         unit, value = self.budget
         return (
             *self.overrides,
@@ -57,11 +64,13 @@ class Graph:
         name: the experiment of all its runs.
         stages: by name, in an order in which they can run.
         says: what it is, in a line.
+        compare: the stage that each of some stages is compared with.
     """
 
     name: str
     stages: Mapping[str, Stage]
     says: str = ""
+    compare: Mapping[str, str] = field(default_factory=dict)
 
     def selected(self, first: str | None = None, last: str | None = None) -> tuple[str, ...]:
         """The stages to run: ``first`` and what follows from it, ``last`` and what it needs; in order.
@@ -82,8 +91,8 @@ class Graph:
         return tuple(found)
 
     def needed(self, name: str) -> frozenset[str]:
-        """A stage and all that it stands on."""
-        parents = (self.needed(parent) for parent in self.stages[name].parents)
+        """A stage and all that it comes after."""
+        parents = (self.needed(parent) for parent in self.stages[name].after)
         return frozenset({name}).union(*parents)
 
 
@@ -97,7 +106,7 @@ def read_graph(path: Path, extra: Sequence[str] = ()) -> Graph:
     Raises:
         UserError: names the file, the stage and the key at fault, and what is allowed.
     """
-    content = _mapping(_load(path), str(path), ("name", "says", "overrides", "stages"))
+    content = _mapping(_load(path), str(path), ("name", "says", "overrides", "compare", "stages"))
     name = content.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise UserError(f"{path}: name={name}: it must be a word of lower-case letters, digits and underscores.")
@@ -108,7 +117,11 @@ def read_graph(path: Path, extra: Sequence[str] = ()) -> Graph:
     for word in extra:
         check_word(word, "the command line")
     found = {str(one): _stage(str(one), node, f"{path}: stages.{one}", shared, extra) for one, node in stages.items()}
-    return Graph(name, dict(_ordered(found, path)), str(content.get("says", "")))
+    compare = _mapping(content.get("compare"), f"{path}: compare", tuple(found))
+    for baseline in compare.values():
+        if baseline not in found:
+            raise UserError(f"{path}: compare: there is no stage {baseline}; choose from {', '.join(found)}.")
+    return Graph(name, dict(_ordered(found, path)), str(content.get("says", "")), compare)
 
 
 def _load(path: Path) -> Any:
@@ -137,9 +150,12 @@ def _stage(name: str, node: Any, key: str, shared: Sequence[str], extra: Sequenc
             raise UserError(f"{key}.parents.{parent}={part}: choose {' | '.join(PARTS)}.")
     own = _words(content.get("overrides", []), f"{key}.overrides")
     words = {word.partition("=")[0]: word for word in (*shared, *own, *extra)}  # a later word replaces an earlier one
+    budget, flops_of = content.get("budget"), None
+    if isinstance(budget, dict) and [*budget] == ["flops_of"]:
+        budget, flops_of = None, str(budget["flops_of"])
     return Stage(
         name, tuple(words.values()), {str(one): str(part) for one, part in parents.items()},
-        _budget(content.get("budget"), f"{key}.budget"), str(content.get("says", "")),
+        _budget(budget, f"{key}.budget"), flops_of, str(content.get("says", "")),
     )  # fmt: skip
 
 
@@ -147,7 +163,9 @@ def _budget(node: Any, key: str) -> tuple[str, float] | None:
     if node is None:
         return None
     if not isinstance(node, dict) or len(node) != 1 or next(iter(node)) not in UNITS:
-        raise UserError(f"{key}={node}: write one of {', '.join(UNITS)} and its amount, such as steps: 1000.")
+        raise UserError(
+            f"{key}={node}: write one of {', '.join(UNITS)} and its amount, such as steps: 1000; or flops_of: a stage."
+        )
     unit, value = next(iter(node.items()))
     try:  # YAML reads 1e14 as text
         amount = float("nan") if isinstance(value, bool) else float(value)
@@ -195,17 +213,18 @@ def _mapping(node: Any, key: str, allowed: Sequence[str]) -> dict[str, Any]:
 
 def _ordered(stages: Mapping[str, Stage], path: Path) -> Iterator[tuple[str, Stage]]:
     for stage in stages.values():
-        for parent in stage.parents:
+        for parent in stage.after:
             if parent not in stages:
-                raise UserError(f"{path}: stages.{stage.name}.parents.{parent}: there is no such stage.")
+                where = "budget.flops_of" if parent == stage.flops_of else "parents"
+                raise UserError(f"{path}: stages.{stage.name}.{where}: there is no stage {parent}.")
     try:
-        order = tuple(TopologicalSorter({name: list(one.parents) for name, one in stages.items()}).static_order())
+        order = tuple(TopologicalSorter({name: one.after for name, one in stages.items()}).static_order())
     except CycleError as error:
         raise UserError(f"{path}: stages need each other in a circle: {' -> '.join(error.args[1])}.") from None
     done: set[str] = set()
     left = list(stages)
     while left:  # as written, wherever the parents allow it
-        name = next(one for one in left if done.issuperset(stages[one].parents))
+        name = next(one for one in left if done.issuperset(stages[one].after))
         left.remove(name)
         done.add(name)
         yield name, stages[name]

@@ -24,7 +24,7 @@ def columns_of(graph: Graph) -> dict[str, int]:
     """For each stage how many stand before it on the longest way."""
     found: dict[str, int] = {}
     for name, stage in graph.stages.items():
-        found[name] = 1 + max((found[parent] for parent in stage.parents), default=-1)
+        found[name] = 1 + max((found[parent] for parent in stage.after), default=-1)
     return found
 
 

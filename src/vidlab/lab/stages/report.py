@@ -1,26 +1,15 @@
 """What a graph shows: a picture while it runs, and a summary at its end."""
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vidlab.files import write_json, write_text
 from vidlab.lab.stages.picture import StageView, draw
-from vidlab.lab.stages.running import StageRunner, states_of
+from vidlab.lab.stages.running import StageRunner, flops_of, states_of, summary_of_stage
 from vidlab.lab.sweeps.table import Table
 
 PICTURE, SUMMARY = "stages.svg", "stages.json"
 SCORES = 3
-
-
-def summary_of_stage(folder: Path) -> Mapping[str, Any]:
-    """The summary that the run of a stage has left; empty where it has none."""
-    try:
-        found = json.loads((folder / "summary.json").read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError, RecursionError):
-        return {}
 
 
 def rows_of(runner: StageRunner) -> list[dict[str, Any]]:
@@ -31,7 +20,6 @@ def rows_of(runner: StageRunner) -> list[dict[str, Any]]:
         summary = summary_of_stage(place) if trained and place else {}
         last = summary.get("last", {})
         scores = {key: last[key] for key in summary.get("shown", ()) if isinstance(last.get(key), float)}
-        flops = (summary.get("cost") or {}).get("flops")
         rows.append(
             {
                 "stage": name,
@@ -39,7 +27,7 @@ def rows_of(runner: StageRunner) -> list[dict[str, Any]]:
                 "computed": name in runner.computed,
                 "parents": dict(stage.parents),
                 "steps": summary.get("steps"),
-                "flops": flops,
+                "flops": (flops_of(place) or None) if trained and place else None,
                 "scores": scores,
                 "digest": trained.digest if trained else None,
                 "folder": str(place) if place else None,

@@ -1,5 +1,6 @@
 """A graph of stages from its first training to its last, whatever ends it between."""
 
+import json
 import subprocess
 import sys
 import time
@@ -52,8 +53,8 @@ class StageRunner:
     def find(self) -> None:
         """Learn which stages have ended, as they are described now."""
         for name, stage in self.graph.stages.items():
-            if self.trained.keys() >= stage.parents.keys() and name not in self.trained:
-                key, self.places[name] = self._key(stage)
+            if stage.after <= self.trained.keys() and name not in self.trained:
+                key, self.places[name] = self._key(self._with_budget(stage))
                 found = read_trained(self.places[name], key)
                 if found is not None:
                     self.trained[name] = found
@@ -67,17 +68,27 @@ class StageRunner:
         """
         self.find()
         for name in selected:
-            missing = [one for one in self.graph.stages[name].parents if one not in self.trained]
+            missing = [one for one in sorted(self.graph.stages[name].after) if one not in self.trained]
             if missing and missing[0] not in selected:
                 raise UserError(
-                    f"stage {name} starts from {missing[0]}, which is not trained as it is described now. Leave from= "
+                    f"stage {name} comes after {missing[0]}, which is not trained as it is described now. Leave from= "
                     f"out, or begin there: from={missing[0]}"
                 )
         for name in selected:
             if name not in self.trained:
-                self._train(self.graph.stages[name])
+                self._train(self._with_budget(self.graph.stages[name]))
                 self.find()
                 self.tell(self)
+
+    def _with_budget(self, stage: Stage) -> Stage:
+        """A stage with the FLOPs that another and all that it stands on have taken, where it asks for them."""
+        if stage.flops_of is None:
+            return stage
+        counted = {name: flops_of(self.places[name]) for name in self.graph.needed(stage.flops_of)}
+        missing = [name for name, flops in counted.items() if not flops]
+        if missing:
+            raise UserError(f"stage {stage.name}: the FLOPs of stage {missing[0]} are not in its summary.json.")
+        return replace(stage, budget=("flops", sum(counted.values())))
 
     def _key(self, stage: Stage) -> tuple[str, Path]:
         key = stage_key(stage, {name: self.trained[name].digest for name in stage.parents})
@@ -131,6 +142,20 @@ class StageRunner:
         )
         if self.parent is not None and said.run_id and trained is not None:
             self.parent.tell(tags_of_stage(trained), said.run_id)
+
+
+def summary_of_stage(folder: Path) -> Mapping[str, Any]:
+    """The summary that the run of a stage has left; empty where it has none."""
+    try:
+        found = json.loads((folder / "summary.json").read_text())
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def flops_of(folder: Path) -> float:
+    """FLOPs of the denoiser in the run of a stage; 0 where they are not known."""
+    return float((summary_of_stage(folder).get("cost") or {}).get("flops") or 0.0)
 
 
 def tags_of_stage(trained: TrainedStage) -> dict[str, str]:

@@ -118,6 +118,6 @@ def read_trained(folder: Path, key: str) -> TrainedStage | None:
 
 def _read(content: Mapping[str, Any]) -> TrainedStage:
     parents = {str(name): (str(part), str(digest)) for name, (part, digest) in content["parents"].items()}
-    texts = {name: str(content[name]) for name in ("stage", "key", "digest")}
-    numbers = {name: int(content[name]) for name in ("size", "written")}
-    return TrainedStage(**texts, **numbers, words=tuple(map(str, content["words"])), parents=parents)
+    stage, key, digest = (str(content[name]) for name in ("stage", "key", "digest"))
+    words, size, written = tuple(map(str, content["words"])), int(content["size"]), int(content["written"])
+    return TrainedStage(stage, key, digest, words, parents, size, written)
