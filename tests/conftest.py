@@ -27,7 +27,10 @@ shape_checks.install("vidlab")
 
 import torch
 from filelock import FileLock
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from quick_disk import commit_at_once, wait_for_no_disk
 from shipped_choices import read_once
 from vidlab.backbones.dit import DiT
 from vidlab.clip import ClipBatch, LatentShape, TextEmbedding
@@ -43,6 +46,12 @@ if TYPE_CHECKING:
 
 # Set by any test that builds a Trainer with strategy=ddp; who inherits them takes itself for a launched process.
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Files that take longest. They come first, so that workers end together; tox.ini keeps xdist from sorting them.
+DEAR = (
+    "tests/cli", "tests/lab", "tests/parallel", "tests/golden", "tests/test_a", "tests/test_b", "tests/test_co",
+    "tests/test_d", "tests/test_p", "tests/test_r", "tests/backbones", "tests/metrics",
+)  # fmt: skip
 
 # What Lightning says about any loader and loop that is not its own.
 UNIMPORTANT = (
@@ -61,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that reach the network, or take minutes, run only when they are asked for."""
+    """Tests that reach the network, or take minutes, run only when asked for; files that take longest come first."""
     minutes = dict.fromkeys(("slow", "kills"), "takes minutes")
     for name, why in {"network": "needs the network", **minutes}.items():
         if name in (config.getoption("markexpr") or ""):
@@ -70,6 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+    items.sort(key=lambda item: not item.path.relative_to(config.rootpath).as_posix().startswith(DEAR))
 
 
 def pytest_collection_finish() -> None:
@@ -95,6 +105,15 @@ def shipped_choices_are_read_once() -> Iterator[None]:
     read_anew = read_once()
     yield
     read_anew()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_waits_for_the_disk() -> Iterator[None]:
+    fsync = os.fsync
+    wait_for_no_disk()
+    yield
+    os.fsync = fsync
+    event.remove(Engine, "connect", commit_at_once)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,15 +54,17 @@ def leave(request: dict[str, Any]) -> None:
     os._exit(code)
 
 
-def compose_once() -> None:
-    """What is shipped is read now, and not by every command."""
+def prepare() -> None:
+    """What is shipped is read now, and not by every command; no command waits for the disk."""
     from hydra import compose, initialize_config_dir
     from hydra.core.singleton import Singleton
 
     sys.path.append(str(Path(__file__).resolve().parents[1]))
+    import quick_disk
     import shipped_choices
 
     sys.path.pop()
+    quick_disk.wait_for_no_disk()
     before = Singleton.get_state()
     shipped_choices.read_once()
     with initialize_config_dir(str(shipped_choices.ROOT / "conf"), version_base="1.3"):
@@ -99,7 +101,7 @@ def main() -> None:
     import vidlab.lab.generate
     import vidlab.lab.train  # noqa: F401
 
-    compose_once()
+    prepare()
     gc.freeze()  # so that no child looks for garbage in what was imported
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody need wait for who has answered a test process
     with socket.socket(socket.AF_UNIX) as listener:
