@@ -92,6 +92,7 @@ class Commands:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
         )
         assert self._server.stdout is not None and self._server.stdout.readline() == "ready\n"
+        self._place = place
         address.write_text(str(place / "socket"))
         connection = connect(place / "socket")
         assert connection is not None
@@ -137,6 +138,7 @@ class Commands:
         if self._server is not None:
             self._server.kill()
             self._server.wait()
+            shutil.rmtree(self._place)
 
 
 def connect(path: Path) -> socket.socket | None:
