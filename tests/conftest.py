@@ -2,7 +2,6 @@
 
 # ruff: noqa: E402  the environment and the import hook come before everything they are for
 
-import copy
 import gc
 import os
 import sys
@@ -28,9 +27,11 @@ shape_checks.install("vidlab")
 
 import torch
 from filelock import FileLock
-from hydra._internal.config_repository import ConfigRepository
-from hydra.plugins.config_source import ConfigResult
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from quick_disk import commit_at_once, wait_for_no_disk
+from shipped_choices import read_once
 from vidlab.backbones.dit import DiT
 from vidlab.clip import ClipBatch, LatentShape, TextEmbedding
 from vidlab.layers.layouts import Full3D, LayerPlan, TokenLayout
@@ -43,11 +44,14 @@ if TYPE_CHECKING:
     from vidlab.training.video_diffusion import VideoDiffusion
 
 
-ROOT = Path(__file__).resolve().parents[1]
-SHIPPED = {"", "hydra.conf", *(str(ROOT / name) for name in ("conf", "experiments"))}  # where Hydra finds choices
-
 # Set by any test that builds a Trainer with strategy=ddp; who inherits them takes itself for a launched process.
 LAUNCHED = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# Files that take longest. They come first, so that workers end together; tox.ini keeps xdist from sorting them.
+DEAR = (
+    "tests/cli", "tests/lab", "tests/parallel", "tests/golden", "tests/test_a", "tests/test_b", "tests/test_co",
+    "tests/test_d", "tests/test_p", "tests/test_r", "tests/backbones", "tests/metrics",
+)  # fmt: skip
 
 # What Lightning says about any loader and loop that is not its own.
 UNIMPORTANT = (
@@ -66,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that reach the network, or take minutes, run only when they are asked for."""
+    """Tests that reach the network, or take minutes, run only when asked for; files that take longest come first."""
     minutes = dict.fromkeys(("slow", "kills"), "takes minutes")
     for name, why in {"network": "needs the network", **minutes}.items():
         if name in (config.getoption("markexpr") or ""):
@@ -75,6 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(skip)
+    items.sort(key=lambda item: not item.path.relative_to(config.rootpath).as_posix().startswith(DEAR))
 
 
 def pytest_collection_finish() -> None:
@@ -97,26 +102,30 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def shipped_choices_are_read_once() -> Iterator[None]:
-    """Hydra reads each of some forty files again whenever a test composes: a third of the time of composing."""
-    load, kept = ConfigRepository.load_config, {}
-
-    def load_once(self: ConfigRepository, config_path: str) -> ConfigResult | None:
-        places = tuple(source.path for source in self.sources)
-        if not SHIPPED.issuperset(places):
-            return load(self, config_path)
-        if (places, config_path) not in kept:
-            kept[places, config_path] = load(self, config_path)
-        return copy.deepcopy(kept[places, config_path])
-
-    ConfigRepository.load_config = load_once
+    read_anew = read_once()
     yield
-    ConfigRepository.load_config = load
+    read_anew()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobody_waits_for_the_disk() -> Iterator[None]:
+    fsync = os.fsync
+    wait_for_no_disk()
+    yield
+    os.fsync = fsync
+    event.remove(Engine, "connect", commit_at_once)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tiny modules are fastest on one thread, and sums then have one order."""
     torch.set_num_threads(1)
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +136,9 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Commands]":
     with pytest.MonkeyPatch.context() as patch:
         for name in LAUNCHED:
             patch.delenv(name, raising=False)
-        server = Commands(tmp_path_factory.mktemp("commands"))
+        shared = shared_folder(tmp_path_factory)
+        with FileLock(shared / "commands.lock"):
+            server = Commands(tmp_path_factory.mktemp("commands"), shared / "commands.txt")
     yield server
     server.close()
 
@@ -137,8 +148,7 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs, made once for all workers: creating its tables takes seconds."""
     from vidlab.lab.tracking.store import open_client
 
-    own = tmp_path_factory.getbasetemp()
-    folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared_folder(tmp_path_factory)
     database = folder / "empty.db"
     with FileLock(folder / "empty.db.lock"):
         if not database.exists():

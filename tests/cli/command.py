@@ -2,14 +2,17 @@
 
 Importing torch, Lightning and MLflow takes most of a short run. ``Commands`` pays it once: a small server process
 imports them and forks one child per command, which then executes ``train.py`` or ``generate.py`` from its first line.
+The workers of one test session share the server.
 """
 
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}  # of commands
 TINY = (
     "trainer=cpu", "precision=32-true", "model.backbone.width=48", "model.backbone.heads=2", "model.backbone.depth=1",
     "data.source.train_clips=64", "data.source.val_clips=8", "data.val_clips=4", "data.batch_size=4",
@@ -65,21 +69,39 @@ class Running:
 
 
 class Commands:
-    """The server's end in the tests."""
+    """The server's end in the tests.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._count = folder, 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src")}
+    Args:
+        folder: where what commands print is kept.
+        address: a file that names the server's socket. Whoever finds no server there starts one, and ends it.
+    """
+
+    def __init__(self, folder: Path, address: Path) -> None:
+        self._folder, self._count, self._server = folder, 0, None
+        connection = connect(Path(address.read_text())) if address.is_file() else None
+        if connection is None:
+            connection = self._start(address)
+        self._connection, self._requests = connection, connection.makefile("rw")
+        self.ask({"environment": {**os.environ, **ENVIRONMENT}})
+
+    def _start(self, address: Path) -> socket.socket:
+        # the path of a socket has about a hundred characters at most
+        place = Path(tempfile.mkdtemp(dir="/tmp" if len(tempfile.gettempdir()) > 70 else None))
+        command = [sys.executable, str(Path(__file__).with_name("server.py")), str(place / "socket")]
         self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("server.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT}
+        )
+        assert self._server.stdout is not None and self._server.stdout.readline() == "ready\n"
+        self._place = place
+        address.write_text(str(place / "socket"))
+        connection = connect(place / "socket")
+        assert connection is not None
+        return connection
 
     def ask(self, request: Mapping[str, Any]) -> Any:
-        assert self._server.stdin is not None and self._server.stdout is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return json.loads(self._server.stdout.readline())
+        self._requests.write(json.dumps(request) + "\n")
+        self._requests.flush()
+        return json.loads(self._requests.readline())
 
     def start(
         self,
@@ -111,8 +133,23 @@ class Commands:
         return self.start_code(code, *arguments, cwd=cwd, **options).wait()
 
     def close(self) -> None:
-        self._server.kill()
-        self._server.wait()
+        self._requests.close()
+        self._connection.close()
+        if self._server is not None:
+            self._server.kill()
+            self._server.wait()
+            shutil.rmtree(self._place)
+
+
+def connect(path: Path) -> socket.socket | None:
+    """To a server, if it is there."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except OSError:
+        connection.close()
+        return None
+    return connection
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Reads requests on stdin, one JSON object a line: forks a command, or waits for one. See command.py."""
+"""Imports what programs import, and forks one process for each test process that connects; that one reads requests,
+one JSON object a line, and forks a command or waits for one. See command.py.
+"""
 
 import gc
 import json
@@ -6,7 +8,9 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,6 @@ def child(request: dict[str, Any]) -> None:
 
 def leave(request: dict[str, Any]) -> None:
     """Run the command and end the process the way the interpreter does."""
-    import threading
     import traceback
 
     code = 0
@@ -51,6 +54,44 @@ def leave(request: dict[str, Any]) -> None:
     os._exit(code)
 
 
+def prepare() -> None:
+    """What is shipped is read now, and not by every command; no command waits for the disk."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.singleton import Singleton
+
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    import quick_disk
+    import shipped_choices
+
+    sys.path.pop()
+    quick_disk.wait_for_no_disk()
+    before = Singleton.get_state()
+    shipped_choices.read_once()
+    with initialize_config_dir(str(shipped_choices.ROOT / "conf"), version_base="1.3"):
+        for name in ("train", "generate", "evaluate", "curate"):
+            compose(name, return_hydra_config=True)
+    Singleton.set_state(before)
+
+
+def serve(connection: socket.socket) -> None:
+    """Answer one test process until it is gone; its commands have its environment."""
+    with connection, connection.makefile("rw") as requests:
+        for line in requests:
+            request = json.loads(line)
+            if "environment" in request:
+                os.environ.clear()
+                os.environ.update(request["environment"])
+                answer = 0
+            elif "wait" in request:
+                _, status = os.waitpid(request["wait"], 0)
+                answer = os.waitstatus_to_exitcode(status)
+            else:
+                answer = os.fork()
+                if answer == 0:
+                    leave(request)
+            print(json.dumps(answer), file=requests, flush=True)
+
+
 def main() -> None:
     import av  # noqa: F401
     import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
@@ -60,17 +101,21 @@ def main() -> None:
     import vidlab.lab.generate
     import vidlab.lab.train  # noqa: F401
 
+    prepare()
     gc.freeze()  # so that no child looks for garbage in what was imported
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            answer = os.waitstatus_to_exitcode(status)
-        else:
-            answer = os.fork()
-            if answer == 0:
-                leave(request)
-        print(json.dumps(answer), flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nobody need wait for who has answered a test process
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen()
+        print("ready", flush=True)
+        while True:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                serve(connection)
+                os._exit(0)
+            connection.close()
 
 
 if __name__ == "__main__":
