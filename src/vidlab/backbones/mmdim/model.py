@@ -184,7 +184,7 @@ class MMDiM(PatchedDenoiser):
         """
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        frames = self._frames(input, grid)
+        frames = _frame_grids(input, grid, self.patch)
         conditions = self._conditions(input, grid, frames)
         features: dict[str, Feature] = {}
         if input.remembered is None:
@@ -202,7 +202,7 @@ class MMDiM(PatchedDenoiser):
         if not self.spec.remembers_history:
             return super().remember(input)
         grid = patch_grid(input.latents, self.patch)
-        frames = self._frames(input, grid)
+        frames = _frame_grids(input, grid, self.patch)
         conditions = self._conditions(input, grid, frames)
         known = FrameGrids(frames.sizes[: frames.history], 0)
         text = None if input.text is None else self.text_tokens(input.text.tokens)
@@ -258,12 +258,6 @@ class MMDiM(PatchedDenoiser):
         clean = self.condition(input, input.embedded_t.new_zeros(len(input.embedded_t)))
         return spread_clean(clean, condition, self.patch[0], grid, frames)
 
-    def _frames(self, input: DenoiserInput, grid: Grid) -> FrameGrids:
-        sizes: list[tuple[int, int]] = []
-        for earlier in (patch_grid(known.latents, self.patch) for known in input.history):
-            sizes += [(earlier.height, earlier.width)] * earlier.frames
-        return FrameGrids((*sizes, *[(grid.height, grid.width)] * grid.frames), grid.frames)
-
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
         history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]
         return self.contexts.positioned(torch.cat([*history, self.embed_patches(input)], dim=1), input, frames)
@@ -284,3 +278,11 @@ class MMDiM(PatchedDenoiser):
             if number in self.watched:
                 found.append((q, k))
         return text, video, found
+
+
+def _frame_grids(input: DenoiserInput, grid: Grid, patch: tuple[int, int, int]) -> FrameGrids:
+    """The token grids of the history's frames, and of those that are predicted."""
+    sizes: list[tuple[int, int]] = []
+    for earlier in (patch_grid(known.latents, patch) for known in input.history):
+        sizes += [(earlier.height, earlier.width)] * earlier.frames
+    return FrameGrids((*sizes, *[(grid.height, grid.width)] * grid.frames), grid.frames)
