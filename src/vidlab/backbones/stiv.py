@@ -109,7 +109,7 @@ class STIV(PatchedDenoiser):
     ) -> None:
         super().__init__()
         check_sizes(latent, width, depth, heads, patch, multiple=4)
-        _check_masking(mask_ratio, unmask_blocks, depth)
+        self.mask_ratio, self.unmask_blocks = _checked_masking(mask_ratio, unmask_blocks, depth)
         self.options = BlockOptions(
             qk_norm=qk_norm, sandwich_norm=sandwich_norm, scale_around_one=scale_around_one, shared_adaln=shared_adaln,
             layer_offsets=layer_offsets, temporal_attention=temporal_attention,
@@ -121,8 +121,7 @@ class STIV(PatchedDenoiser):
         self.latent_channels, self.head_dim = latent.channels, width // heads
         self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
         self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
-        self.activation_checkpointing = activation_checkpointing
-        self.tables = Tables()
+        self.activation_checkpointing, self.tables = activation_checkpointing, Tables()
         kernel = attention_kernel(attention)
         self.embed = nn.Linear(latent.channels * math.prod(patch), width)
         self.controls = nn.ModuleList(ControlEmbed(n * math.prod(patch), width) for n in self.control_channels)
@@ -131,8 +130,7 @@ class STIV(PatchedDenoiser):
         self.adaln = adaln(width, self.options) if shared_adaln else None
         self.blocks = nn.ModuleList(STIVBlock(width, heads, mlp_ratio, self.options, kernel) for _ in range(depth))
         self.mask_token = nn.Parameter(torch.empty(width)) if mask_ratio > 0 else None
-        self.head_modulation = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, self.embed.in_features)
+        self.head_modulation, self.head = nn.Linear(width, 2 * width), nn.Linear(width, self.embed.in_features)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -292,7 +290,7 @@ class _Found:
         return {SELF_ATTENTION: tuple(self.layers)} if self.wanted else {}
 
 
-def _check_masking(ratio: float, unmask_blocks: int, depth: int) -> None:
+def _checked_masking(ratio: float, unmask_blocks: int, depth: int) -> tuple[float, int]:
     if not 0 <= ratio < 1:
         raise UserError(f"model.backbone.mask_ratio={ratio} must lie in [0, 1).")
     if ratio and not 0 <= unmask_blocks <= depth:
@@ -300,3 +298,4 @@ def _check_masking(ratio: float, unmask_blocks: int, depth: int) -> None:
             f"model.backbone.unmask_blocks={unmask_blocks} must lie between 0 and model.backbone.depth={depth}: it "
             "counts the last of these blocks."
         )
+    return ratio, unmask_blocks

@@ -135,9 +135,8 @@ class VideoPipeline:
             UserError: a prompt that the text encoder cannot read whole, or what the model cannot take.
         """
         media = GivenMedia(image, last_image, video, video_frames)
-        settings = GenerationSettings(
-            num_videos, seed, batch_size, precision, segments, overlap, interpolate, fps, structure
-        )
+        work = num_videos, seed, batch_size, precision
+        settings = GenerationSettings(*work, segments, overlap, interpolate, fps, structure)
         return self.using(sampler, guidance, steps)._made(prompt, media, settings, refine, progress)
 
     def _made(
@@ -164,12 +163,8 @@ class VideoPipeline:
         Raises:
             UserError: a name that is no choice.
         """
-        chosen: dict[str, Any] = {"sampler": sampler or self.sampler, "guidance": guidance or self.guidance}
-        for group, value in chosen.items():
-            if isinstance(value, str):
-                if self.make_choice is None:
-                    raise UserError(f"{group}={value}: this pipeline knows no names. Give a {group} itself.")
-                chosen[group] = self.make_choice(group, value)
+        wanted = {"sampler": sampler or self.sampler, "guidance": guidance or self.guidance}
+        chosen = {group: _made_of(group, value, self.make_choice) for group, value in wanted.items()}
         if steps is not None:
             chosen["sampler"] = replace(chosen["sampler"], steps=steps)
         check_belong(self.objective, chosen["sampler"], chosen["guidance"], self.conditioning.takes_frames)
@@ -281,6 +276,15 @@ class VideoPipeline:
     def condition_builder(self) -> ConditionBuilder:
         """What the denoiser is told of clips."""
         return ConditionBuilder(self.denoiser, self.autoencoder, self.text_encoder, self.conditioning, self.clip_shape)
+
+
+def _made_of(group: str, value: Any, make_choice: MakeChoice | None) -> Any:
+    """What a name stands for among the choices of its group; what is no name is itself."""
+    if not isinstance(value, str):
+        return value
+    if make_choice is None:
+        raise UserError(f"{group}={value}: this pipeline knows no names. Give a {group} itself.")
+    return make_choice(group, value)
 
 
 def _advance(advance: Callable[[float], None], videos: float, done: int, steps: int) -> None:
