@@ -125,7 +125,7 @@ class VideoPipeline:
             segments: clips in a row, each knowing the end of the one before.
             overlap: frames that they share; None is as many as in training, or half a clip.
             interpolate: take the clip for key frames and fill every gap between two of them; with a temporal upsampler
-                (``conditioning=frame_interpolation``) make frames between all those of ``video``.
+                (``conditioning=key_frames``) make frames between all those of ``video``.
             structure: a video whose edges, depth or outlines the videos follow; of a model trained with them.
             sampler: in place of the trained one; a choice of ``conf/sampler`` by name too.
             guidance: in place of the trained one; a choice of ``conf/guidance`` by name too.
