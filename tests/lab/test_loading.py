@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from test_exported import HAAR, PROMPTS, composed, exported, trained
 
 import vidlab
 from vidlab.autoencoders.haar import Haar
+from vidlab.conditioning.frame_replacement import FrameReplacement
+from vidlab.conditioning.patterns import EveryNth
 from vidlab.data.video import read_frames
 from vidlab.errors import UserError
 from vidlab.lab.generate import from_checkpoint
@@ -96,6 +99,20 @@ def test_given_frames(with_frames, tmp_path):
         pipe("x", image=picture / 255)
     with pytest.raises(UserError, match=r"video: an array must be uint8 \(T, H, W, 3\) of at least 2 frames"):
         pipe("x", video=clip[:1], video_frames=2)
+
+
+def test_a_temporal_upsampler_makes_the_frames_between_all_of_a_video(with_frames, tmp_path):
+    pipe = vidlab.load(str(with_frames))
+    pipe = replace(pipe, conditioning=FrameReplacement(EveryNth(2)))
+    clip = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    found = pipe(PROMPTS, video=clip, interpolate=True, steps=1, progress=False)
+    assert found[1].frames.shape == (9, 16, 16, 3)
+    assert np.array_equal(found[1].frames[::2], clip)
+    assert not np.array_equal(found[1].frames[1], clip[0])
+    with pytest.raises(UserError, match="all of its frames are given"):
+        pipe("x", video=clip, interpolate=True, video_frames=2)
+    with pytest.raises(UserError, match="at least 2 frames"):
+        pipe("x", video=clip[:1], interpolate=True)
 
 
 def test_what_a_model_cannot_take(checkpoint):

@@ -119,7 +119,6 @@ class STIV(PatchedDenoiser):
         self.declare(patch, control_channels, features=frozenset({SELF_ATTENTION}), shares_sequence=True,
                      blocks=BlockSpec(depth, width, heads), temporal=TEMPORAL)  # fmt: skip
         self.latent_channels, self.head_dim = latent.channels, width // heads
-        self.mask_ratio, self.unmask_blocks = mask_ratio, unmask_blocks
         self.rope_base, self.rope_scale = rope_base, rope_scales(rope_scale)
         self.activation_checkpointing, self.tables = activation_checkpointing, Tables()
         kernel = attention_kernel(attention)

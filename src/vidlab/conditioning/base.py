@@ -91,6 +91,11 @@ class Conditioning(Protocol):
         """Whether signals of structure are given, which a denoiser of ``made_to_read`` reads."""
         return False
 
+    @property
+    def every(self) -> int | None:
+        """n where each n-th frame is given, so that the model makes those between: a temporal upsampler."""
+        return None
+
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         """Channels of each part of the controls; () without controls."""
         ...

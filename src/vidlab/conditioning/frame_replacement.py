@@ -16,7 +16,7 @@ from vidlab.conditioning.base import (
     TrainingClips,
     by_latent_frame,
 )
-from vidlab.conditioning.patterns import First, FramePattern
+from vidlab.conditioning.patterns import EveryNth, First, FramePattern
 from vidlab.errors import UserError
 
 
@@ -57,6 +57,11 @@ class FrameReplacement(Conditioning):
     @override
     def control_channels(self, latent: LatentShape, stride: Stride) -> tuple[int, ...]:
         return ()
+
+    @property
+    @override
+    def every(self) -> int | None:
+        return self.pattern.n if isinstance(self.pattern, EveryNth) else None
 
     @override
     def default_num_frames(self, frames: int) -> int:

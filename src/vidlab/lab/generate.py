@@ -97,7 +97,8 @@ def _by_checkpoint(cfg: DictConfig, pipeline: VideoPipeline, prompts: Sequence[s
     )  # fmt: skip
     pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
     usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
-    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual)))
+    every = pipeline.conditioning.every if cfg.interpolate else None
+    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual, every)))
 
 
 def from_system(cfg: DictConfig) -> tuple[str, Make]:
@@ -166,10 +167,12 @@ def _device(cfg: DictConfig) -> str:
     return "cpu" if resolve_accelerator(cfg.accelerator) == "cpu" else "cuda"
 
 
-def _given(cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
+def _given(
+    cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int, every: int | None = None
+) -> GivenFrames | None:
     """The frames that ``image``, ``last_image`` and ``video`` name."""
     return conditioning_frames(
-        clip_shape, usual, cfg.image, cfg.last_image, cfg.video, cfg.video_frames, cfg.max_megapixels
+        clip_shape, usual, cfg.image, cfg.last_image, cfg.video, cfg.video_frames, cfg.max_megapixels, every
     )
 
 

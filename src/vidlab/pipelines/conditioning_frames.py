@@ -48,9 +48,10 @@ class GivenMedia:
         """The settings that give frames."""
         return [name for name in ("image", "last_image", "video") if getattr(self, name) is not None]
 
-    def read(self, clip_shape: tuple[int, int, int], usual: int) -> GivenFrames | None:
+    def read(self, clip_shape: tuple[int, int, int], usual: int, every: int | None = None) -> GivenFrames | None:
         """The frames, as ``conditioning_frames`` reads them."""
-        return conditioning_frames(clip_shape, usual, self.image, self.last_image, self.video, self.video_frames)
+        given = self.image, self.last_image, self.video, self.video_frames
+        return conditioning_frames(clip_shape, usual, *given, every=every)
 
 
 def conditioning_frames(
@@ -61,6 +62,7 @@ def conditioning_frames(
     video: Media | None = None,
     video_frames: int | None = None,
     max_megapixels: float = 128,
+    every: int | None = None,
 ) -> GivenFrames | None:
     """What is given of a clip, resized and cropped; None for nothing.
 
@@ -72,6 +74,7 @@ def conditioning_frames(
         video: a file, or uint8 (T, H, W, 3), whose last frames are the first ones.
         video_frames: how many of them.
         max_megapixels: larger pictures and frames are refused before they are decoded.
+        every: the model makes frames between those of a video: all of its frames are given, however many.
 
     Raises:
         UserError: a file that is not there or no picture, a video too short, or a video and an image together.
@@ -85,6 +88,11 @@ def conditioning_frames(
     if not max_megapixels > 0:
         raise UserError(f"max_megapixels={max_megapixels}: it must be a number above 0.")
     frames, height, width = clip_shape
+    if every is not None and video is not None:
+        if video_frames is not None:
+            raise UserError("video_frames= is for a video that is continued; here all of its frames are given.")
+        pixels = to_pixels(_last_frames(video, None, max_megapixels), height, width)
+        return GivenFrames(pixels, torch.ones(pixels.shape[1], dtype=torch.bool))
     pixels, known = torch.zeros(3, frames, height, width), torch.zeros(frames, dtype=torch.bool)
     for key, picture, place in (("image", image, 0), ("last_image", last_image, frames - 1)):
         if picture is not None:
@@ -117,23 +125,25 @@ def read_image(picture: Media, key: str, max_megapixels: float = 128) -> UInt8[n
         raise UserError(f"{key}={error}") from error
 
 
-def _last_frames(video: Media, count: int, max_megapixels: float) -> UInt8[np.ndarray, "T H W 3"]:
+def _last_frames(video: Media, count: int | None, max_megapixels: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """The last ``count`` frames; None: all, of which there are two at least."""
+    least = 2 if count is None else count
     if isinstance(video, np.ndarray):
-        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or len(video) < count:
+        if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or len(video) < least:
             raise UserError(
-                f"video: an array must be uint8 (T, H, W, 3) of at least {count} frames, and is {video.dtype} "
+                f"video: an array must be uint8 (T, H, W, 3) of at least {least} frames, and is {video.dtype} "
                 f"{video.shape}."
             )
-        return video[len(video) - count :]
+        return video if count is None else video[len(video) - count :]
     path = Path(video).expanduser()
     from vidlab.data.video import DecodeLimits, probe, read_frames
 
     limits = DecodeLimits(max_megapixels)
     try:
         frames = probe(path, limits=limits).frames
-        if frames < count:
-            raise UserError(f"video={path} has {frames} frames; video_frames={count} are needed.")
-        return read_frames(path, range(frames - count, frames), limits=limits)
+        if frames < least:
+            raise UserError(f"video={path} has {frames} frames; video_frames={least} are needed.")
+        return read_frames(path, range(0 if count is None else frames - count, frames), limits=limits)
     except CorruptClipError as error:
         raise UserError(f"video={error}.") from error
 

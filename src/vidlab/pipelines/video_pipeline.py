@@ -27,7 +27,7 @@ from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.long_video import continued, filled_in
+from vidlab.sampling.long_video import continued, filled_in, starts_of_clips, upsampled
 from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 from vidlab.text.refiner.refiner import PromptRefiner
@@ -119,7 +119,8 @@ class VideoPipeline:
             video_frames: how many of its last frames are given; None is as many as in training, or half a clip.
             segments: clips in a row, each knowing the end of the one before.
             overlap: frames that they share; None is as many as in training, or half a clip.
-            interpolate: take the clip for key frames and fill every gap between two of them.
+            interpolate: take the clip for key frames and fill every gap between two of them; with a temporal upsampler
+                (``conditioning=key_frames``) make frames between all those of ``video``.
             structure: a video whose edges, depth or outlines the videos follow; of a model trained with them.
             sampler: in place of the trained one; a choice of ``conf/sampler`` by name too.
             guidance: in place of the trained one; a choice of ``conf/guidance`` by name too.
@@ -151,7 +152,8 @@ class VideoPipeline:
         refined = RefinedPrompts.of(chosen_refiner(refine, self.refiner, self.device), prompts) if refine else None
         prompts = refined.texts if refined else prompts
         self.check(prompts, [*media.names, *(["interpolate"] if settings.interpolate else [])], settings.segments)
-        given = media.read(self.clip_shape, self.conditioning.default_num_frames(self.clip_shape[0]))
+        every = self.conditioning.every if settings.interpolate else None
+        given = media.read(self.clip_shape, self.conditioning.default_num_frames(self.clip_shape[0]), every)
         videos = self.generate(prompts, settings, given, progress)
         return GeneratedVideos(tuple(refined.marked(videos, settings.num_videos))) if refined else videos
 
@@ -223,13 +225,18 @@ class VideoPipeline:
     ) -> Tensor:
         """(B, 3, T, H, W), T longer than a clip where clips are continued or filled in."""
         frames, height, width = self.clip_shape
+        every = self.conditioning.every
         clips = settings.segments + (frames - 1 if settings.interpolate else 0)
+        if settings.interpolate and every is not None and given is not None:
+            clips = len(starts_of_clips(given.pixels.shape[1], len(range(0, frames, every))))
 
         def make(pixels: Tensor, known: Tensor, number: int, stride: int = 1) -> Tensor:
             micro = {"sampling_stride": (stride * self.frame_stride,)}
             told = partial(_advance, advance, len(jobs) / clips)
             return self.clips(jobs.prompts, jobs.draw(number), pixels, known, told, micro, structure)
 
+        if settings.interpolate and every is not None and given is not None:
+            return upsampled(make, given.pixels.expand(len(jobs), -1, -1, -1, -1), every, frames)
         pixels = torch.zeros(len(jobs), 3, frames, height, width)
         known = torch.zeros(len(jobs), frames, dtype=torch.bool)
         if given is not None:

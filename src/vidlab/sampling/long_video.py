@@ -60,6 +60,46 @@ def filled_in(make: MakeClip, key_frames: Pixels) -> LongVideo:
     return torch.cat(parts, dim=2)  # (B, 3, (K - 1)^2 + 1, H, W)
 
 
+def upsampled(make: MakeClip, given: Pixels, every: int, frames: int) -> LongVideo:
+    """A video with ``every - 1`` frames made between two neighbors of a given one (STIV, temporal upsampling).
+
+    Clips of the model know frames 0, every, 2 every, ... Neighboring clips share one given frame; what a clip makes
+    after its last given frame is left out, and of a last clip that would not be full, what the one before has made.
+
+    Args:
+        make: called once per clip, with its number.
+        given: (B, 3, K, H, W) with K of at least 2.
+        every: n; each n-th frame of a clip is given.
+        frames: T, of the model's clips.
+
+    Returns:
+        (K - 1) every + 1 frames, of which the given ones are as they were.
+
+    Raises:
+        UserError: a single frame, or clips with a single given frame.
+    """
+    count, places = given.shape[2], range(0, frames, every)
+    if count < 2 or len(places) < 2:
+        raise UserError(f"a video of {count} frames cannot be filled in by clips of {frames}, one in {every} given.")
+    longer = given.new_zeros(*given.shape[:2], (count - 1) * every + 1, *given.shape[3:])
+    for number, start in reversed(list(enumerate(starts_of_clips(count, len(places))))):
+        shown = given[:, :, start : start + len(places)]
+        clip = given.new_zeros(*given.shape[:2], frames, *given.shape[3:])
+        clip[:, :, 0 : shown.shape[2] * every : every] = shown
+        known = torch.zeros(given.shape[0], frames, dtype=torch.bool, device=given.device)
+        known[:, 0 : shown.shape[2] * every : every] = True
+        length = (shown.shape[2] - 1) * every + 1
+        longer[:, :, start * every : start * every + length] = make(clip, known, number)[:, :, :length]
+    longer[:, :, ::every] = given
+    return longer
+
+
+def starts_of_clips(count: int, places: int) -> list[int]:
+    """The first given frame of each clip, where ``count`` frames are given and a clip takes ``places`` of them."""
+    last = max(count - places, 0)
+    return [*range(0, last, places - 1), last]
+
+
 def _marked(like: Frames, part: slice) -> Frames:
     marked = torch.zeros_like(like)
     marked[:, part] = True

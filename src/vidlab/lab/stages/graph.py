@@ -150,12 +150,12 @@ def _stage(name: str, node: Any, key: str, shared: Sequence[str], extra: Sequenc
             raise UserError(f"{key}.parents.{parent}={part}: choose {' | '.join(PARTS)}.")
     own = _words(content.get("overrides", []), f"{key}.overrides")
     words = {word.partition("=")[0]: word for word in (*shared, *own, *extra)}  # a later word replaces an earlier one
-    budget, flops_of = content.get("budget"), None
-    if isinstance(budget, dict) and [*budget] == ["flops_of"]:
-        budget, flops_of = None, str(budget["flops_of"])
+    budget: Any = content.get("budget")
+    equal = isinstance(budget, dict) and [*budget] == ["flops_of"]
+    flops_of = str(budget["flops_of"]) if equal else None
     return Stage(
         name, tuple(words.values()), {str(one): str(part) for one, part in parents.items()},
-        _budget(budget, f"{key}.budget"), flops_of, str(content.get("says", "")),
+        _budget(None if equal else budget, f"{key}.budget"), flops_of, str(content.get("says", "")),
     )  # fmt: skip
 
 

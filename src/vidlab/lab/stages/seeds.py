@@ -44,7 +44,7 @@ def compare_seeds(runners: Mapping[int, StageRunner]) -> list[dict[str, Any]]:
             ]
             if len(values[0].keys() & values[1].keys()) < 2:
                 continue
-            test = paired_test(*values)
+            test = paired_test(values[0], values[1])
             interval = [test.interval.low, test.interval.high]
             found.append(
                 {"stage": stage, "baseline": baseline, "metric": metric, "seeds": list(test.seeds[0]),
