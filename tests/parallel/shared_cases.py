@@ -164,5 +164,5 @@ def errors_of(case: Case, team: Team) -> tuple[float, float, int, int]:
 def planned(case: Case, network: VideoDenoiser, team: Team) -> int:
     latents, (p, q, r) = read(case).latents, network.spec.patch
     grid = Grid(latents.shape[2] // p, latents.shape[3] // q, latents.shape[4] // r)
-    layers = exchange_by_layer(network.sequence_layers(), grid, team.size, network.activation_checkpointing)
+    layers = exchange_by_layer(network.sequence_layers(), grid, team.size, bool(network.activation_checkpointing))
     return sum(layer.moved + layer.shared for layer in layers)

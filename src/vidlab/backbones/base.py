@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vidlab.clip import Controls, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features.memory import Memory
 from vidlab.layers.compilation.blocks import compile_blocks
+from vidlab.layers.compilation.recomputing import NONE, SELECTIVE, checked, recomputed
 from vidlab.layers.layouts import Grid
 from vidlab.layers.sequence_parallel.sequence import WHOLE, SequenceSharing, WholeSequence
 from vidlab.layers.sequence_parallel.shares import SequenceLayers
@@ -102,7 +102,7 @@ class VideoDenoiser(nn.Module, ABC):
     """
 
     spec: BackboneSpec = BackboneSpec()
-    activation_checkpointing: bool = False
+    _recomputes: str = NONE
     sharing: SequenceSharing | None = None
 
     @abstractmethod
@@ -112,6 +112,15 @@ class VideoDenoiser(nn.Module, ABC):
         Raises:
             ValueError: a requested feature this backbone does not have, or latents it cannot take.
         """
+
+    @property
+    def activation_checkpointing(self) -> bool | str:
+        """What of its blocks is computed again in the backward pass: False for nothing, ``block`` or ``selective``."""
+        return False if self._recomputes == NONE else self._recomputes
+
+    @activation_checkpointing.setter
+    def activation_checkpointing(self, value: bool | str) -> None:
+        self._recomputes = checked(value)
 
     @property
     def hidden_matrices(self) -> tuple[str, ...]:
@@ -228,8 +237,8 @@ class VideoDenoiser(nn.Module, ABC):
 
     def run(self, block: Callable[..., Any], *inputs: Any) -> Any:
         """Apply a block; with ``activation_checkpointing`` its activations are recomputed in the backward pass."""
-        if self.activation_checkpointing and self.training:
-            return checkpoint(block, *inputs, use_reentrant=False)
+        if self._recomputes != NONE and self.training:
+            return recomputed(self._recomputes, block, *inputs)
         return block(*inputs)
 
     def repeated_blocks(self) -> Iterator[nn.Module]:
@@ -243,7 +252,15 @@ class VideoDenoiser(nn.Module, ABC):
 
         Args:
             settings: of ``torch.compile``, such as its mode.
+
+        Raises:
+            UserError: activations are kept selectively.
         """
+        if self._recomputes == SELECTIVE:
+            raise UserError(
+                "model.backbone.activation_checkpointing=selective keeps operators by name, which compile=true joins "
+                "to others. A compiled block chooses itself what it keeps: use activation_checkpointing=none or block."
+            )
         blocks = list(self.repeated_blocks())
         if blocks:
             compile_blocks(blocks, **settings)

@@ -64,7 +64,8 @@ class DiT(PatchedDenoiser):
         absolute_positions: add waves of a token's position to it (``fourier_positions``). Rotary positions are
             relative: where the latents are pure noise, all tokens look alike to them, and no prompt can say where
             anything is.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         attention: attention kernel: auto, sdpa, xformers or flex.
         control_channels: channels of each part of the controls. Each is embedded like the latents, through a map that
             starts at zero, and added (Open-Sora Plan v1.3), so that a new controlled model equals its parent.
@@ -87,7 +88,7 @@ class DiT(PatchedDenoiser):
         rope_base: float = 10000.0,
         rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
         absolute_positions: bool = True,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         attention: str = "auto",
         control_channels: Sequence[int] = (),
     ) -> None:

@@ -155,7 +155,8 @@ class OpenSoraPlan(ReleasedArchitecture):
         patch: (frames, rows, columns) of latents in one token; the release has one frame.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         attention: attention kernel: auto, sdpa, xformers or flex.
         control_channels: channels of each part of the controls.
 
@@ -174,7 +175,7 @@ class OpenSoraPlan(ReleasedArchitecture):
         patch: Sequence[int],
         rope_base: float = 10000.0,
         rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         attention: str = "auto",
         control_channels: Sequence[int] = (),
     ) -> None:

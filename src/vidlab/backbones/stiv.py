@@ -70,7 +70,8 @@ class STIV(PatchedDenoiser):
         unmask_blocks: how many of the last blocks see all places again, dropped ones as a learned token.
         rope_base: base of the rotary frequencies; rows and columns share the planes in space, frames have all in time.
         rope_scale: (frames, rows, columns) by which positions are divided: interpolation on longer or larger clips.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         attention: attention kernel: auto, sdpa, xformers or flex.
         control_channels: channels of each part of the controls, added through maps that start at zero.
 
@@ -103,7 +104,7 @@ class STIV(PatchedDenoiser):
         unmask_blocks: int = 2,
         rope_base: float = 10000.0,
         rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         attention: str = "auto",
         control_channels: Sequence[int] = (),
     ) -> None:

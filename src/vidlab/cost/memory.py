@@ -9,24 +9,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
+from vidlab.layers.compilation.recomputing import SELECTIVE
+
 # A process on a CPU grows by more than its tensors: freed blocks leave gaps that the next do not fill, and
 # ``prepare_host`` keeps them; oneDNN reorders operands of bfloat16 products; pages of code are read as kernels are
 # first used. Fitted to the peaks of training steps, torch 2.13, glibc 2.36, x86-64 with AVX-512: they hold within 15 %
 # from 0.2 to 1 GB.
 GROWTH = {torch.float32: 1.25, torch.bfloat16: 1.6}
 GROWTH_RECOMPUTING = 2.2  # blocks that are recomputed in the backward pass leave more gaps, in either type
+GROWTH_SELECTIVE = {torch.float32: 1.35, torch.bfloat16: 2.2}  # where products and attention are kept
 PROCESS_BYTES = 50 * 10**6
 
 
-def process_peak(tensors: int, dtype: torch.dtype, recomputes: bool = False) -> int:
+def process_peak(tensors: int, dtype: torch.dtype, recomputes: bool | str = False) -> int:
     """Bytes by which a process on a CPU grows while its tensors take ``tensors`` bytes at most.
 
     Args:
         tensors: the peak of a ``MemoryTracker``.
         dtype: in which matrix products are computed.
-        recomputes: with activation checkpointing.
+        recomputes: with activation checkpointing, and ``selective`` where products and attention are kept.
     """
-    growth = GROWTH_RECOMPUTING if recomputes else GROWTH.get(dtype, GROWTH[torch.float32])
+    by_dtype = GROWTH_SELECTIVE if recomputes == SELECTIVE else GROWTH
+    block = recomputes and recomputes != SELECTIVE
+    growth = GROWTH_RECOMPUTING if block else by_dtype.get(dtype, by_dtype[torch.float32])
     return round(tensors * growth) + PROCESS_BYTES
 
 

@@ -170,6 +170,8 @@ CASES = (
     ("model=full3d", "precision=32-true", "data.batch_size=48", "model.backbone.activation_checkpointing=true"),
     ("model=mmdim", "precision=bf16-mixed", "data.batch_size=64", "model.backbone.activation_checkpointing=true"),
     ("model=harivo", "precision=32-true", "data.batch_size=8", "model.backbone.activation_checkpointing=true"),
+    ("model=full3d", "precision=32-true", "data.batch_size=24", "model.backbone.activation_checkpointing=selective"),
+    ("model=full3d", "precision=bf16-mixed", "data.batch_size=32", "model.backbone.activation_checkpointing=selective"),
     ("model=2p1d", "precision=32-true", "data.batch_size=16", "trainer.accumulate_grad_batches=2"),
     ("model=mmdim", "precision=32-true", "data.batch_size=32"),
 )

@@ -49,7 +49,8 @@ class ImageUNet(VideoDenoiser):
         depth: residual blocks to a level.
         heads: attention heads.
         patch: (1, 1, 1): a UNet reads latent positions one by one.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         control_channels: channels of each part of the controls, added through convolutions that start at zero.
 
     Raises:
@@ -64,7 +65,7 @@ class ImageUNet(VideoDenoiser):
         depth: int = 2,
         heads: int = 8,
         patch: Sequence[int] = (1, 1, 1),
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         control_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()

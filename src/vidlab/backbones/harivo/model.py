@@ -98,7 +98,8 @@ class HARIVO(VideoDenoiser):
         lora_rank: of a LoRA on the body's attention that is trained with the rest; 0 for none. It is part of the image
             model wherever that predicts, ``image_branch`` and ``temporal=false`` included.
         lora_alpha: its scale times its rank; None is the rank.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         control_channels: channels of each part of the controls, added through convolutions that start at zero.
 
     Raises:
@@ -123,7 +124,7 @@ class HARIVO(VideoDenoiser):
         other_image_model: bool = False,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         control_channels: Sequence[int] = (),
     ) -> None:
         super().__init__()

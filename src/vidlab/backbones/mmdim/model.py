@@ -77,7 +77,8 @@ class MMDiM(PatchedDenoiser):
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: interpolation on longer or larger clips.
         absolute_positions: add waves of a token's position to it (``fourier_positions``), as DiT does.
-        activation_checkpointing: recompute each block in the backward pass to save memory.
+        activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
+            all of it but matrix products and attention (``selective``).
         attention: attention kernel: auto, sdpa, xformers or flex.
         ssm: state-space kernel: auto, torch or mamba_ssm.
         control_channels: channels of each part of the controls, added through maps that start at zero.
@@ -109,7 +110,7 @@ class MMDiM(PatchedDenoiser):
         rope_base: float = 10000.0,
         rope_scale: Sequence[float] = (1.0, 1.0, 1.0),
         absolute_positions: bool = False,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: bool | str = False,
         attention: str = "auto",
         ssm: str = "auto",
         control_channels: Sequence[int] = (),

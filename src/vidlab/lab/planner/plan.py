@@ -261,7 +261,7 @@ def _sharing(
     denoiser, (frames, rows, columns) = module.denoiser, module.patch
     latent = module.autoencoder.latent_shape(*largest.shape)
     grid = Grid(latent[1] // frames, latent[2] // rows, latent[3] // columns)
-    layers = exchange_by_layer(denoiser.sequence_layers(), grid, ranks, denoiser.activation_checkpointing)
+    layers = exchange_by_layer(denoiser.sequence_layers(), grid, ranks, bool(denoiser.activation_checkpointing))
     batches = largest.clips * trainer.accumulate_grad_batches
     residual = residual_dtype(trainer.strategy.root_device.type, dtype).itemsize
     sent = Counter(

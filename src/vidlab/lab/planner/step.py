@@ -57,7 +57,7 @@ class StepMemory:
             peak=self.peak - gone + weights.whole,
         )
 
-    def in_process(self, dtype: torch.dtype, recomputes: bool) -> "StepMemory":
+    def in_process(self, dtype: torch.dtype, recomputes: bool | str) -> "StepMemory":
         """On a CPU: the peak is that of the process, see ``process_peak``."""
         return replace(self, peak=process_peak(self.peak, dtype, recomputes))
 
