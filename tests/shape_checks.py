@@ -12,6 +12,7 @@ from dataclasses import is_dataclass
 from typing import Any, get_args
 
 import jaxtyping
+import torch
 from beartype import BeartypeConf, beartype
 
 # An int is a float, as PEP 484 has it.
@@ -50,6 +51,8 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any] | None = 
     @functools.wraps(function)
     def wrapper(*args: Any, **settings: Any) -> Any:
         __tracebackhide__ = True
+        if torch.compiler.is_compiling():  # what is traced has no shapes yet, and the checker cannot be traced
+            return function(*args, **settings)
         with AS_JAXTYPING("context"):
             return types(*args, **settings)
 
