@@ -161,18 +161,20 @@ class Evaluation(Callback):
             metric.reset()
         self._latest = {}
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
-        mine = range(len(self._clips(trainer)))[trainer.global_rank :: trainer.world_size]
+        clips = self._clips(trainer)
+        mine = range(len(clips))[trainer.global_rank :: trainer.world_size]
         pl_module.eval()
         with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
             for part in _parts(mine, self.batch_size):
-                self._score(self._videos(trainer, pl_module, part), [self._clips(trainer)[place] for place in part])
+                shown = [clips[place] for place in part]
+                self._score(self._videos(trainer, pl_module, shown, part), shown)
         pl_module.train()
         found = gathered(self._usable)
         for name, why in found.not_measured.items():
             log.warning("callbacks.evaluation: no %s at step %d: %s", name, step, why)
         series = self._series(trainer, pl_module, weights="raw" if ema is None else "ema")
         if self.folder is not None and trainer.is_global_zero:
-            captions = {clip.key: clip.captions[0] for clip in self._clips(trainer)}
+            captions = {clip.key: clip.captions[0] for clip in clips}
             add_scores(self.folder / SCORES, clip_scores(step, series.name, captions, found.results))
         for logger in trainer.loggers:
             logger.log_metrics(series.scalars(found.results), step=step)
@@ -210,8 +212,9 @@ class Evaluation(Callback):
         clips = datamodule.data.shown
         return [clips.row(position) for position in range(min(self.num_videos, len(clips)))]
 
-    def _videos(self, trainer: Trainer, module: VideoDiffusion, places: Sequence[int]) -> Float[Tensor, "B 3 T H W"]:
-        clips = [self._clips(trainer)[place] for place in places]
+    def _videos(
+        self, trainer: Trainer, module: VideoDiffusion, clips: Sequence[ClipRow], places: Sequence[int]
+    ) -> Float[Tensor, "B 3 T H W"]:
         keys = tuple(clip.key for clip in clips)
         captions = [clip.captions[0] for clip in clips]
         draw, data = KeyedRNG(self.seed, keys, (0,) * len(keys)), trainer.datamodule  # type: ignore[attr-defined]

@@ -177,19 +177,33 @@ class PlannedBatches(RankBatches):
         return self.planned.plan.same_bucket(number)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneViewBatches(RankBatches):
+    """Batches without a plan: all ``total`` clips are in one bucket and seen as ``view`` says."""
+
+    total: int
+    view: ClipTransform
+
+    @override
+    def transform(self, number: int, fps: float) -> ClipTransform:
+        return self.view
+
+    @override
+    def same_bucket(self, number: int) -> range:
+        return range(self.total)
+
+
 @dataclass(frozen=True)
-class FixedBatches(RankBatches):
+class FixedBatches(OneViewBatches):
     """The first ``count`` of ``total`` clips dealt to the ranks in turn, epoch 0; the last batch may be smaller.
 
     ``count`` must be a multiple of ``world_size``, so that all ranks have equally many batches.
     """
 
     count: int
-    total: int
     batch_size: int
     rank: int
     world_size: int
-    view: ClipTransform
 
     def __len__(self) -> int:
         return -(-self.count // (self.world_size * self.batch_size))
@@ -199,31 +213,13 @@ class FixedBatches(RankBatches):
         mine = range(self.rank, self.count, self.world_size)
         return [ClipRef(place, 0) for place in mine[number * self.batch_size : (number + 1) * self.batch_size]]
 
-    @override
-    def transform(self, number: int, fps: float) -> ClipTransform:
-        return self.view
-
-    @override
-    def same_bucket(self, number: int) -> range:
-        return range(self.total)
-
 
 @dataclass(frozen=True)
-class ChosenClips(RankBatches):
+class ChosenClips(OneViewBatches):
     """One batch of clips that are named by their positions among ``total``, epoch 0."""
 
     positions: Sequence[int]
-    total: int
-    view: ClipTransform
 
     @override
     def clips(self, number: int) -> Sequence[ClipRef]:
         return [ClipRef(position, 0) for position in self.positions]
-
-    @override
-    def transform(self, number: int, fps: float) -> ClipTransform:
-        return self.view
-
-    @override
-    def same_bucket(self, number: int) -> range:
-        return range(self.total)

@@ -45,7 +45,11 @@ def held_out_frames(
     Raises:
         DataError: the clips cannot be read.
     """
-    clips = held_out_clips(data, positions)
+    return first_frames(held_out_clips(data, positions), count)
+
+
+def first_frames(clips: ClipBatch, count: int) -> tuple[Float[Tensor, "B 3 T H W"], Bool[Tensor, "B T"]]:
+    """Clips in pixels, and True at the first ``count`` frames of each, which a model is given."""
     known = torch.zeros(len(clips), clips.size[0], dtype=torch.bool)
     known[:, :count] = True
     return clips.pixels, known
@@ -63,7 +67,7 @@ def held_out_clips(data: ClipDataModule, positions: Sequence[int]) -> ClipBatch:
     """
     view, clips = replace(data.view, random=False, views=None), data.data.shown
     reader = ClipReader(clips, view, data.seed, limits=data.limits)
-    batch = ClipDataset(reader, ChosenClips(positions, len(clips), view))[0]
+    batch = ClipDataset(reader, ChosenClips(positions, total=len(clips), view=view))[0]
     if isinstance(batch, LoadFailure):
         raise DataError(batch.message)
     return batch

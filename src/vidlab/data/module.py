@@ -222,7 +222,7 @@ class ClipDataModule(L.LightningDataModule):
                 "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
             )
         view = replace(self.view, random=False, views=None)
-        batches = FixedBatches(clips, len(val), self.batch_size, rank, ranks, view)
+        batches = FixedBatches(clips, self.batch_size, rank, ranks, total=len(val), view=view)
         workers = min(self.num_workers, len(batches))
         reader = ClipReader(val, view, self.seed, self.cache_decoded_mb / max(1, workers), limits=self.limits)
         return ClipLoader(ClipDataset(reader, batches), BatchNumbers(lambda: 0, len(batches)), workers, self._inspect)

@@ -80,8 +80,8 @@ def add_gated_then_normalize(
     x: Float[Tensor, "B L D"], gate: Float[Tensor, "B #L D"], branch: Float[Tensor, "B L D"]
 ) -> tuple[Float[Tensor, "B L D"], Float[Tensor, "B L D"]]:
     """x + gate branch, and its LayerNorm: what one sublayer leaves and the next one reads."""
-    x = torch.addcmul(x, gate.to(x.dtype), branch.to(x.dtype))
-    return x, F.layer_norm(x, x.shape[-1:], eps=EPS).to(x.dtype)
+    x = add_gated.function(x, gate, branch)
+    return x, normalize.function(x)
 
 
 @fused

@@ -76,10 +76,9 @@ class PostHocEMA(Callback):
         self._last_step = step
         current = averaged_parameters(pl_module)
         with torch.no_grad():
+            values = [local(precise(parameter)) for parameter in current.values()]  # in the order of each average
             for length, gamma in self.exponents.items():
-                average = self.averages[length]
-                values = [local(precise(current[name])) for name in average]
-                kept = [local(value) for value in average.values()]
+                kept = [local(value) for value in self.averages[length].values()]
                 torch._foreach_lerp_(kept, values, 1 - decay_at(step, gamma))
         if step % self.every_n_steps == 0:
             self._store(trainer, step)

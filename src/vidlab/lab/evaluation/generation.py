@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidlab.clip import ClipBatch
 from vidlab.conditioning.base import check_conditioning_frames
+from vidlab.data.held_out import first_frames
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import write_lossless_mp4
 from vidlab.files import remove_leftovers, write_text
@@ -110,9 +111,7 @@ def _videos(module: VideoDiffusion, batch: ClipBatch, recipe: Recipe) -> Tensor:
     draw = KeyedRNG(recipe.seed, batch.keys, (0,) * len(batch))
     pixels = known = None
     if recipe.conditioning_frames:
-        pixels = batch.pixels
-        known = torch.zeros(len(batch), batch.size[0], dtype=torch.bool)
-        known[:, : recipe.conditioning_frames] = True
+        pixels, known = first_frames(batch, recipe.conditioning_frames)
     structure = None
     if module.conditioning.tells_structure:
         here = batch.to(module.device)

@@ -19,7 +19,7 @@ Errors = Float[Tensor, "B"]
 
 
 def measure(run: str, clips: int = 64, steps: int = 10, name: str = "stiv_tup") -> str:
-    """A table for a run of ``experiment=stiv/tup_laptop``, on its own held-out clips and captions.
+    """A table for a run of ``experiment=stiv/tup_laptop``, on held-out clips of that experiment, at the run's size.
 
     Raises:
         UserError: no such run, or one that is no temporal upsampler.

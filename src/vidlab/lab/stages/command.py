@@ -34,6 +34,8 @@ again; whatever ends the command, the same command goes on.
   seeds=    0,1 trains the graph with each and compares what the file names under compare
   key=      settings of train.py for every stage, such as trainer=gpu or logger=none"""
 
+OWN = ("from", "until", "plan")  # the others are settings of every stage
+
 
 @dataclass(frozen=True)
 class Request:
@@ -54,12 +56,10 @@ def read_request(arguments: Sequence[str]) -> Request:
     files = [word for word in arguments if "=" not in word]
     if len(files) != 1:
         raise UserError(f"Name one file of stages, and settings as key=value.\n\n{USAGE}")
-    own = {
-        key: value for key, _, value in (word.partition("=") for word in arguments) if key in ("from", "until", "plan")
-    }
+    own = {key: value for key, _, value in (word.partition("=") for word in arguments) if key in OWN}
     if own.get("plan", "false") not in ("true", "false"):
         raise UserError(f"plan={own['plan']}: true or false.")
-    extra = [word for word in arguments if "=" in word and word.partition("=")[0] not in ("from", "until", "plan")]
+    extra = [word for word in arguments if "=" in word and word.partition("=")[0] not in OWN]
     graph = read_graph(Path(files[0]), extra)
     selected = graph.selected(own.get("from"), own.get("until"))
     return Request(graph, selected, own.get("plan") == "true", tuple(arguments))

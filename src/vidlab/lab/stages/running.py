@@ -91,8 +91,11 @@ class StageRunner:
         return replace(stage, budget=("flops", sum(counted.values())))
 
     def _key(self, stage: Stage) -> tuple[str, Path]:
-        key = stage_key(stage, {name: self.trained[name].digest for name in stage.parents})
+        key = stage_key(stage, self._digests(stage))
         return key, self.folder / place_of(stage, key)
+
+    def _digests(self, stage: Stage) -> dict[str, str]:
+        return {name: self.trained[name].digest for name in stage.parents}
 
     def _train(self, stage: Stage) -> None:
         key, place = self._key(stage)
@@ -106,8 +109,7 @@ class StageRunner:
             words.append(setting("ckpt_path", place.absolute()))
         code = self.launch(words, place)
         if code == 0:
-            digests = {name: self.trained[name].digest for name in stage.parents}
-            self.trained[stage.name] = record_trained(stage, key, digests, place)
+            self.trained[stage.name] = record_trained(stage, key, self._digests(stage), place)
         self._note(job, code)
         if code in STOPPED:
             sys.exit(code)
