@@ -79,8 +79,9 @@ def _box(name: str, place: tuple[int, int], view: StageView) -> str:
 def _arrow(start: tuple[int, int], end: tuple[int, int], label: str) -> str:
     x0, y0, x1, y1 = start[0] + WIDTH, start[1] + HEIGHT // 2, end[0] - 2, end[1] + HEIGHT // 2
     bend = (x1 - x0) // 2
+    beside = (16 * y0 + 84 * y1) // 100 - 6  # near its end, apart from other arrows to the same box
     line = f'<path d="M{x0} {y0}C{x0 + bend} {y0} {x1 - bend} {y1} {x1} {y1}" fill="none" stroke="#777" '
-    return line + 'marker-end="url(#tip)"/>' + _text(x1 - 76, y1 - 6, label, "font-size:9px;fill:#555")
+    return line + 'marker-end="url(#tip)"/>' + _text(x1 - 76, beside, label, "font-size:9px;fill:#555")
 
 
 def _text(x: int, y: int, text: str, style: str) -> str:

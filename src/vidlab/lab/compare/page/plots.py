@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -249,8 +250,16 @@ def _plain_logarithms(axes: Any) -> None:
         if axis.get_scale() == "log":
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
             low, high = sorted(axis.get_view_interval())
-            short = FuncFormatter(lambda value, _: f"{value:.2g}") if high < 12 * low else NullFormatter()
+            # side by side, labels need more room than between 6 and 10; one above another they have it
+            largest = 9 if axis is axes.yaxis or high < 2 * low else 5
+            short = FuncFormatter(partial(_minor_label, largest)) if high < 12 * low else NullFormatter()
             axis.set_minor_formatter(short)
+
+
+def _minor_label(largest: int, value: float, _: object) -> str:
+    """A tick between powers of ten, named where its digit is at most ``largest``."""
+    digit = round(value / 10 ** math.floor(math.log10(value) + 1e-9))
+    return f"{value:.2g}" if digit <= largest else ""
 
 
 def _for_pages(svg: str) -> str:
