@@ -70,5 +70,5 @@ class Haar(FrameGroups):
         s = self.stride
         coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)  # (B, T', H', W', 3, K)
         with torch.autocast(latents.device.type, enabled=False):
-            blocks = coefficients.float() @ (self.basis / self.scale)
+            blocks = coefficients.float() @ (self.basis / self.scale)  # the transpose inverts: (B, T', H', W', 3, K)
         return rearrange(blocks, "b t h w c (p q r) -> b c (t p) (h q) (w r)", p=s.frames, q=s.height, r=s.width)

@@ -135,7 +135,7 @@ class CrossAttention(nn.Module):
         """Attend to the real text tokens; to all where there is no mask."""
         q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)  # (B, L, N, d)
         k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, S, N, d) each
-        seen = None if mask is None else mask[:, None, None, :]
+        seen = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, S)
         return self.out(rearrange(self.kernel(self.q_norm(q), self.k_norm(k), v, seen), "b l n d -> b l (n d)"))
 
 

@@ -56,6 +56,6 @@ def _waves(position: Float[Tensor, "L 3"], width: int) -> Float[Tensor, "L D"]:
 
 def _wave_vectors(count: int, device: torch.device | str | None) -> Float[Tensor, "W 3"]:
     number = torch.arange(count, device=device)
-    spread = (0.5 + number[:, None] * torch.tensor(_STEPS, device=device, dtype=torch.float64)) % 1
-    signs = torch.tensor(_SIGNS, device=device)[number % len(_SIGNS)]
+    spread = (0.5 + number[:, None] * torch.tensor(_STEPS, device=device, dtype=torch.float64)) % 1  # (W, 3)
+    signs = torch.tensor(_SIGNS, device=device)[number % len(_SIGNS)]  # (W, 3)
     return (math.pi * (SLOWEST / math.pi) ** spread * signs).float()

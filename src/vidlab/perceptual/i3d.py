@@ -125,7 +125,7 @@ class I3D(nn.Module):
             x = block(x)
         # (B, 1024, T / 8, H / 32, W / 32). The classifier is linear, so it may follow the average over time.
         x = F.avg_pool3d(x, (2, 7, 7), 1).mean(2, keepdim=True)  # (B, 1024, 1, h, w)
-        return self.logits(x).mean((3, 4)).squeeze(2)
+        return self.logits(x).mean((3, 4)).squeeze(2)  # (B, 400)
 
 
 def load_i3d(weights: str = "asset:i3d-kinetics-400.ckpt") -> I3D:

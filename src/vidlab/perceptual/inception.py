@@ -166,7 +166,7 @@ class Inception(nn.Module):
             )
         # The graph was trained on (p - 128) / 128 of pixels 0 to 255, not on (p - 127.5) / 127.5.
         x = ((images.float() + 1) * 127.5 - 128) / 128
-        return self.layers(x).mean((2, 3))
+        return self.layers(x).mean((2, 3))  # of (B, 2048, h, w)
 
 
 def load_inception(weights: str = "asset:inception-2048.pt") -> Inception:

@@ -88,7 +88,7 @@ class LPIPS(nn.Module):
         pairs = zip(self.features(first), self.features(second), self.heads, strict=True)
         for a, b, head in pairs:
             difference = (unit_length(a) - unit_length(b)).square()  # (B, C_l, H_l, W_l)
-            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
+            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))  # (B,)
         return total
 
 
