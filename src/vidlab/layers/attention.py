@@ -151,7 +151,7 @@ def xavier_linears(module: nn.Module) -> None:
     """Initialize every linear layer below ``module``: Xavier-uniform weights (Glorot & Bengio 2010), zero biases.
 
     The scale follows the width. A fixed 0.02 suits a width near 1000; in a narrow model it leaves the path from the
-    noise level and the text to the modulation almost silent for hundreds of steps.
+    noise level and the text to the modulation almost without effect for hundreds of steps.
     """
     for child in module.modules():
         if isinstance(child, nn.Linear):

@@ -82,11 +82,11 @@ def rotation_along(
     """
     sizes = (grid.frames, grid.height, grid.width)
     angles = []
-    for axis, (size, count, stretch) in enumerate(zip(sizes, planes, scale, strict=True)):
+    for axis, (size, count, divisor) in enumerate(zip(sizes, planes, scale, strict=True)):
         if not count:
             continue
         frequency = base ** (-torch.arange(count, device=device, dtype=torch.float32) / count)  # (planes,)
-        position = torch.arange(size, device=device, dtype=torch.float32) / stretch  # (size,)
+        position = torch.arange(size, device=device, dtype=torch.float32) / divisor  # (size,)
         view = [1, 1, 1, count]
         view[axis] = size
         angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))  # (T, H, W, planes)
@@ -102,9 +102,9 @@ def rotation_at(
 ) -> Rotation:
     """``rotation_along`` for tokens at any places (t, y, x), such as those of ``token_places``."""
     angles = []
-    for position, count, stretch in zip(places.unbind(-1), planes, scale, strict=True):
+    for position, count, divisor in zip(places.unbind(-1), planes, scale, strict=True):
         frequency = base ** (-torch.arange(count, device=places.device, dtype=torch.float32) / max(count, 1))
-        angles.append((position / stretch)[:, None] * frequency)  # (L, planes of the axis)
+        angles.append((position / divisor)[:, None] * frequency)  # (L, planes of the axis)
     flat = torch.cat(angles, dim=-1)[:, None]  # (L, 1, half)
     return cos_sin(flat)
 

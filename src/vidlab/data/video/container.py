@@ -1,4 +1,4 @@
-"""Opens video files safely: any file of a stranger, read alone, within limits, with errors that name it."""
+"""Opens video files safely: any untrusted file, read alone, within limits, with errors that name it."""
 
 import io
 import re
