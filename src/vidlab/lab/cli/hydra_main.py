@@ -65,7 +65,7 @@ class JobFailedError(Exception):
 def main(
     config_path: str, config_name: str, text_keys: tuple[str, ...] = ()
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """``hydra.main`` with clear messages, for misspelt keys and choices too, in single runs and in sweeps.
+    """``hydra.main`` with clear messages, for misspelled keys and choices too, in single runs and in sweeps.
 
     In a sweep a failing job prints its message, the other jobs still run, and the exit code is not 0.
 
