@@ -1,1 +1,1 @@
-"""Frozen feature networks that metrics and losses measure with: I3D, LPIPS, Inception."""
+"""Frozen networks, read without running code: features (I3D, LPIPS, Inception), edges (HED, PiDiNet), cuts (TransNet)."""
