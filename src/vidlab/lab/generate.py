@@ -171,16 +171,8 @@ def _given(
     cfg: DictConfig, clip_shape: tuple[int, int, int], default_num_frames: int, every: int | None = None
 ) -> GivenFrames | None:
     """The frames that ``image``, ``last_image`` and ``video`` name."""
-    return conditioning_frames(
-        clip_shape,
-        default_num_frames,
-        cfg.image,
-        cfg.last_image,
-        cfg.video,
-        cfg.video_frames,
-        cfg.max_megapixels,
-        every,
-    )
+    media = cfg.image, cfg.last_image, cfg.video, cfg.video_frames
+    return conditioning_frames(clip_shape, default_num_frames, *media, cfg.max_megapixels, every)
 
 
 def check_settings(cfg: DictConfig) -> None:

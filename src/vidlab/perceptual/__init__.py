@@ -1,1 +1,1 @@
-"""Frozen networks, read without running code: features (I3D, LPIPS, Inception), edges (HED, PiDiNet), cuts (TransNet)."""
+"""Frozen networks: features that metrics and losses measure with, edge detectors, a detector of cuts."""
