@@ -36,6 +36,9 @@ class Haar(FrameGroups):
         frames, height, width: block size per axis, powers of two.
         scale: the one scalar that latents are multiplied by. The orthonormal scale (1) is kept by default:
             standardizing each band separately made learning about four times worse.
+
+    Raises:
+        UserError: a block size that is no power of two, or a scale that is not positive.
     """
 
     basis: Tensor

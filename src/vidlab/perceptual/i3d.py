@@ -108,7 +108,11 @@ class I3D(nn.Module):
         return super().train(False)  # frozen
 
     def forward(self, videos: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 400"]:
-        """Logits, in the precision of the weights."""
+        """Logits, in the precision of the weights.
+
+        Raises:
+            UserError: clips with fewer frames or pixels than the network reads.
+        """
         frames, *size = videos.shape[2:]
         if frames < MIN_FRAMES or min(size) < MIN_SIZE:
             raise UserError(

@@ -158,7 +158,11 @@ class Inception(nn.Module):
         return super().train(False)  # frozen
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2048"]:
-        """Pooled features, in float32."""
+        """Pooled features, in float32.
+
+        Raises:
+            UserError: images smaller than the network reads.
+        """
         if min(images.shape[2:]) < _MIN_SIZE:
             raise UserError(
                 f"Inception reads images of at least {_MIN_SIZE} x {_MIN_SIZE} pixels, these have "
