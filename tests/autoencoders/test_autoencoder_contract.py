@@ -140,7 +140,7 @@ def test_the_nearest_size_that_fits(autoencoder):
 BAD = {
     "nan": (lambda x: x * float("nan"), "holds NaN or infinite pixels"),
     "inf": (lambda x: x + float("inf"), "holds NaN or infinite pixels"),
-    "grey": (lambda x: x[:, :1], "Repeat a gray channel three times"),
+    "gray": (lambda x: x[:, :1], "Repeat a gray channel three times"),
     "8 bits": (lambda x: (x * 127).to(torch.uint8), "divide 8 bits by 127.5"),
     "10 bits": (lambda x: (x * 511).to(torch.int16), "10 bits by 511.5"),
     "one frame without a batch": (lambda x: x[0], r"reads clips \(B, 3, T, H, W\)"),

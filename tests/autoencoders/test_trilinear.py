@@ -30,10 +30,10 @@ def test_latents_are_the_small_clip_and_zeros():
     assert latents.shape == (2, 8, 3, 8, 8)
     values = latents.flatten(1)
     assert (values[:, 1452:] == 0).all() and (values[:, :1452] != 0).all()
-    # one of nine frames is the middle one, and 64 / 22 rows apart the centres lie at 64 / 22 (n + 1/2) - 1/2
-    centre = 64 / 22 * 0.5 - 0.5  # 0.9545
-    rows = (1 - centre) * x[:, :, 4, 0] + centre * x[:, :, 4, 1]
-    corner = (1 - centre) * rows[:, :, 0] + centre * rows[:, :, 1]
+    # one of nine frames is the middle one, and 64 / 22 rows apart the centers lie at 64 / 22 (n + 1/2) - 1/2
+    center = 64 / 22 * 0.5 - 0.5  # 0.9545
+    rows = (1 - center) * x[:, :, 4, 0] + center * x[:, :, 4, 1]
+    corner = (1 - center) * rows[:, :, 0] + center * rows[:, :, 1]
     torch.testing.assert_close(values[:, :1452].view(2, 3, 22, 22)[:, :, 0, 0], corner)
 
 

@@ -393,7 +393,7 @@ def test_clips_it_cannot_take(x, message):
 
 
 @pytest.mark.parametrize(
-    "x", [torch.zeros(1, 1, 5, 16, 16), torch.zeros(1, 3, 5, 16, 16, dtype=torch.int16)], ids=["grey", "10 bits"]
+    "x", [torch.zeros(1, 1, 5, 16, 16), torch.zeros(1, 3, 5, 16, 16, dtype=torch.int16)], ids=["gray", "10 bits"]
 )
 def test_grey_and_integer_pixels(x):
     with pytest.raises(UserError, match=r"3 colors as floats in \[-1, 1\].*Repeat a gray channel"):
@@ -447,4 +447,4 @@ def test_it_learns_a_clip():
     model.eval()
     with torch.no_grad():
         error = (model.decode(model.encode(x)) - x).abs().mean()
-    assert error < 0.25  # 0.5 for a grey clip
+    assert error < 0.25  # 0.5 for a gray clip

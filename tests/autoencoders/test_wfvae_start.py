@@ -32,7 +32,7 @@ def test_constant_blocks_survive():
 
 
 def test_latents_are_bands_by_hand():
-    """A grey clip of 1 everywhere: its low band is 8 * 2 in each color, sqrt 3 times that in grey, of 27 four."""
+    """A gray clip of 1 everywhere: its low band is 8 * 2 in each color, sqrt 3 times that in gray, of 27 four."""
     model = start(8, scale=1.0)
     with torch.no_grad():
         z = model.encode(torch.ones(1, 3, 5, 16, 16))

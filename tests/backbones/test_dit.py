@@ -214,7 +214,7 @@ def test_the_position_of_a_token_matters_along_every_axis(make_dit):
     assert all(not torch.allclose(answers[0], other, atol=1e-4) for other in answers[1:])
 
 
-# controls and inheritance
+# controls and warm starts
 
 
 def test_new_controls_change_nothing(make_dit, make_text):

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from vidlab.backbones.mmdim.dual_block import DualBlockContext
 from vidlab.backbones.mmdim.positions import (
+    fourier_of,
     frame_causal,
     frame_times,
     rotation_of,
     token_positions,
-    waves_of,
 )
 from vidlab.backbones.mmdim.settings import level_registers, role_registers
 from vidlab.backbones.mmdim.single_block import SingleBlockContext
@@ -349,7 +349,7 @@ def test_positions_of_a_plain_clip_are_those_of_its_grid():
     torch.testing.assert_close(
         rotation_of(frames, (2, 2, 2), 100.0, (1.0, 2.0, 1.0)), rotation(grid, 12, 100.0, (1, 2, 1))
     )
-    assert torch.equal(waves_of(frames, 16, (1.0, 2.0, 1.0)), fourier_positions(grid, 16, (1.0, 2.0, 1.0)))
+    assert torch.equal(fourier_of(frames, 16, (1.0, 2.0, 1.0)), fourier_positions(grid, 16, (1.0, 2.0, 1.0)))
     assert token_positions(frames)[-1].tolist() == [2, 1, 4]
 
 

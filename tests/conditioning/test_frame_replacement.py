@@ -39,9 +39,9 @@ def test_patterns(pattern, known):
 
 
 def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=0.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
-    assert evidence.controls is None and evidence.known.mask.flatten(1).tolist() == [[1, 0, 0, 0]] * 2
-    corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
+    conditions = FrameReplacement(image_dropout=0.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
+    assert conditions.controls is None and conditions.known.mask.flatten(1).tolist() == [[1, 0, 0, 0]] * 2
+    corrupted = OBJECTIVE.prepare(x0, Conditions(known=conditions.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
     assert torch.equal(corrupted.input.latents[:, :, 0], x0[:, :, 0])
     assert torch.equal(corrupted.input.latents[:, :, 1:], plain.input.latents[:, :, 1:])
@@ -53,8 +53,8 @@ def test_the_known_frame_enters_clean_and_its_error_does_not_count(x0, make_draw
 
 
 def test_a_dropped_image_is_noise_like_the_rest_and_supervised(x0, make_draw):
-    evidence = FrameReplacement(image_dropout=1.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
-    corrupted = OBJECTIVE.prepare(x0, Conditions(known=evidence.known), make_draw())
+    conditions = FrameReplacement(image_dropout=1.0).for_training(TrainingClips(x0, x0, make_draw(), 0), same)
+    corrupted = OBJECTIVE.prepare(x0, Conditions(known=conditions.known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
     assert torch.equal(corrupted.input.latents, plain.input.latents)
     assert torch.equal(corrupted.loss_mask, torch.ones(2, 1, 4, 1, 1))

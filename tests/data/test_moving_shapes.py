@@ -39,7 +39,7 @@ def test_plain_has_nothing_of_rich() -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shapes_are_told_apart_at_the_smallest_size(shape: str) -> None:
-    """Matched against all four shapes at the measured centre, the right one fits by far best."""
+    """Matched against all four shapes at the measured center, the right one fits by far best."""
     canvas = Canvas(1, 32, 32)
     rng = Random(0)
     for _ in range(100):
@@ -66,7 +66,7 @@ def test_every_shape_has_the_area_of_its_disc(shape: str, angle: float) -> None:
 
 
 def test_square_is_drawn_where_it_is_said_to_be() -> None:
-    """A side of 8 is a disc diameter of 16 / sqrt(pi); centred at (10, 20) it fills [6, 14) x [16, 24)."""
+    """A side of 8 is a disc diameter of 16 / sqrt(pi); centered at (10, 20) it fills [6, 14) x [16, 24)."""
     diameter = np.array([8 * 2 / math.sqrt(math.pi) / 32])
     body = Body("square", "red", np.array([10 / 32]), np.array([20 / 32]), diameter, np.zeros(1))
     expected = np.zeros((1, 32, 32))

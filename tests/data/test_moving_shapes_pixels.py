@@ -29,7 +29,7 @@ VALUES = np.array(list(PALETTE.values()), np.float32)
 
 @dataclass(frozen=True)
 class Blob:
-    """The pixels of one color: mask (T, H, W), area (T,) in pixels, centre x and y (T,) in short sides."""
+    """The pixels of one color: mask (T, H, W), area (T,) in pixels, center x and y (T,) in short sides."""
 
     mask: np.ndarray
     area: np.ndarray

@@ -1,4 +1,4 @@
-"""Weight inheritance from real checkpoints and releases, as the group ``init`` does it."""
+"""Warm starts from real checkpoints and releases, as the group ``init`` does it."""
 
 from functools import partial
 from pathlib import Path

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from metric_clips import moving_clips
 from omegaconf import OmegaConf
 
-from vidlab import package_index as registries
+from vidlab import package_index
 from vidlab.errors import UserError
 from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, select
@@ -32,7 +32,7 @@ def test_every_choice_without_network(name, tmp_path, monkeypatch):
     def download(package, folder):
         raise FetchFailed("there is no network")
 
-    monkeypatch.setattr(registries, "download", download)
+    monkeypatch.setattr(package_index, "download", download)
     nodes = composed(name)
     assert nodes
     for key, node in nodes.items():

@@ -28,7 +28,7 @@ def batch(*of: Factors | None) -> ClipBatch:
 
 
 def clip(color=None, x=5, y=16, half=5, frames=2) -> torch.Tensor:
-    """A square of side 2 half on black, its centre at pixel (x, y)."""
+    """A square of side 2 half on black, its center at pixel (x, y)."""
     frame = torch.tensor(BLACK, dtype=torch.float32).view(3, 1, 1).repeat(1, SIZE, SIZE)
     if color is not None:
         frame[:, y - half : y + half, x - half : x + half] = torch.tensor(color, dtype=torch.float32).view(3, 1, 1)

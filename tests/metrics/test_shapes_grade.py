@@ -150,7 +150,7 @@ def test_motions_by_hand() -> None:
     assert motions_of(diameter=0.4 / 2**TIME) == {"shrinking": 1.0}
     assert motions_of(angle=2 * TIME) == {"rotating": 1.0}
     assert motions_of("circle", angle=2 * TIME) == {"still": 1.0}
-    # To the wall and back: the left edge of a square of 0.3 is 0.133 from its centre.
+    # To the wall and back: the left edge of a square of 0.3 is 0.133 from its center.
     assert motions_of(x=0.14 + 0.5 * np.abs(TIME - 0.5)) == {"bouncing": 1.0}
     # The same in the middle of the frame meets no edge.
     assert motions_of(x=0.38 + 0.5 * np.abs(TIME - 0.5)) == {"bouncing": 0.5}

@@ -64,7 +64,7 @@ def test_inception_gives_2048_features():
 
 
 def test_bilinear_resize_by_hand():
-    """Two pixels to four: centres at 1/4, 3/4 of a pixel, edges repeated."""
+    """Two pixels to four: centers at 1/4, 3/4 of a pixel, edges repeated."""
     row = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2)
     assert resize_frames(row, 1, 4).flatten().tolist() == [0, 0.25, 0.75, 1]
     assert resize_videos(row.view(1, 1, 1, 1, 2).expand(1, 1, 3, 1, 2), 1, 4)[0, 0, 2].flatten().tolist() == [

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vidlab.errors import UserError
-from vidlab.sampling.long_video import continued, filled_in
+from vidlab.sampling.long_video import continued, interpolated
 
 
 class Maker:
@@ -48,6 +48,6 @@ def test_an_overlap_leaves_something_known_and_something_new(overlap):
 def test_gaps_between_key_frames_are_filled():
     make = Maker()
     keys = torch.tensor([0.0, 10.0, 20.0, 30.0]).view(1, 1, 4, 1, 1).expand(1, 3, 4, 2, 2)
-    video = filled_in(make, keys)
+    video = interpolated(make, keys)
     assert frames(video) == [0, 1, 2, 10, 11, 12, 20, 21, 22, 30]  # (4 - 1) * (4 - 1) + 1
     assert make.asked == [([1, 0, 0, 1], 0), ([1, 0, 0, 1], 1), ([1, 0, 0, 1], 2)]

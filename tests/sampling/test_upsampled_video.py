@@ -47,7 +47,7 @@ def test_clips_share_a_frame_and_the_last_is_full():
     assert starts_of_clips(3, 4) == [0]
 
 
-def test_what_cannot_be_filled_in():
+def test_what_cannot_be_upsampled():
     for count, every in ((1, 2), (4, 8)):
-        with pytest.raises(UserError, match="cannot be filled in"):
+        with pytest.raises(UserError, match="cannot be upsampled"):
             upsampled(Interpolating(), video(count), every, 8)

@@ -65,10 +65,10 @@ def test_a_step_and_a_sample(make_causal, make_batch, make_draw, conditioning, m
 def test_an_image_is_the_first_latent_frame(make_causal, make_batch):
     module, pixels = make_causal(), make_batch(size=SIZE).pixels
     known = torch.arange(9).expand(2, 9) == 0
-    evidence = FrameReplacement().for_inference(pixels, known, module.autoencoder)
-    assert evidence.known.mask.flatten(1).tolist() == [[1, 0, 0]] * 2
+    conditions = FrameReplacement().for_inference(pixels, known, module.autoencoder)
+    assert conditions.known.mask.flatten(1).tolist() == [[1, 0, 0]] * 2
     # nothing but the image is looked at
-    torch.testing.assert_close(evidence.known.latents[:, :, :1], module.autoencoder.encode(pixels)[:, :, :1])
+    torch.testing.assert_close(conditions.known.latents[:, :, :1], module.autoencoder.encode(pixels)[:, :, :1])
     with pytest.raises(UserError, match="only whole ones can replace noise"):
         FrameReplacement().for_inference(pixels, torch.arange(9).expand(2, 9) < 4, module.autoencoder)
     assert (

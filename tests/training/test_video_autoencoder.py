@@ -76,7 +76,7 @@ def test_turns(start, accumulate, expected):
 
 def test_without_a_discriminator_every_step_is_the_generators():
     module = tiny_module(discriminator=None)
-    assert [module.turns.turn(step) for step in range(4)] == [0, 0, 0, 0] and len(module.players) == 1
+    assert [module.turns.turn(step) for step in range(4)] == [0, 0, 0, 0] and len(module.networks) == 1
 
 
 class Watch(EMA):
@@ -96,7 +96,7 @@ def test_each_step_trains_one_network_and_counts_one(batches, make_trainer):
     watch, module = Watch(), tiny_module()
     make_trainer(max_steps=5, callbacks=[watch]).fit(module, batches)
     assert watch.notes == [(1, "G"), (2, "D"), (3, "G"), (4, "D"), (5, "G")]
-    assert [player.steps for player in module.players] == [3, 2]
+    assert [network.steps for network in module.networks] == [3, 2]
     assert all(p.grad is None for p in module.parameters())
 
 
@@ -106,7 +106,7 @@ def test_the_adversary_may_have_an_optimizer_of_its_own(batches, make_trainer):
     before = {name: value.detach().clone() for name, value in module.discriminator.named_parameters()}
     make_trainer(max_steps=2).fit(module, batches)
     assert all(torch.equal(before[name], value) for name, value in module.discriminator.named_parameters())
-    assert [player.clip_norm for player in module.players] == [1.0, 0.5] and module.players[1].steps == 1
+    assert [network.clip_norm for network in module.networks] == [1.0, 0.5] and module.networks[1].steps == 1
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_resuming_equals_running_through(batches, make_trainer, tmp_path, accumu
     for name, value in through.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert all(torch.equal(resumed_average.average[name], value) for name, value in average.average.items())
-    assert [p.statistics for p in resumed.players] == [p.statistics for p in through.players]
+    assert [p.statistics for p in resumed.networks] == [p.statistics for p in through.networks]
 
 
 def test_the_loss_is_the_weighted_sum_of_its_logged_parts(batches, make_trainer):

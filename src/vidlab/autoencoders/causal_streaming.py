@@ -36,13 +36,13 @@ class CausalEncodingStream(EncodingStream):
     def feed(self, pixels: Pixels) -> Posterior:
         model = self.autoencoder
         model.check_frames(pixels)
-        frames = self._waiting.followed_by(pixels)
+        frames = self._waiting.followed_by(pixels)  # (B, 3, waiting + T, H, W)
         parts = []
         if self._stream.first and frames.shape[2]:
             parts.append(self._encode(frames[:, :, :1], self._stream))
             self._stream.first = False
             frames = frames[:, :, 1:]
-        ready = self._waiting.keep(frames, model.stride.frames)
+        ready = self._waiting.keep(frames, model.stride.frames)  # whole groups of frames, perhaps none
         parts += [self._encode(ready, self._stream)] if ready.shape[2] else []
         if parts:
             return join_posteriors(parts)

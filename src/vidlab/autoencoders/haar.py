@@ -36,6 +36,9 @@ class Haar(FrameGroups):
         frames, height, width: block size per axis, powers of two.
         scale: the one scalar that latents are multiplied by. The orthonormal scale (1) is kept by default:
             standardizing each band separately made learning about four times worse.
+
+    Raises:
+        UserError: a block size that is no power of two, or a scale that is not positive.
     """
 
     basis: Tensor
@@ -70,5 +73,5 @@ class Haar(FrameGroups):
         s = self.stride
         coefficients = rearrange(latents, "b (c k) t h w -> b t h w c k", c=3)  # (B, T', H', W', 3, K)
         with torch.autocast(latents.device.type, enabled=False):
-            blocks = coefficients.float() @ (self.basis / self.scale)
+            blocks = coefficients.float() @ (self.basis / self.scale)  # the transpose inverts: (B, T', H', W', 3, K)
         return rearrange(blocks, "b t h w c (p q r) -> b c (t p) (h q) (w r)", p=s.frames, q=s.height, r=s.width)

@@ -50,14 +50,14 @@ class Trilinear(Autoencoder):
         self.check_clip(pixels)
         shape = self.latent_shape(*pixels.shape[2:])  # (C, T', H', W'): the small clip's values, then zeros
         with torch.autocast(pixels.device.type, enabled=False):
-            small = F.interpolate(pixels.float(), size=self.grid(shape), mode="trilinear").flatten(1)
+            small = F.interpolate(pixels.float(), size=self.grid(shape), mode="trilinear").flatten(1)  # (B, 3 t h w)
         return F.pad(small, (0, math.prod(shape) - small.shape[1])).view(-1, *shape)
 
     @override
     def decode(self, latents: Float[Tensor, "B C t h w"]) -> Float[Tensor, "B 3 T H W"]:
         self.check_latents(latents)
         grid = self.grid(tuple(latents.shape[1:]))
-        small = latents.flatten(1)[:, : 3 * math.prod(grid)].view(-1, 3, *grid)
+        small = latents.flatten(1)[:, : 3 * math.prod(grid)].view(-1, 3, *grid)  # (B, 3, t, h, w)
         with torch.autocast(latents.device.type, enabled=False):
             return F.interpolate(small.float(), size=self._clip_size(tuple(latents.shape[1:])), mode="trilinear")
 

@@ -145,7 +145,11 @@ class VideoDenoiser(nn.Module, ABC):
         raise ValueError(f"this {type(self).__name__} reads its history anew at each noise level")
 
     def check_requested(self, requested: frozenset[str]) -> None:
-        """Refuse features that this backbone does not have."""
+        """Refuse features that this backbone does not have.
+
+        Raises:
+            ValueError: naming them, and those there are.
+        """
         features = self.spec.features
         unknown = requested - features
         if unknown:

@@ -61,8 +61,8 @@ class DiT(PatchedDenoiser):
         qk_norm: RMS-normalize queries and keys.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: position interpolation to larger grids.
-        absolute_positions: add waves of a token's position to it (``fourier_positions``). Rotary positions are
-            relative: where the latents are pure noise, all tokens look alike to them, and no prompt can say where
+        absolute_positions: add Fourier features of a token's position to it (``fourier_positions``). Rotary positions
+            are relative: where the latents are pure noise, all tokens look alike to them, and no prompt can say where
             anything is.
         activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
             all of it but matrix products and attention (``selective``).
@@ -152,8 +152,8 @@ class DiT(PatchedDenoiser):
         if input.history:
             tokens, context = self._after_history(input.history, tokens, context)
         elif self.absolute_positions:
-            waves = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
-            tokens = tokens + (POSITION_SCALE * waves).to(tokens.dtype)
+            positions = self.tables.get(fourier_positions, grid, self.width, self.rope_scale, device=tokens.device)
+            tokens = tokens + (POSITION_SCALE * positions).to(tokens.dtype)
         sequence, last = self.sequence_of(grid, context.visible, tokens.device), len(self.blocks) - 1
         tokens, features = through_blocks(
             self.run, self.blocks, self.watched, tokens, context, input.requested, sequence, input.additions
@@ -161,7 +161,7 @@ class DiT(PatchedDenoiser):
         if input.history and sequence is WHOLE:
             tokens = tokens[:, -grid.tokens :]  # (B, L, D), those of the latents
         condition = sequence.own(last, condition, 1)
-        shift, scale = self.head_table(self.head_modulation(F.silu(condition)))
+        shift, scale = self.head_table(self.head_modulation(F.silu(condition)))  # (B, 1 or L, D) each
         patches = sequence.leave(last, self.head(modulate(tokens, shift, scale)))
         patches = patches[:, -grid.tokens :]  # (B, L, C p q r)
         return DenoiserOutput(unpatchify(patches, grid, self.patch), features)
@@ -176,12 +176,13 @@ class DiT(PatchedDenoiser):
         grids = [*(patch_grid(part.latents, self.patch) for part in history), grid]
         indices = [part.frame_index for part in history]
         indices.append(next_frames(indices, grid.frames))
-        places = torch.cat([token_places(one, index, grid) for one, index in zip(grids, indices, strict=True)])
+        pairs = zip(grids, indices, strict=True)
+        places = torch.cat([token_places(one, index, grid) for one, index in pairs])  # (tokens of the history + L, 3)
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
         sequence = torch.cat([*map(residual_stream, earlier), tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
-            waves = fourier_at(places, self.width, self.rope_scale)
-            sequence = sequence + (POSITION_SCALE * waves).to(sequence.dtype)
+            positions = fourier_at(places, self.width, self.rope_scale)  # (tokens of the history + L, D)
+            sequence = sequence + (POSITION_SCALE * positions).to(sequence.dtype)
         turned = rotation_at(places, axis_split(self.head_dim), self.rope_base, self.rope_scale)
         return sequence, replace(context, rotation=turned, visible=frame_causal(places[:, 0]))
 

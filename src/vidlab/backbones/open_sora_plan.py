@@ -73,7 +73,7 @@ class ControlEmbed(nn.Sequential):
     def __init__(self, channels: int, width: int, patch: tuple[int, int, int]) -> None:
         super().__init__(PatchEmbed(channels, width, patch), nn.Linear(width, width, bias=False))
 
-    def silence(self) -> None:
+    def zero_output(self) -> None:
         """Set the linear to zero."""
         nn.init.zeros_(self.get_parameter("1.weight"))
 
@@ -131,7 +131,7 @@ class CaptionProjection(nn.Module):
 
 
 class OpenSoraPlan(ReleasedArchitecture):
-    """Open-Sora Plan v1.3 (arXiv 2412.00131): adaLN-single blocks with Skiparse attention and 3-D rotary positions.
+    """Open-Sora Plan v1.3 (arXiv 2412.00131): adaLN-single blocks, Skiparse attention, 3-D rotary positions (eq. 6, 7).
 
     Parameters have the names and shapes of the released checkpoints, so those load strictly. The published model is
     32 layers of 2304 with 24 heads, patches of 1x2x2, 8 latent channels, 4096-wide text; layouts full in layers
@@ -259,7 +259,7 @@ class OpenSoraPlan(ReleasedArchitecture):
             if isinstance(module, PatchEmbed):
                 module.reset_parameters()
             elif isinstance(module, ControlEmbed):
-                module.silence()
+                module.zero_output()
             elif isinstance(module, TimestepMLP | CaptionProjection):
                 nn.init.normal_(module.linear_1.weight, std=0.02)
                 nn.init.normal_(module.linear_2.weight, std=0.02)
@@ -286,6 +286,7 @@ class OpenSoraPlan(ReleasedArchitecture):
             input.additions,
         )
         embedded = sequence.own(last, embedded, 1)
+        # (B, 1 or L, D) each, of the same embedding: the head has no linear map of its own
         shift, scale = (embedded.repeat(1, 1, 2) + self.scale_shift_table.flatten()).chunk(2, dim=-1)
         patches = sequence.leave(last, self.proj_out(modulate(tokens, shift, scale)))  # (B, L, p q r C)
         return DenoiserOutput(self.unpatchify(patches, grid), features)

@@ -37,7 +37,7 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "B L D"], text: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"] | None
     ) -> Float[Tensor, "B L D"]:
         """Attention of every token to the real text tokens; it is the same for each token, whatever the layout."""
-        seen = None if mask is None else mask[:, None, None, :]
+        seen = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, S)
         q, k, v = self._split(self.to_q(x)), self._split(self.to_k(text)), self._split(self.to_v(text))
         return self.to_out(self.kernel(q, k, v, seen).flatten(2))  # (B, L, N, d) to (B, L, D)
 

@@ -179,7 +179,7 @@ class STIV(PatchedDenoiser):
         else:
             scores = checked_scores(input.micro.get(TOKEN_DROP), len(tokens), grid)
             tokens = self._masked(tokens, kept_places(scores, self.mask_ratio), self.mask_token, step, clip, found)
-        shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)
+        shift, scale = self.head_modulation(F.silu(condition)).chunk(2, dim=-1)  # (B, 1 or L, D) each
         patches = self.head(modulate(tokens, shift, scale))  # (B, L, C p q r)
         latents, features = unpatchify(patches, grid, self.patch), found.features()
         if sharing is None:
@@ -236,7 +236,7 @@ class STIV(PatchedDenoiser):
         )
         tokens = self._blocks(tokens, range(cut), step, found)
         found.additions = whole_additions
-        whole_again = fill(tokens, kept, whole.grid, mask_token)
+        whole_again = fill(tokens, kept, whole.grid, mask_token)  # (B, L, D)
         return self._blocks(whole_again, range(cut, len(self.blocks)), whole, found)
 
     def _blocks(self, tokens: Tensor, numbers: range, step: STIVBlockContext, found: "_Found") -> Tensor:

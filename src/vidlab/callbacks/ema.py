@@ -29,6 +29,9 @@ class EMA(Callback):
     Args:
         decay: upper bound of the decay; the decay at optimizer step s is min(decay, (1 + s) / (10 + s)). Steps that
             another callback discards do not count.
+
+    Raises:
+        UserError: a decay outside [0, 1); a checkpoint whose average is of another model.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:

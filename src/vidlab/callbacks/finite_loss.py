@@ -1,4 +1,4 @@
-"""A training whose loss is no longer a number is ended, before its checkpoint overwrites a good one."""
+"""Stops a training whose loss is NaN or infinite, before its checkpoint overwrites a good one."""
 
 import math
 from collections.abc import Mapping, Sequence

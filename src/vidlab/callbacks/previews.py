@@ -52,6 +52,9 @@ class Previews(Callback):
         count: how many prompts to take when ``prompts`` is null.
         seed: seed of the noise.
         fps: frames per second of the mp4.
+
+    Raises:
+        UserError: for an interval below 1.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar for people, a line now and then for log files."""
+"""The progress bar of training on a terminal; into a log file, a line at intervals instead."""
 
 import logging
 import time

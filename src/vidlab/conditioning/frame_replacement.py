@@ -45,7 +45,7 @@ class FrameReplacement(Conditioning):
     pattern: FramePattern = field(default_factory=First)
     image_dropout: float = 0.08
     unconditional: str = "own"
-    takes_frames: bool = True
+    takes_frames: bool = field(default=True, init=False)
     reads_pixels: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:

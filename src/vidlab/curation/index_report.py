@@ -1,4 +1,4 @@
-"""What an index holds, in words."""
+"""The report of an index: clips by split and size, and what was left out and why."""
 
 from collections import Counter
 from collections.abc import Mapping

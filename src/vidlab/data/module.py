@@ -210,7 +210,11 @@ class ClipDataModule(L.LightningDataModule):
         return ClipLoader(ClipDataset(reader, batches), numbers, self.num_workers, self._inspect)
 
     def val_dataloader(self) -> ClipLoader | list[Any]:
-        """The validation batches of this process, shared with none; an empty list when ``val_clips`` is 0."""
+        """The validation batches of this process, shared with none; an empty list when ``val_clips`` is 0.
+
+        Raises:
+            DataError: fewer held-out clips than processes.
+        """
         if self.val_clips == 0:
             return []
         val = self.data.val

@@ -14,7 +14,7 @@ RENAME = "rename it, or all at once with convmv -f latin1 -t utf8 -r --notest FO
 
 
 def shown(text: object) -> str:
-    r"""Text of a stranger as a message may print it.
+    r"""Untrusted text as a message may print it.
 
     Control characters and bytes that are not UTF-8 appear as escapes (``\x1b``, ``\xe9``), so that they neither reach
     a terminal nor stop a log.

@@ -66,7 +66,7 @@ class GaussianObjective(Objective):
             raise UserError(
                 f"objective.parameterization={type(self.parameterization).__name__} cannot tell the clean latents at "
                 f"t = 1, where objective.schedule={type(self.schedule).__name__} leaves no signal and every sample "
-                "starts. Use VPrediction, Velocity or Sample, or VariancePreserving without ZeroTerminalSNR."
+                "starts. Use VPrediction, Velocity or X0Prediction, or VariancePreserving without ZeroTerminalSNR."
             )
 
     @override

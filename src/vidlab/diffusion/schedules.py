@@ -31,7 +31,11 @@ class PathCoefficients:
 
 
 def over_latents(value: Float[Tensor, "B"] | Float[Tensor, "B T"], latents: Tensor) -> Tensor:
-    """View one number per clip (B,) or per latent frame (B, T) so that it broadcasts over (B, C, T, H, W)."""
+    """View one number per clip (B,) or per latent frame (B, T) so that it broadcasts over (B, C, T, H, W).
+
+    Raises:
+        ValueError: numbers of another shape.
+    """
     if value.ndim == 1:
         return value.view(-1, 1, 1, 1, 1)
     if value.ndim == 2 and value.shape[1] == latents.shape[2]:

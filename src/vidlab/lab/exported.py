@@ -1,4 +1,4 @@
-"""An exported folder read back, in the form of a checkpoint; it may be a stranger's, as a checkpoint may.
+"""An exported folder read back, in the form of a checkpoint; untrusted, as a checkpoint is.
 
 ``vidlab.json`` holds the settings of the run, the denoiser's weights lie beside it, and what else was trained or stood
 in a local folder lies in folders of its own, whose names are fixed here: nothing in the file says where to read.
@@ -64,7 +64,7 @@ def exported_state(folder: Path, weights: str = "ema") -> dict[str, Any]:
         "state_dict": state,
         "averaged": averaged,
         "global_step": step if isinstance(step, int) else 0,
-        # read as any stranger's configuration is; JSON is YAML
+        # read as any untrusted configuration is; JSON is YAML
         "config": json.dumps(_with_folders(settings, folder), ensure_ascii=False),
     }
 

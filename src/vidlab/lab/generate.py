@@ -96,9 +96,9 @@ def _by_checkpoint(cfg: DictConfig, pipeline: VideoPipeline, prompts: Sequence[s
         structure_input(cfg.structure, cfg.max_megapixels),
     )  # fmt: skip
     pipeline = replace(pipeline.to(_device(cfg)), frames_at_once=cfg.frames_at_once)
-    usual = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
+    default_num_frames = pipeline.conditioning.default_num_frames(pipeline.clip_shape[0])
     every = pipeline.conditioning.every if cfg.interpolate else None
-    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, usual, every)))
+    return list(pipeline.generate(prompts, settings, _given(cfg, pipeline.clip_shape, default_num_frames, every)))
 
 
 def from_system(cfg: DictConfig) -> tuple[str, Make]:
@@ -168,12 +168,11 @@ def _device(cfg: DictConfig) -> str:
 
 
 def _given(
-    cfg: DictConfig, clip_shape: tuple[int, int, int], usual: int, every: int | None = None
+    cfg: DictConfig, clip_shape: tuple[int, int, int], default_num_frames: int, every: int | None = None
 ) -> GivenFrames | None:
     """The frames that ``image``, ``last_image`` and ``video`` name."""
-    return conditioning_frames(
-        clip_shape, usual, cfg.image, cfg.last_image, cfg.video, cfg.video_frames, cfg.max_megapixels, every
-    )
+    media = cfg.image, cfg.last_image, cfg.video, cfg.video_frames
+    return conditioning_frames(clip_shape, default_num_frames, *media, cfg.max_megapixels, every)
 
 
 def check_settings(cfg: DictConfig) -> None:

@@ -177,6 +177,7 @@ class OpenSoraPlanRelease:
     Args:
         path: the folder with ``diffusion_pytorch_model*.safetensors``, or one such file.
         fresh: patterns of names that may start as drawn, for the image-conditioned model from text-to-video weights.
+        copies: prefix of names the release does not have, to the prefix of those they copy, for that model.
 
     Raises:
         UserError: no path.

@@ -1,4 +1,4 @@
-"""Configurations that came inside a file, which may be a stranger's: what they may name, and nothing else is built.
+"""Configurations out of untrusted files: what they may name, and nothing else is built.
 
 A configuration decides which classes are imported and called, so that whoever writes one could run anything. One from
 the command line is its user's own. One out of a checkpoint is read here, and here only: as bounded plain data; naming
@@ -92,7 +92,7 @@ def stored_settings(text: Any, source: object) -> dict[str, Any]:
         settings = OmegaConf.to_container(OmegaConf.create(text))
     except UserError:
         raise
-    except Exception as error:  # a stranger's bytes raise whatever the parser stumbles over
+    except Exception as error:  # untrusted bytes raise whatever the parser stumbles over
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{source}: its configuration cannot be read ({type(error).__name__}: {reason}).") from None
     if not isinstance(settings, dict):
@@ -253,6 +253,6 @@ def _is_dotted(name: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    """A stranger's text on one line, without the characters that move a terminal's cursor."""
+    """Untrusted text on one line, without the characters that move a terminal's cursor."""
     text = str(value)[:100]
     return text if text.isprintable() else ascii(text)

@@ -1,1 +1,1 @@
-"""Pure network pieces: attention, token layouts, positions, modulation."""
+"""Pure network pieces: attention, token layouts, sequence mixers, positions, modulation."""

@@ -135,7 +135,7 @@ class CrossAttention(nn.Module):
         """Attend to the real text tokens; to all where there is no mask."""
         q = rearrange(self.q(x), "b l (n d) -> b l n d", n=self.heads)  # (B, L, N, d)
         k, v = self.kv(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, S, N, d) each
-        seen = None if mask is None else mask[:, None, None, :]
+        seen = None if mask is None else mask[:, None, None, :]  # (B, 1, 1, S)
         return self.out(rearrange(self.kernel(self.q_norm(q), self.k_norm(k), v, seen), "b l n d -> b l (n d)"))
 
 
@@ -151,7 +151,7 @@ def xavier_linears(module: nn.Module) -> None:
     """Initialize every linear layer below ``module``: Xavier-uniform weights (Glorot & Bengio 2010), zero biases.
 
     The scale follows the width. A fixed 0.02 suits a width near 1000; in a narrow model it leaves the path from the
-    noise level and the text to the modulation almost silent for hundreds of steps.
+    noise level and the text to the modulation almost without effect for hundreds of steps.
     """
     for child in module.modules():
         if isinstance(child, nn.Linear):

@@ -88,7 +88,7 @@ class CausalConv3d(nn.Module):
         if before is None:
             before = x[:, :, :1].expand(-1, -1, kernel - 1, -1, -1)  # (B, C, k_t - 1, H, W)
             before = torch.zeros_like(before) if self.zeros_before else before
-        x = torch.cat([before, x], dim=2) if kernel > 1 else x
+        x = torch.cat([before, x], dim=2) if kernel > 1 else x  # (B, C, kept + T, H, W)
         outputs = max((x.shape[2] - kernel) // stride + 1, 0)
         stream.keep(self, x[:, :, outputs * stride :])
         if outputs:
@@ -131,7 +131,7 @@ class CausalUpsample(nn.Module):
             x = torch.cat([before, x], dim=2)
         if not x.shape[2]:
             return torch.cat(parts, dim=2)
-        a, b = x[:, :, :-1], x[:, :, 1:]
+        a, b = x[:, :, :-1], x[:, :, 1:]  # (B, C, n - 1, H, W) each
         parts.append(torch.stack([0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b], dim=3).flatten(2, 3))
         stream.keep(self, x[:, :, -1:])
         return torch.cat([*parts, x[:, :, -1:]] if stream.last else parts, dim=2)

@@ -1,4 +1,4 @@
-"""Embeddings of the noise level and of patches."""
+"""The embedding of the noise level: sinusoids of it through a small perceptron."""
 
 import math
 
@@ -18,7 +18,7 @@ def sinusoidal(t: Float[Tensor, "*t"], width: int, max_period: float = 10000.0) 
     half = width // 2
     exponent = torch.arange(half, dtype=torch.float32, device=t.device) / half
     angles = t.float()[..., None] * torch.exp(-math.log(max_period) * exponent)  # (*t, width / 2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)  # (*t, width)
 
 
 class TimestepEmbedder(nn.Module):

@@ -66,10 +66,10 @@ def auto(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
 def written_out(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
     """Products and softmax one after the other."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    scores = (q * q.shape[-1] ** -0.5) @ k.mT
+    scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, N, L, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2)
+    return (scores.softmax(dim=-1) @ v).transpose(1, 2)  # (B, L, N, d)
 
 
 def sdpa(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:

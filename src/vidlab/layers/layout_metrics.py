@@ -15,7 +15,7 @@ from vidlab.layers.layouts import Full3D, Grid, GroupSkip, SingleSkip, Spatial, 
 def group_ids(layout: TokenLayout, grid: Grid) -> Int[Tensor, "L"]:
     """The number of the group each token attends in, read off the layout's own partition."""
     places = torch.arange(1, grid.tokens + 1).view(1, -1, 1, 1)  # 0 is padding
-    rows = layout.partition(places, grid)[..., 0].transpose(1, 2).flatten(0, 1)
+    rows = layout.partition(places, grid)[..., 0].transpose(1, 2).flatten(0, 1)  # (groups, l)
     ids = torch.empty(grid.tokens + 1, dtype=torch.long)
     ids[rows] = torch.arange(len(rows))[:, None].expand_as(rows)
     return ids[1:]
@@ -26,20 +26,20 @@ def measured_distance(layouts: Sequence[TokenLayout], grid: Grid) -> float:
 
     The distance between two tokens is the least number of attentions, each within one of the layouts, that carries
     information from one to the other; 0 from a token to itself. The average runs over all L^2 ordered pairs
-    (Open-Sora Plan v1.3, section on Skiparse attention). Tokens in the same group of every layout are counted once.
+    (Open-Sora Plan v1.3, section 2.2.2). Tokens in the same group of every layout are counted once.
 
     Raises:
         ValueError: some pair needs more than two attentions.
     """
-    ids = torch.stack([group_ids(layout, grid) for layout in layouts])
+    ids = torch.stack([group_ids(layout, grid) for layout in layouts])  # (layouts, L)
     ids += torch.tensor([0, *(int(x.max()) + 1 for x in ids[:-1])]).cumsum(0)[:, None]  # one numbering of all groups
-    kinds, counts = torch.unique(ids, dim=1, return_counts=True)
+    kinds, counts = torch.unique(ids, dim=1, return_counts=True)  # (layouts, kinds), (kinds,)
     changes = _changes_between_groups(kinds)
     counts = counts.float()
     total = 0.0
     for kind, count in zip(kinds.unbind(1), counts.tolist(), strict=True):
-        from_here = changes[kind].amin(0)
-        distances = 1 + reduce(torch.minimum, (from_here[ids] for ids in kinds))
+        from_here = changes[kind].amin(0)  # (groups,)
+        distances = 1 + reduce(torch.minimum, (from_here[ids] for ids in kinds))  # (kinds,)
         total += count * (float(distances.float() @ counts) - 1)  # a token is not one attention from itself
     if total >= _UNREACHED:
         raise ValueError("some tokens are more than two attentions apart, or never reach each other")
@@ -78,14 +78,14 @@ def _tokens_at_distance_one(layouts: frozenset[TokenLayout], grid: Grid) -> floa
     if Full3D() in layouts:
         return grid.tokens - 1
     if layouts == {Spatial(), Temporal()}:
-        return grid.places + grid.frames - 2
+        return grid.places + grid.frames - 2  # eq. 8
     skips = {layout.k for layout in layouts if isinstance(layout, SingleSkip | GroupSkip)}
     if len(skips) == 1 and len(layouts) == 2:
         (k,) = skips
         if layouts == {SingleSkip(k), GroupSkip(k)} and grid.tokens % k**2 == 0:
-            return 2 * grid.tokens / k - grid.tokens / k**2 - 1
+            return 2 * grid.tokens / k - grid.tokens / k**2 - 1  # eq. 10
         if layouts == {SingleSkip(k), Window(k)}:
-            return grid.tokens / k + k - 2
+            return grid.tokens / k + k - 2  # eq. 9
     raise ValueError("no closed form is known for these layouts; use measured_distance")
 
 

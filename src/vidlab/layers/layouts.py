@@ -118,11 +118,11 @@ class Spatial(TokenLayout):
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
         """Frames along the batch; a view."""
-        return x.unflatten(1, (grid.frames, -1)).flatten(0, 1)
+        return x.unflatten(1, (grid.frames, -1)).flatten(0, 1)  # (B T, H W, N, d)
 
     def restore(self, x: Groups, grid: Grid) -> Tokens:
         """Frames back into one sequence."""
-        return x.unflatten(0, (-1, grid.frames)).flatten(1, 2)
+        return x.unflatten(0, (-1, grid.frames)).flatten(1, 2)  # (B, L, N, d)
 
 
 @dataclass(frozen=True)
@@ -135,11 +135,11 @@ class Temporal(TokenLayout):
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
         """Places along the heads; a view."""
-        return x.unflatten(1, (grid.frames, -1)).flatten(2, 3)
+        return x.unflatten(1, (grid.frames, -1)).flatten(2, 3)  # (B, T, H W N, d)
 
     def restore(self, x: Groups, grid: Grid) -> Tokens:
         """Places back into one sequence."""
-        return x.unflatten(2, (grid.places, -1)).flatten(1, 2)
+        return x.unflatten(2, (grid.places, -1)).flatten(1, 2)  # (B, L, N, d)
 
 
 @dataclass(frozen=True)
@@ -167,11 +167,11 @@ class SingleSkip(TokenLayout):
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
         """Offsets along the heads; a view where nothing is padded."""
-        return _pad(x, self.padded(grid)).unflatten(1, (-1, self.k)).flatten(2, 3)
+        return _pad(x, self.padded(grid)).unflatten(1, (-1, self.k)).flatten(2, 3)  # (B, P / k, k N, d)
 
     def restore(self, x: Groups, grid: Grid) -> Tokens:
         """Offsets back into one sequence."""
-        return x.unflatten(2, (self.k, -1)).flatten(1, 2)[:, : grid.tokens]
+        return x.unflatten(2, (self.k, -1)).flatten(1, 2)[:, : grid.tokens]  # (B, L, N, d)
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,13 @@ class GroupSkip(TokenLayout):
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
         """Groups along the batch; one copy."""
-        runs = _pad(x, self.padded(grid)).unflatten(1, (-1, self.k, self.k))
-        return runs.transpose(1, 2).flatten(2, 3).flatten(0, 1)
+        runs = _pad(x, self.padded(grid)).unflatten(1, (-1, self.k, self.k))  # (B, n, m, k, N, d), m = k
+        return runs.transpose(1, 2).flatten(2, 3).flatten(0, 1)  # (B m, n k, N, d)
 
     def restore(self, x: Groups, grid: Grid) -> Tokens:
         """Runs back in order; one copy."""
-        runs = x.unflatten(1, (-1, self.k)).unflatten(0, (-1, self.k))
-        return runs.transpose(1, 2).flatten(1, 3)[:, : grid.tokens]
+        runs = x.unflatten(1, (-1, self.k)).unflatten(0, (-1, self.k))  # (B, m, n, k, N, d)
+        return runs.transpose(1, 2).flatten(1, 3)[:, : grid.tokens]  # (B, L, N, d)
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,11 @@ class Window(TokenLayout):
 
     def partition(self, x: Tokens, grid: Grid) -> Groups:
         """Windows along the batch; a view where nothing is padded."""
-        return _pad(x, self.padded(grid)).unflatten(1, (-1, self.size)).flatten(0, 1)
+        return _pad(x, self.padded(grid)).unflatten(1, (-1, self.size)).flatten(0, 1)  # (B P / size, size, N, d)
 
     def restore(self, x: Groups, grid: Grid) -> Tokens:
         """Windows back into one sequence."""
-        return x.unflatten(0, (-1, self.groups(grid))).flatten(1, 2)[:, : grid.tokens]
+        return x.unflatten(0, (-1, self.groups(grid))).flatten(1, 2)[:, : grid.tokens]  # (B, L, N, d)
 
 
 @dataclass(frozen=True)

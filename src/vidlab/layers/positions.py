@@ -34,8 +34,8 @@ def fourier_positions(
         device: where to compute.
     """
     axes = [
-        torch.arange(size, device=device, dtype=torch.float32) / stretch
-        for size, stretch in zip((grid.frames, grid.height, grid.width), scale, strict=True)
+        torch.arange(size, device=device, dtype=torch.float32) / divisor
+        for size, divisor in zip((grid.frames, grid.height, grid.width), scale, strict=True)
     ]
     position = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 2)  # (T, H, W, 3) to (L, 3)
     return _waves(position, width)
@@ -45,7 +45,7 @@ def fourier_at(
     places: Float[Tensor, "L 3"], width: int, scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
 ) -> Float[Tensor, "L D"]:
     """The same waves at any places (t, y, x), such as those of ``token_places``."""
-    axes = [axis / stretch for axis, stretch in zip(places.unbind(-1), scale, strict=True)]
+    axes = [axis / divisor for axis, divisor in zip(places.unbind(-1), scale, strict=True)]
     return _waves(torch.stack(axes, dim=-1), width)
 
 
@@ -56,6 +56,6 @@ def _waves(position: Float[Tensor, "L 3"], width: int) -> Float[Tensor, "L D"]:
 
 def _wave_vectors(count: int, device: torch.device | str | None) -> Float[Tensor, "W 3"]:
     number = torch.arange(count, device=device)
-    spread = (0.5 + number[:, None] * torch.tensor(_STEPS, device=device, dtype=torch.float64)) % 1
-    signs = torch.tensor(_SIGNS, device=device)[number % len(_SIGNS)]
+    spread = (0.5 + number[:, None] * torch.tensor(_STEPS, device=device, dtype=torch.float64)) % 1  # (W, 3)
+    signs = torch.tensor(_SIGNS, device=device)[number % len(_SIGNS)]  # (W, 3)
     return (math.pi * (SLOWEST / math.pi) ** spread * signs).float()

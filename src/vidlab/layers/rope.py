@@ -52,6 +52,8 @@ def rotation(
 ) -> Rotation:
     """3-D rotary positions: ``rotation_along`` with the planes of a head shared by the three axes.
 
+    Each axis turns a part of its own of every head (Open-Sora Plan, arXiv 2412.00131, eq. 6 and 7).
+
     Args:
         grid: token grid.
         head_dim: d.
@@ -80,11 +82,11 @@ def rotation_along(
     """
     sizes = (grid.frames, grid.height, grid.width)
     angles = []
-    for axis, (size, count, stretch) in enumerate(zip(sizes, planes, scale, strict=True)):
+    for axis, (size, count, divisor) in enumerate(zip(sizes, planes, scale, strict=True)):
         if not count:
             continue
         frequency = base ** (-torch.arange(count, device=device, dtype=torch.float32) / count)  # (planes,)
-        position = torch.arange(size, device=device, dtype=torch.float32) / stretch
+        position = torch.arange(size, device=device, dtype=torch.float32) / divisor  # (size,)
         view = [1, 1, 1, count]
         view[axis] = size
         angles.append((position[:, None] * frequency).view(view).expand(*sizes, count))  # (T, H, W, planes)
@@ -100,16 +102,16 @@ def rotation_at(
 ) -> Rotation:
     """``rotation_along`` for tokens at any places (t, y, x), such as those of ``token_places``."""
     angles = []
-    for position, count, stretch in zip(places.unbind(-1), planes, scale, strict=True):
+    for position, count, divisor in zip(places.unbind(-1), planes, scale, strict=True):
         frequency = base ** (-torch.arange(count, device=places.device, dtype=torch.float32) / max(count, 1))
-        angles.append((position / stretch)[:, None] * frequency)  # (L, planes of the axis)
+        angles.append((position / divisor)[:, None] * frequency)  # (L, planes of the axis)
     flat = torch.cat(angles, dim=-1)[:, None]  # (L, 1, half)
     return cos_sin(flat)
 
 
 def cos_sin(angles: Float[Tensor, "*L 1 half"]) -> Rotation:
     """The rotation by these angles."""
-    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))
+    return torch.view_as_real(torch.polar(torch.ones_like(angles), angles))  # (*L, 1, half, 2)
 
 
 def rotate(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B L N d"]:
@@ -152,7 +154,7 @@ def rotate_halves(x: Float[Tensor, "B L N d"], by: Rotation) -> Float[Tensor, "B
     if x.shape[-1] % 6:
         raise ValueError(f"head_dim={x.shape[-1]} is not a multiple of 6: two halves on each of three axes")
     planes = x.float().unflatten(-1, (3, 2, -1))  # (B, L, N, 3, 2, d / 6)
-    cos, sin = (part.unflatten(-1, (3, -1)) for part in by.unbind(-1))
+    cos, sin = (part.unflatten(-1, (3, -1)) for part in by.unbind(-1))  # (*clips, L, 1, 3, d / 6) each
     if not x.is_cpu or torch.compiler.is_compiling():
         return _turn(planes, cos.unsqueeze(-2), sin.unsqueeze(-2), axis=-2).flatten(-3)
     real, imaginary = planes.unbind(-2)  # (B, L, N, 3, d / 6) each

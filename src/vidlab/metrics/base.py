@@ -59,6 +59,9 @@ class VideoMetric(Metric):
 
     Subclasses say: ``name``; ``reference_kind``, whether they compare with nothing, with a ``set`` of other clips, or
     with clips one to one (``paired``); ``needs_captions``, ``needs_factors``; ``minimum_frames``; ``higher_is_better``.
+
+    Raises:
+        UserError: fewer frames than the metric needs, or a stride below 1.
     """
 
     name: ClassVar[str]

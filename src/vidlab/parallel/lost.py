@@ -1,4 +1,4 @@
-"""What a process of a training hears when another one has gone."""
+"""The error message of a distributed training one of whose processes has died."""
 
 import re
 

@@ -1,1 +1,1 @@
-"""Frozen feature networks that metrics and losses measure with: I3D, LPIPS, Inception."""
+"""Frozen networks: features that metrics and losses measure with, edge detectors, a detector of cuts."""

@@ -53,7 +53,7 @@ class HED(nn.Module):
                 x = F.max_pool2d(x, 2, ceil_mode=True)  # as TensorFlow pads an odd side: behind it
             for convolution in scale:
                 x = F.relu(convolution(x))
-            maps.append(F.interpolate(side(x), size, mode="bilinear", align_corners=False))
+            maps.append(F.interpolate(side(x), size, mode="bilinear", align_corners=False))  # (B, 1, H, W)
         return torch.sigmoid(self.fuse(torch.cat(maps, dim=1)))
 
 

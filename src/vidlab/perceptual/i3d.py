@@ -108,7 +108,11 @@ class I3D(nn.Module):
         return super().train(False)  # frozen
 
     def forward(self, videos: Float[Tensor, "B 3 T H W"]) -> Float[Tensor, "B 400"]:
-        """Logits, in the precision of the weights."""
+        """Logits, in the precision of the weights.
+
+        Raises:
+            UserError: clips with fewer frames or pixels than the network reads.
+        """
         frames, *size = videos.shape[2:]
         if frames < MIN_FRAMES or min(size) < MIN_SIZE:
             raise UserError(
@@ -125,7 +129,7 @@ class I3D(nn.Module):
             x = block(x)
         # (B, 1024, T / 8, H / 32, W / 32). The classifier is linear, so it may follow the average over time.
         x = F.avg_pool3d(x, (2, 7, 7), 1).mean(2, keepdim=True)  # (B, 1024, 1, h, w)
-        return self.logits(x).mean((3, 4)).squeeze(2)
+        return self.logits(x).mean((3, 4)).squeeze(2)  # (B, 400)
 
 
 def load_i3d(weights: str = "asset:i3d-kinetics-400.ckpt") -> I3D:

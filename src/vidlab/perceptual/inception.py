@@ -158,7 +158,11 @@ class Inception(nn.Module):
         return super().train(False)  # frozen
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 2048"]:
-        """Pooled features, in float32."""
+        """Pooled features, in float32.
+
+        Raises:
+            UserError: images smaller than the network reads.
+        """
         if min(images.shape[2:]) < _MIN_SIZE:
             raise UserError(
                 f"Inception reads images of at least {_MIN_SIZE} x {_MIN_SIZE} pixels, these have "
@@ -166,7 +170,7 @@ class Inception(nn.Module):
             )
         # The graph was trained on (p - 128) / 128 of pixels 0 to 255, not on (p - 127.5) / 127.5.
         x = ((images.float() + 1) * 127.5 - 128) / 128
-        return self.layers(x).mean((2, 3))
+        return self.layers(x).mean((2, 3))  # of (B, 2048, h, w)
 
 
 def load_inception(weights: str = "asset:inception-2048.pt") -> Inception:

@@ -37,6 +37,9 @@ class LPIPS(nn.Module):
     Args:
         net: the trunk, ``alex`` (the usual choice for evaluation) or ``vgg`` (for losses). Their values are on
             different scales.
+
+    Raises:
+        UserError: an unknown trunk.
     """
 
     def __init__(self, net: Net = "alex") -> None:
@@ -64,7 +67,11 @@ class LPIPS(nn.Module):
         return super().train(False)  # frozen
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> list[Tensor]:
-        """The five taps, each (B, C_l, H_l, W_l), of images in [-1, 1]; not yet normalized."""
+        """The five taps, each (B, C_l, H_l, W_l), of images in [-1, 1]; not yet normalized.
+
+        Raises:
+            UserError: images smaller than the trunk reads.
+        """
         if min(images.shape[2:]) < _MIN_SIZE[self.net]:
             raise UserError(
                 f"LPIPS ({self.net}) reads images of at least {_MIN_SIZE[self.net]} pixels a side, these have "
@@ -88,7 +95,7 @@ class LPIPS(nn.Module):
         pairs = zip(self.features(first), self.features(second), self.heads, strict=True)
         for a, b, head in pairs:
             difference = (unit_length(a) - unit_length(b)).square()  # (B, C_l, H_l, W_l)
-            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))
+            total = total + (difference * head.view(1, -1, 1, 1)).sum(1).mean((1, 2))  # (B,)
         return total
 
 

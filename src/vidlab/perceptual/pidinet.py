@@ -43,7 +43,7 @@ def angular(x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
 def radial(x: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
     """Pixels two steps from the middle compared with those one step from it."""
     wide = weight.new_zeros(*weight.shape[:2], 25)
-    outer = weight.flatten(2)[:, :, 1:]
+    outer = weight.flatten(2)[:, :, 1:]  # (D, C / groups, 8): without the first place
     wide[:, :, list(_RIM)], wide[:, :, list(_INSIDE)] = outer, -outer
     return F.conv2d(x, wide.unflatten(2, (5, 5)), padding=2 * padding, groups=groups)
 
@@ -103,7 +103,7 @@ class DilatedConvs(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """The sum."""
         x = self.conv1(F.relu(x))
-        parts = torch.stack([self.get_submodule(f"conv2_{number}")(x) for number in range(1, 5)])
+        parts = torch.stack([self.get_submodule(f"conv2_{number}")(x) for number in range(1, 5)])  # (4, B, 24, H, W)
         return parts.sum(0)
 
 
@@ -169,6 +169,7 @@ class PiDiNet(nn.Module):
                 x = self.get_submodule(f"block{stage}_{place}")(x)
             seen = self.attentions[stage - 1](self.dilations[stage - 1](x))
             found = self.conv_reduces[stage - 1](seen)
+            # each to (B, 1, H, W)
             maps.append(F.interpolate(found, images.shape[2:], mode="bilinear", align_corners=False))
         return torch.sigmoid(self.classifier(torch.cat(maps, dim=1)))
 

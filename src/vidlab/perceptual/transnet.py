@@ -77,7 +77,7 @@ class Similarities(nn.Module):
         length, half = cosines.shape[1], LOOKUP // 2
         padded = F.pad(cosines, (half, half))
         places = torch.arange(length)[:, None] + torch.arange(LOOKUP)  # (T, 101)
-        around = padded.gather(2, places.expand(len(cosines), -1, -1))
+        around = padded.gather(2, places.expand(len(cosines), -1, -1))  # (B, T, 101)
         return F.relu(self.fc(around))
 
 
@@ -102,8 +102,8 @@ class TransNetV2(nn.Module):
         for cell in self.SDDCNN:
             x = cell(x)
             pooled.append(x.mean((3, 4)))  # (B, C, T)
-        similar = self.frame_sim_layer(torch.cat(pooled, 1).transpose(1, 2))
-        colors = self.color_hist_layer(color_histograms(frames))
+        similar = self.frame_sim_layer(torch.cat(pooled, 1).transpose(1, 2))  # (B, T, 128)
+        colors = self.color_hist_layer(color_histograms(frames))  # (B, T, 128)
         flat = x.permute(0, 2, 3, 4, 1).flatten(2)  # (B, T, H W C)
         hidden = F.relu(self.fc1(torch.cat([colors, similar, flat], 2)))
         return self.cls_layer1(hidden).sigmoid().squeeze(-1)

@@ -1,4 +1,4 @@
-"""Arrays out of pickles and TorchScript archives from strangers, without running any of their code.
+"""Arrays out of untrusted pickles and TorchScript archives, without running any of their code.
 
 A pickle may name any function of any module and call it. The reader here knows a handful of names, each of which
 stands for a small class or function of this module; any other name ends the reading. So what a file can do is

@@ -48,15 +48,17 @@ class GivenMedia:
         """The settings that give frames."""
         return [name for name in ("image", "last_image", "video") if getattr(self, name) is not None]
 
-    def read(self, clip_shape: tuple[int, int, int], usual: int, every: int | None = None) -> GivenFrames | None:
+    def read(
+        self, clip_shape: tuple[int, int, int], default_num_frames: int, every: int | None = None
+    ) -> GivenFrames | None:
         """The frames, as ``conditioning_frames`` reads them."""
         given = self.image, self.last_image, self.video, self.video_frames
-        return conditioning_frames(clip_shape, usual, *given, every=every)
+        return conditioning_frames(clip_shape, default_num_frames, *given, every=every)
 
 
 def conditioning_frames(
     clip_shape: tuple[int, int, int],
-    usual: int,
+    default_num_frames: int,
     image: Media | None = None,
     last_image: Media | None = None,
     video: Media | None = None,
@@ -68,7 +70,7 @@ def conditioning_frames(
 
     Args:
         clip_shape: (frames, height, width) of the model's clips.
-        usual: frames of a video that are given where ``video_frames`` says nothing.
+        default_num_frames: frames of a video that are given where ``video_frames`` says nothing.
         image: the first frame: a file, or uint8 (H, W, 3).
         last_image: the last frame.
         video: a file, or uint8 (T, H, W, 3), whose last frames are the first ones.
@@ -99,7 +101,7 @@ def conditioning_frames(
             pixels[:, place] = to_pixels(read_image(picture, key, max_megapixels)[None], height, width)[:, 0]
             known[place] = True
     if video is not None:
-        count = video_frames or usual
+        count = video_frames or default_num_frames
         if not 0 < count < frames:
             raise UserError(f"video_frames={count} must be at least 1 and below the clip's {frames} frames.")
         pixels[:, :count] = to_pixels(_last_frames(video, count, max_megapixels), height, width)

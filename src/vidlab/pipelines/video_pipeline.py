@@ -27,7 +27,7 @@ from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.long_video import continued, filled_in, starts_of_clips, upsampled
+from vidlab.sampling.long_video import continued, interpolated, starts_of_clips, upsampled
 from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 from vidlab.text.refiner.refiner import PromptRefiner
@@ -223,7 +223,7 @@ class VideoPipeline:
         structure: StructureSignal | None,
         advance: Callable[[float], None],
     ) -> Tensor:
-        """(B, 3, T, H, W), T longer than a clip where clips are continued or filled in."""
+        """(B, 3, T, H, W), T longer than a clip where clips are continued or interpolated."""
         frames, height, width = self.clip_shape
         every = self.conditioning.every
         clips = settings.segments + (frames - 1 if settings.interpolate else 0)
@@ -244,7 +244,7 @@ class VideoPipeline:
         if settings.interpolate:
             # told to be as far apart as the clips between them are long (STIV switches this micro-condition)
             key_frames = make(pixels, known, 0, stride=frames - 1)
-            return filled_in(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
+            return interpolated(lambda pixels, known, number: make(pixels, known, number + 1), key_frames)
         overlap = settings.overlap or self.conditioning.default_num_frames(frames)
         return continued(make, pixels, known, settings.segments, overlap)
 

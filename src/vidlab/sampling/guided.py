@@ -40,7 +40,11 @@ class GuidedDenoiser:
     max_batch: int | None = None
 
     def __call__(self, z: Latents, t: float) -> Denoised:
-        """x0 and noise at level t, in float32."""
+        """x0 and noise at level t, in float32.
+
+        Raises:
+            ValueError: guidance needs a condition that is missing.
+        """
         names = self.guidance.needs(t)
         missing = [name for name in names if name not in self.conditions]
         if missing:

@@ -36,7 +36,7 @@ def continued(make: MakeClip, pixels: Pixels, known: Frames, segments: int, over
     return video
 
 
-def filled_in(make: MakeClip, key_frames: Pixels) -> LongVideo:
+def interpolated(make: MakeClip, key_frames: Pixels) -> LongVideo:
     """Clips between neighboring key frames, each of which knows its first and last frame (STIV, long videos).
 
     STIV makes the key frames with the same model, told a larger sampling stride, and counts (K - 1) T frames; here a
@@ -80,7 +80,7 @@ def upsampled(make: MakeClip, given: Pixels, every: int, frames: int) -> LongVid
     """
     count, places = given.shape[2], range(0, frames, every)
     if count < 2 or len(places) < 2:
-        raise UserError(f"a video of {count} frames cannot be filled in by clips of {frames}, one in {every} given.")
+        raise UserError(f"a video of {count} frames cannot be upsampled by clips of {frames}, one in {every} given.")
     longer = given.new_zeros(*given.shape[:2], (count - 1) * every + 1, *given.shape[3:])
     for number, start in reversed(list(enumerate(starts_of_clips(count, len(places))))):
         shown = given[:, :, start : start + len(places)]

@@ -1,1 +1,1 @@
-"""The LightningModule, its optimization and its checkpoints."""
+"""The LightningModules, their optimization and their checkpoints."""

@@ -71,7 +71,11 @@ class DoubleDenoiser(Precision):
     precision = "64-true"
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        """Trained parameters to float64, and what the denoiser reads."""
+        """Trained parameters to float64, and what the denoiser reads.
+
+        Raises:
+            UserError: for a module without a denoiser.
+        """
         denoisers = [part for part in module.modules() if isinstance(part, VideoDenoiser)]
         if not denoisers:
             raise UserError("precision=64-true trains denoisers only. Use precision=32-true.")

@@ -115,13 +115,13 @@ class VideoAutoencoder(AlternatingModule):
         autoencoder.latent_shape(*clip_shape)
         weights = weights or LossWeights()
         weights.check(autoencoder)
-        players = [GANOptimizerStep("generator", autoencoder, optimizer.clip_norm, adaptive_clipping)]
+        networks = [GANOptimizerStep("generator", autoencoder, optimizer.clip_norm, adaptive_clipping)]
         optimizers = [replace(optimizer, lr_multipliers=optimizer.lr_multipliers or autoencoder.lr_multipliers)]
         if discriminator is not None:
             optimizers.append(discriminator_optimizer or replace(optimizer, lr_multipliers={}))
             clip_norm = optimizers[1].clip_norm
-            players.append(GANOptimizerStep("discriminator", discriminator, clip_norm, adaptive_clipping))
-        super().__init__(turns, players, optimizers, lr_schedule)
+            networks.append(GANOptimizerStep("discriminator", discriminator, clip_norm, adaptive_clipping))
+        super().__init__(turns, networks, optimizers, lr_schedule)
         self.autoencoder: LearnedAutoencoder = autoencoder
         self.clip_shape, self.weights, self.mirror = clip_shape, weights, mirror
         self.perceptual = perceptual

@@ -27,13 +27,13 @@ FORMATS = {
     "vp8_hidden.webm": ("libvpx", "yuv420p", {"g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"}),
     "mpeg4.avi": ("mpeg4", "yuv420p", {"g": "12", "bf": "2"}),
     "ten_bit.mp4": ("libx265", "yuv420p10le", {"x265-params": "log-level=none:pools=none"}),
-    "grey.mp4": ("libx264", "gray", {"preset": "veryfast"}),
+    "gray.mp4": ("libx264", "gray", {"preset": "veryfast"}),
     "animation.gif": ("gif", "rgb8", {}),
 }
 
 
 def numbered_frames(count: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Frame n shows n in its grey level: 2 n everywhere, plus a still gradient along x of at most 10."""
+    """Frame n shows n in its gray level: 2 n everywhere, plus a still gradient along x of at most 10."""
     ramp = np.linspace(0, 10, width)[None, None, :, None] + 2 * np.arange(count)[:, None, None, None]
     return np.broadcast_to(ramp, (count, height, width, 3)).astype(np.uint8)
 
@@ -98,8 +98,8 @@ def test_any_frame_of_any_format_by_number(tmp_path, name):
     picked = read_frames(path, wanted)
     assert np.array_equal(picked, whole[wanted])
     levels = picked.mean(axis=(1, 2, 3)) - 5
-    # A GIF has few colors, and the grey encoder leaves the range of its levels undeclared.
-    tolerance = 20 if name in ("animation.gif", "grey.mp4") else 3
+    # A GIF has few colors, and the gray encoder leaves the range of its levels undeclared.
+    tolerance = 20 if name in ("animation.gif", "gray.mp4") else 3
     assert np.abs(levels - 2 * np.array(wanted)).max() < tolerance
     assert np.array_equal(read_frames(path.read_bytes(), [70]), whole[[70]])
 
@@ -125,7 +125,7 @@ def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], color_range:
 @pytest.mark.parametrize(
     ("stored", "rgb"),
     [
-        # of 64 ... 940: white, black, and grey at (502 - 64) / 876 = 1/2
+        # of 64 ... 940: white, black, and gray at (502 - 64) / 876 = 1/2
         (("libx265", "yuv420p10le", [940, 512, 512], 1), (255, 255, 255)),
         (("libx265", "yuv420p10le", [64, 512, 512], 1), (0, 0, 0)),
         (("libx265", "yuv420p10le", [502, 512, 512], 1), (128, 128, 128)),
@@ -136,7 +136,7 @@ def planes(path: Path, codec: str, pix_fmt: str, levels: list[int], color_range:
         (("libx264", "gray", [235], 1), (255, 255, 255)),
         (("libx264", "gray", [16], 1), (0, 0, 0)),
     ],
-    ids=["white", "black", "half", "red", "grey full", "grey white", "grey black"],
+    ids=["white", "black", "half", "red", "gray full", "gray white", "gray black"],
 )
 def test_ten_bits_and_grey_are_eight_bit_colors(tmp_path, stored, rgb):
     path = tmp_path / "clip.mkv"

@@ -10,7 +10,7 @@ import numpy as np
 
 
 def numbered(count: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """Frame n shows n in its grey level, 2 n everywhere, plus a bar that walks to the right."""
+    """Frame n shows n in its gray level, 2 n everywhere, plus a bar that walks to the right."""
     frames = np.zeros((count, height, width, 3), np.uint8) + 2 * np.arange(count, dtype=np.uint8)[:, None, None, None]
     for number, frame in enumerate(frames):
         frame[:, number % width] = 255

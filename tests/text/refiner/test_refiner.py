@@ -69,7 +69,7 @@ def test_the_loss_is_that_of_each_answer_alone(base):
         assert answer_loss(language.model, part, padding=2).item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing")  # of peft, which nobody here can mend
+@pytest.mark.filterwarnings("error:.*is_gradient_checkpointing")  # of peft, which nobody here can fix
 def test_parts_of_a_batch_add_up_to_its_gradient(base, tmp_path):
     whole, parts = (
         FineTuning(rank=4, epochs=1, lr=1e-2, batch_size=4, at_once=at_once, precision="32-true").run(

@@ -33,7 +33,7 @@ class FrameGroupNorm(nn.GroupNorm):
     @override
     def forward(self, x: Frames) -> Frames:
         frames = x.transpose(1, 2).flatten(0, 1)  # (B T, C, H, W)
-        return super().forward(frames).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+        return super().forward(frames).unflatten(0, (-1, x.shape[2])).transpose(1, 2)  # (B, C, T, H, W)
 
 
 class ResnetBlock(nn.Module):
@@ -67,7 +67,7 @@ class FrameAttention(nn.Module):
     def forward(self, x: Frames) -> Frames:
         h = self.group_norm(x).permute(0, 2, 3, 4, 1).flatten(2, 3)  # (B, T, H W, C)
         mixed = scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
-        return x + self.to_out[0](mixed).unflatten(2, x.shape[3:]).permute(0, 4, 1, 2, 3)
+        return x + self.to_out[0](mixed).unflatten(2, x.shape[3:]).permute(0, 4, 1, 2, 3)  # (B, C, T, H, W)
 
 
 class Middle(nn.Module):

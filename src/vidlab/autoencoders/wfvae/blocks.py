@@ -25,7 +25,7 @@ class ChannelNorm(nn.Module):
 
     @override
     def forward(self, x: Frames) -> Frames:
-        return self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return self.norm(x.movedim(1, -1)).movedim(-1, 1)  # by way of (B, T, H, W, C)
 
 
 class FrameConv2d(nn.Conv2d):
@@ -33,7 +33,8 @@ class FrameConv2d(nn.Conv2d):
 
     @override
     def forward(self, x: Frames, stream: Stream | None = None) -> Float[Tensor, "B D T h w"]:
-        return super().forward(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+        frames = x.transpose(1, 2).flatten(0, 1)  # (B T, C, H, W)
+        return super().forward(frames).unflatten(0, (-1, x.shape[2])).transpose(1, 2)  # (B, D, T, h, w)
 
 
 class ResnetBlock2D(nn.Module):
@@ -88,8 +89,8 @@ class FrameAttention(nn.Module):
         h = self.norm(x)
         # (B, C, T, H, W) to (B, T, H W, C)
         q, k, v = (layer(h, stream).permute(0, 2, 3, 4, 1).flatten(2, 3) for layer in (self.q, self.k, self.v))
-        mixed = scaled_dot_product_attention(q, k, v).unflatten(2, x.shape[3:]).permute(0, 4, 1, 2, 3)
-        return x + self.proj_out(mixed, stream)
+        mixed = scaled_dot_product_attention(q, k, v).unflatten(2, x.shape[3:])  # (B, T, H, W, C)
+        return x + self.proj_out(mixed.permute(0, 4, 1, 2, 3), stream)
 
 
 class Downsample2D(nn.Module):

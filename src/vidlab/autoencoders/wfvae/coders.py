@@ -34,7 +34,7 @@ LowBand = Float[Tensor, "B 3 t y x"]
 
 @dataclass(frozen=True)
 class WaveletFlow:
-    """The bands of the energy path below the first level; the wavelet loss compares those of encoder and decoder.
+    """The bands of the energy path below the first level; the wavelet loss (eq. 2) compares encoder's and decoder's.
 
     Args:
         level2: (B, 12, (T + 1) / 2, H / 4, W / 4), the spatial transform of the first level's low band.
@@ -191,8 +191,8 @@ class Decoder(nn.Module):
         """
         h = self.mid(self.conv_in(latents.to(self.conv_out.weight.dtype), stream), stream)
         # (B, 4 width + energy, T', H', W'); the last channels leave for the bands
-        level3 = self.connect_l2(h[:, -self.energy :], stream)
-        low = inverse_causal_haar3d(level3, stream, self.gain)
+        level3 = self.connect_l2(h[:, -self.energy :], stream)  # (B, 24, T', H', W')
+        low = inverse_causal_haar3d(level3, stream, self.gain)  # of a whole clip (B, 3, 2 T' - 1, 2 H', 2 W')
         h = h[:, : -self.energy]
         for layer in self._before_upsampling():
             h = layer(h, stream)
@@ -210,12 +210,13 @@ class Decoder(nn.Module):
     def _fine(self, h: Clip, low: LowBand, level3: Tensor | None, stream: Stream) -> Decoded:
         """From the interpolation in time on."""
         for layer in list(self.up2)[-2:]:  # twice the frames after the first, rows and columns
-            h = layer(h, stream)
-        level2 = self.connect_l1(h[:, -self.energy :], stream)
+            h = layer(h, stream)  # in the end (B, 4 width + energy, (T + 1) / 2, H / 4, W / 4)
+        level2 = self.connect_l1(h[:, -self.energy :], stream)  # (B, 12, (T + 1) / 2, H / 4, W / 4)
         level2 = add_low(level2, self._in_step(low, h.shape[2], stream))
         h = self.up1(h[:, : -self.energy], stream)  # (B, 2 width, (T + 1) / 2, H / 2, W / 2)
         h = self.layer(h, stream)  # (B, width, (T + 1) / 2, H / 2, W / 2)
-        bands = add_low(self.conv_out(silu(self.norm_out(h))), inverse_haar2d(level2))
+        bands = self.conv_out(silu(self.norm_out(h)))  # (B, 24, (T + 1) / 2, H / 2, W / 2)
+        bands = add_low(bands, inverse_haar2d(level2))
         flow = WaveletFlow(level2, level3 if level3 is not None else bands[:, :, :0, ::4, ::4])
         return Decoded(inverse_causal_haar3d(bands, stream, self.gain), flow)
 

@@ -19,7 +19,7 @@ BANDS = (
 COLORS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 LARGEST = 27.0  # of a band: 8 * 2 from three transforms of values up to 1, sqrt 3 from three colors
 SPAN = 4.0  # z of the largest band, which leaves that of recordings at about unit variance
-QUIET = -8.0  # log variance of z
+START_LOG_VARIANCE = -8.0  # of z
 
 
 @torch.no_grad()
@@ -70,13 +70,13 @@ def _start_encoder(encoder: Encoder, taps: Tensor, wide: int) -> None:
     shortcut.bias[: 2 * channels] = 0
     shortcut.weight[2 * channels :] *= 0.3  # +-1 outweighs them
     shortcut.bias[2 * channels :] = torch.tensor([1.0, -1.0]).repeat(wide)[: wide - 2 * channels]
-    _silence(encoder.mid)
+    _zero_branches(encoder.mid)
     _zero(encoder.conv_out.conv)
     gain = SPAN * math.sqrt((wide - 2 * channels) / wide)
     out = encoder.conv_out.conv.weight[:, :, -1, 1, 1]  # of the frame itself
     out[:channels, :channels] = gain * torch.eye(channels)
     out[:channels, channels : 2 * channels] = -gain * torch.eye(channels)
-    _Affine.of(encoder.conv_out.conv).bias[channels:] = QUIET
+    _Affine.of(encoder.conv_out.conv).bias[channels:] = START_LOG_VARIANCE
 
 
 def _start_decoder(decoder: Decoder, taps: Tensor, wide: int) -> None:
@@ -89,8 +89,8 @@ def _start_decoder(decoder: Decoder, taps: Tensor, wide: int) -> None:
     shortcut.weight[wide:] = 0
     shortcut.weight[wide : wide + channels, :channels, 0, 0, 0] = torch.eye(channels)
     shortcut.bias[wide:] = 0
-    _silence(decoder.mid)
-    _silence(decoder.connect_l2)
+    _zero_branches(decoder.mid)
+    _zero_branches(decoder.connect_l2)
     _zero(decoder.connect_l2[-1])
     _Affine.of(decoder.connect_l2[-1]).weight[:, :channels, 1, 1] = taps.T * LARGEST / SPAN
     _zero(decoder.connect_l1[-1])
@@ -120,7 +120,7 @@ def _shortcut(block: nn.Module) -> nn.Module:
     return block.nin_shortcut.conv
 
 
-def _silence(layers: nn.Sequential) -> None:
+def _zero_branches(layers: nn.Sequential) -> None:
     """Residual branches and attention add nothing at first."""
     for layer in layers:
         for name in ("conv2", "proj_out"):

@@ -117,7 +117,7 @@ class WFVAE(LearnedAutoencoder):
         if path is None and start == "wavelets":
             start_as_wavelets(self.encoder, self.decoder, latent_channels)
         if path is not None:
-            load_weights(self, path)
+            self.load_trained(path)
         self.set_latent_scale(scale, shift)
 
     @override

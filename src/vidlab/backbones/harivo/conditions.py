@@ -13,7 +13,7 @@ MAPPING_HEADS, MAPPING_HEAD_DIM = 8, 64
 
 
 def zero_conv(conv: nn.Conv1d | nn.Conv2d) -> None:
-    """Set a convolution to zero, so that its branch starts silent."""
+    """Set a convolution to zero, so that its branch adds nothing at first."""
     assert conv.bias is not None
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)

@@ -75,8 +75,9 @@ class HARIVO(VideoDenoiser):
     The body is not saved with what was trained. ``image_digest`` is, of 16 bytes, and weights trained on another body
     are refused. Left open by the paper and chosen here: one mapping layer, and the inside of its convolution.
 
-    Features: ``self_attention`` of the decoder (nine layers in Stable Diffusion), ``h_space`` after the middle block,
-    and ``image_branch``, the prediction with the mapping network alone, with gradient.
+    Features: ``self_attention`` of the decoder (nine layers in Stable Diffusion; eq. 3), ``h_space`` after the middle
+    block (eq. 4), and ``image_branch``, the prediction with the mapping network alone, with gradient (of eq. 2, the
+    second term).
 
     Args:
         latent: shape of the latents; its frames are those that have tokens.

@@ -99,7 +99,7 @@ class TemporalModule(nn.Module):
         """
         clips = x.unflatten(0, (-1, frames))  # (B, T, C, H, W)
         if self.per_frame:
-            y = self.norm(x).unflatten(0, (-1, frames))
+            y = self.norm(x).unflatten(0, (-1, frames))  # (B, T, C, H, W)
         else:
             y = self.norm(clips.transpose(1, 2)).transpose(1, 2)  # statistics over T, H and W
         y = self.into(y.permute(0, 3, 4, 1, 2).flatten(0, 2))  # (B H W, T, C)

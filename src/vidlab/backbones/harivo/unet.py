@@ -98,8 +98,8 @@ class RecordedAttention:
         parts = (attention.to_q, attention.to_k, attention.to_v)
         q, k, v = (part(hidden_states).unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)  # (BT, N, L, d)
         if self.found is not None:
-            self.found.append(torch.stack([q, k], dim=1))
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            self.found.append(torch.stack([q, k], dim=1))  # (BT, 2, N, L, d)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (BT, L, N d)
         out: Tensor = attention.to_out[1](attention.to_out[0](mixed))
         return out
 

@@ -56,7 +56,7 @@ class StreamConditions:
         """Of [text, frames]."""
         if self.frames.shape[1] == 1 or self.places is not None:
             return self.frames
-        return torch.cat([self.text.expand(-1, slots, -1), self.frames], dim=1)
+        return torch.cat([self.text.expand(-1, slots, -1), self.frames], dim=1)  # (B, S + V, D)
 
     def joint_places(self, slots: int) -> Int[Tensor, "L"] | None:
         """Which row of ``joint`` each token of [text, frames] reads; None where it has one for each or for all."""

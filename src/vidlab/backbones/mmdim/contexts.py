@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vidlab.backbones.mmdim.conditions import StreamConditions
 from vidlab.backbones.mmdim.dual_block import DualBlockContext
-from vidlab.backbones.mmdim.positions import frame_causal, frame_times, rotation_of, waves_of
+from vidlab.backbones.mmdim.positions import fourier_of, frame_causal, frame_times, rotation_of
 from vidlab.backbones.mmdim.settings import level_registers, role_registers
 from vidlab.backbones.mmdim.single_block import SingleBlockContext
 from vidlab.backbones.mmdim.temporal import temporal_grids, temporal_mask
@@ -35,7 +35,7 @@ class Contexts:
         patch_frames: latent frames of a token.
         full_grid: (rows, columns) of a frame's tokens at full resolution.
         rope: planes, base and scale of rotary positions.
-        absolute: whether waves of positions are added to tokens.
+        absolute: whether Fourier features of positions are added to tokens.
         orders: of the scans.
         layers: how many single-stream blocks there are.
         bank: rows of registers.
@@ -60,16 +60,16 @@ class Contexts:
     def positioned(
         self, video: Float[Tensor, "B V D"], input: DenoiserInput, frames: FrameGrids
     ) -> Float[Tensor, "B V D"]:
-        """Tokens of ``frames``, the last ones of all, with the waves of their places."""
+        """Tokens of ``frames``, the last ones of all, with the Fourier features of their positions added."""
         if not self.absolute:
             return video
         times = frame_times(input, self.patch_frames)
         settings = (frames, self.width, self.rope[2])
         if times is None:
-            waves = self.tables.get(waves_of, *settings, device=video.device)
+            positions = self.tables.get(fourier_of, *settings, device=video.device)  # (V, D)
         else:
-            waves = waves_of(*settings, video.device, times[-len(frames.sizes) :])
-        return video + (POSITION_SCALE * waves).to(video.dtype)
+            positions = fourier_of(*settings, video.device, times[-len(frames.sizes) :])
+        return video + (POSITION_SCALE * positions).to(video.dtype)
 
     def dual(
         self, input: DenoiserInput, frames: FrameGrids, conditions: StreamConditions, part: FrameGrids | None = None

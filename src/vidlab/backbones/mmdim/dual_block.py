@@ -122,10 +122,10 @@ class DualStreamBlock(nn.Module):
     ) -> tuple[Float[Tensor, "B S D"] | None, Float[Tensor, "B V D"], Heads, Memory]:
         """Text and video after the block, queries, and keys and values of all that was looked at."""
         video_parts = self.video.parts(context.video_condition, context.video_places)
-        q, k, v = self.video.heads_of(video, video_parts, context.rotation)
+        q, k, v = self.video.heads_of(video, video_parts, context.rotation)  # (B, V, N, d) each
         if text is None:
             if memory is not None:
-                k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))
+                k, v = (torch.cat(pair, dim=1) for pair in zip(memory.tensors, (k, v), strict=True))  # (B, M, N, d)
             mixed = self.kernel(q, k, v, context.mask).flatten(2)  # (B, V, D)
             return None, self.video.finish(video, mixed, video_parts), q, Memory((k, v))
         text_parts = self.text.parts(context.text_condition)

@@ -41,13 +41,13 @@ KEPT = 512
 class MMDiM(PatchedDenoiser):
     """Text and frames through L dual-stream MM-DiT blocks and N single-stream MM-DiM blocks (M4V, figure 2).
 
-    Frames are read in their order: those of ``input.history``, each at its own resolution, then those of the latents,
-    which alone are predicted. Attention in the dual-stream blocks is causal by frame, and text sees itself and the
-    first frame. In a single-stream block the mixer reads [text, frames, text] from left to right: no frame is changed
-    by a later one, but the text at the right end reads all frames, as in the paper, and what it reads comes to the left
-    end of the next block. ``text_ends=left`` leaves the right end out; then no frame depends on a later one through
-    the whole model. A new model predicts zero: gates and the head are closed. Without text (``input.text is None``)
-    the frames are alone.
+    Frames are read in their order: those of ``input.history``, each at its own resolution (eq. 7), then those of the
+    latents, which alone are predicted. Attention in the dual-stream blocks is causal by frame, and text sees itself and
+    the first frame. In a single-stream block the mixer reads [text, frames, text] from left to right: no frame is
+    changed by a later one, but the text at the right end reads all frames, as in the paper, and what it reads comes to
+    the left end of the next block. ``text_ends=left`` leaves the right end out; then no frame depends on a later one
+    through the whole model. A new model predicts zero: gates and the head are closed. Without text
+    (``input.text is None``) the frames are alone.
 
     The paper's body is not public beyond its abstract. What figure 2 and third parties leave open is a setting here,
     and the default is the reading closest to Pyramid Flow, on whose code it builds.
@@ -76,7 +76,7 @@ class MMDiM(PatchedDenoiser):
         rope_axes: channels of a head for (t, y, x); None shares them evenly.
         rope_base: base of the rotary frequencies.
         rope_scale: (frames, rows, columns) by which positions are divided: interpolation on longer or larger clips.
-        absolute_positions: add waves of a token's position to it (``fourier_positions``), as DiT does.
+        absolute_positions: add Fourier features of a token's position (``fourier_positions``), as DiT does.
         activation_checkpointing: to save memory recompute each block in the backward pass (True, ``block``), or
             all of it but matrix products and attention (``selective``).
         attention: attention kernel: auto, sdpa, xformers or flex.

@@ -24,7 +24,7 @@ def token_positions(
     """
     last, t = Grid(1, *frames.sizes[-1]), torch.arange(len(frames.sizes), device=device) if times is None else times
     pairs = zip(frames.sizes, t.split(1), strict=True)
-    return torch.cat([token_places(Grid(1, *size), time, last) for size, time in pairs])
+    return torch.cat([token_places(Grid(1, *size), time, last) for size, time in pairs])  # (V, 3)
 
 
 def frame_times(input: DenoiserInput, patch_frames: int) -> Int[Tensor, "F"] | None:
@@ -35,7 +35,7 @@ def frame_times(input: DenoiserInput, patch_frames: int) -> Int[Tensor, "F"] | N
     device, count = input.latents.device, input.latents.shape[2]
     known = torch.cat([part.frame_index[::patch_frames] for part in input.history]).to(device)  # (history,)
     new = known[-1:] + patch_frames + torch.arange(0, count, patch_frames, device=device)
-    return torch.cat([known, new]) // patch_frames
+    return torch.cat([known, new]) // patch_frames  # (F,)
 
 
 def rotation_of(
@@ -50,14 +50,14 @@ def rotation_of(
     return rotation_at(token_positions(frames, times, device), planes, base, scale)
 
 
-def waves_of(
+def fourier_of(
     frames: FrameGrids,
     width: int,
     scale: tuple[float, float, float],
     device: torch.device | str | None = None,
     times: Int[Tensor, "F"] | None = None,
 ) -> Float[Tensor, "V D"]:
-    """Waves of the frames' absolute positions."""
+    """Fourier features of the frames' absolute positions."""
     return fourier_at(token_positions(frames, times, device), width, scale)
 
 

@@ -133,11 +133,12 @@ class MMDiMBlock(nn.Module):
 
     def _modulated(self, x: Tensor, context: SingleBlockContext) -> tuple[Tensor, Tensor]:
         parts = at_places(self.modulation(context.condition), context.places)
-        shift, scale, gate = parts.chunk(3, dim=-1)
+        shift, scale, gate = parts.chunk(3, dim=-1)  # (B, 1 or L, D) each
         return modulate(x, shift, scale), gate
 
     def _added(self, x: Tensor, u: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-        return add_gated(x, gate, self.out(torch.cat([y, self.mlp(u)], dim=-1)))
+        joined = torch.cat([y, self.mlp(u)], dim=-1)  # [Y, M]: (B, L, D + hidden)
+        return add_gated(x, gate, self.out(joined))
 
     def _resumable(self) -> ResumableMixer:
         assert isinstance(self.mixer, ResumableMixer)

@@ -168,9 +168,8 @@ class TemporalBranch(nn.Module):
 
 def _fold(video: Video, run: Run, rows: int, columns: int) -> Float[Tensor, "B n places D"]:
     p, q = run.ratio
-    blocks = rearrange(
-        video, "b (t h p w q) d -> b t p q (h w) d", t=run.frames, h=rows, w=columns, p=p, q=q
-    )  # fmt: skip
+    blocks = rearrange(video, "b (t h p w q) d -> b t p q (h w) d", t=run.frames, h=rows, w=columns, p=p, q=q)
+    # n is t p q sub-tokens of predicted frames, and t means of the others
     return rearrange(blocks, "b t p q hw d -> b (t p q) hw d") if run.split else blocks.mean(dim=(2, 3))
 
 

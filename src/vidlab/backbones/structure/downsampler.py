@@ -39,7 +39,11 @@ class SignalDownsampler(nn.Module):
         self.out = nn.Conv3d(widths[-1], latent_channels, 3, padding=1)
 
     def forward(self, maps: Float[Tensor, "B K T H W"], size: Sequence[int]) -> Float[Tensor, "B C t h w"]:
-        """Features at the latents' (frames, rows, columns)."""
+        """Features at the latents' (frames, rows, columns).
+
+        Raises:
+            ValueError: signals larger than such latents stand for.
+        """
         steps = (self.stride.frames, self.stride.height, self.stride.width)
         if self.stride.first_frame_alone:
             maps = torch.cat([maps[:, :, :1].repeat_interleave(steps[0] - 1, dim=2), maps], dim=2)

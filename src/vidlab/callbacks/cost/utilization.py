@@ -1,4 +1,4 @@
-"""How much of what a device can do a training has used."""
+"""Model FLOPs utilization (MFU): the FLOP/s of a training over what its device can do."""
 
 from dataclasses import dataclass
 

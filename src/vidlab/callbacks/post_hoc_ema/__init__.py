@@ -1,1 +1,1 @@
-"""Averages over power functions of the step, any length of which can be had after training."""
+"""Post-hoc EMA: power-function averages of the weights, whose length is chosen after training (Karras et al. 2024)."""

@@ -1,4 +1,4 @@
-"""Keeps power-function averages in training and stores them now and then."""
+"""Post-hoc EMA in training: keeps power-function averages of the weights and stores snapshots of them."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What captioners put in front of what they see, taken away (Open-Sora Plan v1.3, arXiv:2412.00131, section 4.3)."""
+"""Cleans captions of openings such as "This video shows" (Open-Sora Plan v1.3, arXiv:2412.00131, section 4.3)."""
 
 import re
 

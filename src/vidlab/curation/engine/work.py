@@ -191,7 +191,7 @@ class _PartitionRun:
         for attempt in range(self.work.retries + 1):
             try:
                 return work(video, clips)
-            except Exception as error:  # a stranger's file may raise anything, in anyone's stage
+            except Exception as error:  # an untrusted file may raise anything, in anyone's stage
                 if isinstance(error, UserError) and not isinstance(error, DataError):
                     raise  # weights or a package that no video can do without
                 reason = reason_of(error, video.source.name)

@@ -104,11 +104,11 @@ class TransNetCuts(Measure):
         return [Measurement(series={SERIES: tuple(self._cuts(model, small[clip.id]))}) for clip in clips]
 
     def _cuts(self, model: TransNetV2, frames: Sequence[np.ndarray]) -> Iterator[float]:
-        """The frame behind the peak of each stretch of frames whose probability passes the threshold."""
+        """The frame behind the peak of each run of frames whose probability passes the threshold."""
         probabilities = model.transitions(torch.from_numpy(np.stack(frames))).numpy()
         above = np.flatnonzero(probabilities > self.threshold)
-        for stretch in np.split(above, np.flatnonzero(np.diff(above) > 1) + 1) if len(above) else ():
-            peak = int(stretch[np.argmax(probabilities[stretch])]) + 1
+        for run in np.split(above, np.flatnonzero(np.diff(above) > 1) + 1) if len(above) else ():
+            peak = int(run[np.argmax(probabilities[run])]) + 1
             if peak < len(frames):
                 yield float(peak)
 

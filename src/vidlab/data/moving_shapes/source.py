@@ -91,6 +91,9 @@ class MovingShapes:
         Args:
             index: which clip of the split, from 0; there is no upper bound but the split's own range of 2^40.
             split: "train" or "val".
+
+        Raises:
+            IndexError: the split has no such clip.
         """
         if split not in FIRST_INDEX:
             raise UserError(f"split={split}: moving_shapes has {' and '.join(FIRST_INDEX)}.")

@@ -55,6 +55,9 @@ class BucketPlan(Plan):
         blocks: int (blocks,): first positions of the runs of clips that are read together, from 0; see ``blocks_of``.
         repeats: how often each clip is visited in an epoch; None is once.
         start: where the order begins.
+
+    Raises:
+        ValueError: an argument out of range, or no bucket that fills a step.
     """
 
     def __init__(

@@ -65,9 +65,12 @@ class BucketedPlan:
 
 @dataclass(frozen=True)
 class TrainingShapes:
-    """The shape each clip is cut to, int32 (clips,): frames, pixels, and source frames from one frame to the next.
+    """The shape each clip is cut to, int32 (clips,).
 
     Args:
+        frames: of the clip.
+        height, width: pixels.
+        stride: source frames from one frame to the next.
         kept: bool (clips,), False for clips that are in no bucket.
     """
 

@@ -16,6 +16,9 @@ class InterleavedPlan(Plan):
         videos: the steps of videos.
         images: the steps of images.
         every: at least 2; 9 is M4V's ratio of 1 to 8.
+
+    Raises:
+        ValueError: ``every`` below 2, or plans of different world sizes.
     """
 
     def __init__(self, videos: Plan, images: Plan, every: int) -> None:

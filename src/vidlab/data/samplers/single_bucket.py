@@ -23,6 +23,9 @@ class SingleBucketPlan(Plan):
         seed: not negative.
         world_size: ranks that share the stream, at least 1.
         start: where the stream begins; what another plan has remaining.
+
+    Raises:
+        ValueError: an argument out of range, or no clip.
     """
 
     def __init__(

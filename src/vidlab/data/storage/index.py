@@ -110,7 +110,7 @@ class ClipIndex:
             raise CorruptClipError(f"{self.path}, clip {number}: {error}") from None
         except DataError:
             raise
-        except Exception as error:  # whatever the values of a stranger's row make of it
+        except Exception as error:  # whatever the values of an untrusted row make of it
             raise CorruptClipError(f"{self.path}, clip {number}: {reason_of(error)}") from error
         return row
 

@@ -237,7 +237,7 @@ class ClipCache:
         try:
             parts = read_parts(read_member(self.folder, row["shard"], row["offset"], row["size"]), row.get("crc"))
             self._refuse_other_shape(row, parts)
-        except Exception as error:  # whatever a stranger's files and numbers make of it
+        except Exception as error:  # whatever untrusted files and numbers make of it
             reason = shown(error) if isinstance(error, UserError | ValueError) else reason_of(error)
             raise DataError(
                 f"data.cache: {self.folder}/{shown(row['shard'])} is damaged at clip {shown(row['key'])} "

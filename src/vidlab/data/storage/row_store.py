@@ -157,7 +157,7 @@ class RowStore:
         if crc32(content) != self._sums[number]:
             raise self._damaged(f"rows {number * BLOCK_ROWS} and on are not those that were written")
         batch = pa.ipc.read_record_batch(pa.py_buffer(content), self._schema)
-        batch.validate(full=True)  # a stranger's file may have right checksums and wrong offsets
+        batch.validate(full=True)  # an untrusted file may have right checksums and wrong offsets
         self._verified[number] = True
         return batch
 

@@ -1,4 +1,4 @@
-"""Opens video files safely: any file of a stranger, read alone, within limits, with errors that name it."""
+"""Opens video files safely: any untrusted file, read alone, within limits, with errors that name it."""
 
 import io
 import re
@@ -156,7 +156,11 @@ class _Nameless:
 
 @contextmanager
 def video_stream(file: io.IOBase, limits: DecodeLimits) -> Iterator[tuple[Any, Any]]:
-    """The container in a file, which is read from its start, and its first video stream, ready to decode."""
+    """The container in a file, which is read from its start, and its first video stream, ready to decode.
+
+    Raises:
+        CorruptClipError: there is none.
+    """
     file.seek(0)
     # decoders hold the sizes they meet against this one, before they take memory; they round sides up to blocks
     largest = {"max_pixels": str(int(limits.max_megapixels * 1.05e6) + 64 * 64)}

@@ -87,7 +87,7 @@ def _as_rgb(picture: "Image") -> np.ndarray:
 
 
 def _eight_bits(gray: np.ndarray) -> np.ndarray:
-    """Grey of 16 bits as RGB of 8: 65535 / 257 is 255."""
+    """Gray of 16 bits as RGB of 8: 65535 / 257 is 255."""
     gray = gray.astype(np.int64)
     if gray.min() < 0 or gray.max() > 65535:
         raise DataError("has 32-bit values, of which nobody knows which is white: save it as PNG.")

@@ -1,4 +1,4 @@
-"""From the errors of hydra, omegaconf and the file system to one message for the person at the keyboard."""
+"""From the errors of hydra, omegaconf and the file system to one message for the user."""
 
 import difflib
 import errno
@@ -43,7 +43,7 @@ REFUSALS = (ValueError, TypeError, OSError, ImportError)  # what targets raise f
 
 
 def explain(error: BaseException) -> str | None:
-    """The message for an error that a person can mend; None for a bug."""
+    """The message for an error that the user can fix; None for a bug."""
     if isinstance(error, UserError):
         return _without_worker_traceback(str(error))
     if isinstance(error, InstantiationException):

@@ -7,7 +7,7 @@ An entry point is::
         from vidlab.lab.train import train
         return train(cfg)
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something the person can mend, 130 interrupted, 143 stopped by
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can fix, 130 interrupted, 143 stopped by
 SIGTERM.
 """
 
@@ -65,7 +65,7 @@ class JobFailedError(Exception):
 def main(
     config_path: str, config_name: str, text_keys: tuple[str, ...] = ()
 ) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """``hydra.main`` with clear messages, for misspelt keys and choices too, in single runs and in sweeps.
+    """``hydra.main`` with clear messages, for misspelled keys and choices too, in single runs and in sweeps.
 
     In a sweep a failing job prints its message, the other jobs still run, and the exit code is not 0.
 
@@ -155,12 +155,12 @@ def interruptible_exit() -> Iterator[None]:
 
 @contextmanager
 def friendly() -> Iterator[None]:
-    """Turn errors a person can mend into one message on stderr and an exit code.
+    """Turn errors that the user can fix into one message on stderr and an exit code.
 
     A bug passes unchanged. Inside a job of a sweep the message is printed and ``JobFailedError`` raised.
 
     Raises:
-        SystemExit: 2 for what a person can mend, 130 for an interrupt.
+        SystemExit: 2 for what the user can fix, 130 for an interrupt.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Modules whose parts are imported when they are asked for; only an entry point installs them, for the few below."""
+"""Lazy imports of a few packages, whose parts are imported when asked for; only an entry point installs them."""
 
 import functools
 import importlib

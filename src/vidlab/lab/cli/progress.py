@@ -1,4 +1,4 @@
-"""A progress bar whose title may hold text of strangers."""
+"""A progress bar whose title may hold untrusted text."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

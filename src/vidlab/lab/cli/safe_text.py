@@ -1,4 +1,4 @@
-"""Text of strangers, captions, keys, names of files, as a terminal and Markdown may show it."""
+"""Untrusted text (captions, keys, names of files) as a terminal and Markdown may show it."""
 
 import logging
 import re

@@ -1,1 +1,1 @@
-"""Averages of any length out of the snapshots of a run."""
+"""Post-hoc EMA: averaged weights of any length, out of the snapshots of a run."""

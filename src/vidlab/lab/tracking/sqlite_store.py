@@ -1,4 +1,4 @@
-"""The SQLite database of an MLflow store: made whole or not at all, mended where a start was interrupted, and moved
+"""The SQLite database of an MLflow store: made whole or not at all, repaired where a start was interrupted, and moved
 with its folder."""
 
 import contextlib
@@ -72,7 +72,7 @@ def make_ready(database: Path) -> None:
         _make(database)
 
 
-def mend(database: Path) -> None:
+def repair(database: Path) -> None:
     """Do what ``make_ready`` does to a database that is there.
 
     Raises:
@@ -86,7 +86,7 @@ def mend(database: Path) -> None:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be mended: an ``unfinished`` database holds nothing; ``moved`` maps old folders of files to new."""
+    """What is to be repaired: an ``unfinished`` database holds nothing; ``moved`` maps old folders of files to new."""
 
     unfinished: bool
     moved: dict[str, str]

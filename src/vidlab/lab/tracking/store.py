@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from vidlab.errors import UserError
 from vidlab.lab.cli.credentials import complete
 from vidlab.lab.tracking.abandoned import mark_abandoned
-from vidlab.lab.tracking.sqlite_store import artifact_folder, locked, make_ready, mend
+from vidlab.lab.tracking.sqlite_store import artifact_folder, locked, make_ready, repair
 from vidlab.redaction import redact
 
 log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ def find_run(uri: str, run_id: str, key: str) -> Any:
         if not database.is_file():
             raise MissingRunError(f"{key}={run_id}: looks like an MLflow run id, but there is no store {uri}.")
         with store_errors(uri):
-            mend(database)
+            repair(database)
         if not database.is_file():
             raise MissingRunError(f"{key}={run_id}: the store {uri} has no runs.")
     _check_database_port(uri)

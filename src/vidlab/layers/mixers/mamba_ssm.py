@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vidlab.errors import UserError
-from vidlab.layers.mixers.ssd import silence_pads, state_dtype, zero_state
+from vidlab.layers.mixers.ssd import state_dtype, zero_pads, zero_state
 
 CHUNK = 128
 """Tokens of a chunk, a power of two."""
@@ -44,7 +44,7 @@ def chunk_scan(
     """
     if not _on_gpu(x):
         raise UserError("ssm=mamba_ssm: its kernels run on CUDA GPUs only. Use ssm=auto or ssm=torch.")
-    x, dt, B = silence_pads(x, dt, B, real)
+    x, dt, B = zero_pads(x, dt, B, real)
     state = zero_state(x, B) if initial_state is None else initial_state.float()
     B, C, D = B.to(x.dtype), C.to(x.dtype), None if D is None else D.float()
     y, last = torch.ops.vidlab.mamba_chunk_scan(x, dt.float(), A.float(), B, C, D, state)

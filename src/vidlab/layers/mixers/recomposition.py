@@ -152,7 +152,7 @@ class Recomposition:
         So the inverse of ``apply`` gives the text twice and the frames once.
         """
         if self.text is None:
-            return y.index_select(1, self.unscan)
+            return y.index_select(1, self.unscan)  # (B, V, D)
         slots, ends = self.text.slots, self.text
         text = _at(y[:, :slots], ends.left_back)  # (B, S, D)
         if ends.right_back is not None:

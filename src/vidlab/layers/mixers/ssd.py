@@ -67,14 +67,14 @@ def ssd(
         raise ValueError(
             f"{x.shape[2]} heads in {B.shape[2]} groups by chunks of {chunk}: choose a divisor of the heads"
         )
-    x, dt, B = silence_pads(x, dt, B, real)
+    x, dt, B = zero_pads(x, dt, B, real)
     if initial_state is None:
         initial_state = zero_state(x, B)
     y, state, _ = torch.ops.vidlab.ssd(x, dt, A, B, C, D, initial_state, chunk)
     return y, state
 
 
-def silence_pads(
+def zero_pads(
     x: Float[Tensor, "B L N P"],
     dt: Float[Tensor, "B L N"],
     B: Float[Tensor, "B L G S"],

@@ -23,7 +23,7 @@ class AlternatingModule(ClipModule):
 
     Args:
         turns: whose step is when.
-        players: the networks, the generator first, with their gradients and clipping.
+        networks: the generator first, each with its gradients, clipping and optimizer steps.
         optimizers: builds the optimizer of each.
         lr_schedule: factor on all rates by step.
     """
@@ -31,21 +31,21 @@ class AlternatingModule(ClipModule):
     def __init__(
         self,
         turns: Turns,
-        players: Sequence[GANOptimizerStep],
+        networks: Sequence[GANOptimizerStep],
         optimizers: Sequence[OptimizerFactory],
         lr_schedule: Any,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.turns, self.players = turns, list(players)
+        self.turns, self.networks = turns, list(networks)
         self._factories, self.lr_schedule = list(optimizers), lr_schedule
         self._base_lrs = []
         self._keys: list[str] = []
 
     @override
     def configure_optimizers(self) -> Any:
-        pairs = zip(self._factories, self.players, strict=True)
-        optimizers = [factory.build(player.network) for factory, player in pairs]
+        pairs = zip(self._factories, self.networks, strict=True)
+        optimizers = [factory.build(one.network) for factory, one in pairs]
         self._base_lrs = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         # a plain function: LambdaLR does not store it, so a resumed run follows the schedule of its own length
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, lambda step: self.rate_at(step)) for o in optimizers]
@@ -56,8 +56,8 @@ class AlternatingModule(ClipModule):
 
     @override
     def on_train_start(self) -> None:
-        for player in self.players:
-            player.restore_gradients()
+        for network in self.networks:
+            network.restore_gradients()
         self.use_this_schedule(self._schedulers())
 
     def finish_batch(self, loss: Float[Tensor, ""], batch: ClipBatch) -> None:
@@ -78,7 +78,7 @@ class AlternatingModule(ClipModule):
     def _optimizer_step(self, turn: int, step: int) -> None:
         """Past Lightning's wrapper, which would count it, because batches are counted."""
         optimizer, strategy = self.trainer.optimizers[turn], self.trainer.strategy
-        found = self.players[turn].step(optimizer, lambda o: strategy.optimizer_step(o, closure=_done), self._keys)
+        found = self.networks[turn].step(optimizer, lambda o: strategy.optimizer_step(o, closure=_done), self._keys)
         self._keys = []
         prefix = "" if turn == GENERATOR else "discriminator_"
         self.log_terms({f"{prefix}{name}": torch.tensor(value) for name, value in found.items()}, step)
@@ -96,19 +96,19 @@ class AlternatingModule(ClipModule):
 
     def averaged_steps(self) -> int:
         """The generator's steps."""
-        return self.players[GENERATOR].steps
+        return self.networks[GENERATOR].steps
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         unfinished = self.turns.unfinished(self.trainer.global_step)  # gradients that wait are kept too
-        checkpoint["players"] = {player.name: player.state(unfinished) for player in self.players}
+        checkpoint["players"] = {network.name: network.state(unfinished) for network in self.networks}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        for player in self.players:
-            player.restore(checkpoint["players"][player.name])
+        for network in self.networks:
+            network.restore(checkpoint["players"][network.name])
 
     def _schedulers(self) -> list[Any]:
         found: Any = self.lr_schedulers()

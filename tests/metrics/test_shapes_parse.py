@@ -68,7 +68,7 @@ def test_every_factor_is_read_from_the_pixels_of_held_out_clips(difficulty: str)
 
 @pytest.mark.parametrize("difficulty", ["plain", "rich"])
 def test_tracks_are_right_to_a_fraction_of_a_pixel(difficulty: str) -> None:
-    """Half a pixel for every centre in every frame, hidden or not, and a tenth of a pixel for most."""
+    """Half a pixel for every center in every frame, hidden or not, and a tenth of a pixel for most."""
     errors = []
     for clip, seen in seen_clips(difficulty):
         for wanted, found in zip(clip.factors.objects, match(seen.objects, clip.factors.objects), strict=True):
@@ -145,7 +145,7 @@ def test_masks_by_hand() -> None:
 
 
 def test_noise_moves_tracks_little() -> None:
-    """20 grey levels of noise on each channel leave centres right to half a pixel."""
+    """20 gray levels of noise on each channel leave centers right to half a pixel."""
     for clip, seen in seen_clips("plain")[:12]:
         again = parse_scene(noisy(clip.frames, 20).astype(np.float32))
         assert len(again.objects) == 1
