@@ -28,9 +28,13 @@ def child(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
-    sys.path[0:1] = [str(Path(request["program"]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    place = request["cwd"] if request["module"] else str(Path(request["program"]).parent)
+    sys.path[0:1] = [place, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = [request["program"], *request["arguments"]]
-    runpy.run_path(request["program"], run_name="__main__")
+    if request["module"]:
+        runpy.run_module(request["program"], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(request["program"], run_name="__main__")
 
 
 def leave(request: dict[str, Any]) -> None:
