@@ -70,9 +70,16 @@ class Bench:
         assert done.code == 0, done.err
         return done
 
-    def run(self, program: str, *arguments: str) -> Done:
+    def module(self, words: list[str]) -> Done:
+        """``python -m module words``; it must succeed."""
+        assert words[:2] == ["python", "-m"]
+        done = self.run(words[2], *words[3:], module=True)
+        assert done.code == 0, done.err
+        return done
+
+    def run(self, program: str, *arguments: str, module: bool = False) -> Done:
         """Run a program; one that hangs is killed, which its exit code then shows."""
-        running = self.commands.start(program, *arguments, cwd=self.folder)
+        running = self.commands.start(program, *arguments, cwd=self.folder, module=module)
         limit = threading.Timer(SECONDS, running.send, [signal.SIGKILL])
         limit.start()
         try:
@@ -120,9 +127,7 @@ def run_sweep(bench: Bench, words: list[str]) -> None:
 
 def run_compare(bench: Bench, words: list[str]) -> None:
     """Of the newest sweep, that of the example before."""
-    done = subprocess.run([sys.executable, *words[1:]], cwd=bench.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "configuration" in done.stdout and bench.count("runs/*/*/comparison/comparison.html") > 0
+    assert "configuration" in bench.module(words).out and bench.count("runs/*/*/comparison/comparison.html") > 0
 
 
 def run_budget(bench: Bench, words: list[str]) -> None:
@@ -258,14 +263,11 @@ def run_vbench(bench: Bench, words: list[str]) -> None:
 
     names = [dimension for group in PRESETS["vbench_t2v"].groups for dimension in group.weights]
     (bench.folder / "results.json").write_text(json.dumps({name: [0.9, []] for name in names}))
-    done = subprocess.run([sys.executable, *words[1:]], cwd=bench.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "total" in done.stdout.lower(), done.stderr
+    assert "total" in bench.module(words).out.lower()
 
 
 def run_export(bench: Bench, words: list[str]) -> None:
-    command = [sys.executable, *words[1:]]
-    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    bench.module(words)
     assert {path.suffix for path in (bench.folder / "exported").rglob("*.*")} == {".safetensors", ".json"}
 
 
@@ -284,17 +286,14 @@ def run_panda(bench: Bench, words: list[str]) -> None:
 
 
 def run_data_plan(bench: Bench, words: list[str]) -> None:
-    command = [sys.executable, *words[1:], "data.source.train_clips=64", "data.source.val_clips=8"]
-    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "bucket" in done.stdout and not list(bench.folder.glob("outputs"))
+    done = bench.module([*words, "data.source.train_clips=64", "data.source.val_clips=8"])
+    assert "bucket" in done.out and not list(bench.folder.glob("outputs"))
 
 
 def run_layouts(bench: Bench, words: list[str]) -> None:
     """At a small shape: the README's takes ten seconds and is a test of its own."""
-    command = [sys.executable, *words[1:-3], "4", "4", "4"]
-    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, check=True)
-    assert re.search(r"Skiparse k=4 +1\.547 +1\.547", done.stdout)
+    done = bench.module([*words[:-3], "4", "4", "4"])
+    assert re.search(r"Skiparse k=4 +1\.547 +1\.547", done.out)
 
 
 def run_folder(bench: Bench, words: list[str]) -> None:
@@ -342,15 +341,14 @@ def compose_recipe(bench: Bench, words: list[str]) -> None:
 
 
 def run_assets(bench: Bench, words: list[str]) -> None:
-    command = [sys.executable, *words[1:]]
-    done = subprocess.run(command, cwd=bench.folder, capture_output=True, text=True, timeout=120, check=True)
-    listed = {line.split()[0]: line for line in done.stdout.splitlines()}
+    done = bench.module(words)
+    listed = {line.split()[0]: line for line in done.out.splitlines()}
     assert "bikes.mp4" in listed and "Apache-2.0" in listed["minilm/model.safetensors"]
     page = " ".join(DOCS["docs/howto/data_sets.md"].split())
     named = re.search(r"Licenses differ per recording \((.*?)\)", page)
     assert named is not None
     for license in named[1].split(", "):
-        assert license in done.stdout
+        assert license in done.out
 
 
 def run_mlflow_ui(bench: Bench, words: list[str]) -> None:

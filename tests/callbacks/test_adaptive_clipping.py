@@ -303,11 +303,11 @@ def process(rank: int, port: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def test_two_processes_of_a_real_trainer(tmp_path):
+def test_two_processes_of_a_real_trainer(commands, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    run_ranks(process, (port, str(tmp_path)))
+    run_ranks(commands, tmp_path, process, (port, str(tmp_path)))
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first["weights"], second["weights"]) and first["state"] == second["state"]
     still = [step for step in range(1, 10) if torch.equal(first["weights"][step], first["weights"][step - 1])]

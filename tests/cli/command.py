@@ -110,12 +110,17 @@ class Commands:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         max_file_bytes: int | None = None,
+        module: bool = False,
     ) -> Running:
-        """Start a program of the repository; ``max_file_bytes`` makes longer files fail as a full disk does."""
+        """Start a program of the repository, or a module as ``python -m`` does.
+
+        ``max_file_bytes`` makes longer files fail as a full disk does.
+        """
         self._count += 1
         out, err = (self._folder / f"{self._count:03d}.{name}" for name in ("out", "err"))
         request = {
-            "program": str(REPOSITORY / program), "arguments": list(arguments), "cwd": str(cwd), "env": dict(env or {}),
+            "program": program if module else str(REPOSITORY / program), "module": module,
+            "arguments": list(arguments), "cwd": str(cwd), "env": dict(env or {}),
             "out": str(out), "err": str(err), "max_file_bytes": max_file_bytes,
         }  # fmt: skip
         return Running(self, self.ask(request), out, err)

@@ -5,14 +5,63 @@ one JSON object a line, and forks a command or waits for one. See command.py.
 import gc
 import json
 import os
+import pickle
 import resource
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+
+class ReadyRank(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that was forked before its program is known, and runs it when it is started as a new one would be."""
+
+    waiting: ClassVar[list[tuple[int, int]]] = []  # process and the pipe that it reads its program from
+
+    def __init__(self, args: Sequence[str], env: Mapping[str, str], cwd: str | None) -> None:
+        self.pid, pipe = self.waiting.pop()
+        with os.fdopen(pipe, "wb") as file:
+            pickle.dump((args[1:], dict(env), cwd or str(Path.cwd())), file)
+        self.args, self.returncode, self._child_created = args, None, True
+        self.stdin = self.stdout = self.stderr = None
+        self._waitpid_lock = threading.Lock()
+
+
+def keep_ranks_ready(arguments: Sequence[str]) -> None:
+    """Lightning starts the other processes of a training anew, each of which would import everything again."""
+    from lightning.pytorch.strategies.launchers import subprocess_script
+
+    devices = [word.partition("=")[2] for word in arguments if word.startswith("trainer.devices=")]
+    for _ in range(int(devices[-1]) - 1 if devices and devices[-1].isdigit() else 0):
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(write)
+            leave(lambda: rank(read))  # noqa: B023  it does not return
+        os.close(read)
+        ReadyRank.waiting.append((pid, write))
+        subprocess_script.subprocess = SimpleNamespace(Popen=ReadyRank)
+
+
+def rank(pipe: int) -> None:
+    """Wait for a program and run it; there is none where the first process has ended without starting others."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    with os.fdopen(pipe, "rb") as file, suppress(EOFError):
+        arguments, environment, folder = pickle.load(file)
+        os.environ.clear()
+        os.environ.update(environment)
+        rank_zero_only.rank = int(environment["LOCAL_RANK"])  # as read when Lightning is imported
+        os.chdir(folder)
+        sys.argv = arguments
+        runpy.run_path(arguments[0], run_name="__main__")
 
 
 def child(request: dict[str, Any]) -> None:
@@ -28,18 +77,23 @@ def child(request: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file_bytes"],) * 2)
     os.chdir(request["cwd"])
     os.environ.update(request["env"])
-    sys.path[0:1] = [str(Path(request["program"]).parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    place = request["cwd"] if request["module"] else str(Path(request["program"]).parent)
+    sys.path[0:1] = [place, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = [request["program"], *request["arguments"]]
-    runpy.run_path(request["program"], run_name="__main__")
+    keep_ranks_ready(request["arguments"])
+    if request["module"]:
+        runpy.run_module(request["program"], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(request["program"], run_name="__main__")
 
 
-def leave(request: dict[str, Any]) -> None:
-    """Run the command and end the process the way the interpreter does."""
+def leave(run: Callable[[], None]) -> None:
+    """Run a program and end the process the way the interpreter does."""
     import traceback
 
     code = 0
     try:
-        child(request)
+        run()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
@@ -88,7 +142,7 @@ def serve(connection: socket.socket) -> None:
             else:
                 answer = os.fork()
                 if answer == 0:
-                    leave(request)
+                    leave(lambda: child(request))  # noqa: B023  it does not return
             print(json.dumps(answer), file=requests, flush=True)
 
 

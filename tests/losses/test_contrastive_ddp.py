@@ -27,11 +27,11 @@ def work(rank: int, port: int, folder: Path) -> None:
     distributed.destroy_process_group()
 
 
-def test_every_process_holds_the_vectors_of_all(tmp_path):
+def test_every_process_holds_the_vectors_of_all(commands, tmp_path):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    run_ranks(work, (port, tmp_path))
+    run_ranks(commands, tmp_path, work, (port, tmp_path))
     one, two = (torch.load(tmp_path / str(rank), weights_only=True) for rank in (0, 1))
     assert all(torch.equal(one[name], two[name]) for name in one)
     torch.testing.assert_close(one["vectors"][:8], torch.cat([vectors(0), vectors(1)]))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.command import Commands
 from parallel.test_several_processes import meet, part
 from parallel.trained import Training, launched, train
 from processes import run_ranks
@@ -28,8 +29,8 @@ def worker(rank: int, ranks: int, folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_compiled_blocks_train_as_written_ones(ranks: int, tmp_path: Path) -> None:
-    run_ranks(worker, (ranks, str(tmp_path)), ranks)
+def test_compiled_blocks_train_as_written_ones(ranks: int, commands: Commands, tmp_path: Path) -> None:
+    run_ranks(commands, tmp_path, worker, (ranks, str(tmp_path)), ranks)
     written, compiled = (torch.load(tmp_path / f"{name}.pt") for name in ("written", "compiled"))
     assert written.keys() == compiled.keys()
     averaged = [name for name in written if f"ema.{name}" in written]

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from cli.command import Commands
 from parallel.shared_cases import CASES, Case, errors_of
 from parallel.trained import MUON, Training, launched, train
 from processes import run_ranks
@@ -61,19 +62,19 @@ def worker(rank: int, ranks: int, folder: str, trained: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_two(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     for training, name in ((ONE, "one"), (ONE_MUON, "muon")):
         train(training, "ab", 2, folder, save=f"{name}.ckpt")
         torch.save(train(training, "ab", 4, folder, resume=folder / f"{name}.ckpt"), folder / f"{name}.pt")
-    run_ranks(worker, (2, str(folder), True))
+    run_ranks(commands, folder, worker, (2, str(folder), True))
     return folder
 
 
 @pytest.fixture(scope="module")
-def of_four(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def of_four(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("four")
-    run_ranks(worker, (4, str(folder), False), 4)
+    run_ranks(commands, folder, worker, (4, str(folder), False), 4)
     return folder
 
 

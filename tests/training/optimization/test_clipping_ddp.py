@@ -161,10 +161,10 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> list[dict]:
+def runs(commands, tmp_path_factory) -> list[dict]:
     """What each of two processes found."""
     folder = tmp_path_factory.mktemp("ddp")
-    run_ranks(process, (free_port(), str(folder)), RANKS)
+    run_ranks(commands, folder, process, (free_port(), str(folder)), RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
