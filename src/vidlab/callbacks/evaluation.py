@@ -60,9 +60,9 @@ class Evaluation(Callback):
     latent shape start from the same noise. Loggers that keep files get both at the end.
 
     The weights are the averaged ones when an EMA callback is present. Noise is keyed by clip, as in ``evaluate.py``,
-    which gives the same values for the same number of videos. The videos are shared out among the processes; where those
-    hold shards of the weights, one that has no videos left makes others, which nobody sees, as long as any is at work. A
-    model of ``conditioning=structure`` is told the structure of each held-out clip.
+    which gives the same values for the same number of videos. The videos are shared out among the processes; where
+    those hold shards of the weights, one that has no videos left makes others, which nobody sees, as long as any is at
+    work. A model of ``conditioning=structure`` is told the structure of each held-out clip.
 
     Args:
         metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
