@@ -64,32 +64,34 @@ class Described:
         text_width: of text tokens.
         latent: of a clip.
         text_tokens: of a caption.
+        head_size: channels of a head of attention.
     """
 
     build: Callable[..., VideoDenoiser]
     text_width: int
     latent: LatentShape
     text_tokens: int
+    head_size: int
 
 
 def described(case: Case) -> Described:
     """The denoiser of a case, not yet built."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", list(case.words))
+    head_size = int(cfg.model.backbone.width) // int(cfg.model.backbone.heads)
     if case.latent is None or case.text is None:
         module = build_module(cfg)
         plan = module.plan
 
-        def build(**settings: Any) -> VideoDenoiser:
+        def laptop(**settings: Any) -> VideoDenoiser:
             taken = settings if plan.spec.takes_attention else {}
             return plan._backbone(latent=plan._latent, text_width=plan._text_width, **taken)
 
-        return Described(build, module.text_encoder.width, module.latent, 16)
+        return Described(laptop, module.text_encoder.width, module.latent, 16, head_size)
     OmegaConf.set_struct(cfg, False)
     settings = {"patch": list(case.patch)} if case.patch else {}
     latent = LatentShape(*case.latent)
     with torch.device("meta"):
         make = instantiate(cfg.model.backbone, "model.backbone")
-    return Described(
-        partial(make, latent=latent, text_width=case.text[0], **settings), case.text[0], latent, case.text[1]
-    )
+    build = partial(make, latent=latent, text_width=case.text[0], **settings)
+    return Described(build, case.text[0], latent, case.text[1], head_size)
