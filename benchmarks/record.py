@@ -11,8 +11,8 @@ from vidlab.lab.runs.provenance import collect
 RESULTS = Path(__file__).parent / "results"
 
 
-def record(name: str, rows: list[Mapping[str, Any]]) -> Path:
-    """Append rows to ``results/<name>.csv`` with the date, the machine, the revision and the versions."""
+def record(name: str, rows: list[Mapping[str, Any]], folder: Path = RESULTS) -> Path:
+    """Append rows to ``<name>.csv`` of a folder with the date, the machine, the revision and the versions."""
     found = collect(source=Path(__file__).parent)
     where = {
         "date": datetime.date.today().isoformat(),
@@ -23,8 +23,8 @@ def record(name: str, rows: list[Mapping[str, Any]]) -> Path:
         "torch": found.packages["torch"],
         "lightning": found.packages["lightning"],
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.csv"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.csv"
     full = [{**where, **row} for row in rows]
     new = not path.exists()
     with path.open("a", newline="") as file:

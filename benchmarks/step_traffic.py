@@ -11,18 +11,16 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cuda_rules import ATTENTION_OPERATORS, CUDARules
 from fused_minimum import Block, minimum_bytes
 from inductor_count import inductor_count
+from model_cases import CASES, Case, described
 from record import record
 from vidlab.backbones.base import VideoDenoiser
 from vidlab.backbones.harivo.temporal import TemporalModule
@@ -34,51 +32,11 @@ from vidlab.clip import LatentShape
 from vidlab.cost.flops import DenoiserCounter
 from vidlab.cost.traffic import Traffic, TrafficCounter
 from vidlab.diffusion.objective import InputShape
-from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.compose import build_module
-from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.layers.attention import QKNorm
 from vidlab.layers.block import DiTBlock
 from vidlab.layers.layouts import GroupSkip, TokenLayout
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 BLOCKS = (DiTBlock, STIVBlock, OpenSoraPlanBlock, DualStreamBlock, MMDiMBlock, TemporalModule)
-WIDE = (
-    "model.backbone.width=1152",
-    "model.backbone.heads=18",
-    "model.backbone.depth=4",
-    "model.backbone.qk_norm=true",
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One model at one size.
-
-    Args:
-        words: of the command line.
-        latent: (channels, frames, height, width); None is that of the composed run.
-        text: (width, tokens); None is that of the composed run and 16.
-        patch: of those that have none of their own.
-        batch: clips.
-    """
-
-    words: tuple[str, ...]
-    latent: tuple[int, int, int, int] | None = None
-    text: tuple[int, int] | None = None
-    patch: tuple[int, int, int] | None = None
-    batch: int = 1
-
-
-LARGE = {"latent": (8, 24, 64, 64), "text": (4096, 128), "patch": (1, 2, 2)}
-CASES: dict[str, Case] = {
-    **{name: Case((f"model={name}",), batch=8) for name in
-       ("full3d", "2p1d", "skiparse", "stiv", "open_sora_plan", "mmdim", "harivo")},
-    **{f"{name} 1152": Case((f"model={name}", *WIDE), **LARGE) for name in ("full3d", "2p1d", "skiparse")},
-    "paper/open_sora_plan": Case(("model=paper/open_sora_plan",), (8, 24, 44, 80), (4096, 512)),
-    "paper/stiv_xl": Case(("model=paper/stiv_xl",), (8, 20, 32, 32), (1280, 77)),
-    "paper/m4v": Case(("model=paper/m4v",), (16, 2, 48, 80), (4096, 128)),
-}  # fmt: skip
 
 
 def main() -> None:
@@ -164,23 +122,9 @@ def captured_blocks(case: Case) -> Iterator[tuple[str, Captured]]:
 
 def built(case: Case) -> tuple[VideoDenoiser, int, LatentShape, int]:
     """The denoiser on the meta device, the width of its text, its latents and the number of text tokens."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", list(case.words))
-    if case.latent is None or case.text is None:
-        module = build_module(cfg)
-        return (
-            module.plan._hollow(attention="sdpa") if module.plan.spec.takes_attention else module.plan._hollow(),
-            (module.text_encoder.width),
-            module.latent,
-            16,
-        )
-    OmegaConf.set_struct(cfg, False)
-    settings = {"patch": list(case.patch)} if case.patch else {}
+    found = described(case)
     with torch.device("meta"):
-        backbone = instantiate(cfg.model.backbone, "model.backbone")(
-            latent=LatentShape(*case.latent), text_width=case.text[0], attention="sdpa", **settings
-        )
-    return backbone, case.text[0], LatentShape(*case.latent), case.text[1]
+        return found.build(attention="sdpa"), found.text_width, found.latent, found.text_tokens
 
 
 def eager_traffic(captured: Captured) -> tuple[Traffic, dict[str, int]]:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from golden_runs import CONDITIONINGS, MODELS, TINY, batches, composed
 from host_reads import OnDevice, watched
+from lightning.pytorch import Trainer
 
 from vidlab.autoencoders.base import Autoencoder
+from vidlab.callbacks.adaptive_clipping import AdaptiveClipping
 from vidlab.lab.compose import build_module
 from vidlab.randomness import KeyedRNG
 from vidlab.training.optimization.optimizers import trainable_parameters
@@ -18,6 +20,7 @@ VARIANTS = [
     "objective=pyramid_flow",
     "optimizer=muon",
 ]
+QUANTITIES = ("max_norm", "processed_max", "deviation", "threshold", "abnormal_ranks", "ema", "ema_variance")
 
 
 def reads_of_a_step(*words: str) -> list[str]:
@@ -81,6 +84,22 @@ def test_a_read_of_what_is_computed_from_the_device_is_found():
 def as_on_a_gpu(monkeypatch):
     """On a CPU an autoencoder asks whether clips are finite, which it leaves on a GPU."""
     monkeypatch.setattr(Autoencoder, "check_frames", lambda *_: None)
+
+
+def test_adaptive_clipping_reads_whether_to_take_a_step_and_nothing_else():
+    trainer = object.__new__(type("Stub", (Trainer,), {"model": None, "global_rank": 0, "world_size": 1}))
+    module, clipping, logged = build_module(composed("train", *TINY)), AdaptiveClipping(warmup_steps=1), {}
+    module.log_dict = logged.update
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    updates = torch.optim.SGD(weights)
+    for gradient in (1.0, 1.5, 1.25):
+        for weight in weights:
+            weight.grad = torch.full((3,), gradient)
+        with watched([weight.grad for weight in weights]) as device:
+            clipping.on_before_optimizer_step(trainer, module, updates)
+        (read,) = device.reads
+        assert "adaptive_clipping.py" in read and all(weight.grad is not None for weight in weights)
+    assert set(logged) == {f"train/clip/{name}" for name in QUANTITIES}
 
 
 def cases(names, every_run):

@@ -1,13 +1,14 @@
 """Gradients of outlying batches are left out of a step, by the running statistics of gradient norms."""
 
 import logging
-import math
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -16,8 +17,9 @@ from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
 from vidlab.parallel.exchange import make_team
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
-from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
+from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics, global_norm
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
+from vidlab.training.optimization.clipping_on_device import DeviceDecision, DeviceStatistics, decided
 from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,9 @@ class AdaptiveClipping(Callback):
     Each rank logs a warning with the clip keys of a batch of its own that is discarded. ``optimizer.clip_norm``
     applies afterwards, to the averaged gradient. A training loss that is not finite belongs to a discarded batch
     here, so ``FiniteLoss`` gives way to ``patience``.
+
+    Gradients are judged and rescaled, and the statistics kept, on their device. The host reads one thing of a step,
+    before the optimizer takes it: whether it is to be taken.
 
     Args:
         variant: "released" or "paper": what the statistics are updated with.
@@ -68,11 +73,16 @@ class AdaptiveClipping(Callback):
         if patience < 1:
             raise UserError(f"{NAME}.patience={patience} must be at least 1.")
         self.patience = patience
-        self.statistics = NormStatistics()
         self.discarded_steps = 0
-        self.decision: ClipDecision | None = None
+        self.decision: DeviceDecision | None = None
+        self._kept: NormStatistics | DeviceStatistics = NormStatistics()
         self._in_a_row = 0
         self._keys: list[str] = []
+
+    @property
+    def statistics(self) -> NormStatistics:
+        """The running statistics; the host waits for the device."""
+        return self._kept.read() if isinstance(self._kept, DeviceStatistics) else self._kept
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse what cannot work before anything is computed."""
@@ -109,20 +119,25 @@ class AdaptiveClipping(Callback):
         """Judge the gradient, unless the reduction between ranks has; drop it when nothing of it is left."""
         if not isinstance(trainer.model, DistributedDataParallel):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            self._decide([global_norm([p.grad for p in parameters if p.grad is not None]).item()])
+            self._decide(global_norm([p.grad for p in parameters if p.grad is not None])[None])
         decision, self.decision = self.decision, None
         if decision is None:
             raise RuntimeError("an optimizer step without a backward pass")
-        pl_module.log_dict({f"train/clip/{name}": value for name, value in _quantities(decision).items()})
-        own = data_ranks(trainer).rank
-        rank = min(own, len(decision.norms) - 1)  # one norm for all where gradients are sharded
-        if rank in decision.abnormal:
+        rank = min(data_ranks(trainer).rank, len(decision.norms) - 1)  # one norm for all where gradients are sharded
+        logged = _quantities(decision)
+        # the one read: it decides which kernels follow
+        there = torch.stack(list(logged.values())).isfinite()
+        skip, kept, *known = torch.cat([torch.stack([decision.skip, decision.kept[rank]]), there]).tolist()
+        pl_module.log_dict(
+            {name: value for (name, value), is_known in zip(logged.items(), known, strict=True) if is_known}
+        )
+        if not kept:
             self._name_discarded(trainer, decision, rank)
         self._keys = []
-        if decision.skip:
+        if skip:
             # optimizers leave a parameter without a gradient alone; with a gradient of 0 most would still move it
             optimizer.zero_grad(set_to_none=True)
-        self._count(trainer, decision)
+        self._count(trainer, decision, skip)
 
     def state_dict(self) -> dict[str, Any]:
         """The statistics and what has been discarded."""
@@ -131,28 +146,31 @@ class AdaptiveClipping(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue where a checkpoint was written."""
-        self.statistics = NormStatistics(**state_dict["statistics"])
+        self._kept = NormStatistics(**state_dict["statistics"])
         self.discarded_steps, self._in_a_row = state_dict["discarded_steps"], state_dict["in_a_row"]
 
-    def _decide(self, norms: Sequence[float]) -> ClipDecision:
-        self.decision = self.clipper.decide(self.statistics, norms)
-        self.statistics = self.decision.statistics
+    def _decide(self, norms: Float[Tensor, "N"]) -> DeviceDecision:
+        if isinstance(self._kept, NormStatistics):
+            self._kept = DeviceStatistics.of(self._kept, norms.device)
+        self.decision = decided(self.clipper, self._kept, norms)
+        self._kept = self.decision.statistics
         return self.decision
 
-    def _name_discarded(self, trainer: Trainer, decision: ClipDecision, rank: int) -> None:
+    def _name_discarded(self, trainer: Trainer, decision: DeviceDecision, rank: int) -> None:
         log.warning(
             "step %d, rank %d: gradient norm %.4g, threshold %.4g: discarded the batch of clips %s",
             trainer.global_step, trainer.global_rank, decision.norms[rank], decision.threshold, ", ".join(self._keys),
         )  # fmt: skip
 
-    def _count(self, trainer: Trainer, decision: ClipDecision) -> None:
-        self._in_a_row = self._in_a_row + 1 if decision.skip else 0
-        self.discarded_steps += decision.skip
+    def _count(self, trainer: Trainer, decision: DeviceDecision, skip: bool) -> None:
+        self._in_a_row = self._in_a_row + 1 if skip else 0
+        self.discarded_steps += skip
         if self._in_a_row >= self.patience:
+            norms = [float(f"{norm:.4g}") for norm in decision.norms.tolist()]
             raise UserError(
                 f"{NAME}.patience={self.patience}: as many steps in a row were discarded up to step "
-                f"{trainer.global_step}, the last with gradient norms {[float(f'{n:.4g}') for n in decision.norms]} "
-                f"and threshold {decision.threshold:.4g}. Norms that are not finite mean that the training has "
+                f"{trainer.global_step}, the last with gradient norms {norms} "
+                f"and threshold {decision.threshold.item():.4g}. Norms that are not finite mean that the training has "
                 "diverged: lower optimizer.lr, set optimizer.clip_norm, or warm up longer. Finite ones have grown for "
                 f"good: raise {NAME}.sigmas or warmup_steps, or use {NAME}.variant=paper, whose threshold follows them."
             )
@@ -173,15 +191,16 @@ def _check_strategy(trainer: Trainer) -> None:
         )
 
 
-def _quantities(decision: ClipDecision) -> dict[str, float]:
+def _quantities(decision: DeviceDecision) -> dict[str, Float[Tensor, ""]]:
+    """What is logged, where it is finite."""
     statistics = decision.statistics
     found = {
         "max_norm": decision.max_norm,
         "processed_max": decision.processed_max,
         "deviation": decision.deviation,
         "threshold": decision.threshold,
-        "abnormal_ranks": float(len(decision.abnormal)),
-        "ema": math.inf if statistics.ema is None else statistics.ema,
-        "ema_variance": math.inf if statistics.variance is None else statistics.variance,
+        "abnormal_ranks": (~decision.kept).sum(),
+        "ema": statistics.ema,
+        "ema_variance": statistics.variance,
     }
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return {f"train/clip/{name}": value.float() for name, value in found.items()}

@@ -25,6 +25,7 @@ from vidlab.metrics.base import VideoMetric
 from vidlab.metrics.collection import AtHand, gathered, select
 from vidlab.metrics.run_scores import SCORES, VIDEOS, add_scores, clip_scores, video_name
 from vidlab.metrics.series import Series
+from vidlab.parallel.shards import is_shard
 from vidlab.randomness import KeyedRNG
 from vidlab.training.step_interval import StepInterval
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -59,8 +60,9 @@ class Evaluation(Callback):
     latent shape start from the same noise. Loggers that keep files get both at the end.
 
     The weights are the averaged ones when an EMA callback is present. Noise is keyed by clip, as in ``evaluate.py``,
-    which gives the same values for the same number of videos. The videos are shared out among the processes. A model of
-    ``conditioning=structure`` is told the structure of each held-out clip.
+    which gives the same values for the same number of videos. The videos are shared out among the processes; where
+    those hold shards of the weights, one that has no videos left makes others, which nobody sees, as long as any is at
+    work. A model of ``conditioning=structure`` is told the structure of each held-out clip.
 
     Args:
         metrics: by name; those that need real clips, or factors the data does not have, are left out with a message.
@@ -79,8 +81,6 @@ class Evaluation(Callback):
     Raises:
         UserError: a number below 1, or no metric that can be measured.
     """
-
-    deals_clips = True  # so that trainer=fsdp2 refuses it
 
     def __init__(
         self,
@@ -162,12 +162,9 @@ class Evaluation(Callback):
         self._latest = {}
         ema = next((c for c in trainer.callbacks if isinstance(c, EMA)), None)  # type: ignore[attr-defined]
         clips = self._clips(trainer)
-        mine = range(len(clips))[trainer.global_rank :: trainer.world_size]
         pl_module.eval()
         with ema.averaged(pl_module) if ema else nullcontext(), trainer.precision_plugin.forward_context():
-            for part in _parts(mine, self.batch_size):
-                shown = [clips[place] for place in part]
-                self._score(self._videos(trainer, pl_module, shown, part), shown)
+            self._score_own(trainer, pl_module, clips)
         pl_module.train()
         found = gathered(self._usable)
         for name, why in found.not_measured.items():
@@ -180,6 +177,21 @@ class Evaluation(Callback):
             logger.log_metrics(series.scalars(found.results), step=step)
             if isinstance(logger, Tagged):
                 logger.set_tags({f"vidlab.eval.{series.name}": series.text})
+
+    def _score_own(self, trainer: Trainer, module: VideoDiffusion, clips: Sequence[ClipRow]) -> None:
+        """Make and score this process's videos."""
+        parts = list(_parts(range(len(clips))[trainer.global_rank :: trainer.world_size], self.batch_size))
+        for part in parts:
+            shown = [clips[place] for place in part]
+            made = self._videos(trainer, module, shown, part)
+            frames = {clip.key: to_frames(video) for clip, video in zip(shown, made, strict=True)}
+            self._latest |= frames
+            # as a file keeps them, so that evaluate.py finds the same
+            self._score(torch.stack([to_pixels(video) for video in frames.values()]), shown)
+        if any(map(is_shard, module.parameters())):  # no process can compute without the others
+            most = len(list(_parts(range(len(clips))[:: trainer.world_size], self.batch_size)))  # of the first process
+            for _ in range(most - len(parts)):
+                self._videos(trainer, module, clips[:1], range(1))
 
     def _keep_videos(self, trainer: Trainer) -> None:
         """Every process writes its own into the folder that all share; the first one hands the files to loggers."""
@@ -222,11 +234,7 @@ class Evaluation(Callback):
         pixels = known = None
         if self.conditioning_frames:
             pixels, known = held_out_frames(data, places, self.conditioning_frames)
-        made = module.pipeline.clips(captions, draw, pixels, known, structure=structure).float().cpu()
-        frames = {key: to_frames(video) for key, video in zip(keys, made, strict=True)}
-        self._latest |= frames
-        # as a file keeps them, so that evaluate.py finds the same
-        return torch.stack([to_pixels(video) for video in frames.values()])
+        return module.pipeline.clips(captions, draw, pixels, known, structure=structure).float().cpu()
 
     def _score(self, videos: Float[Tensor, "B 3 T H W"], clips: Sequence[ClipRow]) -> None:
         assert self._usable is not None

@@ -5,8 +5,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from vidlab.layers.compilation.flex import flex_padded
 from vidlab.layers.compilation.fused import fused
-from vidlab.layers.kernels import AttentionKernel, auto
+from vidlab.layers.kernels import AttentionKernel, auto, in_padded_groups
 from vidlab.layers.layouts import Grid, TokenLayout
 from vidlab.layers.rope import Rotation, rotate, turned
 
@@ -63,9 +64,12 @@ def attend_within(
     """
     if visible is not None:
         return kernel(q, k, v, visible[None, None])
-    mask = layout.key_mask(grid, q.shape[0], q.shape[2], q.device)
+    batch, heads = q.shape[0], q.shape[2]
     q, k, v = (layout.partition(part, grid) for part in (q, k, v))  # groups instead of B or N: (B', L', N', d)
-    groups = kernel(q, k, v, mask)
+    if layout.pads_at_end and layout.padded(grid) != grid.tokens and in_padded_groups(kernel, q):
+        groups = flex_padded(q, k, v, layout, grid, batch)
+    else:
+        groups = kernel(q, k, v, layout.key_mask(grid, batch, heads, q.device))
     return layout.restore(groups, grid)  # (B, L, N, d)
 
 

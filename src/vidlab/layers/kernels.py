@@ -56,7 +56,7 @@ LARGEST_GRID_AXIS = 65535
 
 
 def auto(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
-    """torch's own kernel; written out on a CPU in bf16 where that is faster."""
+    """torch's own kernel; written out on a CPU in bf16 where that is faster. See ``in_padded_groups`` too."""
     probabilities_bytes = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] * q.element_size()
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and probabilities_bytes <= WRITTEN_OUT_LIMIT_BYTES:
         return written_out(q, k, v, mask)
@@ -119,30 +119,29 @@ def _aligned_bias(mask: Mask, q: Heads, k: Keys) -> Float[Tensor, "B N L S"]:
     return bias.masked_fill_(~mask, float("-inf"))
 
 
-def _flex() -> AttentionKernel:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def flex(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
+    """``torch.nn.attention.flex_attention``, compiled on a GPU; counted as ``sdpa``, whose FLOPs it has."""
+    if q.is_meta:
+        return sdpa(q, k, v, mask)
+    if _on_cpu(q) and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        check_trainable("flex", "cpu")
+    from vidlab.layers.compilation import flex as compiled
 
-    def kernel(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        if _on_cpu(q) and torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-            check_trainable("flex", "cpu")
-        if mask is None:
-            return flex_attention(q, k, v).transpose(1, 2)
-        full = mask.expand(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-        block = create_block_mask(
-            lambda b, h, i, j: full[b, h, i, j], full.shape[0], full.shape[1], full.shape[2], full.shape[3],
-            device=str(q.device),
-        )  # fmt: skip
-        return flex_attention(q, k, v, block_mask=block).transpose(1, 2)
+    return compiled.flex(q, k, v, mask)
 
-    return kernel
+
+def in_padded_groups(kernel: AttentionKernel, q: Heads) -> bool:
+    """Whether a kernel leaves groups that are padded to flex attention, which needs no mask in memory."""
+    from vidlab.layers.compilation.flex import runs_compiled
+
+    return kernel in (auto, flex) and runs_compiled(q)
 
 
 KERNELS: dict[str, Callable[[], AttentionKernel]] = {
     "auto": lambda: auto,
     "sdpa": lambda: sdpa,
     "xformers": _xformers,
-    "flex": _flex,
+    "flex": lambda: flex,
 }
 
 NOT_TRAINED_ON_CPU = {

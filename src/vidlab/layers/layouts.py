@@ -49,9 +49,11 @@ class TokenLayout(ABC):
 
     Attributes:
         sees_frame: whether each token attends to all tokens of its own frame.
+        pads_at_end: whether padding tokens are the last of their groups.
     """
 
     sees_frame: ClassVar[bool] = False
+    pads_at_end: ClassVar[bool] = False
 
     @abstractmethod
     def groups(self, grid: Grid) -> int:
@@ -152,6 +154,8 @@ class SingleSkip(TokenLayout):
         UserError: k below 1.
     """
 
+    pads_at_end: ClassVar[bool] = True
+
     k: int
 
     def __post_init__(self) -> None:
@@ -185,6 +189,8 @@ class GroupSkip(TokenLayout):
         UserError: k below 1.
     """
 
+    pads_at_end: ClassVar[bool] = True
+
     k: int
 
     def __post_init__(self) -> None:
@@ -216,6 +222,8 @@ class Window(TokenLayout):
     Raises:
         UserError: size below 1.
     """
+
+    pads_at_end: ClassVar[bool] = True
 
     size: int
 

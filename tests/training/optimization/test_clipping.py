@@ -6,6 +6,7 @@ import torch
 
 from vidlab.errors import UserError
 from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics, global_norm
+from vidlab.training.optimization.clipping_on_device import DeviceStatistics, decided
 
 OLD = NormStatistics(ema=0.30, variance=4e-4, updates=50)
 NAN, INF = math.nan, math.inf
@@ -150,6 +151,22 @@ def test_three_hundred_steps_against_numpy(variant, warmup, ranks):
         if not np.isnan(history[step, 0]):
             assert [statistics.ema, statistics.variance] == pytest.approx(history[step].tolist(), rel=1e-12)
     assert 0 < skipped < 60 and (expected == 0).any(1).sum() > 15
+
+
+@pytest.mark.parametrize("ranks", [1, 5])
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_the_device_decides_what_the_host_does_bit_for_bit(variant, ranks):
+    clipper, host = AdaptiveClipper(variant, warmup_steps=20), NormStatistics()
+    device = DeviceStatistics.of(host, "cpu")
+    for row in torch.from_numpy(troubled_norms(120, ranks, seed=ranks)).float():  # as norms are
+        expected, found = clipper.decide(host, row.tolist()), decided(clipper, device, row)
+        host, device = expected.statistics, found.statistics
+        assert device.read() == host and bool(found.skip) == expected.skip
+        assert tuple(found.multipliers.tolist()) == expected.multipliers
+        assert found.kept.logical_not().nonzero().flatten().tolist() == list(expected.abnormal)
+        assert found.threshold.item() == pytest.approx(expected.threshold, rel=4e-16)  # torch's root on a CPU
+        for name in ("max_norm", "processed_max", "deviation"):
+            assert getattr(found, name).item() == getattr(expected, name), name
 
 
 def test_the_norm_of_everything():

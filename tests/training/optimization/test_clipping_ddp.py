@@ -14,8 +14,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from processes import run_ranks
-from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics
+from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
+from vidlab.training.optimization.clipping_on_device import DeviceDecision, DeviceStatistics, decided
 
 STEPS, RANKS = 300, 2
 
@@ -23,12 +24,12 @@ STEPS, RANKS = 300, 2
 class Deciding:
     """Keeps the statistics, as a training loop does, and every decision."""
 
-    def __init__(self, variant: str) -> None:
-        self.clipper, self.statistics = AdaptiveClipper(variant), NormStatistics()
-        self.decisions: list[ClipDecision] = []
+    def __init__(self, variant: str, device: str) -> None:
+        self.clipper, self.statistics = AdaptiveClipper(variant), DeviceStatistics.of(NormStatistics(), device)
+        self.decisions: list[DeviceDecision] = []
 
-    def __call__(self, norms) -> ClipDecision:
-        self.decisions.append(self.clipper.decide(self.statistics, norms))
+    def __call__(self, norms: torch.Tensor) -> DeviceDecision:
+        self.decisions.append(decided(self.clipper, self.statistics, norms))
         self.statistics = self.decisions[-1].statistics
         return self.decisions[-1]
 
@@ -95,12 +96,16 @@ def flat(gradients) -> torch.Tensor:
     return torch.cat([g.flatten() for g in gradients])
 
 
+def stacked(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.stack(rows).float() if rows else torch.zeros(0)
+
+
 def train(case: Case, rank: int, hooked: bool = True, device: str = "cpu") -> dict[str, torch.Tensor]:
     """Train; keeps each step's local gradient, computed apart from DDP, and the one that DDP leaves."""
     torch.manual_seed(0)
     # several buckets, of at least 26 weights each
     model = DistributedDataParallel(Branches().to(device), bucket_cap_mb=0.0001, find_unused_parameters=case.unused)
-    deciding = Deciding(case.variant)
+    deciding = Deciding(case.variant, device)
     reducer = Counting(deciding)
     if hooked:
         reducer.register(model)
@@ -134,8 +139,8 @@ def train(case: Case, rank: int, hooked: bool = True, device: str = "cpu") -> di
     found = {
         "local": torch.stack(local),
         "reduced": torch.stack(reduced),
-        "multipliers": torch.tensor([d.multipliers for d in deciding.decisions]),
-        "norms": torch.tensor([d.norms for d in deciding.decisions]),
+        "multipliers": stacked([d.multipliers for d in deciding.decisions]),
+        "norms": stacked([d.norms for d in deciding.decisions]),
         "buckets": torch.tensor(reducer.buckets / case.steps),
         "weights": flat([p.detach() for p in model.parameters()]),
     }

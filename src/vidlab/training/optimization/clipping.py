@@ -120,7 +120,7 @@ class AdaptiveClipper:
             threshold=threshold,
             max_norm=max_norm,
             processed_max=max(normal, default=0.0),
-            deviation=0.0 if after.ema is None else (max_norm - after.ema) ** 2,
+            deviation=0.0 if after.ema is None else _square(max_norm - after.ema),
             statistics=after,
         )
 
@@ -143,8 +143,12 @@ class AdaptiveClipper:
         if self.variant == "released" and abnormal > 1:
             return before
         ema = self.alpha * before.ema + (1 - self.alpha) * largest  # eq. 22
-        variance = self.alpha * before.variance + (1 - self.alpha) * (largest - ema) ** 2  # eq. 23
+        variance = self.alpha * before.variance + (1 - self.alpha) * _square(largest - ema)  # eq. 23
         return NormStatistics(ema, variance, before.updates + 1)
+
+
+def _square(x: float) -> float:
+    return x * x  # rounded once, as on every device; x**2 is not always
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Float
 from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from vidlab.parallel.exchange import Team
-from vidlab.training.optimization.clipping import ClipDecision, global_norm
+from vidlab.training.optimization.clipping import global_norm
+from vidlab.training.optimization.clipping_on_device import DeviceDecision
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,20 @@ class ClippingReducer:
 
     A rank's norm is known only when its last bucket is filled. Until then buckets wait, and their futures with them.
     The last one brings the norms of all ranks together, asks for a decision, rescales every bucket and sums it over
-    the ranks. So reduction does not overlap with the backward pass, and the host waits for the device once per step.
-    Norms are those of the gradients that would be reduced: with accumulation under ``no_sync``, of the accumulated
-    ones. When no rank is left, gradients are zero and nothing is sent; the caller must not take the step.
+    the ranks. So reduction does not overlap with the backward pass; the host waits for nothing. Norms are those of the
+    gradients that would be reduced: with accumulation under ``no_sync``, of the accumulated ones. When no rank is left,
+    gradients are zero; the caller must not take the step.
 
     Args:
-        decide: called with the norms of all ranks, in their order, once per reduction; every rank gets the same norms
-            and must come to the same decision.
+        decide: called with the norms of all ranks (N,), in their order, once per reduction; every rank gets the same
+            norms and must come to the same decision.
         group: the ranks; None is all of them.
         team: neighbors that share clips; a gradient is theirs together, and counts as one. None where none do.
     """
 
     def __init__(
         self,
-        decide: Callable[[Sequence[float]], ClipDecision],
+        decide: Callable[[Tensor], DeviceDecision],
         group: dist.ProcessGroup | None = None,
         team: Team | None = None,
     ) -> None:
@@ -79,16 +81,13 @@ class ClippingReducer:
         self._average_in_team(buffers)
         decision = self.decide(self._norms(buffers))
         ranks = dist.get_world_size(self.group)
-        multiplier = decision.multipliers[dist.get_rank(self.group) // self.team.size]
+        own = dist.get_rank(self.group) // self.team.size
+        multiplier, abnormal = decision.multipliers[own] / ranks, ~decision.kept[own]
         for buffer in buffers:
-            if multiplier:
-                buffer.mul_(multiplier / ranks)
-            else:
-                buffer.zero_()  # a product with 0 would keep what is not a number
-        if not decision.skip:
-            works = [dist.all_reduce(buffer, group=self.group, async_op=True) for buffer in buffers]
-            for work in works:
-                work.wait()
+            buffer.mul_(multiplier).masked_fill_(abnormal, 0)  # a product with 0 would keep what is not a number
+        works = [dist.all_reduce(buffer, group=self.group, async_op=True) for buffer in buffers]
+        for work in works:
+            work.wait()
         for bucket in waiting:
             bucket.future.set_result(bucket.buffer)
 
@@ -98,12 +97,12 @@ class ClippingReducer:
                 dist.all_reduce(buffer, group=self.team.group)
                 buffer.div_(self.team.size)
 
-    def _norms(self, buffers: Sequence[Tensor]) -> list[float]:
+    def _norms(self, buffers: Sequence[Tensor]) -> Float[Tensor, "N"]:
         norms = torch.zeros(dist.get_world_size(self.group) // self.team.size, device=buffers[0].device)
         if self.team.rank == 0:
             norms[dist.get_rank(self.group) // self.team.size] = global_norm(buffers)
         dist.all_reduce(norms, group=self.group)  # every backend sums; each place has one number that is not zero
-        return norms.tolist()
+        return norms
 
 
 def _waiting(buffer: Tensor) -> WaitingBucket:

@@ -203,16 +203,10 @@ def check_parallelism(trainer: Any, module: ClipModule) -> None:
     """Refuse what cannot share clips or train on shards, before anything is computed.
 
     Raises:
-        UserError: a model that cannot share clips; a task or a callback that works on whole weights.
+        UserError: a model that cannot share clips; a task that trains whole weights.
     """
     module.check_sharing(sequence_parallel_of(trainer))
     if not isinstance(trainer.strategy, FullyShardedStrategy):
         return
     if not hasattr(type(module), "denoiser"):
         raise UserError(f"trainer=fsdp2 shards denoisers, and {type(module).__name__} trains none. Use trainer=ddp.")
-    for callback in trainer.callbacks:
-        if getattr(callback, "deals_clips", False):
-            raise UserError(
-                f"callbacks.{type(callback).__name__.lower()} gives each process clips of its own, and with "
-                "trainer=fsdp2 none can compute without the others. Leave it out, or use trainer=ddp."
-            )
