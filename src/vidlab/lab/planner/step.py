@@ -143,7 +143,7 @@ def step_memory(
         precision.convert_module(module.train())
         trained = [p for p in module.parameters() if p.requires_grad]
         weights = tracker.live
-        with _without_trainer(module), _counted_offload(module) as offload:
+        with without_trainer(module), _counted_offload(module) as offload:
             before = tracker.live
             optimizer = module.optimizer_factory.build(module)
             for parameter in trained:
@@ -154,7 +154,7 @@ def step_memory(
             state = tracker.live - before
             tracker.restart()
             for number in range(min(batches, 2)):
-                batch = _batch(module, clip_shape, clips, number, device)
+                batch = made_up_batch(module, clip_shape, clips, number, device)
                 with precision.forward_context():
                     loss: Any = module.training_step(batch, number)["loss"]
                 loss.backward()
@@ -168,8 +168,8 @@ def step_memory(
 
 
 @contextmanager
-def _without_trainer(module: VideoDiffusion) -> Iterator[None]:
-    """What a step tells the trainer is told to nobody."""
+def without_trainer(module: VideoDiffusion) -> Iterator[None]:
+    """What a step tells the trainer is told to nobody; no caption is dropped."""
     nobody = {"log": lambda *_, **__: None, "count": lambda _: None}
     plain = module.encoders
     module.encoders = _WholeCaptions(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
@@ -193,16 +193,19 @@ def _counted_offload(module: VideoDiffusion) -> Iterator[_CountedOffload | None]
         module.offload = plain
 
 
-def _batch(module: nn.Module, clip_shape: tuple[int, int, int], clips: int, number: int, device: str) -> ClipBatch:
+def made_up_batch(
+    module: nn.Module, clip_shape: tuple[int, int, int], clips: int, number: int, device: str
+) -> ClipBatch:
+    """A batch of black clips with captions of the planned length."""
     assert isinstance(module, VideoDiffusion)
     words = module.encoders.planned_text_tokens - 1  # and the start token
     sizes = {"original_resolution": 2, "crop": 2, "sampling_stride": 1}
     return ClipBatch(
-        torch.empty(clips, 3, *clip_shape, dtype=torch.uint8, device=device),
+        torch.zeros(clips, 3, *clip_shape, dtype=torch.uint8, device=device),
         captions=(" ".join(["a"] * words),) * clips,
         keys=tuple(map(str, range(clips))),
         epochs=(0,) * clips,
         number=number,
         fps=(8.0,) * clips,
-        micro={name: torch.empty(clips, size, device=device) for name, size in sizes.items()},
+        micro={name: torch.ones(clips, size, device=device) for name, size in sizes.items()},
     )
