@@ -15,7 +15,8 @@ from vidlab.errors import UserError
 from vidlab.files import write_json, write_text
 from vidlab.lab.cli.composed import compose
 from vidlab.lab.stages import running, trained
-from vidlab.lab.stages.graph import Graph, read_graph
+from vidlab.lab.stages.graph import GIVEN, Graph, read_graph
+from vidlab.lab.stages.picture import PARTS as NAMES_OF_PARTS
 from vidlab.lab.stages.report import rows_of, table_of, write_report
 from vidlab.lab.stages.running import StageRunner, new_record
 from vidlab.lab.stages.seeds import compare_seeds, in_words, split_seeds
@@ -280,6 +281,28 @@ def test_a_stage_takes_the_flops_of_another_and_is_compared_over_seeds(tmp_path)
     assert split_seeds(["a=1", "seeds=0,3"]) == ([0, 3], ["a=1"])
     with pytest.raises(UserError, match="different whole numbers"):
         split_seeds(["seeds=0,0"])
+
+
+def test_a_stage_is_the_frozen_image_model_of_others(tmp_path):
+    text = (
+        "name: moves\nstages:\n  images: {}\n  motion: {parents: {images: image_model}}\n"
+        "  losses: {parents: {images: image_model, motion: all}}\n"
+    )
+    launch, words = Trainings(), {}
+
+    def watched(line, place):
+        words[place.name.rpartition("-")[0]] = [word for word in line if word.startswith(("init", "model"))]
+        return launch(line, place)
+
+    runner = train(tmp_path / "stages", graph_of(tmp_path, text), watched)
+    images = f"model.image_model={runner.places['images']}"
+    assert words["images"] == ["init=none"] and words["motion"] == [images, "init=none"]
+    assert words["losses"] == [
+        images, "init=parents", f"init.runs={{motion:{runner.places['motion']}}}", "init.parts={motion:all}"
+    ]  # fmt: skip
+    assert "image model" in (runner.folder / "stages.svg").read_text() and set(GIVEN) == set(NAMES_OF_PARTS)
+    with pytest.raises(UserError, match="one stage can be the image_model"):
+        graph_of(tmp_path, text.replace("motion: all", "motion: image_model"))
 
 
 def test_a_training_ends_in_a_process_of_its_own(tmp_path, monkeypatch):
