@@ -7,6 +7,7 @@ import pytest
 
 import vidlab
 from tiny_language_model import save_tiny
+from vidlab.lab.ema.__main__ import main as write_average
 from vidlab.text.refiner.refiner import PromptRefiner
 
 from .command import TINY, Done, Lab, new_lab
@@ -19,7 +20,9 @@ PROMPT = "prompt=a red square, moving to the right"
 def trained(commands, empty_store, tmp_path_factory) -> Lab:
     """A folder with one short run, taught fast enough that averaged and raw weights give different videos."""
     lab = new_lab(commands, tmp_path_factory.mktemp("trained") / "work", empty_store)
-    done = lab.train("trainer.max_steps=6", "lr_schedule=constant", "lr_schedule.warmup_steps=0", "optimizer.lr=0.02")
+    kept = ("callbacks=[default,post_hoc_ema]", "callbacks.post_hoc_ema.every_n_steps=1")
+    fast = ("lr_schedule=constant", "lr_schedule.warmup_steps=0", "optimizer.lr=0.02")
+    done = lab.train("trainer.max_steps=6", *fast, *kept)
     assert done.code == 0, done.err
     return lab
 
@@ -71,6 +74,14 @@ def test_every_way_to_name_a_checkpoint_gives_the_same_bits(trained, samples):
     for number, reference in enumerate(references):
         again = generated(trained, f"same-{number}", f"checkpoint={reference}")
         assert originals(again) == originals(samples)
+
+
+def test_an_average_of_another_length_is_that_of_the_checkpoint_made_of_it(trained, samples):
+    (run,) = trained.runs
+    assert write_average([str(run), "0.2"]) == 0
+    asked = generated(trained, "length", "ema_length=0.2")
+    made = generated(trained, "length-made", f"checkpoint={run / 'checkpoints' / 'ema-0.2.ckpt'}")
+    assert originals(asked) == originals(made) != originals(samples)
 
 
 def test_videos_do_not_depend_on_their_batch(trained, samples):

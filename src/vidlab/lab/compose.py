@@ -37,7 +37,7 @@ MODULE_PARTS = {
     **{name: name for name in ("autoencoder", "text_encoder", "objective", "conditioning", "optimizer", "lr_schedule")},
     **{"sampler": "sampler", "guidance": "guidance", "backbone": "model", "regularizers": "losses"},
 }
-SCALARS = {"compile": False, "attention": "auto", "ssm": "auto"}
+SCALARS = {"compile": False, "attention": "auto", "ssm": "auto", "activation_offload": False}
 
 
 def build_module(cfg: DictConfig, guard: Callable[[], AbstractContextManager[None]] = nullcontext) -> Any:
@@ -219,6 +219,7 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
     _check_processes(cfg.trainer.get("devices", 1), accelerator)
     _refuse_overfitting(cfg.trainer)
     check_trainable(cfg.attention, accelerator)
+    _check_offload(cfg, accelerator)
     callbacks = [instantiate(node, f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
     try:
         trainer: Trainer = instantiate(
@@ -239,6 +240,20 @@ def build_trainer(cfg: DictConfig, logger: Any) -> Trainer:
         raise UserError(f"trainer: {cause}") from error
     share_clips(trainer, cfg.trainer.get("sequence_parallel", 1))
     return trainer
+
+
+def _check_offload(cfg: DictConfig, accelerator: str) -> None:
+    if not cfg.get("activation_offload"):
+        return
+    if accelerator == "cpu":
+        raise UserError(
+            "activation_offload=true moves activations from a GPU to main memory, and this run computes on the CPU, "
+            "whose memory that is. Leave it out; model.backbone.activation_checkpointing=true saves memory here."
+        )
+    if "fully_sharded" in str(cfg.trainer.get("strategy", "")):
+        raise UserError(
+            "activation_offload=true has not been tried where weights are gathered from shards. Use trainer=gpu or ddp."
+        )
 
 
 def _without_sharing(trainer: DictConfig) -> DictConfig:

@@ -42,7 +42,7 @@ from vidlab.lab.runs.run_start import RunRecorder, RunStart, run_tags
 from vidlab.lab.runs.stopping import leave_process_group, stopped
 from vidlab.lab.runs.summary import Course, Summary, shortened, summarize, summary_of
 from vidlab.lab.scaling.model_scale import check_scale
-from vidlab.lab.sweeps.own_processes import run_as_command, starts_processes
+from vidlab.lab.sweeps.own_processes import end_with_starter, run_as_command, starts_processes
 from vidlab.lab.tracking.heartbeat import Heartbeat
 from vidlab.lab.tracking.metric_record import MetricRecord
 from vidlab.lab.tracking.mlflow_logger import MLflowLogger
@@ -64,6 +64,7 @@ def run_training(cfg: DictConfig) -> float | None:
         SystemExit: 143 (128 + 15) when SIGTERM, 130 when Ctrl-C ended training, after a checkpoint.
     """
     _quiet()
+    end_with_starter()
     check_scale(cfg)
     if asks_for_plan(cfg.get("plan")):
         run_plan(cfg)

@@ -1,6 +1,7 @@
 """Training of video denoisers as one LightningModule, whatever backbone, objective and conditioning are chosen."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
@@ -16,6 +17,7 @@ from vidlab.cost.flops import ModelCost
 from vidlab.diffusion.objective import Objective
 from vidlab.errors import UserError
 from vidlab.layers.compilation.blocks import MODES
+from vidlab.layers.compilation.offloading import ActivationOffload
 from vidlab.losses.base import Regularizer, Regularizers
 from vidlab.parallel.exchange import Team
 from vidlab.pipelines.video_pipeline import VideoPipeline
@@ -55,6 +57,7 @@ class VideoDiffusion(SingleOptimizerModule):
         compile: compile the blocks of the denoiser with torch.compile: True, or ``max`` to search for faster kernels.
         attention: attention kernel of the denoiser.
         ssm: state-space kernel of the denoiser.
+        activation_offload: keep in main memory what the denoiser's backward pass needs.
 
     Logs:
         train/loss, train/<regularizer>, train/grad_norm per step; val/loss, val/x0_mse (pixels, mean over bins) and
@@ -84,6 +87,7 @@ class VideoDiffusion(SingleOptimizerModule):
         compile: bool | str = False,
         attention: str = "auto",
         ssm: str = "auto",
+        activation_offload: bool = False,
     ) -> None:
         super().__init__(optimizer, lr_schedule)
         self.encoders = TrainingEncoders(autoencoder, text_encoder, latents, text_dropout)
@@ -104,6 +108,7 @@ class VideoDiffusion(SingleOptimizerModule):
         self.log_snr_bins = tuple(float(value) for value in log_snr_bins)
         self.seed = seed
         self.compile_mode = _compile_mode(compile)
+        self.offload = _offload(activation_offload, compile)
         self.backbone: VideoDenoiser | None = None
         self._given_away = GivenAwayWarning(self.conditioning)
         self._given_away.check(self.latent.frames)
@@ -208,7 +213,8 @@ class VideoDiffusion(SingleOptimizerModule):
         corrupted = self.objective.prepare(x0, conditions, draw)
         corrupted = replace(corrupted, input=replace(corrupted.input, requested=self.regularizers.requested))
         self.costs.saw(corrupted.input)
-        output = self.denoiser(corrupted.input)
+        with nullcontext() if self.offload is None else self.offload.forward(self.denoiser):
+            output = self.denoiser(corrupted.input)
         objective = self.objective.loss(corrupted, output)
         context = LossContext(
             batch, corrupted.input, output, corrupted.target, batch.number, draw,
@@ -273,3 +279,12 @@ def _compile_mode(compile: bool | str) -> str | None:
     if name not in (*MODES, "false"):
         raise UserError(f"compile={compile}: choose one of true, max, false.")
     return None if name == "false" else name
+
+
+def _offload(asked: bool, compile: bool | str) -> ActivationOffload | None:
+    if asked and _compile_mode(compile) is not None:
+        raise UserError(
+            f"activation_offload=true moves what single operations keep, and with compile={compile} the compiler "
+            "chooses what is kept. Use one of the two."
+        )
+    return ActivationOffload() if asked else None

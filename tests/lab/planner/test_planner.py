@@ -10,10 +10,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import open_dict
+from lightning.pytorch.plugins.precision import Precision
+from omegaconf import DictConfig, open_dict
 
 from cli.command import Commands
 from vidlab.errors import UserError
+from vidlab.lab.compose import build_module
 from vidlab.lab.planner.plan import (
     BucketCost,
     TrainingPlan,
@@ -22,7 +24,7 @@ from vidlab.lab.planner.plan import (
     plan_training,
 )
 from vidlab.lab.planner.report import row, text_of
-from vidlab.lab.planner.step import StepMemory
+from vidlab.lab.planner.step import StepMemory, step_memory
 from vidlab.lab.planner.table import table, write_row
 from vidlab.lab.runs import run_folder  # noqa: F401  registers its resolver
 from vidlab.training.optimization.fully_sharded import ShardedWeights
@@ -39,6 +41,10 @@ PLAN = TrainingPlan(
 
 
 def planned(*words: str) -> TrainingPlan:
+    return plan_training(composed(*words))
+
+
+def composed(*words: str) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("train", ["hydra.mode=RUN", *words], return_hydra_config=True)
     with open_dict(cfg):
@@ -46,7 +52,7 @@ def planned(*words: str) -> TrainingPlan:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    return plan_training(cfg)
+    return cfg
 
 
 def test_gradients_optimizer_average_and_checkpoint() -> None:
@@ -66,6 +72,30 @@ def test_recomputation_and_accumulation() -> None:
     twice = planned(*words, "trainer.accumulate_grad_batches=2").memory
     # the gradients of the first batch are there while the second is computed, which plain steps have at the end alone
     assert plain.peak <= twice.peak <= plain.peak + 1.25 * plain.gradients + 1
+
+
+def test_offloaded_activations_lie_in_main_memory() -> None:
+    found = {}
+    for offload in (False, True):
+        cfg = composed(*TINY, "model.backbone.depth=2", "data.batch_size=64", f"activation_offload={offload}")
+        module = build_module(cfg)
+        with torch.device("meta"):
+            module.configure_model()
+        found[offload] = step_memory(module, module.clip_shape, 64, 1, Precision(), "cpu")  # sizes are those of a GPU
+    plain, moved = found[False], found[True]
+    assert plain.offloaded == 0 and (plain.weights, plain.optimizer) == (moved.weights, moved.optimizer)
+    assert moved.activations < 0.5 * plain.activations < moved.activations + moved.offloaded
+    text = text_of(replace(PLAN, memory=moved, device="cuda", available=0))
+    assert "of activations in main memory" in text and "activation_offload=true" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(TINY, "this run computes on the CPU"), ((*TINY, "compile=true"), "compile=True the compiler")],
+)
+def test_offload_is_refused_where_it_cannot_be(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        planned(*words, "activation_offload=true")
 
 
 def test_budgets_give_the_steps() -> None:

@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +15,8 @@ from vidlab.errors import UserError
 from vidlab.files import write_json, write_text
 from vidlab.lab.cli.composed import compose
 from vidlab.lab.stages import running, trained
-from vidlab.lab.stages.graph import Graph, read_graph
+from vidlab.lab.stages.graph import GIVEN, Graph, read_graph
+from vidlab.lab.stages.picture import PARTS as NAMES_OF_PARTS
 from vidlab.lab.stages.report import rows_of, table_of, write_report
 from vidlab.lab.stages.running import StageRunner, new_record
 from vidlab.lab.stages.seeds import compare_seeds, in_words, split_seeds
@@ -284,6 +283,28 @@ def test_a_stage_takes_the_flops_of_another_and_is_compared_over_seeds(tmp_path)
         split_seeds(["seeds=0,0"])
 
 
+def test_a_stage_is_the_frozen_image_model_of_others(tmp_path):
+    text = (
+        "name: moves\nstages:\n  images: {}\n  motion: {parents: {images: image_model}}\n"
+        "  losses: {parents: {images: image_model, motion: all}}\n"
+    )
+    launch, words = Trainings(), {}
+
+    def watched(line, place):
+        words[place.name.rpartition("-")[0]] = [word for word in line if word.startswith(("init", "model"))]
+        return launch(line, place)
+
+    runner = train(tmp_path / "stages", graph_of(tmp_path, text), watched)
+    images = f"model.image_model={runner.places['images']}"
+    assert words["images"] == ["init=none"] and words["motion"] == [images, "init=none"]
+    assert words["losses"] == [
+        images, "init=parents", f"init.runs={{motion:{runner.places['motion']}}}", "init.parts={motion:all}"
+    ]  # fmt: skip
+    assert "image model" in (runner.folder / "stages.svg").read_text() and set(GIVEN) == set(NAMES_OF_PARTS)
+    with pytest.raises(UserError, match="one stage can be the image_model"):
+        graph_of(tmp_path, text.replace("motion: all", "motion: image_model"))
+
+
 def test_a_training_ends_in_a_process_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(running.sys, "executable", "/bin/echo")
     assert running.run_as_command(["seed=1"], tmp_path) == 0
@@ -306,6 +327,7 @@ def test_every_stage_of_shipped_graphs_composes(path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_command_goes_on_where_it_was(tmp_path):
     """Two real trainings; the second is killed with the command, and nothing of the first is trained again."""
     shared = "model=stiv, autoencoder=haar_frames, model.backbone.width=32, model.backbone.heads=1, trainer=cpu"
@@ -317,12 +339,16 @@ def test_a_killed_command_goes_on_where_it_was(tmp_path):
         "  videos: {parents: {images: all_but_temporal_attention}, budget: {steps: 2}}\n"
     )
     command = [sys.executable, "-m", "vidlab.lab.stages", "graph.yaml"]
-    first = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    first = subprocess.Popen(command, cwd=tmp_path)
     folder = tmp_path / "runs" / "small" / "stages"
     while first.poll() is None and not list(folder.glob("videos-*/run.json")):
         time.sleep(0.05)
-    os.killpg(first.pid, signal.SIGKILL)
+    started = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    first.kill()
     first.wait()
+    assert started
+    while any(Path(f"/proc/{pid}").exists() for pid in started):  # the training that it had started ends with it
+        time.sleep(0.05)
     image = next(folder.glob("images-*"))
     before = (image / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     subprocess.run(command, cwd=tmp_path, check=True)

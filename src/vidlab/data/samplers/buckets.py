@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from math import gcd, isqrt
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from typing_extensions import override
 
 from vidlab.data.samplers.assignment import CHUNK, REASONS, Assignment, Bucket
+from vidlab.data.samplers.step_times import StepTimes, read_step_times
 from vidlab.data.samplers.steps import TAILS
 from vidlab.data.storage.index import ClipIndex
 from vidlab.errors import UserError
@@ -52,6 +54,7 @@ class Bucketing:
         max_aspect: clips whose longer side is more than this times the shorter are dropped; None drops none.
         tokens_per_batch: tokens of a batch on one rank, at most; None is ``data.batch_size`` clips of the largest
             bucket.
+        step_times: a file of ``vidlab step-times``, by which batches take equal time instead of having equal tokens.
         tail: what becomes of the clips that fill no step at the end of an epoch. ``drop``: left out, others each
             epoch; ``pad``: filled up with clips of the bucket that were already seen; ``smaller``: a smaller batch, the
             same on each rank, filled up by fewer than world-size clips. A single bucket needs none: its epochs are
@@ -82,11 +85,13 @@ class Bucketing:
     min_tokens: int | None = None
     max_aspect: float | None = None
     tokens_per_batch: int | None = None
+    step_times: str | None = None
     tail: str = "pad"
     min_clips: int | None = None
     image_every: int | None = None
     weights: Mapping[str, float] | None = None
     window: int = 65536
+    times: StepTimes | None = field(default=None, init=False)
 
     # whether clips shorter than ``data.frames`` are trained as well
     trains_short: ClassVar[bool] = True
@@ -94,6 +99,8 @@ class Bucketing:
     def __post_init__(self) -> None:
         _check_ranges(self)
         self._check_ratios()
+        if self.step_times is not None:
+            object.__setattr__(self, "times", read_step_times(Path(self.step_times)))
 
     def _check_ratios(self) -> None:
         if self.ratios is None:
@@ -127,7 +134,8 @@ class Bucketing:
     @property
     def recorded(self) -> dict[str, Any] | None:
         """What checkpoints keep of the rule, for the order of the clips depends on it; None for one shape."""
-        return asdict(self)
+        found = asdict(self)  # without the place of the times, which may move, and as ever where there are none
+        return {name: one for name, one in found.items() if name != "step_times" and (name != "times" or one)}
 
     @property
     def cache_key(self) -> dict[str, Any]:
@@ -172,10 +180,10 @@ class Bucketing:
         """Clips of a batch of each bucket, so that no batch has more than ``tokens_per_batch`` tokens.
 
         A batch then has more than ``tokens_per_batch`` less one clip, so the tokens of full batches differ by less than
-        the largest clip's share of the budget.
+        the largest clip's share of the budget. With ``step_times`` no batch takes longer than one of the largest.
 
         Raises:
-            UserError: one clip alone has more.
+            UserError: one clip alone has more, or a bucket is not in ``step_times``.
         """
         largest = max(buckets, key=self.tokens)
         budget = self.tokens_per_batch or batch_size * self.tokens(largest)
@@ -184,6 +192,8 @@ class Bucketing:
                 f"data.bucketing.tokens_per_batch={budget}: one clip of bucket {largest} has {self.tokens(largest)} "
                 "tokens (latent frames x height x width). Raise it, or lower data.bucketing.max_tokens or max_frames"
             )
+        if self.times is not None:
+            return self.times.batch_sizes(buckets, largest, budget // self.tokens(largest))
         return [budget // self.tokens(bucket) for bucket in buckets]
 
     def assignment(self, index: ClipIndex) -> Assignment:

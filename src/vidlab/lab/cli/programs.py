@@ -51,6 +51,9 @@ PROGRAMS: Mapping[str, Program] = {
         "curate",
     ),
     "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.reports.data_plan:main"),
+    "step-times": Program(
+        "measure a training step on each bucket, for batches that take equal time", "vidlab.lab.reports.step_times:main"
+    ),
     "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),
     "export": Program("write what a run trained as safetensors and JSON", "vidlab.lab.export:main"),
     "vbench": Program("combine result files of VBench into its scores", "vidlab.metrics.vbench.scores:main"),
@@ -92,5 +95,5 @@ def usage(unknown: str | None) -> str:
         near = difflib.get_close_matches(unknown, PROGRAMS, 1)
         lines = [f"{unknown}: no such program.{f' Did you mean {near[0]}?' if near else ''}", ""]
     lines += ["vidlab PROGRAM [group=choice ...] [key=value ...]", ""]
-    lines += [f"  {name:<10}{program.says}" for name, program in PROGRAMS.items()]
+    lines += [f"  {name:<12}{program.says}" for name, program in PROGRAMS.items()]
     return "\n".join([*lines, "", "vidlab PROGRAM --help says what a program takes."])

@@ -29,6 +29,7 @@ def text_of(plan: TrainingPlan) -> str:
         f"gradients           {size(memory.gradients)}",
         f"optimizer           {size(memory.optimizer)}",
         f"activations         {size(memory.activations)}",
+        *([f"offloaded           {size(memory.offloaded)} of activations in main memory"] if memory.offloaded else []),
         f"peak                {size(memory.peak)} above the process before the first batch",
         f"memory              {size(plan.needed)} on each device, {size(RUNNING[plan.device])} of them before any "
         f"model; {where} has {size(plan.available)}",
@@ -51,7 +52,8 @@ def warning(plan: TrainingPlan) -> list[str]:
         return []
     return [
         f"WARNING: it needs {size(plan.needed)} and there are {size(plan.available)}. Lower data.batch_size and raise "
-        "trainer.accumulate_grad_batches, set model.backbone.activation_checkpointing=true, or lower model.scale."
+        "trainer.accumulate_grad_batches, set model.backbone.activation_checkpointing=true"
+        f"{', activation_offload=true' if plan.device == 'cuda' else ''}, or lower model.scale."
     ]
 
 

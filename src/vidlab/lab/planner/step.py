@@ -1,5 +1,6 @@
 """The memory of a training step: its own code, run on tensors that have sizes and no numbers."""
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -7,12 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import Precision
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from typing_extensions import override
 
 from vidlab.clip import ClipBatch
 from vidlab.cost.memory import MemoryTracker, process_peak
+from vidlab.layers.compilation.offloading import ActivationOffload
 from vidlab.randomness import KeyedRNG
 from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.optimization.fully_sharded import ShardedWeights
@@ -31,6 +33,7 @@ class StepMemory:
         activations: what the largest batch and the step add at most to all these.
         peak: above the process before the first batch, in which weights and their average are: gradients, optimizer
             state, activations, and with ``in_process`` what a CPU adds.
+        offloaded: of activations that lie in main memory instead, at most.
     """
 
     weights: int
@@ -39,6 +42,7 @@ class StepMemory:
     optimizer: int
     activations: int
     peak: int
+    offloaded: int = 0
 
     def without_average(self) -> "StepMemory":
         """Of a run that keeps none."""
@@ -55,6 +59,7 @@ class StepMemory:
             optimizer=optimizer,
             activations=self.activations + weights.whole,
             peak=self.peak - gone + weights.whole,
+            offloaded=self.offloaded,
         )
 
     def in_process(self, dtype: torch.dtype, recomputes: bool | str) -> "StepMemory":
@@ -65,6 +70,42 @@ class StepMemory:
     def total(self) -> int:
         """Weights, average and peak."""
         return self.weights + self.average + self.peak
+
+
+class _CountedOffload(ActivationOffload):
+    """Counts the bytes that would lie in main memory, and holds none there.
+
+    Attributes:
+        peak: the most there were.
+    """
+
+    def __init__(self, smallest: int) -> None:
+        super().__init__(smallest, pinned=False)
+        self.held = self.peak = 0
+
+    @override
+    def away(self, block: Tensor) -> Any:
+        size = block.numel() * block.element_size()
+        kept = _Moved(block.numel(), block.dtype)
+        self.held += size
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(kept, self._gone, size)
+        return kept
+
+    @override
+    def back(self, kept: Any, device: torch.device) -> Tensor:
+        return torch.empty(kept.elements, dtype=kept.dtype, device=device)
+
+    def _gone(self, size: int) -> None:
+        self.held -= size
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """What a block of memory holds that has been moved away."""
+
+    elements: int
+    dtype: torch.dtype
 
 
 class _WholeCaptions(TrainingEncoders):
@@ -102,7 +143,7 @@ def step_memory(
         precision.convert_module(module.train())
         trained = [p for p in module.parameters() if p.requires_grad]
         weights = tracker.live
-        with _without_trainer(module):
+        with without_trainer(module), _counted_offload(module) as offload:
             before = tracker.live
             optimizer = module.optimizer_factory.build(module)
             for parameter in trained:
@@ -113,7 +154,7 @@ def step_memory(
             state = tracker.live - before
             tracker.restart()
             for number in range(min(batches, 2)):
-                batch = _batch(module, clip_shape, clips, number, device)
+                batch = made_up_batch(module, clip_shape, clips, number, device)
                 with precision.forward_context():
                     loss: Any = module.training_step(batch, number)["loss"]
                 loss.backward()
@@ -123,12 +164,12 @@ def step_memory(
         peak = tracker.peak - before
         activations = max(peak - gradients - state, 0)
     average = sum(p.numel() * max(p.element_size(), 4) for p in trained)
-    return StepMemory(weights, average, gradients, state, activations, peak)
+    return StepMemory(weights, average, gradients, state, activations, peak, offload.peak if offload else 0)
 
 
 @contextmanager
-def _without_trainer(module: VideoDiffusion) -> Iterator[None]:
-    """What a step tells the trainer is told to nobody."""
+def without_trainer(module: VideoDiffusion) -> Iterator[None]:
+    """What a step tells the trainer is told to nobody; no caption is dropped."""
     nobody = {"log": lambda *_, **__: None, "count": lambda _: None}
     plain = module.encoders
     module.encoders = _WholeCaptions(**{one.name: getattr(plain, one.name) for one in fields(plain) if one.init})
@@ -141,16 +182,30 @@ def _without_trainer(module: VideoDiffusion) -> Iterator[None]:
             del vars(module)[name]
 
 
-def _batch(module: nn.Module, clip_shape: tuple[int, int, int], clips: int, number: int, device: str) -> ClipBatch:
+@contextmanager
+def _counted_offload(module: VideoDiffusion) -> Iterator[_CountedOffload | None]:
+    plain = module.offload
+    counted = None if plain is None else _CountedOffload(plain.smallest)
+    module.offload = counted
+    try:
+        yield counted
+    finally:
+        module.offload = plain
+
+
+def made_up_batch(
+    module: nn.Module, clip_shape: tuple[int, int, int], clips: int, number: int, device: str
+) -> ClipBatch:
+    """A batch of black clips with captions of the planned length."""
     assert isinstance(module, VideoDiffusion)
     words = module.encoders.planned_text_tokens - 1  # and the start token
     sizes = {"original_resolution": 2, "crop": 2, "sampling_stride": 1}
     return ClipBatch(
-        torch.empty(clips, 3, *clip_shape, dtype=torch.uint8, device=device),
+        torch.zeros(clips, 3, *clip_shape, dtype=torch.uint8, device=device),
         captions=(" ".join(["a"] * words),) * clips,
         keys=tuple(map(str, range(clips))),
         epochs=(0,) * clips,
         number=number,
         fps=(8.0,) * clips,
-        micro={name: torch.empty(clips, size, device=device) for name, size in sizes.items()},
+        micro={name: torch.ones(clips, size, device=device) for name, size in sizes.items()},
     )

@@ -113,7 +113,16 @@ def steps(planned: BucketedPlan) -> list[str]:
     kinds = {stats.bucket.frames == 1 for stats in plan.stats}
     if planned.bucketing.image_every is not None and len(kinds) == 1:
         lines.append("  data.bucketing.image_every has no effect: there are not both images and videos")
-    return [*lines, *tokens_of(planned.balance, planned)]
+    return [*lines, *tokens_of(planned.balance, planned), *seconds_of(planned)]
+
+
+def seconds_of(planned: BucketedPlan) -> list[str]:
+    """How long full batches take, where that was measured."""
+    times = planned.bucketing.times
+    if times is None:
+        return []
+    found = [times.of(stats.bucket).seconds(stats.batch_size) for stats in planned.plan.stats]
+    return [f"seconds per full batch, by data.bucketing.step_times: {min(found):.3g} to {max(found):.3g}"]
 
 
 def tokens_of(balance: Balance, planned: BucketedPlan) -> list[str]:

@@ -12,6 +12,8 @@ import yaml  # type: ignore[import-untyped]
 from vidlab.errors import UserError
 from vidlab.lab.stages.parts import PARTS
 
+IMAGE_MODEL = "image_model"  # what a parent gives as model.image_model: the frozen model that moves
+GIVEN = (*PARTS, IMAGE_MODEL)
 UNITS = ("steps", "samples", "tokens", "flops", "wall_time")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # What the graph itself decides for each stage, and what would let a file do more than describe a training.
@@ -26,7 +28,7 @@ class Stage:
     Args:
         name: of the stage, and of its folder.
         overrides: words of its command line, those that all stages share first.
-        parents: the part of the new model's weights that each named stage gives, one of ``PARTS``.
+        parents: the part of the new model's weights that each named stage gives, one of ``PARTS``; or ``image_model``.
         budget: the unit and the amount at which it ends.
         flops_of: a stage that took, with all that it stands on, as many FLOPs as this is to take, in place of a budget.
         says: what it is for, in a line.
@@ -146,8 +148,10 @@ def _stage(name: str, node: Any, key: str, shared: Sequence[str], extra: Sequenc
     if not isinstance(parents, dict):
         raise UserError(f"{key}.parents={parents}: write a stage and the part it gives, such as images: all.")
     for parent, part in parents.items():
-        if part not in PARTS:
-            raise UserError(f"{key}.parents.{parent}={part}: choose {' | '.join(PARTS)}.")
+        if part not in GIVEN:
+            raise UserError(f"{key}.parents.{parent}={part}: choose {' | '.join(GIVEN)}.")
+    if [*parents.values()].count(IMAGE_MODEL) > 1:
+        raise UserError(f"{key}.parents: one stage can be the {IMAGE_MODEL}.")
     own = _words(content.get("overrides", []), f"{key}.overrides")
     words = {word.partition("=")[0]: word for word in (*shared, *own, *extra)}  # a later word replaces an earlier one
     budget: Any = content.get("budget")

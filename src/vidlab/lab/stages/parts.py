@@ -10,8 +10,9 @@ from vidlab.training.video_diffusion import VideoDiffusion
 from vidlab.training.warm_start import WarmStartReport, inherit
 
 ALL, ALL_BUT_TEMPORAL, TEMPORAL = "all", "all_but_temporal_attention", "temporal_attention"
-PARTS = (ALL, ALL_BUT_TEMPORAL, TEMPORAL)
-BACKBONE = "backbone."
+ALL_BUT_DISCRIMINATOR = "all_but_discriminator"
+PARTS = (ALL, ALL_BUT_TEMPORAL, TEMPORAL, ALL_BUT_DISCRIMINATOR)
+BACKBONE, DISCRIMINATOR = "backbone.", "discriminator."
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class FromParents:
 
     Args:
         runs: a run folder, a checkpoint file or an MLflow run id, by the name of the parent.
-        parts: ``all``, ``all_but_temporal_attention`` or ``temporal_attention``, by the same names.
+        parts: ``all``, ``all_but_temporal_attention``, ``temporal_attention`` or, of an autoencoder whose adversary
+            starts anew, ``all_but_discriminator``; by the same names.
         weights: ``ema`` or ``raw``.
         fresh: patterns of further names that may start as drawn where no parent has them.
         copies: prefix of names that no parent has, to the prefix of those they start as a copy of.
@@ -47,23 +49,28 @@ class FromParents:
 
     def apply(self, module: ClipModule, around: RunContext) -> WarmStartReport:
         """Take every weight or raise."""
-        temporal = temporal_names(module)
-        if not temporal and set(self.parts.values()) != {ALL}:
+        temporal, parts = temporal_names(module), set(self.parts.values())
+        if not temporal and parts & {TEMPORAL, ALL_BUT_TEMPORAL}:
             raise UserError("init.parts: this model declares no temporal attention; its parents can give all only.")
+        if ALL_BUT_DISCRIMINATOR in parts and isinstance(module, VideoDiffusion):
+            raise UserError(f"init.parts: a denoiser has no discriminator, which {ALL_BUT_DISCRIMINATOR} leaves out.")
         frozen, sources, notes = module.frozen_keys(), [], []
         for name, run in self.runs.items():
             source, config = CheckpointSource(run, self.weights).load(around, f"init.runs.{name}")
-            kept = {n: w for n, w in source.weights.items() if n not in frozen and self._gives(name, n in temporal)}
+            kept = {n: w for n, w in source.weights.items() if n not in frozen and self._gives(name, n, temporal)}
             sources.append(replace(source, weights=kept))
             notes += position_notes(module, config)
-        drawn = () if ALL in self.parts.values() or TEMPORAL in self.parts.values() else tuple(sorted(temporal))
-        fresh = (*self.fresh, *drawn)
+        drawn = () if parts & {ALL, TEMPORAL} else tuple(sorted(temporal))
+        anew = (f"{DISCRIMINATOR}*",) if ALL not in parts and ALL_BUT_DISCRIMINATOR in parts else ()
+        fresh = (*self.fresh, *drawn, *anew)
         report = inherit(module, sources, fresh, self.copies, weight_adapter(module), module.inherited())
         return replace(report, notes=tuple(dict.fromkeys(notes)))
 
-    def _gives(self, parent: str, temporal: bool) -> bool:
+    def _gives(self, parent: str, name: str, temporal: frozenset[str]) -> bool:
         part = self.parts[parent]
-        return part == ALL or temporal == (part == TEMPORAL)
+        if part == ALL_BUT_DISCRIMINATOR:
+            return not name.startswith(DISCRIMINATOR)
+        return part == ALL or (name in temporal) == (part == TEMPORAL)
 
 
 def temporal_names(module: ClipModule) -> frozenset[str]:

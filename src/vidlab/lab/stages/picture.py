@@ -8,7 +8,10 @@ from vidlab.lab.stages.graph import Graph
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 216, 92, 84, 26, 20
 COLORS = {"finished": "#2e7d32", "running": "#1565c0", "failed": "#c62828", "interrupted": "#ef6c00"}
-PARTS = {"all": "all", "all_but_temporal_attention": "all but temporal", "temporal_attention": "temporal"}
+PARTS = {
+    "all": "all", "all_but_temporal_attention": "all but temporal", "temporal_attention": "temporal",
+    "all_but_discriminator": "autoencoder", "image_model": "image model",
+}  # fmt: skip
 STYLE = "font-family:sans-serif;font-size:12px;fill:#222"
 
 

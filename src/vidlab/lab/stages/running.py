@@ -11,7 +11,7 @@ from typing import Any
 
 from vidlab.command_line import as_text, setting
 from vidlab.errors import UserError
-from vidlab.lab.stages.graph import Graph, Stage
+from vidlab.lab.stages.graph import IMAGE_MODEL, Graph, Stage
 from vidlab.lab.stages.trained import TrainedStage, place_of, read_trained, record_trained, stage_key
 from vidlab.lab.sweeps.membership import STOPPED
 from vidlab.lab.sweeps.own_processes import left_to_process, own_environment
@@ -127,11 +127,14 @@ class StageRunner:
         return found
 
     def _weights(self, stage: Stage) -> list[str]:
-        if not stage.parents:
-            return ["init=none"]
-        runs = ",".join(f"{name}:{as_text(self.places[name].absolute())}" for name in stage.parents)
-        parts = ",".join(f"{name}:{part}" for name, part in stage.parents.items())
-        return ["init=parents", f"init.runs={{{runs}}}", f"init.parts={{{parts}}}"]
+        frozen = [name for name, part in stage.parents.items() if part == IMAGE_MODEL]
+        words = [setting("model.image_model", self.places[name].absolute()) for name in frozen]
+        giving = [name for name in stage.parents if name not in frozen]
+        if not giving:
+            return [*words, "init=none"]
+        runs = ",".join(f"{name}:{as_text(self.places[name].absolute())}" for name in giving)
+        parts = ",".join(f"{name}:{stage.parents[name]}" for name in giving)
+        return [*words, "init=parents", f"init.runs={{{runs}}}", f"init.parts={{{parts}}}"]
 
     def _note(self, job: JobRecord, code: int) -> None:
         """How a stage ended; its own process may have said so, with the reason, before."""

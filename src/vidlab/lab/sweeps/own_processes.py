@@ -21,6 +21,8 @@ from vidlab.command_line import setting
 from vidlab.errors import UserError
 from vidlab.lab.sweeps.membership import STOPPED, last_value, membership
 
+STARTER = "VIDLAB_STARTER"  # in the environment of a command: the process that started it
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 IN_ONE_PROCESS = ("spawn", "fork", "notebook")  # strategies that start processes without the command line
 # Hydra's own settings that are the sweep's, not the job's.
 OF_THE_SWEEP = ("hydra.sweep.", "hydra/sweeper", "hydra.sweeper.", "hydra/launcher", "hydra.launcher.", "hydra.mode",
@@ -92,8 +94,25 @@ def _program(hydra: DictConfig) -> list[str]:
 
 
 def own_environment() -> dict[str, str]:
-    """Without Lightning's own seed, which would be another job's."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PL_GLOBAL_SEED")}
+    """Without Lightning's own seed, which would be another job's, and with what ``end_with_starter`` reads."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("PL_GLOBAL_SEED")}
+    return kept | {STARTER: str(os.getpid())}
+
+
+def end_with_starter() -> None:
+    """Ask for SIGTERM when the command that started this process is gone, as by SIGKILL, which it cannot hand on.
+
+    Training then ends after a checkpoint, and the same command goes on later. Where the starter is gone already, the
+    signal comes at once. Only Linux can do this; without a starter nothing happens.
+    """
+    starter = os.environ.pop(STARTER, None)  # it is not that of the processes that this one will start
+    if starter is None or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if str(os.getppid()) != starter:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
