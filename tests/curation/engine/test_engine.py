@@ -274,6 +274,46 @@ def test_two_curations_of_one_folder_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
+def test_twenty_kills_of_ray_change_nothing(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from vidlab.curation.engine.ray_engine import Ray
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+    sources, export, two = make_videos(tmp_path / "raw", 12) * 5, ShardExport(), Ray(workers=2)
+    sources = [replace(source, name=f"{at:02d}.mp4") for at, source in enumerate(sources)]
+    given = {"slice": Slice(1.0), "brightness": {"measure": Brightness(seconds=0.2), "keep": Range("brightness", 30)}}
+    run(tmp_path / "calm", sources, Serial(), export, 1, **given)
+    moment, journals = random.Random(0), tmp_path / "killed" / "running"
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(
+            target=run, args=(tmp_path / "killed", sources, two, export, 1), kwargs=given
+        )
+        process.start()
+        wait_until(lambda: any(journals.glob("*")))  # Ray takes seconds to begin
+        time.sleep(moment.uniform(0, 0.25))
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        wait_until(lambda: not workers_left())  # they end with the process that began them
+    run(tmp_path / "killed", sources, two, export, 1, **given)
+    assert content(tmp_path / "killed") == content(tmp_path / "calm")
+
+
+def wait_until(condition, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.01)
+
+
+def workers_left() -> bool:
+    """Whether a worker of a local Ray whose driver is gone still runs a partition."""
+    lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    return any(b"process_partition" in line or b"ray::_on_worker" in line for line in lines)
+
+
+@pytest.mark.slow
 def test_ray_gives_the_bytes_of_one_process_and_survives_a_dead_worker(tmp_path, monkeypatch):
     pytest.importorskip("ray")
     from vidlab.curation.engine.ray_engine import DEATH, Ray

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha1
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,7 @@ class Partition:
     number: int
     sources: tuple[SourceVideo, ...]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """It changes when anything of a source does, its captions too, but for the place of its file."""
         what = repr([replace(source, file="") for source in self.sources])

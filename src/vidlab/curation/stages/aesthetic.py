@@ -65,8 +65,8 @@ class LaionAesthetic(Measure):
         )
         for name, given, inside, what in wanted:
             if given is None or not (Path(given).expanduser() / inside).exists():
-                told = "is not set" if given is None else f"={given}: it is not there"
-                raise UserError(f"{key}.{name} {told}. Give {what}, or leave the step out with {step}=null.")
+                told = " is not set" if given is None else f"={given}: it is not there"
+                raise UserError(f"{key}.{name}{told}. Give {what}, or leave the step out with {step}=null.")
 
     @override
     def weights(self) -> Sequence[str]:
