@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,9 @@ from vidlab.randomness import seed_of
 
 log = logging.getLogger(__name__)
 VERSION = 1
+PLAIN = "an object"  # the caption where no category is known
+PICTURES = tuple(f"{number:03d}.png" for number in range(VIEWS))
+IN_KEYS = re.compile(r"[./]")
 LISTED = 5
 ADVICE = (
     "It holds rendering_zero123plus/<uid>/000.png (the given view) to 006.png (the six views of Zero123++) and, if "
@@ -32,7 +37,7 @@ class ObjaverseViews:
     ``valid_paths.json`` is a list of folders, or a mapping of categories to such lists (InstantMesh's training code
     reads the latter); without it all folders are taken. Pictures are encoded without loss to shards in the cache, once.
     Objects whose pictures are missing, unreadable or of different sizes are named, counted and left out. The caption
-    is empty.
+    is the object's category, as of Objaverse-LVIS, or "an object".
 
     Args:
         path: the data set's folder.
@@ -59,14 +64,13 @@ class ObjaverseViews:
         from vidlab.assets import cache_folder
 
         folder = self._folder()
-        uids = self._uids(folder)
-        first = [folder / uid / "000.png" for uid in uids]
-        settings = (VERSION, folder, self.image_dir, self.val_fraction, self.max_megapixels)
+        captions = self._captions(folder)
+        first = [folder / uid / "000.png" for uid in captions]
+        settings = VERSION, folder, *captions.items(), self.val_fraction, self.max_megapixels
         digest = fingerprint(settings, [file for file in first if file.is_file()])
         root = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
-        return prepare_once(
-            root / self.name / f"{folder.parent.name}-{digest}", lambda made: self._write(made, folder, uids)
-        )
+        made = root / self.name / f"{folder.parent.name}-{digest}"
+        return prepare_once(made, lambda made: self._write(made, folder, captions))
 
     def _folder(self) -> Path:
         if not self.path:
@@ -78,56 +82,63 @@ class ObjaverseViews:
             raise UserError(f"data.path={self.path}: no such folder ({folder}). {ADVICE}")
         return folder
 
-    def _uids(self, folder: Path) -> list[str]:
-        """Folders of objects, in the order of their names; entries that lead elsewhere are refused."""
+    def _captions(self, folder: Path) -> dict[str, str]:
+        """The caption of each object by its folder's name; names that lead elsewhere are refused."""
         listed = folder.parent / "valid_paths.json"
         if not listed.is_file():
-            return sorted(one.name for one in folder.iterdir() if one.is_dir())
+            return {name: PLAIN for name in sorted(one.name for one in folder.iterdir() if one.is_dir())}
         try:
             found = json.loads(listed.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
             raise DataError(f"{listed} cannot be read as JSON ({error}).") from error
-        groups = found.values() if isinstance(found, dict) else [found]
-        uids = [uid for group in groups for uid in (group if isinstance(group, list) else [group])]
-        bad = [uid for uid in uids if not isinstance(uid, str) or not (folder / uid).resolve().is_relative_to(folder)]
-        if bad:
-            raise DataError(f"{listed} names {shown(bad[0])}, which is no folder below {folder}.")
-        return sorted(set(uids))
+        groups = found if isinstance(found, dict) else {PLAIN: found}
+        if not all(isinstance(group, list) for group in groups.values()):
+            raise DataError(f"{listed} must be a list of folders, or a mapping of categories to such lists.")
+        captions = {}
+        for word, uid in ((word, uid) for word, group in groups.items() for uid in group):
+            if not isinstance(uid, str) or not (folder / uid).resolve().is_relative_to(folder):
+                raise DataError(f"{listed} names {shown(uid)}, which is no folder below {folder}.")
+            captions.setdefault(uid, word.replace("_", " ").strip() or PLAIN)
+        return dict(sorted(captions.items()))
 
-    def _write(self, made: Path, folder: Path, uids: list[str]) -> None:
+    def _write(self, made: Path, folder: Path, captions: Mapping[str, str]) -> None:
         from rich.progress import track
 
         from vidlab.data.storage.shards import ShardWriter
         from vidlab.data.video import VideoInfo, encode
 
-        held_out = set(
-            sorted(uids, key=lambda uid: seed_of("val", uid))[: max(1, round(len(uids) * self.val_fraction))]
-        )
+        held_out = self._held_out(folder, captions)
         rejected: dict[str, str] = {}
-        metadata = {"named": len(uids), "absent": 0, "rejected": rejected}
-        with ShardWriter(made, metadata=metadata) as writer:
-            for uid in track(uids, description=f"encoding {self.name}"):
+        with ShardWriter(made, metadata={"named": len(captions), "absent": 0, "rejected": rejected}) as writer:
+            for uid, caption in track(captions.items(), description=f"encoding {self.name}"):
                 try:
                     views = self._views(folder / uid)
                 except CorruptClipError as error:
                     rejected[shown(uid)] = str(error)
                     continue
                 info = VideoInfo(VIEWS, views.shape[1], views.shape[2], FPS, VIEWS / FPS)
-                video = encode(views, FPS, lossless=True)
-                writer.add(uid, video, info, [""], "val" if uid in held_out else "train", self.name)
+                split = "val" if uid in held_out else "train"
+                writer.add(IN_KEYS.sub("_", uid), encode(views, FPS, lossless=True), info, [caption], split, self.name)
             for name, reason in islice(rejected.items(), LISTED):
                 log.warning("data=%s: %s left out: %s", self.name, name, reason)
-            if len(uids) - len(rejected) < 2:
+            usable = len(captions) - len(rejected)
+            if usable < 2:
                 raise DataError(
-                    f"data.path={self.path}: {len(uids)} objects are named, {len(uids) - len(rejected)} are usable, and 2 "
-                    f"are needed (1 to train on, 1 held out). {ADVICE}"
+                    f"data.path={self.path}: {len(captions)} objects are named, {usable} are usable, and 2 are needed "
+                    f"(1 to train on, 1 held out). {ADVICE}"
                 )
+
+    def _held_out(self, folder: Path, uids: Iterable[str]) -> set[str]:
+        """The share of the complete objects whose names hash lowest."""
+        complete = [uid for uid in uids if all((folder / uid / name).is_file() for name in PICTURES)]
+        complete.sort(key=lambda uid: seed_of("val", uid))
+        return set(complete[: max(1, round(len(complete) * self.val_fraction))])
 
     def _views(self, folder: Path) -> NDArray[np.uint8]:
         from vidlab.data.video.pictures import read_picture
 
         try:
-            views = [read_picture(folder / f"{number:03d}.png", self.max_megapixels) for number in range(VIEWS)]
+            views = [read_picture(folder / name, self.max_megapixels) for name in PICTURES]
         except DataError as error:
             raise CorruptClipError(str(error)) from error
         sizes = {view.shape for view in views}
