@@ -86,7 +86,7 @@ class ObjaverseViews:
         """The caption of each object by its folder's name; names that lead elsewhere are refused."""
         listed = folder.parent / "valid_paths.json"
         if not listed.is_file():
-            return {name: PLAIN for name in sorted(one.name for one in folder.iterdir() if one.is_dir())}
+            return dict.fromkeys(sorted(one.name for one in folder.iterdir() if one.is_dir()), PLAIN)
         try:
             found = json.loads(listed.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
