@@ -40,6 +40,7 @@ SMALL = [
 PYRAMIDS = [f"objective={name}" for name in OBJECTIVES if name.startswith("pyramid_flow")]
 GAUSSIANS = [f"objective={name}" for name in OBJECTIVES if not name.startswith("pyramid_flow")]
 BY_FRAME = ["guidance=first_and_later", "guidance=self_quality"]
+NO_FRAMES = ["conditioning=none", "conditioning=class"]
 READ_HISTORY = ["model=full3d", "model=skiparse", "model=mmdim"]  # at this depth layers of skiparse are all full ones
 
 
@@ -49,8 +50,8 @@ def refused_pairs(lefts: list[str], rights: list[str], reason: str) -> dict[froz
 
 # (group, choice), (group, choice): the reason it is refused with
 REFUSED = {
-    frozenset({"guidance=separate_image_text", "conditioning=none"}): "guidance=SeparateImageText needs a model",
-    frozenset({"guidance=prompt", "conditioning=none"}): "guidance=PromptGuidance needs a model",
+    **refused_pairs(["guidance=separate_image_text"], NO_FRAMES, "guidance=SeparateImageText needs a model"),
+    **refused_pairs(["guidance=prompt"], NO_FRAMES, "guidance=PromptGuidance needs a model"),
     **refused_pairs(PYRAMIDS, [f"sampler={name}" for name in SAMPLERS if name != "pyramid"], "undoes the gaussian"),
     **refused_pairs(GAUSSIANS, ["sampler=pyramid"], "undoes the pyramid process"),
     **refused_pairs(GAUSSIANS, BY_FRAME, "combines passes under"),
@@ -71,7 +72,14 @@ REFUSED = {
 @cache
 def composed(*overrides: str) -> VideoDiffusion:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build_module(compose("train", [*overrides, *SMALL]))
+        return build_module(compose("train", [*overrides, *small(overrides)]))
+
+
+def small(overrides: tuple[str, ...]) -> list[str]:
+    """The smallest size; a table of classes has no heads, and needs the captions of ``batch``."""
+    if "conditioning=class" not in overrides:
+        return SMALL
+    return [word for word in SMALL if word != "text_encoder.heads=2"] + ["text_encoder.classes=[a red square,a dog]"]
 
 
 def batch(size: tuple[int, int, int]) -> ClipBatch:

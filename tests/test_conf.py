@@ -54,6 +54,10 @@ ABSENT = {
     "text_encoder/t5_clip": (True, "text_encoder.path and text_encoder.pooled_path are not set. Give local folders"),
     "text_encoder/stable_diffusion": (True, "text_encoder.path is not set. Give a local folder"),
     "text_encoder/minilm": (True, FETCH),
+    "text_encoder/classes": (
+        True,
+        "data=moving_shapes has captions and no classes, and text_encoder.classes is not set",
+    ),
     "data/clips": (True, FETCH),
     "data/folder": (True, "data.path is not set: give a folder of videos"),
     "data/captioned": (True, "data.path is not set: give the folder that curate.py stage=caption wrote"),
@@ -72,6 +76,7 @@ ABSENT = {
         f"experiment/m4v_{name}": (True, "init.run=last: no run of experiment 'm4v' has a checkpoint yet")
         for name in ("videos", "reward")
     },
+    "conditioning/class": (True, "data=moving_shapes has captions and no classes, and text_encoder.classes is not set"),
     "conditioning/structure": (True, "init=none gives none. Train the model first"),
     **{
         f"structure/{name}": (True, "init=none gives none. Train the model first")
@@ -192,6 +197,8 @@ def test_every_part_of_a_system_is_put_together(choice, tmp_path):
     cfg = compose_train(tmp_path, *overrides(choice))
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     assert own_classes(cfg) == []
+    if choice == "conditioning/class":
+        cfg.text_encoder.classes = ["walking", "running"]
     assert build_module(cfg)
 
 

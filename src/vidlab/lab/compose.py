@@ -175,6 +175,25 @@ def locate_autoencoder(cfg: DictConfig) -> None:
     cfg.autoencoder.path = place
 
 
+def name_classes(cfg: DictConfig) -> None:
+    """Set ``text_encoder.classes``, where it is null, to the classes of the data, so that the record keeps them.
+
+    Raises:
+        UserError: the data's captions are no classes.
+    """
+    encoder = cfg.get("text_encoder")
+    if encoder is None or "classes" not in encoder or encoder.classes is not None:
+        return
+    names = getattr(instantiate(cfg.data.source, "data.source"), "class_names", tuple)() if "source" in cfg.data else ()
+    if not names:
+        raise UserError(
+            f"data={cfg.data.name} has captions and no classes, and text_encoder.classes is not set. Take data that "
+            "has classes (data=ucf101 data.path=FOLDER), or, where each caption is the name of a class, name them: "
+            "text_encoder.classes=[walking,running]."
+        )
+    encoder.classes = list(names)
+
+
 def make_backbone(model: DictConfig, stride: Stride) -> Callable[..., VideoDenoiser]:
     """The denoiser's constructor.
 

@@ -27,7 +27,7 @@ from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.planning import asks_for_plan
 from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
-from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.compose import build_data, build_module, build_trainer, name_classes
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model
 from vidlab.lab.init import Initializer, RunContext
 from vidlab.lab.planner.run import run_plan
@@ -66,6 +66,7 @@ def run_training(cfg: DictConfig) -> float | None:
     _quiet()
     end_with_starter()
     check_scale(cfg)
+    name_classes(cfg)
     if asks_for_plan(cfg.get("plan")):
         run_plan(cfg)
         return None

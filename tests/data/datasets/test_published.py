@@ -139,6 +139,19 @@ def test_ucf101(tmp_path):
     assert rows[f"UCF-101/{clips[0]}.avi"].source == "ApplyEyeMakeup/v_ApplyEyeMakeup_g01"
 
 
+def test_classes_of_ucf101(tmp_path):
+    lists, source = tmp_path / "ucfTrainTestlist", UCF101(str(tmp_path))
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("YoYo/v_YoYo_g02_c01.avi 9\nArchery/v_Archery_g02_c01.avi 3\n")
+    (lists / "testlist01.txt").write_text("YoYo/v_YoYo_g01_c01.avi\n")
+    assert source.class_names() == ("archery", "yo yo")
+    (lists / "classInd.txt").write_text("10 HandstandPushups\r\n9 YoYo\r\n3 Archery\r\n")
+    assert source.class_names() == ("archery", "yo yo", "handstand pushups"), "by their numbers"
+    (lists / "classInd.txt").write_text("Archery\n")
+    with pytest.raises(DataError, match=r"classInd\.txt: each line must be a number and a class"):
+        source.class_names()
+
+
 def test_open_sora_plan(tmp_path):
     put(tmp_path, "one/a.mp4", "two/b.mp4")
     (tmp_path / "data.txt").write_text("one,one.json\ntwo,two.json\n")

@@ -74,6 +74,10 @@ class AnnotatedVideos(ABC):
         """The files whose change makes a new index."""
         return []
 
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that its captions name, in the data set's order; () where captions are texts."""
+        return ()
+
     def prepare(self) -> Path:
         """The folder of the index, made on first use."""
         folder = self._folder()

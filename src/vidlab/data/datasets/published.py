@@ -12,15 +12,17 @@ from typing_extensions import override
 from vidlab.data.datasets.annotated import AnnotatedVideos
 from vidlab.data.datasets.annotation import Annotation, scores_of
 from vidlab.data.datasets.open_sora_plan import OpenSoraPlanList
+from vidlab.data.names import is_file
 from vidlab.data.tables.captions import captions_of
 from vidlab.data.tables.csv_table import read_table
 from vidlab.data.tables.table_rows import BadItem, make_each, read_lines
-from vidlab.errors import CorruptClipError
+from vidlab.errors import CorruptClipError, DataError
 
 log = logging.getLogger(__name__)
 
 __all__ = ["UCF101", "OpenSoraPlanList", "OpenVid", "WebVid"]
 
+CLASS_LISTS = ("ucfTrainTestlist/classInd.txt", "classInd.txt")
 OPENVID_SCORES = {
     "aesthetic score": "aesthetic",
     "motion score": "motion",
@@ -106,7 +108,8 @@ class OpenVid(AnnotatedVideos):
 class UCF101(AnnotatedVideos):
     """UCF-101 (Soomro et al. 2012): UCF-101/<Class>/v_<Class>_gNN_cNN.avi and the official split lists.
 
-    The caption is the class in words, "apply eye makeup". Clips of one group are cut from one recording.
+    The caption is the class in words, "apply eye makeup". Clips of one group are cut from one recording. The order of
+    the classes is that of ``classInd.txt``, where it is there ("1 ApplyEyeMakeup"), else that of their names.
 
     Args:
         fold: 1, 2 or 3: trainlist and testlist of that number; the test list is held out.
@@ -125,6 +128,15 @@ class UCF101(AnnotatedVideos):
         return [self.find(folder, [f"ucfTrainTestlist/{place}", place]) for place in places]
 
     @override
+    def class_names(self) -> tuple[str, ...]:
+        folder = self._folder()
+        listed = next((file for place in CLASS_LISTS if is_file(file := folder / place)), None)
+        if listed is not None:
+            return tuple(_in_words(name) for name in _class_list(listed))
+        entries = [entry for entry in self.entries(folder) if isinstance(entry, Annotation)]
+        return tuple(sorted({caption for entry in entries for caption in entry.captions}))
+
+    @override
     def entries(self, folder: Path) -> Iterable[Annotation | BadItem]:
         # a line is Class/v_Class_g01_c01.avi, with a class number in the training lists
         for split, file in zip(("train", "val"), self.annotated_by(folder), strict=True):
@@ -134,6 +146,14 @@ class UCF101(AnnotatedVideos):
 def _ucf_entry(row: Mapping[str, str], split: str) -> Annotation:
     clip = row["line"].split()[0]
     return Annotation(f"UCF-101/{clip}", (_in_words(clip.split("/")[0]),), _group(clip), split)
+
+
+def _class_list(file: Path) -> list[str]:
+    """Names by their numbers, from lines such as "1 ApplyEyeMakeup"."""
+    lines = [row.cells["line"].split() for row in read_lines(file) if not isinstance(row, BadItem)]
+    if not lines or any(len(words) != 2 or not words[0].isdecimal() for words in lines):
+        raise DataError(f"{file}: each line must be a number and a class, such as '1 ApplyEyeMakeup'.")
+    return [name for _, name in sorted(lines, key=lambda words: int(words[0]))]
 
 
 def _in_words(name: str) -> str:

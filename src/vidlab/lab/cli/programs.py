@@ -57,6 +57,7 @@ PROGRAMS: Mapping[str, Program] = {
     "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),
     "export": Program("write what a run trained as safetensors and JSON", "vidlab.lab.export:main"),
     "vbench": Program("combine result files of VBench into its scores", "vidlab.metrics.vbench.scores:main"),
+    "videophy": Program("combine result files of VideoPhy into its scores", "vidlab.metrics.videophy.scores:main"),
     "claims": Program("recompute what the papers print", "vidlab.lab.claims.page:main"),
     "assets": Program("list or fetch pinned weights and clips", "vidlab.assets:main"),
 }

@@ -1,0 +1,89 @@
+"""Rendered solids seen by seven cameras, encoded to shards on first use."""
+
+import json
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidlab.data.multiview.cameras import VIEWS
+from vidlab.data.multiview.objects import ELEVATIONS, draw_object
+from vidlab.errors import UserError
+from vidlab.randomness import seed_of
+
+RENDERER_VERSION = 1
+"""Part of the cache folder's name: raise it with every change of the pixels or the captions."""
+FIRST_INDEX = {"train": 0, "val": 1 << 40}
+LEAST_SIDE = 16
+FPS = 1.0  # of the files; views have no speed
+
+
+@dataclass(frozen=True)
+class MultiviewSolids:
+    """Clips of seven views: the given one, then the six of Zero123++, of one or two solids on a white background.
+
+    The given view is from azimuth 0 and an elevation between 0 and 30 degrees, the others are from the cameras in
+    ``vidlab.data.multiview.cameras``. Objects are cubes, prisms, pyramids, cylinders, cones and octahedra with colored
+    faces, drawn by (seed, split, index).
+
+    Args:
+        height, width: pixels, at least 16.
+        train_clips: objects of the "train" split, at least 1.
+        val_clips: objects of the "val" split, may be 0.
+        seed: of everything drawn.
+        cache_dir: where the shards go; None is vidlab's cache folder.
+
+    Raises:
+        UserError: naming the setting that is out of range.
+    """
+
+    height: int = 32
+    width: int = 32
+    train_clips: int = 4096
+    val_clips: int = 256
+    seed: int = 0
+    cache_dir: str | Path | None = None
+    name: str = "multiview_solids"
+
+    def __post_init__(self) -> None:
+        least = {"height": LEAST_SIDE, "width": LEAST_SIDE, "source.train_clips": 1, "source.val_clips": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name.removeprefix("source."))
+            if value < minimum:
+                raise UserError(f"data.{name}={value}: must be at least {minimum}.")
+
+    def render(self, index: int, split: str = "train") -> tuple[NDArray[np.uint8], str]:
+        """The views of an object, uint8 RGB (7, H, W, 3), and its caption, without touching the disk."""
+        rng = Random(seed_of(self.seed, "multiview_solids", FIRST_INDEX[split] + index))
+        shown, elevation = draw_object(rng), rng.uniform(*ELEVATIONS)
+        return shown.views(elevation, self.height, self.width), shown.caption
+
+    def prepare(self) -> Path:
+        """The folder with shards and index; renders all objects if it is not there yet. Safe in several processes."""
+        from vidlab.assets import cache_folder
+        from vidlab.data.datasets.base import prepare_once
+
+        digest = blake2b(json.dumps(self._settings, sort_keys=True).encode(), digest_size=6).hexdigest()
+        root = Path(self.cache_dir).expanduser() if self.cache_dir is not None else cache_folder()
+        return prepare_once(root / f"{self.name}-{digest}", self._write)
+
+    @property
+    def _settings(self) -> dict[str, object]:
+        return asdict(self) | {"cache_dir": None, "renderer": RENDERER_VERSION}
+
+    def _write(self, folder: Path) -> None:
+        from rich.progress import track
+
+        from vidlab.data.storage.shards import ShardWriter
+        from vidlab.data.video import VideoInfo, encode
+
+        info = VideoInfo(VIEWS, self.height, self.width, FPS, VIEWS / FPS)
+        jobs = [(split, i) for split, n in (("train", self.train_clips), ("val", self.val_clips)) for i in range(n)]
+        with ShardWriter(folder, metadata=self._settings) as writer:
+            for split, index in track(jobs, description=f"rendering {self.name}"):
+                views, caption = self.render(index, split)
+                video = encode(views, FPS, lossless=True)
+                writer.add(f"{split}-{index:07d}", video, info, [caption], split, self.name)

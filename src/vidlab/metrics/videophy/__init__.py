@@ -1,0 +1,1 @@
+"""VideoPhy's headline scores from the files that its evaluator writes."""
