@@ -26,6 +26,7 @@ def test_from_clips_to_a_run_on_their_latents(lab):
 
 
 def test_a_full_disk_is_one_message(lab):
+    assert curate(lab, "stage=index").code == 0  # the clips are rendered before the disk is full
     done = curate(lab, "stage=encode", "folder=latents", "clips_per_shard=8", max_file_bytes=200_000)
     assert done.code == 2 and "the disk is full. 0 finished shards are kept" in done.message
     assert "Traceback" not in done.err

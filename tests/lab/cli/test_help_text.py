@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hydra._internal.config_repository import CachingConfigRepository
 
 from vidlab.lab.cli.help_text import asks_for_help, help_text
 
@@ -54,3 +55,14 @@ def test_choices_of_ones_own_are_listed(tmp_path):
 def test_hydras_own_flags_are_hydras():
     assert asks_for_help(["--help", "model=2p1d"]) and asks_for_help(["-m", "-h"])
     assert not asks_for_help(["--help", "--config-dir", "x"]) and not asks_for_help(["--cfg", "job"])
+
+
+def test_the_files_are_read_for_all_groups_at_once(monkeypatch):
+    made, begin = [], CachingConfigRepository.__init__
+
+    def counted(self, delegate):
+        made.append(self)
+        begin(self, delegate)
+
+    monkeypatch.setattr(CachingConfigRepository, "__init__", counted)
+    assert len(groups(help_text(CONF, "train"))) > 15 and len(made) == 2  # and once to compose

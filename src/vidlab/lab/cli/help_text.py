@@ -49,17 +49,20 @@ def help_text(conf: Path, program: str, overrides: Sequence[str] = ()) -> str:
 
     with initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         cfg = compose(program, list(overrides), return_hydra_config=True)
-        loader = GlobalHydra.instance().config_loader()
+        # once: the loader's own get_group_options reads the program again for each group
+        _, files = (
+            GlobalHydra.instance().config_loader()._parse_overrides_and_create_caching_repo(program, list(overrides))
+        )
         choices = {str(key): choice for key, choice in cfg.hydra.runtime.choices.items()}
         comments = _comments_of(conf, program, choices)
         used = _groups(conf, program) | {key.partition("@")[0] for key in choices if not key.startswith("hydra")}
 
         def listed(group: str) -> Iterator[str]:
-            options = choices_among(loader.get_group_options(group, ObjectType.CONFIG, program, list(overrides)))
+            options = choices_among(files.get_group_options(group, ObjectType.CONFIG))
             if options:
                 told = comments.get(f"defaults.{group}")
                 yield f"  {group + ':':<18} {', '.join(sorted(options))}{f'  # {told}' if told else ''}"
-            for inner in sorted(loader.get_group_options(group, ObjectType.GROUP, program, list(overrides))):
+            for inner in sorted(files.get_group_options(group, ObjectType.GROUP)):
                 yield from listed(f"{group}/{inner}")
 
         groups = "\n".join(line for group in sorted(used) for line in listed(group))
