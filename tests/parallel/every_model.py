@@ -37,6 +37,7 @@ class Fit:
     processes: int = 1
     share: int = 1
     steps: int = 2
+    image_model: str | None = None  # of harivo
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -44,6 +45,7 @@ class Fit:
         own = 2 * self.share // self.processes if self.processes > 1 else 2
         words = (f"model={self.model}", f"trainer={self.trainer}", *WORDS, f"data.batch_size={own}")
         words += (f"trainer.max_steps={self.steps}", f"trainer.sequence_parallel={self.share}")
+        words += (f"model.image_model={self.image_model}",) if self.image_model else ()
         return (*words, f"trainer.devices={self.processes}")
 
     def run(self, folder: Path, save: str | None = None, resume: str | None = None) -> dict[str, Any]:
@@ -53,7 +55,8 @@ class Fit:
         module, data = build_module(cfg), build_data(cfg)
         module.configure_model()
         for parameter in module.denoiser.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1)
         trainer, average = build_trainer(cfg, False), EMA()
         evaluation = Evaluation({"flicker": TemporalFlickering()}, None, 3, 1, folder=str(folder / "evaluation"))
         stored = ConfigRecord(resolved_yaml(cfg), folder)
