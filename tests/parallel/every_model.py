@@ -15,6 +15,7 @@ from vidlab.callbacks.adaptive_clipping import AdaptiveClipping
 from vidlab.callbacks.ema import EMA
 from vidlab.callbacks.evaluation import Evaluation
 from vidlab.lab.compose import build_data, build_module, build_trainer
+from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.runs.config_record import ConfigRecord, resolved_yaml
 from vidlab.metrics.vbench.temporal_flickering import TemporalFlickering
 from vidlab.parallel.shards import whole
@@ -26,6 +27,8 @@ WORDS = (
     "data.val_clips=4", "data.num_workers=0", "+trainer.enable_progress_bar=false", "optimizer=adamw",
     "optimizer.algorithm.eps=1e-4", "lr_schedule=constant",
 )  # fmt: skip
+
+FROZEN = ("model.image_training.max_steps=1", "model.image_training.batch_size=2")  # what harivo stands on
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,19 @@ class Fit:
         own = 2 * self.share // self.processes if self.processes > 1 else 2
         words = (f"model={self.model}", f"trainer={self.trainer}", *WORDS, f"data.batch_size={own}")
         words += (f"trainer.max_steps={self.steps}", f"trainer.sequence_parallel={self.share}")
+        words += FROZEN if self.model == "harivo" else ()
         return (*words, f"trainer.devices={self.processes}")
 
     def run(self, folder: Path, save: str | None = None, resume: str | None = None) -> dict[str, Any]:
         """Weights, their average and the last loss; ``save`` and ``resume`` name checkpoints of the folder."""
         cfg = composed("train", *self.words)
+        provide_image_model(cfg)
         torch.manual_seed(0)
         module, data = build_module(cfg), build_data(cfg)
         module.configure_model()
         for parameter in module.denoiser.parameters():
-            torch.nn.init.normal_(parameter, std=0.1)
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1)
         trainer, average = build_trainer(cfg, False), EMA()
         evaluation = Evaluation({"flicker": TemporalFlickering()}, None, 3, 1, folder=str(folder / "evaluation"))
         stored = ConfigRecord(resolved_yaml(cfg), folder)

@@ -1,5 +1,6 @@
 """Every model on two processes: trained, evaluated, saved, resumed by any number of them, and exported."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,19 +19,19 @@ WAYS = {"fsdp2": ("fsdp2", 1), "ddp": ("ddp", 1), "shared": ("ddp", 2), "fsdp2 s
 ALONE = ("mmdim", "harivo", "harivo_image")  # cannot share a clip
 
 
-def of_two(model: str, way: str, steps: int) -> Fit:
+def of_two(one: Fit, way: str) -> Fit:
     trainer, share = WAYS[way]
-    return Fit(model, trainer, 2, share, steps)
+    return replace(one, trainer=trainer, processes=2, share=share)
 
 
-def worker(rank: int, folder: str, model: str, ways: tuple[str, ...]) -> None:
+def worker(rank: int, folder: str, begun: Fit, ended: Fit, ways: tuple[str, ...]) -> None:
     """Every way: from the start to step 2, saved, and from step 2 of one process to step 4."""
     place = Path(folder)
     meet(rank, 2, place)
     launched(rank, 2)
     for way in ways:
-        of_two(model, way, 2).run(place / way, save="two.ckpt")
-        weights = of_two(model, way, 4).run(place / way, resume="../one.ckpt")
+        of_two(begun, way).run(place / way, save="two.ckpt")
+        weights = of_two(ended, way).run(place / way, resume="../one.ckpt")
         if rank == 0:
             torch.save(weights, place / way / "weights.pt")
     part()
@@ -54,13 +55,14 @@ def exported(checkpoint: Path, folder: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("model", MODELS)
 def test_two_processes_do_all_that_one_does(tmp_path: Path, model: str) -> None:
     ways = tuple(way for way in WAYS if model not in ALONE or WAYS[way][1] == 1)
-    before = Fit(model, steps=2).run(tmp_path, save="one.ckpt")
-    expected = Fit(model, steps=4).run(tmp_path, resume="one.ckpt")
+    begun, ended = Fit(model, steps=2), Fit(model, steps=4)
+    before = begun.run(tmp_path, save="one.ckpt")
+    expected = ended.run(tmp_path, resume="one.ckpt")
     given = exported(tmp_path / "one.ckpt", tmp_path / "one")
-    run_ranks(worker, (str(tmp_path), model, ways))
+    run_ranks(worker, (str(tmp_path), begun, ended, ways))
     for way in ways:
         check(expected, torch.load(tmp_path / way / "weights.pt"), before)
-        check(expected, Fit(model, steps=4).run(tmp_path / way, resume="two.ckpt"), before)
+        check(expected, ended.run(tmp_path / way, resume="two.ckpt"), before)
         found = exported(tmp_path / way / "two.ckpt", tmp_path / way / "exported")
         assert given.keys() == found.keys()
         assert len(list((tmp_path / way / "evaluation" / "videos").iterdir())) == 3
