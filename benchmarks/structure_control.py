@@ -2,8 +2,8 @@
 
 ``python benchmarks/structure_control.py <run> [--clips 32]``: a run of ``conditioning=structure`` on moving shapes. For
 held-out clips videos are made from the same noise by the parent alone, with the structure of the clip, and with that
-structure and another color in the prompt. Appends to ``results/structure_control.csv`` and writes ``sheet.png`` with five
-rows for each of the first clips.
+structure and another color in the prompt. Appends to ``results/structure_control.csv``, and writes ``sheet.png`` with
+five rows for each of the first clips.
 """
 
 import argparse
