@@ -1,6 +1,6 @@
 """Batches of equal tokens beside batches of equal measured time: how much steps differ, and how many clips they take.
 
-The table is measured as ``python -m vidlab step-times`` does; then steps of both kinds are timed anew, by bucket.
+The table is measured as ``python -m vidlab step_times`` does; then steps of both kinds are timed anew, by bucket.
 
     python benchmarks/step_times.py [--model full3d] [--clips 4] [--steps 5]
 """

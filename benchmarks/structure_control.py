@@ -2,7 +2,8 @@
 
 ``python benchmarks/structure_control.py <run> [--clips 32]``: a run of ``conditioning=structure`` on moving shapes. For
 held-out clips videos are made from the same noise by the parent alone, with the structure of the clip, and with that
-structure and another color in the prompt. Writes ``sheet.png`` with five rows for each of the first clips.
+structure and another color in the prompt. Appends to ``results/structure_control.csv``, and writes ``sheet.png`` with
+five rows for each of the first clips.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 import vidlab
+from record import record
 from vidlab.conditioning.structure.canny import Canny
 from vidlab.conditioning.structure.signals import SourceClips
 from vidlab.data.moving_shapes import MovingShapes
@@ -20,7 +22,7 @@ from vidlab.data.moving_shapes.scene import COLORS
 from vidlab.data.moving_shapes.signals import ShapeEdges
 from vidlab.data.video import to_frames
 from vidlab.data.video.contact_sheets import contact_sheet, write_png
-from vidlab.metrics.intervals import bootstrap_mean
+from vidlab.metrics.intervals import Interval, bootstrap_mean
 from vidlab.metrics.shapes.judge import ShapesJudge
 from vidlab.metrics.structure.edge_f1 import edge_f1
 from vidlab.randomness import KeyedRNG
@@ -51,18 +53,20 @@ def main() -> None:
         followed = pipe.clips(captions, draw, structure=structure)
         short = pipe.clips(plain, draw, structure=structure)
         recolored = pipe.clips(swapped, draw, structure=structure)
+    rows: list[dict[str, object]] = []
     for name, edges in (("true outlines", ShapeEdges().extract(told)), ("Canny", Canny().extract(told))):
-        print(f"edge F1 of Canny's edges against {name}, tolerance 1 pixel:")
         made_by = {"the clips themselves": pixels, "without control": alone, "with control": followed}
         scores = {kind: edge_f1(Canny().extract(SourceClips(made)) > 0, edges > 0) for kind, made in made_by.items()}
         scores["gain"] = scores["with control"] - scores["without control"]
         for kind, values in scores.items():
-            print(f"  {kind:22} {shown(values.tolist())}")
-    print("color as the text says, of the judge:")
+            interval = bootstrap_mean(values.tolist(), 2000, seed=0).interval
+            rows.append(row("edge F1", name, kind, float(values.mean()), interval, asked.clips))
     changed = [with_color(one, color) for one, color in zip(factors, colors, strict=True)]
     same = [with_color(one, one.objects[0].color) for one in factors]
     for kind, made, facts in (("the clip's own", short, same), ("another", recolored, changed)):
-        print(f"  {kind:22} {judged(made, facts)}")
+        value, interval = judged(made, facts)
+        rows.append(row("color of the judge", "text", kind, value, interval, asked.clips))
+    print(record("structure_control", rows))
     shown_rows = torch.stack(
         [pixels, structure.maps[:, :1].expand(-1, 3, -1, -1, -1) * 2 - 1, alone, followed, recolored], 1
     )
@@ -84,16 +88,19 @@ def with_color(factors, color):
     return replace(factors, objects=(first, *factors.objects[1:]), named=("objects.0.color",))
 
 
-def judged(videos: torch.Tensor, factors: list) -> str:
+def judged(videos: torch.Tensor, factors: list) -> tuple[float, Interval | None]:
     judge = ShapesJudge()
     judge.update(videos.float(), factors=factors, keys=[str(number) for number in range(len(videos))])
     found = judge.dimensions()["color"]
-    return f"{found.value:.3f} {found.interval}"
+    return float(found.value), found.interval
 
 
-def shown(values: list[float]) -> str:
-    found = bootstrap_mean(values, 2000, seed=0)
-    return f"{np.mean(values):.3f} {found.interval}"
+def row(measure: str, against: str, of: str, value: float, interval: Interval | None, clips: int) -> dict[str, object]:
+    """Of a table, and printed; edges are Canny's, compared within one pixel."""
+    low, high = (interval.low, interval.high) if interval else (float("nan"), float("nan"))
+    print(f"{measure} against {against}: {of}: {value:.3f} ({low:.3f} to {high:.3f})")
+    return {"clips": clips, "measure": measure, "against": against, "of": of,
+            "value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}  # fmt: skip
 
 
 if __name__ == "__main__":

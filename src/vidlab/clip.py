@@ -257,7 +257,8 @@ class DenoiserInput:
         micro: micro-conditions by name, such as the original resolution, each (B, ...).
         requested: names of the features to return besides the prediction.
         remembered: what ``VideoDenoiser.remember`` made of text and history, which are then not computed anew.
-        structure, additions: signals of edges and the like; what is added to the tokens behind each block.
+        structure: signals of edges and the like.
+        additions: what is added to the tokens behind each block.
     """
 
     latents: Float[Tensor, "B C T H W"]

@@ -61,7 +61,7 @@ def test_a_checkpoint_keeps_the_times_and_not_where_they_lay(table, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "Measure it once: python -m vidlab step-times"),
+        (None, "Measure it once: python -m vidlab step_times"),
         ("[]", "no table of step times"),
         ("{", "no table of step times"),
         ('{"buckets": {"8x64x64": {"fixed": -1, "per_clip": 1}}}', "are no seconds"),

@@ -1,4 +1,4 @@
-"""``vidlab step-times`` measures what ``data.bucketing.step_times`` reads, and refuses what has no buckets."""
+"""``vidlab step_times`` measures what ``data.bucketing.step_times`` reads, and refuses what has no buckets."""
 
 import pytest
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from vidlab.errors import UserError
-from vidlab.lab.runs.resume_check import check_changes
+from vidlab.lab.runs.resume_check import changes_between, check_changes
 
 
 def test_the_refusal_gives_the_whole_command_of_the_run(tmp_path):
@@ -18,3 +18,8 @@ def test_the_refusal_gives_the_whole_command_of_the_run(tmp_path):
         check_changes(cfg, state, tmp_path / "checkpoints" / "last.ckpt", typed)
     own = """python train.py model=2p1d seed=5 trainer.max_steps=20 ckpt_path='"runs/a b"'"""
     assert f"With the run's own settings: {own}\n" in str(caught.value)
+
+
+def test_a_training_aid_that_changes_no_bit_may_differ():
+    assert changes_between({"activation_offload": True, "seed": 0}, OmegaConf.create({"seed": 0})) == []
+    assert len(changes_between({"seed": 1}, OmegaConf.create({"seed": 0, "activation_offload": False}))) == 1

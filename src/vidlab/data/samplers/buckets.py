@@ -54,7 +54,7 @@ class Bucketing:
         max_aspect: clips whose longer side is more than this times the shorter are dropped; None drops none.
         tokens_per_batch: tokens of a batch on one rank, at most; None is ``data.batch_size`` clips of the largest
             bucket.
-        step_times: a file of ``vidlab step-times``, by which batches take equal time instead of having equal tokens.
+        step_times: a file of ``vidlab step_times``, by which batches take equal time instead of having equal tokens.
         tail: what becomes of the clips that fill no step at the end of an epoch. ``drop``: left out, others each
             epoch; ``pad``: filled up with clips of the bucket that were already seen; ``smaller``: a smaller batch, the
             same on each rank, filled up by fewer than world-size clips. A single bucket needs none: its epochs are

@@ -13,7 +13,7 @@ from vidlab.files import write_json
 
 KEY = "data.bucketing.step_times"
 LARGEST = 2**22
-MEASURE = "python -m vidlab step-times"
+MEASURE = "python -m vidlab step_times"
 
 
 @dataclass(frozen=True)

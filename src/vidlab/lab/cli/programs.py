@@ -51,7 +51,7 @@ PROGRAMS: Mapping[str, Program] = {
         "curate",
     ),
     "plan": Program("print the order and the buckets of the data of a training", "vidlab.lab.reports.data_plan:main"),
-    "step-times": Program(
+    "step_times": Program(
         "measure a training step on each bucket, for batches that take equal time", "vidlab.lab.reports.step_times:main"
     ),
     "layouts": Program("compare token layouts: distances and FLOPs", "vidlab.lab.reports.layout_report:main"),

@@ -1,6 +1,6 @@
-"""``vidlab step-times``: how long a training step takes on each bucket of the data, as a file for balanced batches.
+"""``vidlab step_times``: how long a training step takes on each bucket of the data, as a file for balanced batches.
 
-``vidlab step-times [group=choice ...] [key=value ...] [steps=N] [file=PATH]`` takes the arguments of ``train.py``.
+``vidlab step_times [group=choice ...] [key=value ...] [steps=N] [file=PATH]`` takes the arguments of ``train.py``.
 """
 
 import logging
@@ -27,7 +27,7 @@ from vidlab.lab.planner.step import made_up_batch, without_trainer
 from vidlab.lab.runs.provenance import collect
 from vidlab.training.video_diffusion import VideoDiffusion
 
-USAGE = """vidlab step-times [group=choice ...] [key=value ...] [steps=N] [file=PATH]
+USAGE = """vidlab step_times [group=choice ...] [key=value ...] [steps=N] [file=PATH]
 
 Measure a training step on each bucket of the data that train.py would train on with these settings, at the batch size
 that it has by tokens and at half of that, and write the table that data.bucketing.step_times reads: batches then take
@@ -70,9 +70,9 @@ def measured(words: Sequence[str]) -> str:
     provide_image_model(cfg, tuple(cfg.get("allow") or ()))
     data, module = build_data(cfg), build_module(cfg)
     if not isinstance(data, ClipDataModule) or data.bucketing.max_tokens is None:
-        raise UserError("step-times measures buckets, and there are none: set data.bucketing.max_tokens.")
+        raise UserError("step_times measures buckets, and there are none: set data.bucketing.max_tokens.")
     if not isinstance(module, VideoDiffusion):
-        raise UserError("step-times measures trainings of denoisers. Leave task=autoencoder out.")
+        raise UserError("step_times measures trainings of denoisers. Leave task=autoencoder out.")
     rule = data.bucketing
     buckets = rule.assignment(data.data.train).buckets
     sizes = dict(zip(buckets, rule.batch_sizes(buckets, data.batch_size), strict=True))

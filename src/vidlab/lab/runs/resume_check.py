@@ -24,7 +24,7 @@ SHOWN, LONGEST = 20, 80
 # clip, and to what it finds at a path.
 FREE = {
     *("name", "experiment", "ckpt_path", "accept_changes", "logger", "init", "sampler", "guidance", "lr_schedule",
-      "budget"),
+      "budget", "activation_offload"),
     *("resume_sweep", "optimizer.lr", "task.log_snr_bins"),
     *(f"data.{key}" for key in ("seed", "num_workers", "cache_decoded_mb", "max_corrupt", "val_clips", "path",
                                 "max_megapixels", "max_decoded_mb", "source.max_megapixels",
