@@ -168,6 +168,11 @@ def test_videos_of_a_folder_are_named_by_their_paths_in_it(tmp_path):
     made = recipe("test", slice=Slice(1.0))
     done = curate(made, sources, Settings(tmp_path / "out", Serial(), export=ShardExport()), LiveFunnel())
     write_lists(done)
+    assert json.loads((tmp_path / "out" / "open_sora_plan.json").read_text()) == []
+    write_lists(done, "grey")
+    assert [item["cap"] for item in json.loads((tmp_path / "out" / "open_sora_plan.json").read_text())] == [
+        ["grey"]
+    ] * 2
     assert done.funnel.kept == 2 and write_report(done, tmp_path / "report.html").is_file()
     text = curation_text(done, composed("curation=stiv"))
     assert "2 kept clips have no caption and are not in the shards" in text and "train on it" not in text

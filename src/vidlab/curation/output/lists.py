@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,15 @@ CLIPS, OPEN_SORA_PLAN, PANDA = "clips.parquet", "open_sora_plan.json", "panda.cs
 PANDA_COLUMNS = ("videoID", "url", "timestamp", "caption", "matching_score")
 
 
-def write_lists(done: Curated) -> None:
+def write_lists(done: Curated, caption: str | None = None) -> None:
     """Write ``clips.parquet`` (all clips), and, of those kept, ``open_sora_plan.json`` and ``panda.csv``.
 
     The lists name the source videos with the frames and the crop of each clip; they are written where sources are
     files of their own, and left out where a source lies within a shard, which these formats cannot say.
+
+    Args:
+        done: the curation.
+        caption: of clips that have none, in the lists; None leaves them out, as the shards do.
     """
     import pyarrow.parquet as pq
 
@@ -35,20 +40,24 @@ def write_lists(done: Curated) -> None:
         seal(temporary, writer)
     sources = sources_of(done.partitions)
     if all(source.offset is None for source in sources.values()):
-        _write_open_sora_plan(done, sources)
-        _write_panda(done, sources)
+        _write_open_sora_plan(done, sources, caption)
+        _write_panda(done, sources, caption)
 
 
-def _kept(done: Curated) -> Iterator[Clip]:
+def _captioned(done: Curated, caption: str | None) -> Iterator[Clip]:
+    """The clips that are kept and have a caption, if only this one."""
+    given = () if caption is None else (caption,)
     for table in done.tables():
-        yield from (clip for clip in table_clips(table) if clip.is_in)
+        for clip in table_clips(table):
+            if clip.is_in and (clip.captions or given):
+                yield replace(clip, captions=clip.captions or given)
 
 
-def _write_open_sora_plan(done: Curated, sources: Mapping[str, SourceVideo]) -> None:
+def _write_open_sora_plan(done: Curated, sources: Mapping[str, SourceVideo], caption: str | None) -> None:
     """A JSON list of path, cap, num_frames, fps, resolution, cut [first, end) and crop [left, right, top, bottom]."""
     with whole_file(done.root / OPEN_SORA_PLAN) as temporary, temporary.open("w") as file:
         file.write("[")
-        for number, clip in enumerate(clip for clip in _kept(done) if clip.captions):
+        for number, clip in enumerate(_captioned(done, caption)):
             file.write(",\n" if number else "\n")
             json.dump(_open_sora_plan_item(clip, Path(sources[clip.source].file), done.root), file)
         file.write("\n]\n")
@@ -69,15 +78,13 @@ def _open_sora_plan_item(clip: Clip, file: Path, root: Path) -> dict[str, Any]:
     return item | ({"aesthetic": clip.scores["aesthetic"]} if "aesthetic" in clip.scores else {})
 
 
-def _write_panda(done: Curated, sources: Mapping[str, SourceVideo]) -> None:
+def _write_panda(done: Curated, sources: Mapping[str, SourceVideo], caption: str | None) -> None:
     """One row per source video; lists are Python literals, times ``H:MM:SS.mmm``, the matching score is not known."""
     with whole_file(done.root / PANDA) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(PANDA_COLUMNS)
-        for source, own in groupby(_kept(done), lambda clip: clip.source):
-            clips = [clip for clip in own if clip.captions]
-            if not clips:
-                continue
+        for source, own in groupby(_captioned(done, caption), lambda clip: clip.source):
+            clips = list(own)
             times = [[_time(clip.start / clip.fps), _time(clip.end / clip.fps)] for clip in clips]
             captions = [clip.captions[0] for clip in clips]
             url = os.path.relpath(sources[source].file, done.root)

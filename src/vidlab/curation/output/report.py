@@ -24,8 +24,8 @@ SIZES = 10
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd }
-td + td, th + th { text-align: right } td.text { text-align: left } tr.absent { color: #999 }
-figure { display: inline-block; margin: .5rem 1rem .5rem 0 } figcaption { font-size: 12px; max-width: 34rem }
+td + td, th + th { text-align: right } .text { text-align: left } tr.absent { color: #999 }
+figure { display: inline-block; margin: .5rem 1rem .5rem 0; max-width: 34rem } figcaption { font-size: 12px }
 img { max-width: 100% } .bar { background: #4477aa; height: .7rem } .bars td { width: 16rem }
 """
 
@@ -66,11 +66,13 @@ def _text(value: object) -> str:
 
 
 def _funnel(funnel: Funnel) -> str:
-    rows = [f"<tr>{''.join(f'<th>{cell}</th>' for cell in (*HEADER, 'in the paper', ''))}</tr>"]
+    head = "".join(f"<th>{cell}</th>" for cell in HEADER)
+    rows = [f'<tr>{head}<th class="text">in the paper</th><th></th></tr>']
     for row in funnel.rows():
         bar = f'<div class="bar" style="width:{row.remaining:.1f}%"></div>' if row.ran else ""
-        cells = "".join(f"<td>{_text(cell)}</td>" for cell in (*row.cells, row.published_name))
-        rows.append(f'<tr class="{"bars" if row.ran else "absent"}">{cells}<td>{bar}</td></tr>')
+        cells = "".join(f"<td>{_text(cell)}</td>" for cell in row.cells)
+        name = f'<td class="text">{_text(row.published_name)}</td>'
+        rows.append(f'<tr class="{"bars" if row.ran else "absent"}">{cells}{name}<td>{bar}</td></tr>')
     return f"<h2>Funnel</h2>\n<table>{''.join(rows)}</table>"
 
 

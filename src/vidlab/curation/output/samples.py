@@ -60,7 +60,9 @@ class Samples:
 
 def quantities(clip: Clip) -> Mapping[str, float]:
     """The numbers of a clip whose distributions are shown."""
-    found = {"duration (s)": clip.seconds} if clip.fps else {}
+    found: dict[str, float] = {}
+    if clip.fps:
+        found = {"duration (s)": clip.seconds, "short side (pixels)": min(clip.area.height, clip.area.width)}
     found |= dict(clip.scores)
     if clip.captions:
         found["caption length (words)"] = float(len(clip.captions[0].split()))

@@ -36,7 +36,7 @@ def run_recipe(cfg: DictConfig) -> str:
     source = instantiate(cfg.data.source, "data.source")
     with LiveFunnel() as live:
         done = curate(recipe, list(source_videos(source)), settings, live)
-    write_lists(done)
+    write_lists(done, None if settings.export is None else settings.export.caption)
     page = write_report(done, done.root / REPORT)
     track(done, page, cfg)
     return curation_text(done, cfg)
