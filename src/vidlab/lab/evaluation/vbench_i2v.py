@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vidlab.errors import DataError, UserError
 from vidlab.lab.cli.safe_text import terminal
@@ -57,7 +58,7 @@ def read_suite(info: Path, pictures: Path, dimensions: Sequence[str] = ()) -> li
     return list(found)
 
 
-def _entries(info: Path) -> list[Mapping[str, object]]:
+def _entries(info: Path) -> list[Mapping[str, Any]]:
     try:
         content = json.loads(info.read_text(encoding="utf-8"))
     except FileNotFoundError:
