@@ -86,7 +86,7 @@ ABSENT = {
     "structure/sketch": (True, "structure.sketch.path is not set: give PiDiNet's file"),
     "autoencoder/wfvae_nano": (True, "autoencoder.path is not set, so the autoencoder has random weights"),
 }
-PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan")
+PUBLISHED = ("panda10m", "webvid10m", "openvid1m", "ucf101", "open_sora_plan", "objaverse_views")
 ABSENT |= {f"data/{name}": (True, f"data.path is not set: give the folder of {name}") for name in PUBLISHED}
 # groups whose choices do not stand at the top
 PLACED = {"bucketing": "bucketing@data.bucketing", "lengths": "lengths@_global_"}
@@ -115,6 +115,13 @@ WITH = {
     "losses/trs": ["model=full3d"],
     "model/paper/open_sora_plan_i2v": ["conditioning=masked_video"],
     **{f"mixer/{name}": ["model=mmdim"] for name in ("ssd", "attention", "parallel")},
+    "data/objaverse_views": ["autoencoder=haar_frames", "model.token=[1,4,4]"],
+    "data/multiview_solids": [
+        "autoencoder=haar_frames",
+        "model.token=[1,4,4]",
+        "data.source.train_clips=8",
+        "data.source.val_clips=4",
+    ],
     "lengths/causal": ["autoencoder=trilinear"],
     "guidance/separate_image_text": ["conditioning=frame_replacement"],
     "guidance/prompt": ["conditioning=frame_replacement"],

@@ -184,7 +184,9 @@ def name_classes(cfg: DictConfig) -> None:
     encoder = cfg.get("text_encoder")
     if encoder is None or "classes" not in encoder or encoder.classes is not None:
         return
-    names = getattr(instantiate(cfg.data.source, "data.source"), "class_names", tuple)() if "source" in cfg.data else ()
+    names: tuple[str, ...] = (
+        getattr(instantiate(cfg.data.source, "data.source"), "class_names", tuple)() if "source" in cfg.data else ()
+    )
     if not names:
         raise UserError(
             f"data={cfg.data.name} has captions and no classes, and text_encoder.classes is not set. Take data that "

@@ -22,7 +22,7 @@ from vidlab.pipelines.generation_settings import GenerationSettings
 from vidlab.pipelines.refined import RefinedPrompts
 from vidlab.pipelines.structure_input import StructureInput
 from vidlab.pipelines.system import GenerationRequest, System, all_jobs
-from vidlab.pipelines.video_pipeline import VideoPipeline
+from vidlab.pipelines.video_pipeline import VideoPipeline, behind
 from vidlab.text.refiner.refiner import PromptRefiner
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,10 @@ def from_checkpoint(cfg: DictConfig) -> tuple[str, Make]:
         UserError: no checkpoint, or sizes that do not fit.
     """
     pipeline = load_pipeline(cfg.checkpoint, LoadSettings.of(cfg), cfg.name, cfg.allow)
+    if cfg.upsampler is not None:
+        _, height, width = pipeline.clip_shape
+        settings = LoadSettings(cfg.weights, cfg.tracking_uri, height=height, width=width)
+        pipeline = behind(pipeline, load_pipeline(cfg.upsampler, settings, cfg.name, cfg.allow, key="upsampler"))
     return pipeline.source, partial(_by_checkpoint, cfg, pipeline)
 
 
@@ -113,6 +117,8 @@ def from_system(cfg: DictConfig) -> tuple[str, Make]:
     for name in INPUTS:
         if cfg[name].path is not None:
             raise UserError(f"{name}.path={cfg[name].path} is for a checkpoint of model=harivo. Leave it out.")
+    if cfg.upsampler is not None:
+        raise UserError(f"upsampler={cfg.upsampler} goes behind a checkpoint, not behind a system. Leave it out.")
     if cfg.structure.video:
         raise UserError(f"structure.video={cfg.structure.video} is for a checkpoint of conditioning=structure.")
     if cfg.frames_at_once is not None:

@@ -64,13 +64,14 @@ class SegmentJoins(ClipMetric):
         captions: Sequence[str],
     ) -> Float[Tensor, "B"]:
         frames = videos.shape[2]
-        joins = torch.arange(self.clip_frames, frames, self.clip_frames - self.overlap)
+        joins = torch.tensor(range(self.clip_frames, frames, self.clip_frames - self.overlap))
         middle = torch.arange(1, frames - 1)  # the frames with a second difference around them
         beside = torch.isin(middle, torch.cat([joins - 1, joins]))
         if not beside.any() or beside.all():
             raise DataError(
                 f"segment_joins: videos of {frames} frames have no join of clips of {self.clip_frames} frames that "
-                f"share {self.overlap}, or nothing else; set metrics.segment_joins.clip_frames and overlap as they were made."
+                f"share {self.overlap}, or nothing else: metrics.segment_joins.clip_frames and overlap say how "
+                "they were made."
             )
         rough = videos.double().diff(n=2, dim=2).abs().mean(dim=(1, 3, 4))  # (B, T - 2)
         at, elsewhere = rough[:, beside].mean(1), rough[:, ~beside].mean(1)

@@ -27,12 +27,13 @@ from vidlab.precision import autocast
 from vidlab.randomness import KeyedRNG
 from vidlab.sampling.base import Sampler, check_belong
 from vidlab.sampling.guidance import Guidance
-from vidlab.sampling.long_video import continued, interpolated, starts_of_clips, upsampled
+from vidlab.sampling.long_video import LongVideo, continued, interpolated, starts_of_clips, upsampled
 from vidlab.structure import StructureSignal
 from vidlab.text.base import TextEncoder
 from vidlab.text.refiner.refiner import PromptRefiner
 
 MakeChoice = Callable[[str, str], Any]
+BEHIND = 1 << 16  # clips of an upsampler are numbered after those of the generator
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class VideoPipeline:
         make_choice: makes a sampler or a guidance of a choice's name, given the group and the name.
         frames_at_once: frames that the autoencoder decodes at a time: long clips in bounded memory; None is all.
         refiner: expands prompts where it is asked to, with ``refine=True``.
+        upsampler: a temporal upsampler of the same height and width, which makes frames between those of every video.
     """
 
     denoiser: VideoDenoiser
@@ -70,6 +72,7 @@ class VideoPipeline:
     make_choice: MakeChoice | None = None
     frames_at_once: int | None = None
     refiner: PromptRefiner | None = None
+    upsampler: "VideoPipeline | None" = None
 
     @property
     def device(self) -> torch.device:
@@ -78,10 +81,9 @@ class VideoPipeline:
 
     def to(self, device: torch.device | str) -> "VideoPipeline":
         """Move the networks; returns the pipeline."""
-        for part in (self.denoiser, self.autoencoder, self.text_encoder):
-            part.to(device)
-        if self.refiner is not None:
-            self.refiner.to(device)
+        for part in (self.denoiser, self.autoencoder, self.text_encoder, self.refiner, self.upsampler):
+            if part is not None:
+                part.to(device)
         return self
 
     def __call__(
@@ -211,6 +213,7 @@ class VideoPipeline:
             for batch in jobs.batches(settings.batch_size):
                 structure = None if signal is None else signal.expanded(len(batch))
                 pixels = self._videos(batch, settings, given, structure, advance)
+                pixels = pixels if self.upsampler is None else frames_between(self.upsampler, batch, pixels)
                 made = zip(batch.prompts, batch.numbers, pixels.float(), strict=True)
                 found += [GeneratedVideo(p, n, to_frames(video.cpu()), settings.fps) for p, n, video in made]
         return GeneratedVideos(tuple(found))
@@ -283,6 +286,48 @@ class VideoPipeline:
     def condition_builder(self) -> ConditionBuilder:
         """What the denoiser is told of clips."""
         return ConditionBuilder(self.denoiser, self.autoencoder, self.text_encoder, self.conditioning, self.clip_shape)
+
+
+def frames_between(upsampler: VideoPipeline, jobs: GenerationBatch, videos: Pixels) -> LongVideo:
+    """Videos with frames made between their own, by a temporal upsampler (STIV's, behind a generator).
+
+    Args:
+        upsampler: of the videos' height and width.
+        jobs: their prompts and random numbers.
+        videos: of two frames or more.
+
+    Returns:
+        (T - 1) n + 1 frames for T, of which each n-th is as it was.
+    """
+    every, frames = _every(upsampler), upsampler.clip_shape[0]
+
+    def make(pixels: Tensor, known: Tensor, number: int) -> Tensor:
+        return upsampler.clips(jobs.prompts, jobs.draw(BEHIND + number), pixels, known)
+
+    return upsampled(make, videos, every, frames)
+
+
+def behind(pipeline: VideoPipeline, upsampler: VideoPipeline) -> VideoPipeline:
+    """The pipeline with a temporal upsampler behind it.
+
+    Raises:
+        UserError: it is none, or makes videos of another size.
+    """
+    _every(upsampler)
+    sizes = [one.clip_shape[1:] for one in (pipeline, upsampler)]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"upsampler={upsampler.source}: its videos are {sizes[1]} pixels, those before it {sizes[0]}.")
+    return replace(pipeline, upsampler=upsampler)
+
+
+def _every(upsampler: VideoPipeline) -> int:
+    every = upsampler.conditioning.every
+    if every is None:
+        raise UserError(
+            f"upsampler={upsampler.source}: it is no temporal upsampler. Train one with conditioning=key_frames, as "
+            "experiment=stiv/tup_laptop does."
+        )
+    return every
 
 
 def _made_of(group: str, value: Any, make_choice: MakeChoice | None) -> Any:

@@ -94,7 +94,7 @@ class ObjaverseViews:
         groups = found if isinstance(found, dict) else {PLAIN: found}
         if not all(isinstance(group, list) for group in groups.values()):
             raise DataError(f"{listed} must be a list of folders, or a mapping of categories to such lists.")
-        captions = {}
+        captions: dict[str, str] = {}
         for word, uid in ((word, uid) for word, group in groups.items() for uid in group):
             if not isinstance(uid, str) or not (folder / uid).resolve().is_relative_to(folder):
                 raise DataError(f"{listed} names {shown(uid)}, which is no folder below {folder}.")

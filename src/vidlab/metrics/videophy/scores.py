@@ -73,8 +73,8 @@ def videophy_scores(
     adheres = [semantic[video] >= threshold for video in semantic]
     obeys = [physical[video] >= threshold for video in semantic]
     both = [one and other for one, other in zip(adheres, obeys, strict=True)]
-    shares = [_share(one) for one in (adheres, obeys, both)]
-    return VideoPhyScores(*shares, (shares[0].value + shares[1].value) / 2, len(semantic))
+    sa, pc = _share(adheres), _share(obeys)
+    return VideoPhyScores(sa, pc, _share(both), (sa.value + pc.value) / 2, len(semantic))
 
 
 def read_files(files: Iterable[str | Path]) -> dict[str, dict[str, float]]:
