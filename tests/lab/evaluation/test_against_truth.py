@@ -8,7 +8,7 @@ from vidlab.conditioning.base import NoConditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import EveryNth, First
 from vidlab.errors import UserError
-from vidlab.lab.evaluation.against_truth.made import counted_frames, given_frames, joins, without_a_model
+from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, joins, without_a_model
 from vidlab.lab.evaluation.against_truth.scores import Scores, check_metrics
 from vidlab.lab.evaluation.against_truth.table import table_of
 from vidlab.metrics.sets.features import Extractor
@@ -21,9 +21,9 @@ def clips(*frames: float) -> torch.Tensor:
 
 
 def test_frames_that_a_model_is_given_and_those_that_count():
-    assert given_frames(FrameReplacement(pattern=First(4)), 6).long().tolist() == [1, 1, 1, 1, 0, 0]
-    assert not given_frames(NoConditioning(), 6).any()
-    every = given_frames(EVERY_SECOND, 6)
+    assert known_frames(FrameReplacement(pattern=First(4)), 6).long().tolist() == [1, 1, 1, 1, 0, 0]
+    assert not known_frames(NoConditioning(), 6).any()
+    every = known_frames(EVERY_SECOND, 6)
     assert every.long().tolist() == [1, 0, 1, 0, 1, 0]
     assert counted_frames(every).long().tolist() == [0, 1, 0, 1, 0, 0], "the last has no given one after it"
     assert counted_frames(torch.arange(6) < 4).long().tolist() == [0, 0, 0, 0, 1, 1]
@@ -32,7 +32,7 @@ def test_frames_that_a_model_is_given_and_those_that_count():
 
 
 def test_baselines_and_errors_by_hand():
-    truth, given = clips(0.0, 1, 4, 9, 16, 25), given_frames(EVERY_SECOND, 6)
+    truth, given = clips(0.0, 1, 4, 9, 16, 25), known_frames(EVERY_SECOND, 6)
     found = without_a_model(truth, given)
     assert found["linear interpolation"][0, 0, :5, 0, 0].tolist() == [0, 2, 4, 10, 16]
     assert found["the frame before"][0, 0, :, 0, 0].tolist() == [0, 0, 4, 4, 16, 16]

@@ -16,7 +16,7 @@ Clips = Float[Tensor, "B 3 T H W"]
 Frames = Bool[Tensor, "T"]
 
 
-def given_frames(conditioning: Conditioning, frames: int) -> Frames:
+def known_frames(conditioning: Conditioning, frames: int) -> Frames:
     """The frames of a clip that a model is given: each n-th of a temporal upsampler, those at the start of others."""
     place = torch.arange(frames)
     if conditioning.every is not None:

@@ -19,7 +19,7 @@ from vidlab.lab.compose import build_data
 from vidlab.lab.evaluation.against_truth.made import (
     Clips,
     counted_frames,
-    given_frames,
+    known_frames,
     made_clips,
     without_a_model,
 )
@@ -75,7 +75,7 @@ def measure(asked: Asked) -> str:
     pipeline = pipeline.using(guidance=asked.guidance, steps=asked.steps)
     frames, *size = pipeline.clip_shape
     frames = asked.frames or frames
-    given = given_frames(pipeline.conditioning, frames)
+    given = known_frames(pipeline.conditioning, frames)
     if not given.any():
         raise UserError(
             f"run={asked.run}: this model is given no frames. Train one with conditioning=frame_replacement."
@@ -103,7 +103,7 @@ def measure(asked: Asked) -> str:
 def _made(models: dict[str, VideoPipeline], batch: ClipBatch, frames: int) -> dict[str, Clips]:
     truth = batch.pixels.float()
     return {
-        how: made_clips(model, truth, batch.captions, batch.keys, given_frames(model.conditioning, frames))
+        how: made_clips(model, truth, batch.captions, batch.keys, known_frames(model.conditioning, frames))
         for how, model in models.items()
     }
 
