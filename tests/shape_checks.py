@@ -44,19 +44,33 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any] | None = 
     # the body of a generator runs between the calls of others; what is quoted may stand for what is no type
     if inspect.isgeneratorfunction(function) or any(isinstance(one, str) for one in annotations):
         return AS_JAXTYPING(function, typechecker=typechecker)
-    types = typechecker(function)
-    if not any(map(speaks_of_shapes, annotations)):
-        return types
+    checks: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def wrapper(*args: Any, **settings: Any) -> Any:
         __tracebackhide__ = True
+        nonlocal checks
         if torch.compiler.is_compiling():  # what is traced has no shapes yet, and the checker cannot be traced
             return function(*args, **settings)
+        if checks is None:  # of five thousand functions, most are never called in one process
+            checks = checking(function, typechecker)
+        return checks(*args, **settings)
+
+    return wrapper
+
+
+def checking(function: Callable[..., Any], typechecker: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The function with its checks of types, and of shapes where an annotation has any."""
+    types: Callable[..., Any] = typechecker(function)
+    if not any(map(speaks_of_shapes, function.__annotations__.values())):
+        return types
+
+    def checks(*args: Any, **settings: Any) -> Any:
+        __tracebackhide__ = True
         with AS_JAXTYPING("context"):
             return types(*args, **settings)
 
-    return wrapper
+    return checks
 
 
 def speaks_of_shapes(annotation: object) -> bool:

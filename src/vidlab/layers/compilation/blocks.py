@@ -44,5 +44,6 @@ def any_length(tokens: Shaped[Tensor, "B S *D"]) -> Shaped[Tensor, "B S *D"]:
 
 def _before_a_graph() -> bool:
     """Whether what runs now may be read by a compiled block."""
-    # without dynamo, whose import takes seconds, nothing has been compiled
-    return not torch.compiler.is_compiling() and "torch._dynamo" in sys.modules
+    # without dynamo, whose import takes seconds, nothing has been compiled; programs have a stand-in for the package
+    # itself (vidlab.lab.cli.lean_imports), not for what is in it
+    return not torch.compiler.is_compiling() and "torch._dynamo.eval_frame" in sys.modules
