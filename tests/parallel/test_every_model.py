@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cli.command import Commands
 from parallel.every_model import MODELS, Fit, composed
 from parallel.test_several_processes import meet, part
 from parallel.trained import launched
@@ -53,13 +54,13 @@ def exported(checkpoint: Path, folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_two_processes_do_all_that_one_does(tmp_path: Path, model: str) -> None:
+def test_two_processes_do_all_that_one_does(commands: Commands, tmp_path: Path, model: str) -> None:
     ways = tuple(way for way in WAYS if model not in ALONE or WAYS[way][1] == 1)
     begun, ended = Fit(model, steps=2), Fit(model, steps=4)
     before = begun.run(tmp_path, save="one.ckpt")
     expected = ended.run(tmp_path, resume="one.ckpt")
     given = exported(tmp_path / "one.ckpt", tmp_path / "one")
-    run_ranks(worker, (str(tmp_path), begun, ended, ways))
+    run_ranks(commands, tmp_path, worker, (str(tmp_path), begun, ended, ways))
     for way in ways:
         check(expected, torch.load(tmp_path / way / "weights.pt"), before)
         check(expected, ended.run(tmp_path / way, resume="two.ckpt"), before)
