@@ -114,3 +114,24 @@ def test_a_step_of_a_backbone_reads_nothing(model):
 @pytest.mark.parametrize("word", cases(VARIANTS, ("conditioning=masked_video", "optimizer=muon")))
 def test_nor_does_one_with_another_conditioning_objective_or_optimizer(word):
     assert reads_of_a_step("model=full3d", word) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("model", MODELS)
+def test_twenty_steps_never_wait_for_a_gpu(model):
+    module = build_module(composed("train", f"model={model}", *TINY))
+    module.log, module.count = lambda *_, **__: None, lambda _: None
+    module.configure_model()
+    module.cuda().train()
+    updates = module.optimizer_factory.build(module)
+    moved = [batch.to("cuda") for batch in batches()]
+    with torch.autocast("cuda", torch.bfloat16):
+        for batch in moved[:2]:  # make tables, kernels and the optimizer's state
+            step(module, updates, batch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in moved:
+                step(module, updates, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
