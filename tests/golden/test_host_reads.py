@@ -7,7 +7,7 @@ import pytest
 import torch
 from golden_runs import CONDITIONINGS, MODELS, TINY, batches, composed
 from host_reads import OnDevice, watched
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.callbacks.adaptive_clipping import AdaptiveClipping
@@ -88,7 +88,7 @@ def as_on_a_gpu(monkeypatch):
 
 def test_adaptive_clipping_reads_whether_to_take_a_step_and_nothing_else():
     trainer = object.__new__(type("Stub", (Trainer,), {"model": None, "global_rank": 0, "world_size": 1}))
-    module, clipping, logged = build_module(composed("train", *TINY)), AdaptiveClipping(warmup_steps=1), {}
+    module, clipping, logged = LightningModule(), AdaptiveClipping(warmup_steps=1), {}
     module.log_dict = logged.update
     weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
     updates = torch.optim.SGD(weights)
@@ -114,3 +114,24 @@ def test_a_step_of_a_backbone_reads_nothing(model):
 @pytest.mark.parametrize("word", cases(VARIANTS, ("conditioning=masked_video", "optimizer=muon")))
 def test_nor_does_one_with_another_conditioning_objective_or_optimizer(word):
     assert reads_of_a_step("model=full3d", word) == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("model", MODELS)
+def test_twenty_steps_never_wait_for_a_gpu(model):
+    module = build_module(composed("train", f"model={model}", *TINY))
+    module.log, module.count = lambda *_, **__: None, lambda _: None
+    module.configure_model()
+    module.cuda().train()
+    updates = module.optimizer_factory.build(module)
+    moved = [batch.to("cuda") for batch in batches()]
+    with torch.autocast("cuda", torch.bfloat16):
+        for batch in moved[:2]:  # make tables, kernels and the optimizer's state
+            step(module, updates, batch)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for batch in moved:
+                step(module, updates, batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
