@@ -11,12 +11,8 @@ from vidlab.conditioning.base import NoConditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import EveryNth, First
 from vidlab.errors import UserError
-<<<<<<< HEAD
-from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, joins, without_a_model
-=======
 from vidlab.lab.compose import build_module
-from vidlab.lab.evaluation.against_truth.made import counted_frames, given_frames, made_clips, without_a_model
->>>>>>> b5d68506a6bbecce176119172c576d95ececd000
+from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, made_clips, without_a_model
 from vidlab.lab.evaluation.against_truth.scores import Scores, check_metrics
 from vidlab.lab.evaluation.against_truth.table import table_of
 from vidlab.metrics.sets.features import Extractor
@@ -99,14 +95,14 @@ def test_metrics_that_do_not_fit_are_refused():
         check_metrics(["vmaf"], 16)
 
 
-def test_given_frames_stay_and_the_others_are_made_by_the_model():
+def test_known_frames_stay_and_the_others_are_made_by_the_model():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         module = build_module(compose("train", [*SMALL, "conditioning=key_frames"]))
     module.configure_model()
     pipeline = module.eval().pipeline
     for frames in (4, 7):  # a clip of the model, and one that two of its clips make
         truth = torch.rand(2, 3, frames, 8, 8) * 2 - 1
-        given = given_frames(pipeline.conditioning, frames)
+        given = known_frames(pipeline.conditioning, frames)
         made = made_clips(pipeline, truth, ["", "a circle"], ["a", "b"], given)
         assert made.shape == truth.shape and torch.equal(made[:, :, given], truth[:, :, given])
         assert (made[:, :, ~given] != truth[:, :, ~given]).any()
