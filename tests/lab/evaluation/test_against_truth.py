@@ -1,18 +1,27 @@
 """Given frames and made ones: what linear interpolation, repetition and a model leave as error, and FVD of sets."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
 from vidlab.conditioning.base import NoConditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import EveryNth, First
 from vidlab.errors import UserError
-from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, joins, without_a_model
+from vidlab.lab.compose import build_module
+from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, made_clips, without_a_model
 from vidlab.lab.evaluation.against_truth.scores import Scores, check_metrics
 from vidlab.lab.evaluation.against_truth.table import table_of
 from vidlab.metrics.sets.features import Extractor
 
+CONF = Path(__file__).resolve().parents[3] / "conf"
+SMALL = (
+    "data.frames=4", "data.height=8", "data.width=8", "model.backbone.width=48", "model.backbone.heads=2",
+    "model.backbone.depth=1", "text_encoder.width=16", "text_encoder.heads=2", "sampler.steps=1", "model.token=[1,4,4]",
+)  # fmt: skip
 EVERY_SECOND = FrameReplacement(pattern=EveryNth(2))
 
 
@@ -46,11 +55,6 @@ def test_baselines_and_errors_by_hand():
     assert thirds.tolist() == pytest.approx([0, 3, 6, 9])
     assert list(without_a_model(truth, torch.arange(6) < 2)) == ["the frame before"]
     assert without_a_model(truth, torch.zeros(6, dtype=torch.bool)) == {}
-
-
-def test_joins_of_an_upsampled_video():
-    assert joins(2, 8, 17) == [6, 10]  # clips of given frames 0-3, 3-6 and 5-8; the last begins early to be full
-    assert joins(2, 8, 7) == []
 
 
 def test_the_table_tells_how_far_the_model_lies_below():
@@ -89,3 +93,20 @@ def test_metrics_that_do_not_fit_are_refused():
         check_metrics(["psnr", "fvd"], 8)
     with pytest.raises(UserError, match="metrics: vmaf; choose among squared_error, psnr"):
         check_metrics(["vmaf"], 16)
+
+
+def test_known_frames_stay_and_the_others_are_made_by_the_model():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        module = build_module(compose("train", [*SMALL, "conditioning=key_frames"]))
+    module.configure_model()
+    pipeline = module.eval().pipeline
+    for frames in (4, 7):  # a clip of the model, and one that two of its clips make
+        truth = torch.rand(2, 3, frames, 8, 8) * 2 - 1
+        given = known_frames(pipeline.conditioning, frames)
+        made = made_clips(pipeline, truth, ["", "a circle"], ["a", "b"], given)
+        assert made.shape == truth.shape and torch.equal(made[:, :, given], truth[:, :, given])
+        assert (made[:, :, ~given] != truth[:, :, ~given]).any()
+        alone = made_clips(pipeline, truth[1:], ["a circle"], ["b"], given)
+        torch.testing.assert_close(alone, made[1:], msg="the noise is the clip's own")
+    with pytest.raises(UserError, match="frames=3: the model's clips have 4"):
+        made_clips(pipeline, truth[:, :, :3], ["", ""], ["a", "b"], torch.tensor([True, False, False]))

@@ -10,7 +10,7 @@ from vidlab.conditioning.base import Conditioning
 from vidlab.errors import UserError
 from vidlab.pipelines.video_pipeline import VideoPipeline
 from vidlab.randomness import KeyedRNG
-from vidlab.sampling.long_video import starts_of_clips, upsampled
+from vidlab.sampling.long_video import upsampled
 
 Clips = Float[Tensor, "B 3 T H W"]
 Frames = Bool[Tensor, "T"]
@@ -64,13 +64,6 @@ def made_clips(
             "beyond them."
         )
     return torch.where(known[:, None, :, None, None], truth, make(truth, known))
-
-
-def joins(every: int, clip_frames: int, frames: int) -> list[int]:
-    """Frames of an upsampled video at which one clip of the model ends and the next begins."""
-    places = len(range(0, clip_frames, every))
-    starts = starts_of_clips(len(range(0, frames, every)), places)
-    return [start * every for start in starts[1:]]
 
 
 def without_a_model(truth: Clips, given: Frames) -> Mapping[str, Clips]:
