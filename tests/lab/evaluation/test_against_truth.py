@@ -8,7 +8,7 @@ from vidlab.conditioning.base import NoConditioning
 from vidlab.conditioning.frame_replacement import FrameReplacement
 from vidlab.conditioning.patterns import EveryNth, First
 from vidlab.errors import UserError
-from vidlab.lab.evaluation.against_truth.made import counted_frames, known_frames, joins, without_a_model
+from vidlab.lab.evaluation.against_truth.made import counted_frames, joins, known_frames, without_a_model
 from vidlab.lab.evaluation.against_truth.scores import Scores, check_metrics
 from vidlab.lab.evaluation.against_truth.table import table_of
 from vidlab.metrics.sets.features import Extractor
