@@ -288,15 +288,12 @@ def test_noise_and_sharpness():
     assert noise_level(slope) == pytest.approx(0, abs=1e-9)  # a slope is no noise
     assert noise_level(slope + rng.normal(0, 5, slope.shape)) == pytest.approx(5, rel=0.03)
     edge = np.where(np.arange(200) < 100, 0.0, 200.0)
-    assert sharpness(np.tile(edge, (200, 1))[..., None]) == 1.0 and sharpness(np.zeros((9, 9, 3))) == 0.0
-    # half the slope of an edge in one channel, beside a slow slope over the same range in another
-    two = np.stack([np.tile(np.arange(200.0), (200, 1)), np.tile(edge / 2, (200, 1))], -1)
-    assert sharpness(two) == pytest.approx(100 / (199 - 0), rel=0.01)
+    assert sharpness(np.tile(edge, (200, 1))) == 1.0 and sharpness(np.zeros((9, 9))) == 0.0
     # the slope in the middle of an edge blurred by a Gaussian of 3 pixels: erf(0.5 / (3 sqrt 2)) = 0.1324
     from scipy.special import erf
 
     blurred = 100 * (1 + erf((np.arange(200) - 99.5) / (3 * np.sqrt(2))))
-    assert sharpness(np.tile(blurred, (200, 1))[..., None]) == pytest.approx(0.1324, abs=1e-3)
+    assert sharpness(np.tile(blurred, (200, 1))) == pytest.approx(0.1324, abs=1e-3)
 
 
 def test_subtitles_are_read():

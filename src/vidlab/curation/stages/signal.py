@@ -19,10 +19,10 @@ NOISE, SHARPNESS = "noise", "sharpness"
 class NoiseAndSharpness(Measure):
     """Two numbers of a clip's frames at full size, each the median over frames.
 
-    ``noise`` is the standard deviation of additive noise of the luma on 0 to 255 by Immerkaer's estimate (1996).
-    ``sharpness`` is the steepest slope (99.9th percentile) from pixel to pixel of any color channel, as a share of the
-    widest range of one: 1 where a hard edge lies between two pixels, and 0.4 / s where it is blurred by a Gaussian of s
-    pixels. A blue thing before a grey one has an edge that the luma hardly shows. Noise looks sharp: judge it first.
+    ``noise`` is the standard deviation of additive noise on 0 to 255 by Immerkaer's estimate (1996). ``sharpness`` is
+    the steepest slope (99.9th percentile) of the luma from pixel to pixel, as a share of its range: 1 where a hard
+    edge lies between two pixels, and 0.4 / s where it is blurred by a Gaussian of s pixels. Noise looks sharp: judge it
+    first.
 
     Args:
         frames: number of frames, evenly over the clip.
@@ -46,9 +46,8 @@ class NoiseAndSharpness(Measure):
     def measure(self, video: VideoFile, clips: Sequence[Clip]) -> Sequence[Measurement]:
         found = []
         for clip in clips:
-            frames = video.frames(clip, spread(clip.frames, self.frames))
-            noise = float(np.median([noise_level(luma(frame)) for frame in frames]))
-            sharp = float(np.median([sharpness(frame) for frame in frames]))
+            lumas = [luma(frame) for frame in video.frames(clip, spread(clip.frames, self.frames))]
+            noise, sharp = (float(np.median([of(one) for one in lumas])) for of in (noise_level, sharpness))
             found.append(Measurement({NOISE: noise, SHARPNESS: sharp}))
         return found
 
@@ -68,11 +67,8 @@ def noise_level(image: np.ndarray) -> float:
     return float(np.sqrt(np.pi / 2) / 6 * np.abs(response).mean())
 
 
-def sharpness(frame: np.ndarray) -> float:
-    """The steepest slope of a channel of a (H, W, C) frame as a share of the widest range; 0 of one flat color."""
-    values = frame.astype(np.float64)
-    low, high = np.quantile(values, (0.001, 0.999), axis=(0, 1))  # (C,) each
-    slopes = [np.abs(np.diff(values, axis=axis)).reshape(-1, values.shape[2]) for axis in (0, 1)]
-    steepest = np.quantile(np.concatenate(slopes), 0.999, axis=0)  # (C,)
-    widest = float((high - low).max())
-    return float(steepest.max()) / widest if widest > 0 else 0.0
+def sharpness(image: np.ndarray) -> float:
+    """The steepest slope as a share of the range; 0 of one flat color."""
+    slopes = np.concatenate([np.abs(np.diff(image, axis=axis)).ravel() for axis in (0, 1)])
+    low, high = np.quantile(image, (0.001, 0.999))
+    return float(np.quantile(slopes, 0.999) / (high - low)) if high > low else 0.0
