@@ -1,13 +1,14 @@
 """Videos of moving shapes with planted faults, and which of them a recipe removes."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from vidlab.curation.engine.records import SourceVideo
-from vidlab.data.moving_shapes.source import MovingShapes
+from vidlab.data.moving_shapes.source import MovingShapes, RenderedClip
 from vidlab.data.video import encode
 
 FPS, FRAMES, SIDE = 8, 40, 128
@@ -56,13 +57,23 @@ Fault = Callable[[Frames, Frames, np.random.Generator], Frames]
 FAULTS: dict[str, Fault] = {one.__name__: one for one in (still, cut, shaking, text, noise, blur)}
 
 
+def moves(clip: RenderedClip) -> bool:
+    """Whether something of a clip moves; a rendered scene may stand still before a fixed camera."""
+    return clip.factors.camera != "fixed" or any(one.motion != "still" for one in clip.factors.objects)
+
+
+def moving(source: MovingShapes) -> Iterator[Frames]:
+    """The frames of clips in which something moves, in order."""
+    return (clip.frames for clip in map(source.render, count()) if moves(clip))
+
+
 def make(folder: Path, goods: int, each: int, seed: int, kinds: Iterable[str] = FAULTS) -> Iterator[SourceVideo]:
     """``goods`` videos without a fault and ``each`` of every kind; a name begins with its fault."""
-    source, number = scenes(seed), 0
+    clips, number = moving(scenes(seed)), 0
     folder.mkdir(parents=True, exist_ok=True)
-    for fault, count in ((good, goods), *((FAULTS[kind], each) for kind in kinds)):
-        for at in range(count):
-            first, other = (source.render(number + step).frames for step in (0, 1))
+    for fault, wanted in ((good, goods), *((FAULTS[kind], each) for kind in kinds)):
+        for at in range(wanted):
+            first, other = next(clips), next(clips)
             frames = fault(first, other, np.random.default_rng(seed * 10_000 + number))
             number += 2
             file = folder / f"{fault.__name__}-{at:03d}.mp4"

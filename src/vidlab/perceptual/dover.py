@@ -34,6 +34,8 @@ class WindowAttention(nn.Module):
         gated: whether tokens of one fragment have biases of their own.
     """
 
+    fragment_position_bias_table: nn.Parameter | None
+
     def __init__(self, width: int, heads: int, window: Size, gated: bool) -> None:
         super().__init__()
         self.heads, self.window = heads, window
