@@ -11,7 +11,7 @@ SUFFIXES = (".py", ".md", ".yaml", ".toml", ".txt", ".sh")
 ABOUT_OTHERS = {
     "src/vidlab/lab/earlier_names.py", "src/vidlab/lab/cli/error_messages.py", "src/vidlab/data/storage/clip_row.py",
     "src/vidlab/data/moving_shapes/words.py", "tests/data/storage/test_index.py", "tests/test_assets.py",
-    "tests/test_words.py",
+    "tests/test_replaced_words.py",
 }  # fmt: skip
 # A pattern of whole words: what is written instead.
 WORDS = {
