@@ -87,17 +87,18 @@ def measure(asked: Asked) -> str:
         for title, run in asked.against.items()
     }
     data = held_out(_config(asked.run, asked.name), (frames, *size), asked)
-    scores, shown = Scores(metrics, counted_frames(given)), list[dict[str, Clips]]()
-    with bar("clips", len(data.data.val)) as advance:
+    scores, shown, clips = Scores(metrics, counted_frames(given)), list[dict[str, Clips]](), 0
+    with bar("clips", min(asked.clips, len(data.data.val))) as advance:
         for batch in data.val_dataloader():
             truth = batch.pixels.float()
             made = _made(models, batch, frames) | dict(without_a_model(truth, given))
             scores.add(truth, made)
             shown += [{TRUTH: truth, **made}] if not shown else []
+            clips += len(batch)
             advance(len(batch))
     if asked.sheet is not None:
         write_sheet(asked.sheet, shown[0])
-    return table_of(scores, MODEL, [how for how in shown[0] if how not in (MODEL, TRUTH)], len(data.data.val))
+    return table_of(scores, MODEL, [how for how in shown[0] if how not in (MODEL, TRUTH)], clips)
 
 
 def _made(models: dict[str, VideoPipeline], batch: ClipBatch, frames: int) -> dict[str, Clips]:
