@@ -129,6 +129,7 @@ def name_of(row: Row) -> str:
 
 
 RUN = [row for row in ROWS if name_of(row) not in REFUSED]
+ALONE = ("train compile=max",)  # searches for kernels half a minute: among the slow tests only
 
 
 def runs(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +138,10 @@ def runs(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert loss is None or 0 < loss < float("inf")
 
 
-@pytest.mark.parametrize("rows", packed(RUN, settings), ids=lambda rows: " ".join(map(name_of, rows)))
+TOGETHER = packed([row for row in RUN if name_of(row) not in ALONE], settings)
+
+
+@pytest.mark.parametrize("rows", TOGETHER, ids=lambda rows: " ".join(map(name_of, rows)))
 def test_named_values_run_together(rows, tmp_path, monkeypatch):
     runs(rows, tmp_path, monkeypatch)
 
