@@ -65,8 +65,10 @@ class Asset:
         return cache_folder() / "assets" / (self.folder or self.sha256) / self.name.rsplit("/")[-1]
 
 
-def cache_folder() -> Path:
-    """The folder of all that is made or fetched once: ``$VIDLAB_CACHE``, or the user's cache folder."""
+def cache_folder(given: str | Path | None = None) -> Path:
+    """The folder of all that is made or fetched once: the one given, ``$VIDLAB_CACHE``, or the user's cache folder."""
+    if given:
+        return Path(given).expanduser()
     configured = os.environ.get("VIDLAB_CACHE")
     return Path(configured).expanduser() if configured else user_cache_path("vidlab")
 

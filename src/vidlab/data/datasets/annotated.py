@@ -83,7 +83,7 @@ class AnnotatedVideos(ABC):
         folder = self._folder()
         settings = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if f.name != "cache_dir"]
         digest = fingerprint((VERSION, type(self).__name__, folder, *settings), self.annotated_by(folder))
-        cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
+        cache = cache_folder(self.cache_dir)
         return prepare_once(cache / self.name / f"{folder.name}-{digest}", lambda made: self._build(made, folder))
 
     def find(self, folder: Path, usual: Sequence[str]) -> Path:

@@ -75,7 +75,7 @@ class FolderSource:
         beside = [text for video in videos if (text := text_beside(video)) is not None]
         files = [*videos, *beside, *([table] if table else [])]
         digest = fingerprint((VERSION, folder, self.val_fraction, self.max_megapixels), files)
-        cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
+        cache = cache_folder(self.cache_dir)
         target = cache / "folder" / f"{folder.name}-{digest}"
         return prepare_once(target, lambda made: self._build(made, folder, videos, table))
 

@@ -88,7 +88,7 @@ class TarShards:
         digest = blake2b(digest_size=8)
         for part in (VERSION, folder, self.val_fraction, self.max_megapixels, *states):
             digest.update(os.fsencode(f"{part}\n"))
-        cache = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
+        cache = cache_folder(self.cache_dir)
         # a name may have 255 bytes, and a folder of that length has one already
         target = cache / self.name / f"{shown(folder.name)[:100]}-{digest.hexdigest()}"
 

@@ -1,11 +1,9 @@
 """The moving-shapes data set: a pure function of (settings, split, index), encoded to shards on first use."""
 
-import json
 from dataclasses import asdict, dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any
 
 from vidlab.data.moving_shapes.captions import write_caption
 from vidlab.data.moving_shapes.factors import describe
@@ -19,7 +17,6 @@ from vidlab.randomness import seed_of
 RENDERER_VERSION = 5
 """Part of the cache folder's name: raise it with every change of the pixels, the factors or the captions."""
 
-Split = Literal["train", "val"]
 DIFFICULTIES = ("plain", "rich")
 LEAST_FRAMES = 4  # a bounce needs frames on both sides, and a pan may not jump a tile
 LEAST_SIDE = 16
@@ -118,12 +115,9 @@ class MovingShapes:
     @property
     def folder(self) -> Path:
         """Where the shards of these settings live; the name changes with everything that changes a clip."""
-        from vidlab.assets import cache_folder
+        from vidlab.data.datasets.rendered import rendered_folder
 
-        text = json.dumps(self._settings, sort_keys=True)
-        digest = blake2b(text.encode(), digest_size=6).hexdigest()
-        root = Path(self.cache_dir).expanduser() if self.cache_dir is not None else cache_folder()
-        return root / f"moving_shapes-{self.difficulty}-{digest}"
+        return rendered_folder(f"moving_shapes-{self.difficulty}", self._settings, self.cache_dir)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -131,20 +125,16 @@ class MovingShapes:
         return asdict(self) | {"cache_dir": None, "renderer": RENDERER_VERSION}
 
     def _write(self, folder: Path) -> None:
-        from rich.progress import track
+        from vidlab.data.datasets.rendered import Rendered, write_rendered
+        from vidlab.data.video import VideoInfo
 
-        from vidlab.data.storage.shards import ShardWriter
-        from vidlab.data.video import VideoInfo, encode
+        def render(number: int, split: str) -> Rendered:
+            clip = self.render(number, split)
+            return Rendered(clip.frames, clip.caption, clip.factors)
 
         info = VideoInfo(self.frames, self.height, self.width, float(self.fps), self.frames / self.fps)
-        jobs: list[tuple[Split, int]] = [("train", i) for i in range(self.train_clips)]
-        jobs += [("val", i) for i in range(self.val_clips)]
-        with ShardWriter(folder, metadata=self._settings) as writer:
-            for split, index in track(jobs, description=f"rendering {self.name} ({self.difficulty})"):
-                clip = self.render(index, split)
-                video = encode(clip.frames, self.fps, lossless=True)
-                key = f"{split}-{index:07d}"
-                writer.add(key, video, info, [clip.caption], split, self.name, clip.factors)
+        clips, title = {"train": self.train_clips, "val": self.val_clips}, f"{self.name} ({self.difficulty})"
+        write_rendered(folder, self.name, self._settings, info, clips, render, title)
 
     def _rng(self, number: int, purpose: str) -> Random:
         return Random(seed_of(self.seed, "moving_shapes", number, purpose))

@@ -68,8 +68,7 @@ class ObjaverseViews:
         first = [folder / uid / "000.png" for uid in captions]
         settings = VERSION, folder, *captions.items(), self.val_fraction, self.max_megapixels
         digest = fingerprint(settings, [file for file in first if file.is_file()])
-        root = Path(self.cache_dir).expanduser() if self.cache_dir else cache_folder()
-        made = root / self.name / f"{folder.parent.name}-{digest}"
+        made = cache_folder(self.cache_dir) / self.name / f"{folder.parent.name}-{digest}"
         return prepare_once(made, lambda made: self._write(made, folder, captions))
 
     def _folder(self) -> Path:

@@ -1,8 +1,6 @@
 """Rendered solids seen by seven cameras, encoded to shards on first use."""
 
-import json
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
@@ -63,27 +61,20 @@ class MultiviewSolids:
 
     def prepare(self) -> Path:
         """The folder with shards and index; renders all objects if it is not there yet. Safe in several processes."""
-        from vidlab.assets import cache_folder
         from vidlab.data.datasets.base import prepare_once
+        from vidlab.data.datasets.rendered import rendered_folder
 
-        digest = blake2b(json.dumps(self._settings, sort_keys=True).encode(), digest_size=6).hexdigest()
-        root = Path(self.cache_dir).expanduser() if self.cache_dir is not None else cache_folder()
-        return prepare_once(root / f"{self.name}-{digest}", self._write)
+        return prepare_once(rendered_folder(self.name, self._settings, self.cache_dir), self._write)
 
     @property
     def _settings(self) -> dict[str, object]:
         return asdict(self) | {"cache_dir": None, "renderer": RENDERER_VERSION}
 
     def _write(self, folder: Path) -> None:
-        from rich.progress import track
-
-        from vidlab.data.storage.shards import ShardWriter
-        from vidlab.data.video import VideoInfo, encode
+        from vidlab.data.datasets.rendered import Rendered, write_rendered
+        from vidlab.data.video import VideoInfo
 
         info = VideoInfo(VIEWS, self.height, self.width, FPS, VIEWS / FPS)
-        jobs = [(split, i) for split, n in (("train", self.train_clips), ("val", self.val_clips)) for i in range(n)]
-        with ShardWriter(folder, metadata=self._settings) as writer:
-            for split, index in track(jobs, description=f"rendering {self.name}"):
-                views, caption = self.render(index, split)
-                video = encode(views, FPS, lossless=True)
-                writer.add(f"{split}-{index:07d}", video, info, [caption], split, self.name)
+        clips = {"train": self.train_clips, "val": self.val_clips}
+        render = self.render
+        write_rendered(folder, self.name, self._settings, info, clips, lambda n, split: Rendered(*render(n, split)))
