@@ -155,6 +155,7 @@ def test_processes_of_a_launcher_are_told_to_train_it_first(tmp_path, monkeypatc
         provide_image_model(cfg)
 
 
+@pytest.mark.slow  # each part of it has tests of its own beside the backbone
 def test_a_lora_and_pictures_are_given_when_videos_are_made(tmp_path, capsys):
     run_training(composed(tmp_path / "one", "model=harivo", "model.backbone.lora_rank=2", *STEPS))
     checkpoint = tmp_path / "one" / "checkpoints" / "last.ckpt"
