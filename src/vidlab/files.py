@@ -136,3 +136,8 @@ def is_control(char: str) -> bool:
 def escaped(char: str) -> str:
     r"""A character as its escape, such as ``\x1b``."""
     return char.encode("unicode_escape").decode("ascii")
+
+
+def terminal(text: str) -> str:
+    r"""Text without what a terminal obeys: control characters other than line end and tab appear as ``\x1b``."""
+    return "".join(char if char in "\n\t" or not is_control(char) else escaped(char) for char in text)

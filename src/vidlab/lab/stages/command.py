@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from vidlab.command_line import command
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.composed import compose
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.runs.run_lock import held_lock
 from vidlab.lab.stages.graph import Graph, read_graph

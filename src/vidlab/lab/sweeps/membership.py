@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vidlab.command_line import setting
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.error_messages import explain
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.sweeps.record import RECORD, JobRecord, State, SweepRecord, read_sweep, run_id_of, write_job
 from vidlab.lab.tracking.process_identity import this_process
 from vidlab.redaction import redact
