@@ -37,6 +37,16 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """A write to ``path`` that fails within the block says to what; without this it names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def aside_of(path: Path) -> Path:
     """Where this process, and no other, makes what will be ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
