@@ -93,8 +93,7 @@ class VideoModelCaptioner(Captioner):
 
     def _answer(self, request: ChatRequest, journal: Journal) -> Answer:
         # folders of one name hold different models
-        body = {"model": str(Path(self.path).resolve()), "messages": request.messages(), "max_tokens": self.max_tokens}
-        key = identity(body)
+        key = identity(str(Path(self.path).resolve()), {"messages": request.messages(), "max_tokens": self.max_tokens})
         found = journal.get(key)
         if found is None:
             found = self._generated(request)
