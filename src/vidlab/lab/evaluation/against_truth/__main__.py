@@ -35,12 +35,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
     given = _parser().parse_args(arguments)
-    from vidlab.lab.evaluation.against_truth.measure import Asked, measure
+    from vidlab.lab.evaluation.against_truth.measure import AgainstTruthSettings, measure
 
     pairs = [pair.partition("=") for pair in given.against]
     if any(not run for _, _, run in pairs):
         raise UserError(f"--against {given.against}: give a name and a run, such as --against t2v=runs/...")
-    asked = Asked(
+    asked = AgainstTruthSettings(
         given.run, {name: run for name, _, run in pairs}, given.name, given.clips, given.frames,
         given.metrics, given.steps, given.guidance, sheet=given.sheet,
     )  # fmt: skip

@@ -34,7 +34,7 @@ SHOWN = 4  # clips on a sheet
 
 
 @dataclass(frozen=True)
-class Asked:
+class AgainstTruthSettings:
     """What is measured.
 
     Args:
@@ -61,7 +61,7 @@ class Asked:
     sheet: Path | None = None
 
 
-def measure(asked: Asked) -> str:
+def measure(asked: AgainstTruthSettings) -> str:
     """The table of a run against the truth, on held-out clips of its own data.
 
     Raises:
@@ -105,7 +105,7 @@ def _made(models: dict[str, VideoPipeline], batch: ClipBatch, frames: int) -> di
     }
 
 
-def held_out(trained: DictConfig, shape: tuple[int, ...], asked: Asked) -> ClipDataModule:
+def held_out(trained: DictConfig, shape: tuple[int, ...], asked: AgainstTruthSettings) -> ClipDataModule:
     """The first held-out clips of a run's data, at a size."""
     set_size(trained.data, (shape[0], shape[1], shape[2]))
     trained.data.val_clips, trained.data.batch_size, trained.data.num_workers = asked.clips, asked.batch_size, 0
