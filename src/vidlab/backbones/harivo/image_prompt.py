@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.backbones.harivo.unet import record_attention
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.hub import refuse_code
 from vidlab.tensors import read_tensors, refuse_non_finite, refuse_pickled
 
@@ -150,6 +150,6 @@ def load_image_encoder(path: str) -> Any:
     try:
         found = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"ip_adapter.encoder={path} is not a readable image encoder of CLIP ({reason}).") from error
     return found.eval().requires_grad_(False)

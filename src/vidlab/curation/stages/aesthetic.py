@@ -16,7 +16,7 @@ from vidlab.assets import sha256_of
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure, check_given
 from vidlab.curation.engine.video_file import VideoFile, spread
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.hub import refuse_code
 from vidlab.perceptual.weights import load_weights
 
@@ -101,7 +101,7 @@ def aesthetic_model(clip: str, head: str) -> "AestheticModel":
         )
         prepare = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a strange folder raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"curation.aesthetic: clip={clip} is no readable CLIP with its image processor ({reason})."
         ) from error
