@@ -79,7 +79,7 @@ def _alive(pid: int) -> bool:
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in one step."""
     with written_aside(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, "utf-8")
     return path
 
 
@@ -91,7 +91,7 @@ def write_json(path: Path, content: Any, indent: int = 2) -> Path:
 @contextmanager
 def open_table(path: Path) -> Iterator[TextIO]:
     """A file for ``csv`` that is written in one step."""
-    with written_aside(path) as aside, aside.open("w", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 

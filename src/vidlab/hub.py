@@ -149,7 +149,7 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: it is damaged or holds something else.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
     if not isinstance(content, dict):

@@ -125,7 +125,7 @@ def load_clip(path: str | None, key: str) -> dict[str, Any]:
     folder, local = _folder(path, key), {"local_files_only": True, "trust_remote_code": False}
     refuse_code(folder, f"{key}={path}")
     try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         mean, std = settings["image_mean"], settings["image_std"]
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **local).eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)

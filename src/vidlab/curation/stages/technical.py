@@ -139,7 +139,7 @@ class QualityModel:
     """
 
     def __init__(self, model: Path, ranges: Path) -> None:
-        head, _, body = model.read_text().partition("\nSV\n")
+        head, _, body = model.read_text("utf-8").partition("\nSV\n")
         facts = dict(line.split(maxsplit=1) for line in head.splitlines())
         self.gamma, self.rho = float(facts["gamma"]), float(facts["rho"])
         rows = [line.split() for line in body.splitlines() if line.strip()]

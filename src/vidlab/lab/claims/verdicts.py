@@ -132,7 +132,7 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Mapping[Settings, Scores]:
     tables: set[str] = set()
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):
-            words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text()))
+            words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text("utf-8")))
             rows = {key.removeprefix("row/"): value for key, value in words.items() if key.startswith("row/")}
             tables |= rows.keys()
             value = _value(job.parents[1], metric)
@@ -148,7 +148,7 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Mapping[Settings, Scores]:
 def _value(run: Path, metric: str) -> float | None:
     """A metric of a run: as logged last, or the mean over the clips of the last evaluation; None if it has none."""
     try:
-        last = json.loads((run / SUMMARY).read_text())["last"]
+        last = json.loads((run / SUMMARY).read_text("utf-8"))["last"]
     except (OSError, ValueError, KeyError):
         return None
     if metric in last:

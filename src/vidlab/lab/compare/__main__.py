@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from vidlab.lab.compare.documents import REST
 
     folder = build_comparison(found.runs, found.out, found.uri, found.metric, found.name)
-    text = (folder / TEXT).read_text().split(f"## {REST}")[0]
+    text = (folder / TEXT).read_text("utf-8").split(f"## {REST}")[0]
     print(terminal(text))
     print(terminal(f"  page         {folder / PAGE}\n  as text      {folder / TEXT}\n  as a table   {folder / TABLE}"))
 

@@ -113,7 +113,7 @@ def _rank() -> int:
 def last_value(run_folder: Path, metric: str = "val/loss") -> float | None:
     """The last value of a metric of a finished run; None where it has none, or none that is finite."""
     try:
-        value = float(json.loads((run_folder / "summary.json").read_text())["last"][metric])
+        value = float(json.loads((run_folder / "summary.json").read_text("utf-8"))["last"][metric])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return value if math.isfinite(value) else None
