@@ -92,11 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.check:
         if not given.page.parent.is_dir():
             parser.error(f"{given.page}: no such folder; run this where docs/ is, or give --page FILE")
-        given.page.write_text(text())
+        given.page.write_text(text(), "utf-8")
         return 0
     if not given.page.is_file():
         parser.error(f"{given.page}: no such file; write it with python -m vidlab.lab.claims")
-    found = differences(given.page.read_text())
+    found = differences(given.page.read_text("utf-8"))
     if found:
         print(*found, f"{given.page} is out of date: python -m vidlab.lab.claims", sep="\n", file=sys.stderr)
     return int(bool(found))
