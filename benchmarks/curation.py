@@ -30,19 +30,18 @@ from vidlab.curation.engine.video_file import VideoFile
 from vidlab.curation.engine.work import Work, process_partition
 from vidlab.curation.output.funnel import Funnel
 from vidlab.curation.output.shards import ShardExport
-from vidlab.curation.recipe import Recipe, recipe
+from vidlab.curation.recipe import Recipe
 from vidlab.curation.sources import source_videos
-from vidlab.curation.stages.filters import Range
-from vidlab.curation.stages.perceptual import SERIES, FrameDistances, JumpCuts, MotionAgain
+from vidlab.curation.stages.perceptual import SERIES, FrameDistances, JumpCuts
 from vidlab.curation.stages.scenes import ContentCuts, TransNetCuts
-from vidlab.curation.stages.signal import NoiseAndSharpness
-from vidlab.curation.stages.slicing import Open, Slice
-from vidlab.curation.stages.text import EdgeCrop, TextBoxes
+from vidlab.curation.stages.slicing import Open
 from vidlab.data.datasets.folder import FolderSource
 from vidlab.data.datasets.sample_clips import Clips, reduce_frame
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.shards import read_member
 from vidlab.data.video import encode, read_frames
+from vidlab.lab.cli.composed import compose
+from vidlab.lab.curating.run import build_recipe
 
 
 class Silent:
@@ -58,18 +57,24 @@ class Silent:
         """Not shown."""
 
 
-def open_sora_plan(every: int = 1, ocr: bool = True, **more: object) -> Recipe:
-    cuts = {"measure": FrameDistances(every=every), "keep": JumpCuts(every=every)}
-    text = {"measure": TextBoxes(), "keep": EdgeCrop()} if ocr else None
-    again = {"measure": MotionAgain(every=every), "keep": Range("motion_cropped", 0.001, 0.3)}
-    first = {"slice": Slice(16), "jump_cuts": cuts, "motion": Range("motion", 0.001, 0.3), "ocr_crop": text}
-    return recipe("open_sora_plan", **first, **more, motion_again=again)
+def open_sora_plan(*overrides: str) -> Recipe:
+    """Open-Sora Plan's recipe as shipped, without the two steps whose weights have to be given."""
+    without = ("curation.aesthetic=null", "curation.technical=null")
+    return build_recipe(compose("curation=open_sora_plan", *without, *overrides, program="curate"))
+
+
+def with_noise_and_sharpness(ocr: bool) -> Recipe:
+    """The same with the shipped step of noise and sharpness in the place of DOVER."""
+    text = () if ocr else ("curation.ocr_crop=null",)
+    words = ("curation=open_sora_plan", "curation.aesthetic=null", *text)
+    return build_recipe(compose(*words, "curation/step@curation.technical=noise_and_sharpness", program="curate"))
 
 
 def speed(folder: Path, every: int) -> None:
     """CPU seconds of every stage: each is run behind those before it, whose files are there."""
     sources = list(source_videos(FolderSource(str(folder))))
-    stages = open_sora_plan(every).stages
+    thinned = (f"curation.{step}.measure.every={every}" for step in ("jump_cuts", "motion_again"))
+    stages = open_sora_plan(*thinned).stages
     rows = []
     with tempfile.TemporaryDirectory() as root, one_thread():
         (partition,) = planned(Path(root), sources, len(sources))
@@ -191,9 +196,7 @@ def faults(goods: int, each: int, seed: int, kinds: list[str], ocr: bool) -> Non
     """The recipe on planted faults. A cut is removed when no kept clip has it, text when it is cropped away."""
     with tempfile.TemporaryDirectory() as folder:
         sources = list(make(Path(folder) / "raw", goods, each, seed, kinds))
-        signal = {"measure": NoiseAndSharpness(), "noise": Range("noise", None, 10), "sharp": Range("sharpness", 0.2)}
-        made = open_sora_plan(ocr=ocr, technical=signal)
-        done = curate(made, sources, Settings(Path(folder) / "out", Serial(), 16), Silent())
+        done = curate(with_noise_and_sharpness(ocr), sources, Settings(Path(folder) / "out", Serial(), 16), Silent())
         clips = [clip for table in done.tables() for clip in table_clips(table)]
     counts = dict.fromkeys(kinds, each) | {"good": goods}
     spoiled = {source.name for source in sources if any(has_fault(clip, source.name) for clip in clips)}

@@ -39,6 +39,7 @@ WITH = {
     "task/autoencoder task.adaptive_clipping": ["callbacks.finite_loss=null"],
     "init/parents": ["init.runs={one:last}", "init.parts={one:all}"],
     "train attention=flex": ["trainer.accelerator=cpu"],
+    "train compile=true": ["+trainer.limit_val_batches=0"],  # half of the compilation, which takes longest here
 }
 # choices that are no run of their own
 RUN_AS = {"train": "model/full3d", "autoencoder/wfvae_nano": "task/autoencoder"}

@@ -252,7 +252,7 @@ def test_command_line_lists_and_refuses_unknown_names(capsys):
     listed = capsys.readouterr().out
     assert "bikes.mp4" in listed and "minilm/model.safetensors" in listed and "not fetched" in listed
     assert assets.main(["nothing"]) == 2
-    assert "unknown file nothing" in capsys.readouterr().out
+    assert "unknown file nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

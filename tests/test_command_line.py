@@ -9,7 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from vidlab.command_line import command, setting
+from vidlab.command_line import command, exit_code, setting
+from vidlab.errors import UserError
 from vidlab.lab.cli.arguments import quote_text
 
 NASTY = (
@@ -57,3 +58,29 @@ def test_plain_values_are_printed_plain():
     line = command("generate.py", setting("checkpoint", Path("runs/a/2026-01-01")), "prompt=a red square", "seed=0,1")
     assert line == "python generate.py checkpoint=runs/a/2026-01-01 prompt='a red square' seed=0,1"
     assert command("-m vidlab.lab.export", "-m", "a b") == "python -m vidlab.lab.export -m 'a b'"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "told"),
+    [
+        (UserError("http://me:secret@host/x\x1b[2J: no such run."), 2, "http://me:***@host/x\\x1b[2J: no such run.\n"),
+        (KeyboardInterrupt(), 130, "Interrupted.\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_an_exit_code_and_a_line(raised, code, told, capsys):
+    @exit_code
+    def program(fails: bool) -> None:
+        if fails:
+            raise raised
+
+    assert program(False) == 0 and program(fails=True) == code
+    assert capsys.readouterr() == ("", told)
+
+
+def test_a_mistake_in_the_code_passes():
+    @exit_code
+    def program() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        program()

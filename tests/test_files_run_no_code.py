@@ -65,12 +65,23 @@ def calls() -> list[tuple[str, str, str, ast.Call]]:
 
 def _calls() -> Iterator[tuple[str, str, str, ast.Call]]:
     for file, tree in trees().items():
-        around = {
-            inner: node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for inner in ast.walk(node)
-        }
-        for node in ast.walk(tree):
+        unseen: list[tuple[ast.AST, str]] = [(tree, "")]
+        while unseen:
+            node, function = unseen.pop()
             if isinstance(node, ast.Call):
-                yield file, around.get(node, ""), ast.unparse(node.func), node
+                yield file, function, _dotted(node.func), node
+            if isinstance(node, ast.FunctionDef):
+                function = node.name
+            unseen += [(inner, function) for inner in ast.iter_child_nodes(node)]
+
+
+def _dotted(called: ast.expr) -> str:
+    """``a.b.c``; of what is computed, such as ``f(x).c``, only what follows it: ``?.c``."""
+    parts = []
+    while isinstance(called, ast.Attribute):
+        parts.append(called.attr)
+        called = called.value
+    return ".".join([called.id if isinstance(called, ast.Name) else "?", *reversed(parts)])
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -24,6 +24,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from vidlab import package_index
+from vidlab.command_line import exit_code
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers
 from vidlab.package_index import FetchFailed, Package
@@ -263,8 +264,9 @@ def _tar_stream(archive: Path, package: Package) -> Iterator[tarfile.TarFile]:
         yield tar
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line of ``python -m vidlab.assets``; exit code 2 when a file could not be fetched."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """List the pinned files, or fetch some: ``python -m vidlab.assets``."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m vidlab.assets", description="List or fetch pinned files.")
@@ -272,22 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="fetch every file")
     options = parser.parse_args(arguments)
     known = {name: asset for path in MANIFESTS for name, asset in read_manifest(path).items()}
-    try:
-        unknown = [name for name in options.names if name not in known]
-        if unknown:
-            raise AssetError(f"unknown file {', '.join(unknown)}; known: {', '.join(known)}.")
-        if options.all or options.names:
-            wanted = [asset for asset in known.values() if options.all or asset.name in options.names]
-            for name, path in fetch_all(wanted).items():
-                print(f"{name:32} {path}")
-        else:
-            for name, asset in known.items():
-                state = "cached" if asset.path.is_file() else "not fetched"
-                print(f"{name:32} {asset.size / 1e6:7.2f} MB  {state:12} {asset.package}  {asset.license}")
-    except AssetError as error:
-        print(f"error: {error}")
-        return 2
-    return 0
+    unknown = [name for name in options.names if name not in known]
+    if unknown:
+        raise AssetError(f"unknown file {', '.join(unknown)}; known: {', '.join(known)}.")
+    if options.all or options.names:
+        wanted = [asset for asset in known.values() if options.all or asset.name in options.names]
+        for name, path in fetch_all(wanted).items():
+            print(f"{name:32} {path}")
+    else:
+        for name, asset in known.items():
+            state = "cached" if asset.path.is_file() else "not fetched"
+            print(f"{name:32} {asset.size / 1e6:7.2f} MB  {state:12} {asset.package}  {asset.license}")
 
 
 if __name__ == "__main__":

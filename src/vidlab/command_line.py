@@ -1,14 +1,40 @@
-"""Commands as a person can paste them into a shell: quoted for it, and for Hydra inside of it."""
+"""Commands: quoted for a shell and for Hydra inside of it, and the exit codes of small programs."""
 
 import re
 import shlex
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
+
+from vidlab.errors import UserError
+from vidlab.files import terminal
+from vidlab.redaction import redact
 
 # What Hydra reads as itself, unquoted; a path or a word that is no number, truth value or null.
 PLAIN = re.compile(r"(?!(?:null|true|false|inf|infinity|nan)$)[a-z_/][\w./-]*", re.IGNORECASE | re.ASCII)
 
 Value = str | Path | Sequence[str | Path]
+P = ParamSpec("P")
+
+
+def exit_code(main: Callable[P, object]) -> Callable[P, int]:
+    """A program that ends with an exit code: 0, 2 after a ``UserError``, whose message it prints, 130 after Ctrl-C."""
+
+    @wraps(main)
+    def program(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            print(redact(terminal(str(error))), file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return 130
+        return 0
+
+    return program
 
 
 def literal(text: str) -> str:

@@ -19,3 +19,8 @@ class DataError(UserError):
 
 class CorruptClipError(DataError):
     """One clip cannot be decoded. Training skips and counts it, up to ``data.max_corrupt``."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of another package says, or its kind where it says nothing; for messages."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -37,6 +37,16 @@ def written_aside(path: Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def named_in_errors(path: Path) -> Iterator[None]:
+    """A write to ``path`` that fails within the block says to what; without this it names no file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def aside_of(path: Path) -> Path:
     """Where this process, and no other, makes what will be ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -69,7 +79,7 @@ def _alive(pid: int) -> bool:
 def write_text(path: Path, text: str) -> Path:
     """Write a text file in one step."""
     with written_aside(path) as aside:
-        aside.write_text(text)
+        aside.write_text(text, "utf-8")
     return path
 
 
@@ -81,7 +91,7 @@ def write_json(path: Path, content: Any, indent: int = 2) -> Path:
 @contextmanager
 def open_table(path: Path) -> Iterator[TextIO]:
     """A file for ``csv`` that is written in one step."""
-    with written_aside(path) as aside, aside.open("w", newline="") as file:
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
         yield file
 
 
@@ -136,3 +146,8 @@ def is_control(char: str) -> bool:
 def escaped(char: str) -> str:
     r"""A character as its escape, such as ``\x1b``."""
     return char.encode("unicode_escape").decode("ascii")
+
+
+def terminal(text: str) -> str:
+    r"""Text without what a terminal obeys: control characters other than line end and tab appear as ``\x1b``."""
+    return "".join(char if char in "\n\t" or not is_control(char) else escaped(char) for char in text)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vidlab.digests import DamagedError, unsealed
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 
 TIMEOUT = 10.0  # seconds
 # Settings of a model's folder that have code fetched or run, with what they stand for.
@@ -94,7 +94,7 @@ def _from_hub(
         return Path(snapshot_download(repository, allow_patterns=wanted)) / subfolder
     # The hub client raises its own, its HTTP library's and the system's errors.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{key}={reference} is neither a local folder nor in the local hub cache, and the hub did not give it "
             f"({reason}). Correct the name, connect and run again, or give a local folder.{advice}"
@@ -149,7 +149,7 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: it is damaged or holds something else.
     """
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         raise UserError(f"{file} is not JSON ({error}). Fetch it again.") from error
     if not isinstance(content, dict):

@@ -56,6 +56,20 @@ def read_plain_data(file: Path, remedy: str) -> Any:
         ) from None
 
 
+def refuse_pickled(file: Path, setting: str) -> None:
+    """Refuse a file of weights that is not a ``.safetensors`` file.
+
+    Args:
+        file: with its suffix.
+        setting: that named it, ``key=value``.
+
+    Raises:
+        UserError: it is of another kind.
+    """
+    if file.suffix != ".safetensors":
+        raise UserError(f"{setting}: pickled weights are not read. Give a .safetensors file.")
+
+
 def read_tensors(
     file: Path, remedy: str, dtype: torch.dtype | None = None, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:

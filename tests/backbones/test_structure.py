@@ -169,6 +169,12 @@ def test_the_projections_read_one_encoding_of_the_signal():
     encoded = controller.encoded(maps, latents)
     assert encoded.shape == (2, 2 * 2 * 2, 24)
     assert torch.equal(controller(maps, latents, gain)(1), gain * encoded)
+    read = []
+    for block in controller.blocks:
+        block.register_forward_hook(lambda _, inputs, output: read.append((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16):
+        controller.encoded(maps, latents)
+    assert read == [(torch.float32, torch.float32)] * 2, "the residual stream of a CPU, as a denoiser's"
 
 
 @pytest.mark.parametrize(

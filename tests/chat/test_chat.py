@@ -149,9 +149,27 @@ def test_settings_that_cannot_work():
 
 
 def test_nothing_listens(tmp_path):
-    made = Endpoint("http://127.0.0.1:9/v1", "fake-model", retries=1, backoff=0.001)
-    with Journal(tmp_path / "j") as journal, pytest.raises(UserError, match=r"failed 2 times, at last: .*refused"):
+    made = Endpoint("http://127.0.0.1:9/v1", "fake-model", backoff=60)
+    with (
+        Journal(tmp_path / "j") as journal,
+        pytest.raises(UserError, match=r"cannot be reached: .*refused\. Start"),
+    ):
         list(ChatClient(made, journal).answers([ChatRequest("x")]))
+
+
+def test_a_server_that_was_there_is_waited_for():
+    made = Endpoint("http://127.0.0.1:9/v1", "fake-model", retries=1, backoff=0.001)
+    with pytest.raises(UserError, match=r"failed 2 times, at last: .*refused"):
+        made.ask(made.body(ChatRequest("x")), answered=True)
+
+
+def test_an_answer_is_that_of_its_server(tmp_path):
+    for name in ("first", "second"):
+        with FakeServer(lambda model, text, pictures, name=name: name) as server:
+            assert texts(ask(server, tmp_path / "j", [ChatRequest("x")])[0]) == [name]
+    addresses = {Endpoint(f"https://{login}host.org/v1{end}", "m").address
+                 for login in ("", "me:secret@", "token@") for end in ("", "/", "/chat/completions")}  # fmt: skip
+    assert addresses == {"https://host.org/v1"}
 
 
 def test_one_process_writes_a_journal(tmp_path):

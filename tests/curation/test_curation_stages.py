@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from vidlab.curation.engine.records import Clip, Crop, SourceVideo
-from vidlab.curation.engine.video_file import VideoFile
-from vidlab.curation.stages.aesthetic import LaionAesthetic, aesthetic_head, load_head, spread
+from vidlab.curation.engine.video_file import VideoFile, spread
+from vidlab.curation.stages.aesthetic import LaionAesthetic, aesthetic_head, load_head
 from vidlab.curation.stages.filters import BestShare, Range
 from vidlab.curation.stages.flow import DISFlow
 from vidlab.curation.stages.perceptual import FrameDistances, JumpCuts, MotionAgain, frame_distances

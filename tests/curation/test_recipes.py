@@ -95,6 +95,23 @@ def test_the_steps_of_open_sora_plan_are_those_of_its_table():
         (("curation=stiv", "sources_per_partition=0"), "sources_per_partition=0"),
         (("curation=open_sora_plan", "curation.motion.highest=1"), "curation.motion.highest=1: Range has no setting"),
         (("engine=process", "engine.start=thread", "curation=stiv"), "engine.start=thread"),
+        (
+            ("curation=open_sora_plan", "curation.motion.least=1"),
+            "curation.motion: least=1 is above most=0.3 of motion",
+        ),
+        (("curation=open_sora_plan", "curation.jump_cuts.keep.max_frames=9"), "curation.jump_cuts.keep: every=1, min_"),
+        (
+            ("curation=stiv", "curation/step@curation.scenes=transnet_cuts", "curation.scenes.measure.threshold=1"),
+            "curation.scenes.measure: threshold=1: it must be",
+        ),
+        (
+            (
+                "curation=open_sora_plan",
+                "curation/step@curation.technical=brisque",
+                "curation.technical.measure.frames=0",
+            ),
+            "curation.technical.measure: frames=0, short_side=480",
+        ),
     ],
 )
 def test_mistakes_are_one_message(words, message):

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from vidlab.layers.causal import CausalConv3d, CausalSequential, CausalUpsample, Stream, whole
+from vidlab.layers.causal import CausalConv3d, CausalSequential, CausalUpsample, Stream, TrainedConv3d, whole
 
 KERNELS = [(k, s) for k in (1, 2, 3, 4, 5) for s in range(1, k + 1)]
 
@@ -110,3 +112,34 @@ def test_zeros_may_stand_before_the_first_frame(stride):
     torch.testing.assert_close(layer(x, whole()), expected)
     for sizes in ((1, 4, 4), (1,) * 9):
         torch.testing.assert_close(through(layer, x, sizes)[0], expected)
+
+
+@pytest.mark.parametrize("parameters", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "shape"), [(7, 3, (1, 8, 8)), (3, 3, (1, 8, 8)), (16, 1, (2, 4, 4)), (3, 1, (1, 4, 4))]
+)
+def test_gradients_in_bfloat16_are_those_of_float32(channels, kernel, shape, parameters):
+    """torch 2.13's are off by more than their size on one frame, and 1x1x1 kernels on large clips end the process."""
+    layer = TrainedConv3d(channels, 16, kernel, padding=kernel // 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(parameter.bfloat16())  # both hold the same numbers
+    exact = copy.deepcopy(layer)
+    layer = layer.bfloat16() if parameters else layer
+    x = torch.randn(2, channels, *shape).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=not parameters):
+        found = layer(x)
+    expected = exact(x.float())
+    assert found.dtype == torch.bfloat16 and torch.equal(found, expected.bfloat16())
+    weights = torch.randn_like(expected).bfloat16()
+    (found * weights).sum().backward()
+    (expected * weights.float()).sum().backward()
+    assert torch.equal(layer.weight.grad, exact.weight.grad.to(layer.weight.dtype))
+
+
+def test_other_convolutions_stay_as_they_are():
+    layer, x = TrainedConv3d(2, 4, 3, padding=1), torch.randn(1, 2, 3, 6, 6)
+    plain = torch.nn.Conv3d(2, 4, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        assert torch.equal(layer.to(dtype)(x.to(dtype)), plain.to(dtype)(x.to(dtype)))

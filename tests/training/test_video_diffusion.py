@@ -342,3 +342,12 @@ def test_generated_videos_are_pixels_and_a_function_of_prompt_and_draw(make_modu
     assert videos.max() == 1 and videos.min() >= -1
     torch.testing.assert_close(module.pipeline.clips(["a red circle"], make_draw(1)), videos[:1], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(module.pipeline.clips(["a red circle"], make_draw(1, seed=1)), videos[:1])
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_stop_iteration_in_a_step_is_an_error(make_module, make_batch, make_trainer, stage):
+    """Lightning takes one for the end of the data: a run would end, or a validation measure less, without a word."""
+    module, batches = make_module(), [make_batch("ab")]
+    module.backbone = Answering(lambda input: next(iter(())))
+    with pytest.raises(RuntimeError, match=r"(training|validation)_step raised StopIteration"):
+        getattr(make_trainer(max_steps=1, num_sanity_val_steps=0), stage)(module, batches)

@@ -15,7 +15,7 @@ from vidlab.autoencoders.base import ExportedFormat, Posterior
 from vidlab.autoencoders.streaming import FrameGroups
 from vidlab.autoencoders.weight_files import CONFIG, SAFETENSORS
 from vidlab.clip import Stride
-from vidlab.errors import MissingPackageError, UserError
+from vidlab.errors import MissingPackageError, UserError, first_line
 from vidlab.hub import model_folder, refuse_code
 
 SUBFOLDER = "vae"  # where a whole pipeline keeps it
@@ -145,7 +145,7 @@ def _load(path: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        raise UserError(f"autoencoder.path={path} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"autoencoder.path={path} cannot be read: {first_line(error)}") from error
     wrong = {name: names for name, names in report.items() if names}
     if wrong:
         told = "; ".join(f"{name}: {len(names)}, such as {next(iter(names))}" for name, names in wrong.items())
@@ -176,7 +176,3 @@ def _place(folder: Path) -> Path | None:
     """Where the weights lie: in the folder itself, or in a pipeline's."""
     places = (folder, folder / SUBFOLDER)
     return next((one for one in places if (one / CONFIG).is_file() and (one / SAFETENSORS).is_file()), None)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

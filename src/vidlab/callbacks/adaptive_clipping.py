@@ -17,9 +17,14 @@ from vidlab.clip import ClipBatch
 from vidlab.errors import UserError
 from vidlab.parallel.exchange import make_team
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
-from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics, global_norm
+from vidlab.training.optimization.clipping import (
+    AdaptiveClipper,
+    DeviceDecision,
+    DeviceStatistics,
+    NormStatistics,
+    global_norm,
+)
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
-from vidlab.training.optimization.clipping_on_device import DeviceDecision, DeviceStatistics, decided
 from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 
 log = logging.getLogger(__name__)
@@ -152,7 +157,7 @@ class AdaptiveClipping(Callback):
     def _decide(self, norms: Float[Tensor, "N"]) -> DeviceDecision:
         if isinstance(self._kept, NormStatistics):
             self._kept = DeviceStatistics.of(self._kept, norms.device)
-        self.decision = decided(self.clipper, self._kept, norms)
+        self.decision = self.clipper.decide_on_device(self._kept, norms)
         self._kept = self.decision.statistics
         return self.decision
 

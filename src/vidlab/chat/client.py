@@ -39,6 +39,7 @@ class ChatClient:
         self.spent = Usage()
         self.kept = 0
         self._asking: dict[str, Lock] = {}
+        self._answered = False  # whether the server has been there
 
     def answers(self, requests: Iterable[ChatRequest]) -> Iterator[tuple[ChatRequest, Answer | Refused]]:
         """Each request with its answer, in order, ``endpoint.at_once`` of them in flight.
@@ -63,15 +64,17 @@ class ChatClient:
     def _answer(self, request: ChatRequest) -> tuple[Answer | Refused, bool]:
         """The answer, and whether it was asked for now; in a thread."""
         body = self.endpoint.body(request)
-        key = identity(body)
+        key = identity(self.endpoint.address, body)
         with self._asking.setdefault(key, Lock()):  # of two equal questions in flight the second waits for the first
             found = self.journal.get(key)
             if found is not None:
                 return found, False
             try:
-                answer = self.endpoint.ask(body)
+                answer = self.endpoint.ask(body, answered=self._answered)
             except QuestionRefusedError as error:
+                self._answered = True
                 return Refused(str(error)), False
+            self._answered = True
             self.journal.put(key, answer, request.about)
         return answer, True
 

@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +37,10 @@ class _PassingError(Exception):
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
         self.wait = wait
+
+
+class _AbsentError(_PassingError):
+    """Nobody listens at the address: it is wrong, or the server does not run or not yet."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -101,8 +106,15 @@ class Endpoint:
     @property
     def source(self) -> str:
         """What answered, for records: the model and the host."""
-        host = re.sub(r"^https?://", "", redact(str(self.url))).split("/")[0].split("@")[-1]
+        host = self.address.removeprefix("http://").removeprefix("https://").split("/")[0]
         return f"{self.model} at {host}"
+
+    @property
+    def address(self) -> str:
+        """The URL without what may be secret in it, and without a slash at its end, for records."""
+        scheme, _, place = redact(str(self.url)).rstrip("/").removesuffix(PATH).partition("://")
+        host, slash, path = place.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
     def body(self, request: ChatRequest) -> dict[str, Any]:
         """What is sent, without the key."""
@@ -113,8 +125,13 @@ class Endpoint:
             "temperature": self.temperature,
         }
 
-    def ask(self, body: Mapping[str, Any]) -> Answer:
+    def ask(self, body: Mapping[str, Any], answered: bool = False) -> Answer:
         """The answer to one request, asked again as often as ``retries`` says.
+
+        Args:
+            body: what is sent.
+            answered: whether the server has answered before, so that it will be there again; a first question to an
+                address at which nobody listens is not asked again.
 
         Raises:
             QuestionRefusedError: the server refuses this question.
@@ -125,6 +142,11 @@ class Endpoint:
             try:
                 return self._answer(self._post(body))
             except _PassingError as error:
+                if isinstance(error, _AbsentError) and not answered:
+                    raise UserError(
+                        f"endpoint.url={redact(str(self.url))} cannot be reached: {error}. Start the server, or "
+                        "correct the address."
+                    ) from None
                 if attempt == self.retries:
                     raise UserError(
                         f"endpoint.url={redact(str(self.url))} failed {attempt + 1} times, at last: {error}. Every "
@@ -147,7 +169,8 @@ class Endpoint:
             self._raise(error.code, _without(key, _text_of(error)), error.headers.get("Retry-After"), bool(key))
         except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or error
-            raise _PassingError(_without(key, redact(str(reason) or type(error).__name__))) from None
+            kind = _AbsentError if isinstance(reason, ConnectionRefusedError | socket.gaierror) else _PassingError
+            raise kind(_without(key, redact(str(reason) or type(error).__name__))) from None
 
     def _raise(self, status: int, text: str, wait: str | None, with_key: bool) -> None:
         """Raise what an HTTP status means."""

@@ -33,7 +33,7 @@ class ChatRequest:
         return [{"role": "user", "content": [*shown, {"type": "text", "text": self.text}]}]
 
 
-def identity(body: Mapping[str, Any]) -> str:
-    """The SHA-256 of a request's body, hexadecimal."""
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+def identity(address: str, body: Mapping[str, Any]) -> str:
+    """The SHA-256 of a request, hexadecimal: what is asked, and of whom. The address must hold no password."""
+    text = json.dumps([address, body], sort_keys=True, separators=(",", ":"))
     return sha256(text.encode()).hexdigest()

@@ -1,9 +1,7 @@
 """Shards made by one process or by several; whatever stops them, finished shards stay."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +14,7 @@ import torch
 
 from vidlab.curation.cache_writer import alone, missing_shards, open_folder, write_cache_index
 from vidlab.curation.encode import Bench
+from vidlab.curation.engine.engines import end_with_parent
 from vidlab.data.storage.index import INDEX_NAME
 from vidlab.data.storage.latent_cache import CacheHeader
 from vidlab.errors import UserError
@@ -137,7 +136,7 @@ _WORKER: dict[str, Any] = {}
 def _begin(make_bench: Callable[[int], Bench], threads: int, names: Any, done: Any) -> None:
     """Prepare a worker: leave interrupts to the first process, and end when that one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     with names.get_lock():
         number = names.value
@@ -146,13 +145,6 @@ def _begin(make_bench: Callable[[int], Bench], threads: int, names: Any, done: A
         _WORKER.update(bench=make_bench(number), done=done)
     except Exception as error:  # raised by the first shard: an error here would only be called a broken pool
         _WORKER.update(error=error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _make_shard(number: int) -> None:

@@ -20,10 +20,10 @@ from vidlab.data.names import shown
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.latent_cache import CacheHeader, ClipCache
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cache_key import cache_key, key_digest
 from vidlab.lab.captions.stages import TEXT_STAGES
 from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.curating.run import run_recipe
 from vidlab.lab.published_sizes import take_published_sizes

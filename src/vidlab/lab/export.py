@@ -8,6 +8,7 @@ has a name everywhere (a hub id, ``asset:minilm``) is kept by its name. ``genera
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from vidlab import __version__
 from vidlab.autoencoders.base import Autoencoder
 from vidlab.backbones.open_sora_plan_release import STEM, write_release
-from vidlab.command_line import command, setting
+from vidlab.command_line import command, exit_code, setting
 from vidlab.digests import sealed
 from vidlab.errors import UserError
 from vidlab.files import folder_made_aside, write_json
@@ -202,15 +203,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@exit_code
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export what a run trained as safetensors and JSON."""
-    parser = _parser()
-    found = parser.parse_args(arguments)
-    try:
-        for line in _exported(found):
-            print(line)
-    except UserError as error:
-        parser.exit(2, f"{error}\n")
+    for line in _exported(_parser().parse_args(arguments)):
+        print(line)
 
 
 def _exported(found: argparse.Namespace) -> Iterator[str]:
@@ -243,4 +240,4 @@ def _exported(found: argparse.Namespace) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,10 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.captions.refiners import resolve_refiner
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.progress import bar
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import resolve_accelerator
 from vidlab.lab.image_models.inputs import INPUTS, give_inputs
 from vidlab.lab.loading import SIZES, LoadSettings, load_pipeline

@@ -82,6 +82,17 @@ def load_pipeline(
     Raises:
         UserError: nothing is there, it is damaged or of an autoencoder, or names a class that is not allowed.
     """
+    return load_with_config(reference, settings, name, allow, key)[0]
+
+
+def load_with_config(
+    reference: str | Path = "last",
+    settings: LoadSettings | None = None,
+    name: str = "vidlab",
+    allow: Sequence[str] = (),
+    key: str = "checkpoint",
+) -> tuple[VideoPipeline, DictConfig]:
+    """As ``load_pipeline``, and the configuration that the model was trained with."""
     settings = settings or LoadSettings(tracking_uri=TRACKING)
     run = resolve_run(str(reference), RUNS, name, settings.tracking_uri, key=key, exports=True)
     state = load_stored(run.checkpoint, settings.weights)
@@ -90,7 +101,7 @@ def load_pipeline(
     trained = trained_config(state, run.checkpoint, Allowed.of(allow))
     pipeline = module_of(state, trained, run.checkpoint, settings).pipeline
     stride = trained.data.get("frame_stride", 1)
-    return replace(pipeline, frame_stride=stride, source=str(run.checkpoint), make_choice=make_choice)
+    return replace(pipeline, frame_stride=stride, source=str(run.checkpoint), make_choice=make_choice), trained
 
 
 def load(

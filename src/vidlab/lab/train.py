@@ -21,11 +21,10 @@ from vidlab.callbacks.last_checkpoint import StopRequestedError
 from vidlab.command_line import command, setting
 from vidlab.data.module import ClipDataModule
 from vidlab.errors import UserError
-from vidlab.files import remove_leftovers
+from vidlab.files import remove_leftovers, terminal
 from vidlab.lab.cache_key import check_cache
 from vidlab.lab.cli.hydra_main import instantiate
 from vidlab.lab.cli.planning import asks_for_plan
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.cli.signals import EndOnSigterm, Terminated, held, terminable
 from vidlab.lab.compose import build_data, build_module, build_trainer, name_classes
 from vidlab.lab.image_models.provide import image_model_flops, provide_image_model

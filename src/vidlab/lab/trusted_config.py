@@ -169,7 +169,7 @@ def _shipped() -> frozenset[tuple[str, str]]:
         raise UserError(f"vidlab's configurations are missing ({conf}). Install vidlab again.")
     found = set()
     for file in conf.rglob("*.yaml"):
-        text, group = file.read_text(), file.relative_to(conf).parts[0]
+        text, group = file.read_text("utf-8"), file.relative_to(conf).parts[0]
         for line in text.splitlines():
             top = re.match(r"(\w+):", line) if "@package _global_" in text else None
             group = top[1] if top else group

@@ -1,4 +1,4 @@
-"""Convolutions that look back in time only, and what they remember between the chunks of one video.
+"""3-D convolutions, those that look back in time only, and what they remember between the chunks of one video.
 
 A causal network reads the first frame alone and later frames in groups, so images are videos of one frame. Processed
 in chunks with a ``Stream`` that remembers the tail of each layer's input, a video of any length gives what it gives
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from typing_extensions import override
 
 
 class Stream:
@@ -48,6 +49,27 @@ def whole() -> Stream:
     return stream
 
 
+class TrainedConv3d(nn.Conv3d):
+    """``nn.Conv3d`` with right gradients on a CPU in bfloat16 and float16 too.
+
+    There torch 2.13 gets the gradients of some weights wrong: larger kernels on one frame of 1, 3, 5 or 7 channels are
+    off by more than their size, at times infinite, and kernels of 1x1x1 on 64 channels of 5 frames of 64 x 64 write
+    past their memory. So trained kernels of 1x1x1, and those on one frame, compute in float32 there. The result has the
+    type that it has otherwise.
+    """
+
+    @override
+    def forward(self, input: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B D t h w"]:
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else self.weight.dtype
+        low = input.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16)
+        wrong = self.weight.requires_grad and (max(self.kernel_size) == 1 or input.shape[2] == 1)
+        if not (low and wrong and torch.is_grad_enabled()):
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.float()
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(input.float(), self.weight.float(), bias).to(dtype)
+
+
 class CausalConv3d(nn.Module):
     """A 3-D convolution whose output at a time depends on no later frame; MAGVIT-v2 (arXiv 2310.05737, section 3.2).
 
@@ -79,7 +101,7 @@ class CausalConv3d(nn.Module):
         kernels, strides = _per_axis(kernel), _per_axis(stride)
         if not 1 <= strides[0] <= kernels[0]:
             raise ValueError(f"temporal stride {strides[0]} must be 1 to {kernels[0]}, the kernel's frames")
-        self.conv = nn.Conv3d(in_channels, out_channels, kernels, strides, (0, padding, padding))
+        self.conv = TrainedConv3d(in_channels, out_channels, kernels, strides, (0, padding, padding))
 
     def forward(self, x: Float[Tensor, "B C T H W"], stream: Stream) -> Float[Tensor, "B D t h w"]:
         """Every output whose input is complete; it may be none."""

@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from vidlab.layers.causal import TrainedConv3d
+
 Logits = Float[Tensor, "B 1 t h w"]
 
 
@@ -24,17 +26,17 @@ class PatchDiscriminator3D(nn.Module):
 
     def __init__(self, channels: int = 3, width: int = 64, layers: int = 4, dropout: float = 0.3) -> None:
         super().__init__()
-        found: list[nn.Module] = [nn.Conv3d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        found: list[nn.Module] = [TrainedConv3d(channels, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
         widths = [width * min(2**n, 8) for n in range(layers + 1)]
         for n in range(1, layers + 1):
             stride = (2 if n == 1 else 1, 2, 2) if n < layers else (1, 1, 1)
             found += [
-                nn.Conv3d(widths[n - 1], widths[n], 3, stride=stride, padding=1, bias=False),
+                TrainedConv3d(widths[n - 1], widths[n], 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm3d(widths[n]),
                 nn.LeakyReLU(0.2),
                 nn.Dropout(dropout),
             ]
-        self.main = nn.Sequential(*found, nn.Conv3d(widths[-1], 1, 3, padding=1))
+        self.main = nn.Sequential(*found, TrainedConv3d(widths[-1], 1, 3, padding=1))
         self.apply(_initialize)
 
     def forward(self, clips: Float[Tensor, "B C T H W"]) -> Logits:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.hub import refuse_code
 from vidlab.metrics.base import ClipMetric
 from vidlab.metrics.sets.features import fingerprint
@@ -125,7 +125,7 @@ def load_clip(path: str | None, key: str) -> dict[str, Any]:
     folder, local = _folder(path, key), {"local_files_only": True, "trust_remote_code": False}
     refuse_code(folder, f"{key}={path}")
     try:
-        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        settings = json.loads((folder / "preprocessor_config.json").read_text("utf-8"))
         mean, std = settings["image_mean"], settings["image_std"]
         model = AutoModel.from_pretrained(folder, use_safetensors=True, **local).eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -133,7 +133,7 @@ def load_clip(path: str | None, key: str) -> dict[str, Any]:
         if not hasattr(model, "get_image_features"):
             raise ValueError("it has no image and text features")
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{key}={path}: {folder} is not a readable CLIP ({reason}). It needs config.json, "
             "*.safetensors, the tokenizer's files and preprocessor_config.json."
@@ -154,7 +154,7 @@ def _folder(path: str, key: str) -> Path:
         return Path(snapshot_download(path, allow_patterns=list(_FILES)))
     # The hub client raises its own, its HTTP library's and the system's errors.
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{key}={path} is no local folder, and the hub did not give it ({reason}). Correct the "
             "name, connect and run again, or give a local folder."

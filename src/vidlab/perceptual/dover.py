@@ -40,7 +40,6 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads, self.window = heads, window
         entries = prod(2 * side - 1 for side in window)
-        self.fragment_position_bias_table: nn.Parameter | None
         self.relative_position_bias_table = nn.Parameter(torch.zeros(entries, heads))
         own = nn.Parameter(torch.zeros(entries, heads)) if gated else None
         self.register_parameter("fragment_position_bias_table", own)

@@ -6,7 +6,7 @@ is the same combination of x0; ``Renormalize`` and ``Rescale`` are not linear an
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -60,7 +60,36 @@ class NoGuidance(Guidance):
 
 
 @dataclass(frozen=True)
-class ClassifierFreeGuidance(Guidance):
+class _OneScale(Guidance):
+    """Weak + scale (full - weak), for the prediction ``weak`` that sees less."""
+
+    weak: ClassVar[str]
+
+    scale: Scale = 1.0
+
+    def __post_init__(self) -> None:
+        check_scales("guidance", scale=self.scale)
+
+    @property
+    @override
+    def passes(self) -> tuple[str, ...]:
+        return ("full",) if self.scale == 1 else ("full", self.weak)
+
+    @override
+    def needs(self, t: float) -> tuple[str, ...]:
+        """Both conditions, or only the full one where the scale is 1."""
+        return ("full",) if scale_at(self.scale, t) == 1 else ("full", self.weak)
+
+    @override
+    def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
+        scale = scale_at(self.scale, t)
+        if scale == 1:
+            return predictions["full"]
+        return predictions[self.weak].lerp(predictions["full"], scale)  # Ho & Salimans 2022, eq. 6
+
+
+@dataclass(frozen=True)
+class ClassifierFreeGuidance(_OneScale):
     """Null + scale (full - null) (Ho & Salimans 2022, eq. 6, with scale = 1 + w).
 
     With an image this is the joint guidance of STIV: prompt and image are dropped together.
@@ -72,31 +101,13 @@ class ClassifierFreeGuidance(Guidance):
         UserError: a negative scale.
     """
 
+    weak = "null"
+
     scale: Scale = 4.0
-
-    def __post_init__(self) -> None:
-        check_scales("guidance", scale=self.scale)
-
-    @property
-    @override
-    def passes(self) -> tuple[str, ...]:
-        return ("full",) if self.scale == 1 else ("full", "null")
-
-    @override
-    def needs(self, t: float) -> tuple[str, ...]:
-        """Both conditions, or only the full one where the scale is 1."""
-        return ("full",) if scale_at(self.scale, t) == 1 else ("full", "null")
-
-    @override
-    def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        scale = scale_at(self.scale, t)
-        if scale == 1:
-            return predictions["full"]
-        return predictions["null"].lerp(predictions["full"], scale)  # Ho & Salimans 2022, eq. 6
 
 
 @dataclass(frozen=True)
-class PromptGuidance(Guidance):
+class PromptGuidance(_OneScale):
     """Image + scale (full - image): the prompt guides, and both passes see the image, as Open-Sora Plan samples.
 
     Without an image this is classifier-free guidance.
@@ -108,27 +119,9 @@ class PromptGuidance(Guidance):
         UserError: a negative scale.
     """
 
+    weak = "image"
+
     scale: Scale = 7.5
-
-    def __post_init__(self) -> None:
-        check_scales("guidance", scale=self.scale)
-
-    @property
-    @override
-    def passes(self) -> tuple[str, ...]:
-        return ("full",) if self.scale == 1 else ("full", "image")
-
-    @override
-    def needs(self, t: float) -> tuple[str, ...]:
-        """With and without the prompt, or only the full condition where the scale is 1."""
-        return ("full",) if scale_at(self.scale, t) == 1 else ("full", "image")
-
-    @override
-    def combine(self, predictions: Mapping[str, Latents], t: float) -> Latents:
-        scale = scale_at(self.scale, t)
-        if scale == 1:
-            return predictions["full"]
-        return predictions["image"].lerp(predictions["full"], scale)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
-from vidlab.errors import MissingPackageError, UserError
+from vidlab.errors import MissingPackageError, UserError, first_line
 from vidlab.hub import model_or_asset_folder, refuse_code
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
@@ -246,7 +246,7 @@ def _load(setting: str, folder: Path, words: Path, dtype: torch.dtype) -> tuple[
     except BaseException as error:  # a strange configuration raises wherever the library first stumbles over it
         if not isinstance(error, Exception) and type(error).__name__ != RUST_PANIC:
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{setting}: {folder} is not a readable text encoder with its tokenizer: {reason}") from error
     if model.config.is_encoder_decoder and not type(model).__name__.endswith("EncoderModel"):
         model = model.get_encoder()

@@ -1,8 +1,9 @@
 """The base of the training modules: costs, schedules, and checkpoints without what is frozen."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,6 +19,26 @@ from vidlab.parallel.ranks import sequence_parallel_of
 from vidlab.tensors import is_finite, refuse_non_finite, refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
 from vidlab.training.optimization.optimizer_state import refuse_other_state
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def ends_with_the_data(step: Callable[P, R]) -> Callable[P, R]:
+    """A step in which ``StopIteration`` is an error; Lightning takes one for the end of the data, and says nothing.
+
+    Raises:
+        RuntimeError: a ``StopIteration`` was raised within it.
+    """
+
+    @wraps(step)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return step(*args, **kwargs)
+        except StopIteration as error:
+            raise RuntimeError(f"{step.__qualname__} raised StopIteration") from error
+
+    return checked
 
 
 @runtime_checkable

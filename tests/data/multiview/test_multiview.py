@@ -133,3 +133,11 @@ def test_lists_of_objaverse(renders):
     listed.unlink()
     with pytest.raises(UserError, match=r"data\.path is not set: give the folder of objaverse_views"):
         ObjaverseViews(None).prepare()
+
+
+def test_objects_that_no_split_has_are_refused():
+    source = MultiviewSolids(16, 16)
+    with pytest.raises(UserError, match="split=test: multiview_solids has train and val"):
+        source.render(0, "test")
+    with pytest.raises(IndexError, match="outside"):
+        source.render(1 << 40)  # would be the first of val

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import resource
 import tarfile
 import zlib
 
@@ -12,12 +13,14 @@ from vidlab.assets import cache_folder
 from vidlab.data.clip_reader import ClipReader
 from vidlab.data.clip_transform import ClipTransform
 from vidlab.data.datasets.base import prepare_once
+from vidlab.data.moving_shapes import MovingShapes
 from vidlab.data.samplers.plan import ClipRef
 from vidlab.data.storage import shards
 from vidlab.data.storage.index import ClipIndex
 from vidlab.data.storage.shards import ShardWriter, open_member, read_member
 from vidlab.data.video import VideoInfo, encode, read_frames
 from vidlab.errors import CorruptClipError, DataError
+from vidlab.lab.cli.error_messages import explain
 
 INFO = VideoInfo(2, 8, 8, 8.0, 0.25)
 
@@ -205,3 +208,20 @@ def test_members_of_8_gib_are_not_taken_for_others(tmp_path, monkeypatch):
 def test_text_that_no_index_holds_is_refused(tmp_path):
     with pytest.raises(DataError, match="valid Unicode"), ShardWriter(tmp_path) as writer:
         writer.add("first", b"bytes", INFO, ["half \ud83d of a pair"])
+
+
+def test_a_disk_without_room_is_named_with_the_file(tmp_path):
+    """Files may grow to 4 KiB, as on a disk that fills: a shard of three clips takes more."""
+    source = MovingShapes(frames=4, height=16, width=16, train_clips=2, val_clips=1, cache_dir=tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        with pytest.raises(OSError) as caught:
+            source.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert explain(caught.value).startswith(
+        f"{source.folder / '000000.tar'}: the file is larger than this machine allows"
+    )
+    assert not (source.folder / "index.parquet").exists()
+    source.prepare()  # with room again

@@ -40,6 +40,10 @@ def test_a_row_by_hand():
     assert row(claim("1,000"), 1000.0) == "| Table 1 | a number | 1,000 | 1,000 | +0 | same |  |"
 
 
+def test_nothing_has_a_sign_where_it_rounds_to_zero():
+    assert "| 0.0000 | +0.0000 | same |" in row(claim("0.00"), -1e-9)
+
+
 def test_there_are_many_and_each_once():
     assert len(CLAIMS) >= 60 and all(len(paper.claims) >= 20 for paper in PAPERS)
     for paper in PAPERS:

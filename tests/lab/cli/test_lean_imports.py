@@ -6,7 +6,7 @@ import pytest
 
 from vidlab.lab.cli.lean_imports import NestedFinder, PackageByPart, class_later, import_by_part
 
-WHOLE = """
+LEAN = """
 import sys
 from vidlab.lab.cli.lean_imports import prepare_imports
 prepare_imports()
@@ -22,6 +22,8 @@ from vidlab.layers.compilation.blocks import any_length, no_view
 no_view(any_length(torch.ones(1, 2, 3)))
 slow = {"transformers", "scipy", "mlflow", "torchmetrics.functional", "sympy", "matplotlib"} & set(sys.modules)
 assert not slow, slow
+"""
+WHOLE = """
 from torchmetrics import Metric, __version__
 import torchmetrics
 assert torchmetrics.metric.Metric is Metric and __version__[0].isdigit()
@@ -72,8 +74,9 @@ def nested(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_a_training_imports_no_metric_of_others_and_finds_all_of_them():
-    done = subprocess.run([sys.executable, "-c", WHOLE], capture_output=True, text=True)
+@pytest.mark.parametrize("after", ["", pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["lean", "and all is found"])
+def test_a_training_imports_no_metric_of_others_and_finds_all_of_them(after):
+    done = subprocess.run([sys.executable, "-c", LEAN + after], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from vidlab.files import cells, named_cells
-from vidlab.lab.cli.safe_text import markdown, safe_records, terminal
+from vidlab.files import cells, named_cells, terminal
+from vidlab.lab.cli.safe_text import markdown, safe_records
 
 
 def test_a_terminal_obeys_nothing_of_a_text():

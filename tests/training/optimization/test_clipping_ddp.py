@@ -14,9 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from processes import run_ranks
-from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics
+from vidlab.training.optimization.clipping import AdaptiveClipper, DeviceDecision, DeviceStatistics, NormStatistics
 from vidlab.training.optimization.clipping_ddp import ClippingReducer
-from vidlab.training.optimization.clipping_on_device import DeviceDecision, DeviceStatistics, decided
 
 STEPS, RANKS = 300, 2
 
@@ -29,7 +28,7 @@ class Deciding:
         self.decisions: list[DeviceDecision] = []
 
     def __call__(self, norms: torch.Tensor) -> DeviceDecision:
-        self.decisions.append(decided(self.clipper, self.statistics, norms))
+        self.decisions.append(self.clipper.decide_on_device(self.statistics, norms))
         self.statistics = self.decisions[-1].statistics
         return self.decisions[-1]
 

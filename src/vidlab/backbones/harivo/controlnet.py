@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vidlab.backbones.harivo.unet import FramePass, frames_of
 from vidlab.errors import UserError
 from vidlab.hub import model_folder, read_json, refuse_code
-from vidlab.tensors import misfits, read_tensors, refuse_non_finite, shape_text
+from vidlab.tensors import misfits, read_tensors, refuse_non_finite, refuse_pickled, shape_text
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 KIND = "ControlNetModel"
@@ -129,8 +129,7 @@ def _checked(config: dict[str, Any], path: str) -> dict[str, Any]:
 def _single_file(file: Path, path: str, config: dict[str, Any]) -> dict[str, Tensor]:
     from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
-    if file.suffix != ".safetensors":
-        raise UserError(f"controlnet.path={path}: pickled weights are not read. Give a .safetensors file.")
+    refuse_pickled(file, f"controlnet.path={path}")
     raw = read_tensors(file, AGAIN)
     if not any(name.startswith((ORIGINAL, "controlnet_cond_embedding.", "time_embed.")) for name in raw):
         raise UserError(f"controlnet.path={path}: no ControlNet of Stable Diffusion is in it ({ORIGINAL}*).")

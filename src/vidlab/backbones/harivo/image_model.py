@@ -12,7 +12,7 @@ from torch import Tensor
 from vidlab.backbones.harivo.unet import make_unet
 from vidlab.errors import UserError
 from vidlab.hub import model_folder, read_json, refuse_code
-from vidlab.tensors import misfits, read_tensors, refuse_non_finite, shape_text
+from vidlab.tensors import misfits, read_tensors, refuse_non_finite, refuse_pickled, shape_text
 
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors")
@@ -101,8 +101,7 @@ def located(path: str) -> Path:
     """
     file = Path(path).expanduser()
     if file.is_file():
-        if file.suffix != ".safetensors":
-            raise UserError(f"model.image_model={path}: pickled weights are not read. Give a .safetensors file.")
+        refuse_pickled(file, f"model.image_model={path}")
         return file
     wanted = [f"{folder}{name}" for folder in ("", f"{SUBFOLDER}/") for name in (CONFIG, *WEIGHTS)]
     folder = model_folder(path, "model.image_model", wanted, lambda found: _unet_in(found) is not None, ELSEWHERE)

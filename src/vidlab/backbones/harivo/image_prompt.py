@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vidlab.backbones.harivo.unet import record_attention
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.hub import refuse_code
-from vidlab.tensors import read_tensors, refuse_non_finite
+from vidlab.tensors import read_tensors, refuse_non_finite, refuse_pickled
 
 AGAIN = "Fetch it again."
 PARTS = ("image_proj.", "ip_adapter.")
@@ -84,8 +84,9 @@ def read_ip_adapter(path: str) -> dict[str, dict[str, Tensor]]:
         UserError: it is not there, damaged, or no IP-Adapter of a kind that is read.
     """
     file = Path(path).expanduser()
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise UserError(f"ip_adapter.path={path}: give a .safetensors file; pickled weights are not read.")
+    refuse_pickled(file, f"ip_adapter.path={path}")
+    if not file.is_file():
+        raise UserError(f"ip_adapter.path={path}: there is no such file.")
     raw = read_tensors(file, AGAIN, torch.float32)
     refuse_non_finite(raw, f"ip_adapter.path={path}", AGAIN)
     strange = [name for name in raw if not name.startswith(PARTS)]
@@ -149,6 +150,6 @@ def load_image_encoder(path: str) -> Any:
     try:
         found = CLIPVisionModelWithProjection.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"ip_adapter.encoder={path} is not a readable image encoder of CLIP ({reason}).") from error
     return found.eval().requires_grad_(False)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidlab.errors import UserError
 from vidlab.hub import model_folder
-from vidlab.tensors import read_tensors, refuse_non_finite
+from vidlab.tensors import read_tensors, refuse_non_finite, refuse_pickled
 
 FILE = "pytorch_lora_weights.safetensors"
 OF_UNET = "unet."
@@ -88,8 +88,7 @@ def _located(path: str) -> Path:
     file = Path(path).expanduser()
     if not file.is_file():
         file = model_folder(path, "lora", [FILE], lambda folder: (folder / FILE).is_file(), "") / FILE
-    if file.suffix != ".safetensors":
-        raise UserError(f"lora={path}: pickled weights are not read. Give a .safetensors file.")
+    refuse_pickled(file, f"lora={path}")
     return file
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.structure.downsampler import SignalDownsampler
@@ -13,6 +12,7 @@ from vidlab.clip import Stride
 from vidlab.layers.attention import SelfAttention, xavier_linears, zero_init
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, LayerPlan, TokenLayout
+from vidlab.layers.modulation import normalize, residual_stream
 from vidlab.layers.patches import patch_grid, patchify
 from vidlab.layers.rope import Rotation, axis_split, rotation
 from vidlab.layers.tables import Tables
@@ -33,8 +33,8 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "B L D"], grid: Grid, turned: Rotation) -> Float[Tensor, "B L D"]:
         """One block."""
-        x = x + self.attention(normed(x), self.layout, grid, turned)
-        return x + self.mlp(normed(x))
+        x = x + self.attention(normalize(x), self.layout, grid, turned).to(x.dtype)
+        return x + self.mlp(normalize(x)).to(x.dtype)
 
 
 class StructureController(nn.Module):
@@ -104,13 +104,8 @@ class StructureController(nn.Module):
         """R, normalized."""
         grid = patch_grid(latents, self.patch)
         features = self.downsample(maps, latents.shape[2:]).to(self.embed.weight.dtype)  # (B, C, t, h, w)
-        tokens = self.embed(patchify(features, self.patch))  # (B, L, D)
+        tokens = residual_stream(self.embed(patchify(features, self.patch)))  # (B, L, D)
         turned = self.tables.get(rotation, grid, self.head_dim, self.rope_base, (1.0, 1.0, 1.0), device=tokens.device)
         for block in self.blocks:
             tokens = block(tokens, grid, turned)
-        return normed(tokens)
-
-
-def normed(x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-    """Zero mean and unit variance per token."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return normalize(tokens)

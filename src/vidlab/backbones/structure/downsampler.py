@@ -59,7 +59,7 @@ class SignalDownsampler(nn.Module):
 
 
 def _precise(layer: nn.Module, x: Float[Tensor, "B K T H W"]) -> Float[Tensor, "B J t h w"]:
-    """In float32 at least: in bfloat16 some gradients of 3-D convolutions are not finite on CPUs (torch 2.13)."""
+    """In float32 at least: in bfloat16 some gradients are wrong on CPUs, as ``layers.causal.TrainedConv3d`` says."""
     assert isinstance(layer, nn.Conv3d) and layer.bias is not None
     dtype = torch.promote_types(layer.weight.dtype, torch.float32)
     return F.conv3d(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype), layer.stride, layer.padding)

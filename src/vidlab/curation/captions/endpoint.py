@@ -9,8 +9,7 @@ from vidlab.chat.client import ChatClient, Refused
 from vidlab.chat.endpoint import Endpoint
 from vidlab.chat.journal import Journal, Usage
 from vidlab.chat.messages import ChatRequest
-from vidlab.curation.captions.captioner import Caption, Captioner, Described, SourceClip, as_png
-from vidlab.curation.captions.cleaning import cleaned
+from vidlab.curation.captions.captioner import Captioner, Described, SourceClip, as_png
 from vidlab.curation.captions.prompts import VIDEO
 from vidlab.errors import CorruptClipError, UserError
 
@@ -69,10 +68,7 @@ class EndpointCaptioner(Captioner):
                     if isinstance(answer, Refused):
                         yield Described(clip, [], f"refused by the server: {answer.reason}")
                         continue
-                    text = cleaned(answer.text) if self.clean else " ".join(answer.text.split())
-                    written = answer.text if text != answer.text.strip() else ""
-                    captions = [Caption(text, self.source, written, not answer.finished)] if text else []
-                    yield Described(clip, captions, "" if captions else "an empty answer")
+                    yield Described.by_model(clip, answer, self.source, self.clean)
             finally:
                 self._spent = {self.source: client.spent}
         for key, reason in unread.items():

@@ -9,10 +9,9 @@ from typing_extensions import override
 
 from vidlab.chat.journal import Answer, Journal, Usage
 from vidlab.chat.messages import ChatRequest, identity
-from vidlab.curation.captions.captioner import Caption, Captioner, Described, SourceClip, as_png
-from vidlab.curation.captions.cleaning import cleaned
+from vidlab.curation.captions.captioner import Captioner, Described, SourceClip, as_png
 from vidlab.curation.captions.prompts import VIDEO
-from vidlab.errors import CorruptClipError, UserError
+from vidlab.errors import CorruptClipError, UserError, first_line
 from vidlab.hub import model_folder, refuse_code, without_bars
 
 FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
@@ -86,15 +85,11 @@ class VideoModelCaptioner(Captioner):
                     yield Described(clip, [], str(error))
                     continue
                 answer = self._answer(ChatRequest(self.prompt, pictures, clip.row.key), journal)
-                text = cleaned(answer.text) if self.clean else " ".join(answer.text.split())
-                written = answer.text if text != answer.text.strip() else ""
-                captions = [Caption(text, self.source, written, not answer.finished)] if text else []
-                yield Described(clip, captions, "" if captions else "an empty answer")
+                yield Described.by_model(clip, answer, self.source, self.clean)
 
     def _answer(self, request: ChatRequest, journal: Journal) -> Answer:
         # folders of one name hold different models
-        body = {"model": str(Path(self.path).resolve()), "messages": request.messages(), "max_tokens": self.max_tokens}
-        key = identity(body)
+        key = identity(str(Path(self.path).resolve()), {"messages": request.messages(), "max_tokens": self.max_tokens})
         found = journal.get(key)
         if found is None:
             found = self._generated(request)
@@ -134,7 +129,7 @@ def _load(path: str, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
             processor = AutoProcessor.from_pretrained(folder, **local)
             model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, dtype=dtype, **local)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"captioner.path={path}: {folder} is no readable vision-language model: {reason}") from error
     if not getattr(processor, "chat_template", None):
         raise UserError(f"captioner.path={path}: its processor has no chat template, so nothing can be asked of it.")

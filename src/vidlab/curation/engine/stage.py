@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.video_file import VideoFile
+from vidlab.errors import UserError
 
 
 class Stage(ABC):  # noqa: B024  a stage is one of its kinds below
@@ -112,6 +113,25 @@ class Opening(Stage):
         Raises:
             CorruptClipError: it cannot be read.
         """
+
+
+def check_given(key: str, path: Path | None, what: str, inside: str = "") -> None:
+    """Refuse a path that is not set or not there.
+
+    Args:
+        key: its full configuration key.
+        path: what was given.
+        what: it should be, for the message.
+        inside: a file that it must hold, where it is a folder.
+
+    Raises:
+        UserError: naming the key, and the step to leave out.
+    """
+    if path is not None and (path / inside).is_file():
+        return
+    told = " is not set" if path is None else f"={path}: it is not there"
+    step = key.rpartition(".")[0].partition(".measure")[0]
+    raise UserError(f"{key}{told}. Give {what}, or leave the step out with {step}=null.")
 
 
 @cache

@@ -116,6 +116,11 @@ def cropped(frames: np.ndarray, crop: Crop | None) -> np.ndarray:
     return np.ascontiguousarray(frames[:, top : top + height, left : left + width])
 
 
+def spread(length: int, count: int) -> list[int]:
+    """``count`` frame numbers evenly over ``length`` frames, each in the middle of its part."""
+    return [int((2 * at + 1) * length / (2 * count)) for at in range(count)]
+
+
 def reduced_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     """(height, width) with a shorter side of at most ``short_side`` pixels."""
     scale = min(1.0, short_side / min(height, width))

@@ -55,7 +55,7 @@ def _captioned(done: Curated, caption: str | None) -> Iterator[Clip]:
 
 def _write_open_sora_plan(done: Curated, sources: Mapping[str, SourceVideo], caption: str | None) -> None:
     """A JSON list of path, cap, num_frames, fps, resolution, cut [first, end) and crop [left, right, top, bottom]."""
-    with whole_file(done.root / OPEN_SORA_PLAN) as temporary, temporary.open("w") as file:
+    with whole_file(done.root / OPEN_SORA_PLAN) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
         for number, clip in enumerate(_captioned(done, caption)):
             file.write(",\n" if number else "\n")
@@ -80,7 +80,7 @@ def _open_sora_plan_item(clip: Clip, file: Path, root: Path) -> dict[str, Any]:
 
 def _write_panda(done: Curated, sources: Mapping[str, SourceVideo], caption: str | None) -> None:
     """One row per source video; lists are Python literals, times ``H:MM:SS.mmm``, the matching score is not known."""
-    with whole_file(done.root / PANDA) as temporary, temporary.open("w", newline="") as file:
+    with whole_file(done.root / PANDA) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(PANDA_COLUMNS)
         for source, own in groupby(_captioned(done, caption), lambda clip: clip.source):

@@ -14,9 +14,9 @@ from typing_extensions import override
 
 from vidlab.assets import sha256_of
 from vidlab.curation.engine.records import Clip, Measurement
-from vidlab.curation.engine.stage import Measure
-from vidlab.curation.engine.video_file import VideoFile
-from vidlab.errors import UserError
+from vidlab.curation.engine.stage import Measure, check_given
+from vidlab.curation.engine.video_file import VideoFile, spread
+from vidlab.errors import UserError, first_line
 from vidlab.hub import refuse_code
 from vidlab.perceptual.weights import load_weights
 
@@ -49,7 +49,7 @@ class LaionAesthetic(Measure):
 
     def __post_init__(self) -> None:
         if self.frames < 1:
-            raise UserError(f"curation.aesthetic: frames={self.frames}: it must be 1 or more.")
+            raise UserError(f"frames={self.frames}: it must be 1 or more.")
 
     @property
     @override
@@ -58,15 +58,9 @@ class LaionAesthetic(Measure):
 
     @override
     def check(self, key: str) -> None:
-        step = key.partition(".measure")[0]
-        wanted = (
-            ("clip", self.clip, "config.json", "the folder of CLIP ViT-L/14 as transformers stores it"),
-            ("head", self.head, "", "the file sac+logos+ava1-l14-linearMSE.pth of LAION's aesthetic predictor"),
-        )
-        for name, given, inside, what in wanted:
-            if given is None or not (Path(given).expanduser() / inside).exists():
-                told = " is not set" if given is None else f"={given}: it is not there"
-                raise UserError(f"{key}.{name}{told}. Give {what}, or leave the step out with {step}=null.")
+        clip, head = (None if given is None else Path(given).expanduser() for given in (self.clip, self.head))
+        check_given(f"{key}.clip", clip, "the folder of CLIP ViT-L/14 as transformers stores it", "config.json")
+        check_given(f"{key}.head", head, "the file sac+logos+ava1-l14-linearMSE.pth of LAION's aesthetic predictor")
 
     @override
     def weights(self) -> Sequence[str]:
@@ -78,11 +72,6 @@ class LaionAesthetic(Measure):
         return [
             Measurement({SCORE: model.score(video.frames(clip, spread(clip.frames, self.frames)))}) for clip in clips
         ]
-
-
-def spread(length: int, count: int) -> list[int]:
-    """``count`` frame numbers evenly over ``length`` frames, each in the middle of its part."""
-    return [int((2 * at + 1) * length / (2 * count)) for at in range(count)]
 
 
 @cache
@@ -112,7 +101,7 @@ def aesthetic_model(clip: str, head: str) -> "AestheticModel":
         )
         prepare = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a strange folder raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"curation.aesthetic: clip={clip} is no readable CLIP with its image processor ({reason})."
         ) from error

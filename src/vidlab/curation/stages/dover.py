@@ -9,7 +9,7 @@ import torch
 from typing_extensions import override
 
 from vidlab.curation.engine.records import Clip, Measurement
-from vidlab.curation.engine.stage import Measure
+from vidlab.curation.engine.stage import Measure, check_given
 from vidlab.curation.engine.video_file import VideoFile
 from vidlab.errors import UserError
 from vidlab.perceptual.dover import FRAMES, fragments, load_dover
@@ -52,13 +52,8 @@ class DoverQuality(Measure):
 
     @override
     def check(self, key: str) -> None:
-        given = self.weights_path
-        if given is None or not Path(given).expanduser().is_file():
-            told = " is not set" if given is None else f"={given}: it is not there"
-            raise UserError(
-                f"{key}.weights_path{told}. Give DOVER.pth, the published weights, or leave the step out with "
-                f"{key.partition('.measure')[0]}=null."
-            )
+        path = None if self.weights_path is None else Path(self.weights_path).expanduser()
+        check_given(f"{key}.weights_path", path, "DOVER.pth, the published weights")
 
     @override
     def weights(self) -> Sequence[str]:

@@ -20,12 +20,16 @@ class Range(Decision):
         most: None has no upper end.
 
     Raises:
-        UserError: a clip has no such score.
+        UserError: the ends contradict each other, or a clip has no such score.
     """
 
     score: str
     least: float | None = None
     most: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.least is not None and self.most is not None and self.least > self.most:
+            raise UserError(f"least={self.least} is above most={self.most} of {self.score}: nothing would be in.")
 
     @override
     def decide(self, clip: Clip, step: str) -> Sequence[Clip]:

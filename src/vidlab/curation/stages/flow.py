@@ -51,9 +51,9 @@ class DISFlow(Measure):
         last: tuple[str, np.ndarray] | None = None
         for clip, _, frames in video.small_frames(clips, self.short_side, every):
             for frame in frames:
-                grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+                gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
                 if last is not None and last[0] == clip.id:
-                    moved = np.linalg.norm(flow.calc(last[1], grey, None), axis=-1).mean()
-                    lengths[clip.id].append(float(moved) / min(grey.shape) * clip.fps / every)
-                last = clip.id, grey
+                    moved = np.linalg.norm(flow.calc(last[1], gray, None), axis=-1).mean()
+                    lengths[clip.id].append(float(moved) / min(gray.shape) * clip.fps / every)
+                last = clip.id, gray
         return [Measurement({SCORE: float(np.mean(lengths[c.id])) if lengths[c.id] else 0.0}) for c in clips]

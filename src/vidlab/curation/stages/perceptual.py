@@ -130,6 +130,9 @@ class JumpCuts(Decision):
         l_likely: l_threshold2.
         min_frames: of a part that is kept.
         max_frames: of a part that is kept.
+
+    Raises:
+        UserError: a setting is out of range.
     """
 
     every: int = 1
@@ -139,6 +142,13 @@ class JumpCuts(Decision):
     l_likely: float = 0.2
     min_frames: int = 32
     max_frames: int = 512
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.max_frames < self.min_frames:
+            raise UserError(
+                f"every={self.every}, min_frames={self.min_frames}, max_frames={self.max_frames}: the first must be 1 "
+                "or more, and the last not below the one before."
+            )
 
     @override
     def decide(self, clip: Clip, step: str) -> Sequence[Clip]:

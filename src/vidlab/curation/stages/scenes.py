@@ -77,12 +77,19 @@ class TransNetCuts(Measure):
     Args:
         threshold: of the probability; the authors take 0.5.
         weights_path: a local copy of the weights; None fetches the pinned ones (33 MB) on first use.
+
+    Raises:
+        UserError: a threshold out of range.
     """
 
     threshold: float = 0.5
     weights_path: str | None = None
 
     not_in_version = ("weights_path",)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold < 1:
+            raise UserError(f"threshold={self.threshold}: it must be 0 or more, and below 1.")
 
     @property
     @override

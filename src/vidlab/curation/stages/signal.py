@@ -8,8 +8,7 @@ from typing_extensions import override
 
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
-from vidlab.curation.engine.video_file import VideoFile
-from vidlab.curation.stages.aesthetic import spread
+from vidlab.curation.engine.video_file import VideoFile, spread
 from vidlab.errors import UserError
 
 NOISE, SHARPNESS = "noise", "sharpness"

@@ -42,7 +42,7 @@ class Slice(Decision):
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
-            raise UserError(f"curation.slice.seconds={self.seconds}: it must be above 0.")
+            raise UserError(f"seconds={self.seconds}: it must be above 0.")
 
     @override
     def decide(self, clip: Clip, step: str) -> Sequence[Clip]:

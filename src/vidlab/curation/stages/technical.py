@@ -13,8 +13,7 @@ from typing_extensions import override
 from vidlab.assets import MANIFESTS, fetch, read_manifest
 from vidlab.curation.engine.records import Clip, Measurement
 from vidlab.curation.engine.stage import Measure
-from vidlab.curation.engine.video_file import VideoFile, reduced_size
-from vidlab.curation.stages.aesthetic import spread
+from vidlab.curation.engine.video_file import VideoFile, reduced_size, spread
 from vidlab.errors import UserError
 from vidlab.perceptual.unpickle import read_number_lists
 from vidlab.perceptual.weights import weights_digest
@@ -22,7 +21,7 @@ from vidlab.perceptual.weights import weights_digest
 SCORE = "brisque"
 MODEL, RANGES = "brisque-svm.txt", "brisque-ranges.pickle"
 KERNEL, SIGMA = 7, 7 / 6
-GREY = (0.2125, 0.7154, 0.0721)
+GRAY = (0.2125, 0.7154, 0.0721)
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Brisque(Measure):
 
     def __post_init__(self) -> None:
         if self.frames < 1 or self.short_side < 32:
-            raise UserError("curation.technical.measure: frames must be at least 1 and short_side at least 32.")
+            raise UserError(f"frames={self.frames}, short_side={self.short_side}: at least 1, and 32 pixels.")
 
     @property
     @override
@@ -72,14 +71,14 @@ def brisque(frame: np.ndarray) -> float:
     """BRISQUE of a uint8 (H, W, 3) RGB frame."""
     import cv2
 
-    grey = frame.astype(np.float64) @ np.array(GREY) / 255
-    half = cv2.resize(grey, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
-    return quality_model()(np.array([*features(grey), *features(half)]))
+    gray = frame.astype(np.float64) @ np.array(GRAY) / 255
+    half = cv2.resize(gray, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_CUBIC)
+    return quality_model()(np.array([*features(gray), *features(half)]))
 
 
-def features(grey: np.ndarray) -> Iterator[float]:
+def features(gray: np.ndarray) -> Iterator[float]:
     """The 18 features of one scale: shapes of the distributions of normalized values and of their products."""
-    values = normalized(grey)
+    values = normalized(gray)
     alpha, _, left, right = asymmetric_fit(values)
     yield from (alpha, (left + right) / 2)
     products = (
@@ -92,16 +91,16 @@ def features(grey: np.ndarray) -> Iterator[float]:
         yield from asymmetric_fit(product)
 
 
-def normalized(grey: np.ndarray) -> np.ndarray:
+def normalized(gray: np.ndarray) -> np.ndarray:
     """Values less their local mean, by their local deviation (equation 1 of the paper)."""
     import cv2
 
     place = np.arange(KERNEL) - KERNEL // 2
     line = np.exp(-(place**2) / (2 * SIGMA**2))
     kernel = np.outer(line, line) / line.sum() ** 2
-    mean = cv2.filter2D(grey, -1, kernel, borderType=cv2.BORDER_CONSTANT)
-    square = cv2.filter2D(grey**2, -1, kernel, borderType=cv2.BORDER_CONSTANT)
-    return (grey - mean) / (np.sqrt(np.abs(mean**2 - square)) + 1 / 255)
+    mean = cv2.filter2D(gray, -1, kernel, borderType=cv2.BORDER_CONSTANT)
+    square = cv2.filter2D(gray**2, -1, kernel, borderType=cv2.BORDER_CONSTANT)
+    return (gray - mean) / (np.sqrt(np.abs(mean**2 - square)) + 1 / 255)
 
 
 def asymmetric_fit(values: np.ndarray) -> tuple[float, float, float, float]:
@@ -140,7 +139,7 @@ class QualityModel:
     """
 
     def __init__(self, model: Path, ranges: Path) -> None:
-        head, _, body = model.read_text().partition("\nSV\n")
+        head, _, body = model.read_text("utf-8").partition("\nSV\n")
         facts = dict(line.split(maxsplit=1) for line in head.splitlines())
         self.gamma, self.rho = float(facts["gamma"]), float(facts["rho"])
         rows = [line.split() for line in body.splitlines() if line.strip()]

@@ -49,7 +49,7 @@ class TextBoxes(Measure):
 
     def __post_init__(self) -> None:
         if not self.seconds > 0 or self.short_side < 32:
-            raise UserError("curation.ocr_crop.measure: seconds must be above 0, and short_side at least 32.")
+            raise UserError(f"seconds={self.seconds}, short_side={self.short_side}: above 0, and at least 32 pixels.")
 
     @property
     @override
@@ -130,7 +130,7 @@ class EdgeCrop(Decision):
 
     def __post_init__(self) -> None:
         if not 0 < self.most < 0.5:
-            raise UserError(f"curation.ocr_crop.keep.most={self.most}: it must lie between 0 and 0.5.")
+            raise UserError(f"most={self.most}: it must lie between 0 and 0.5.")
 
     @override
     def decide(self, clip: Clip, step: str) -> Sequence[Clip]:

@@ -120,7 +120,7 @@ class Clips:
     def _folder(self, recordings: Sequence[Recording]) -> Path:
         root = self.cache_dir or cache_folder() / "data"
         names = [recording.asset.name for recording in recordings]
-        what = json.dumps([_FORMAT, self.short_side, self.manifest.read_text(), names])
+        what = json.dumps([_FORMAT, self.short_side, self.manifest.read_text("utf-8"), names])
         return root / f"clips-{blake2b(what.encode(), digest_size=8).hexdigest()}"
 
     def _build(self, folder: Path, recordings: Sequence[Recording], files: Mapping[str, Path]) -> None:

@@ -90,13 +90,10 @@ class MovingShapes:
             split: "train" or "val".
 
         Raises:
+            UserError: there is no such split.
             IndexError: the split has no such clip.
         """
-        if split not in FIRST_INDEX:
-            raise UserError(f"split={split}: moving_shapes has {' and '.join(FIRST_INDEX)}.")
-        if not 0 <= index < FIRST_INDEX["val"]:
-            raise IndexError(f"clip index {index} is outside [0, 2^40)")
-        number = FIRST_INDEX[split] + index
+        number = clip_number(self.name, index, split)
         canvas = Canvas(self.frames, self.height, self.width)
         sample = sample_scene(self._rng(number, "scene"), canvas, self.difficulty)
         factors = describe(sample.scene, sample.occlusion)
@@ -138,6 +135,25 @@ class MovingShapes:
 
     def _rng(self, number: int, purpose: str) -> Random:
         return Random(seed_of(self.seed, "moving_shapes", number, purpose))
+
+
+def clip_number(name: str, index: int, split: str) -> int:
+    """The number of a clip among those of both splits of a rendered data set, which no two clips share.
+
+    Args:
+        name: of the data set, for the message.
+        index: from 0 within the split, below 2^40.
+        split: "train" or "val".
+
+    Raises:
+        UserError: there is no such split.
+        IndexError: the split has no such clip.
+    """
+    if split not in FIRST_INDEX:
+        raise UserError(f"split={split}: {name} has {' and '.join(FIRST_INDEX)}.")
+    if not 0 <= index < FIRST_INDEX["val"]:
+        raise IndexError(f"clip index {index} is outside [0, 2^40)")
+    return FIRST_INDEX[split] + index
 
 
 def _at_least(name: str, value: int, least: int, reason: str) -> None:

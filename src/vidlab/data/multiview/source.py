@@ -7,6 +7,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
+from vidlab.data.moving_shapes.source import LEAST_SIDE, clip_number
 from vidlab.data.multiview.cameras import VIEWS
 from vidlab.data.multiview.objects import ELEVATIONS, draw_object
 from vidlab.errors import UserError
@@ -14,8 +15,6 @@ from vidlab.randomness import seed_of
 
 RENDERER_VERSION = 1
 """Part of the cache folder's name: raise it with every change of the pixels or the captions."""
-FIRST_INDEX = {"train": 0, "val": 1 << 40}
-LEAST_SIDE = 16
 FPS = 1.0  # of the files; views have no speed
 
 
@@ -54,8 +53,17 @@ class MultiviewSolids:
                 raise UserError(f"data.{name}={value}: must be at least {minimum}.")
 
     def render(self, index: int, split: str = "train") -> tuple[NDArray[np.uint8], str]:
-        """The views of an object, uint8 RGB (7, H, W, 3), and its caption, without touching the disk."""
-        rng = Random(seed_of(self.seed, "multiview_solids", FIRST_INDEX[split] + index))
+        """The views of an object, uint8 RGB (7, H, W, 3), and its caption, without touching the disk.
+
+        Args:
+            index: which object of the split, from 0, below 2^40.
+            split: "train" or "val".
+
+        Raises:
+            UserError: there is no such split.
+            IndexError: the split has no such object.
+        """
+        rng = Random(seed_of(self.seed, "multiview_solids", clip_number(self.name, index, split)))
         shown, elevation = draw_object(rng), rng.uniform(*ELEVATIONS)
         return shown.views(elevation, self.height, self.width), shown.caption
 

@@ -89,7 +89,7 @@ def read_step_times(path: Path) -> StepTimes:
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError(f"it is larger than {LARGEST} bytes")
-        content = json.loads(path.read_text())["buckets"]
+        content = json.loads(path.read_text("utf-8"))["buckets"]
         found = {str(name): StepTime(float(one["fixed"]), float(one["per_clip"])) for name, one in content.items()}
         for name, one in found.items():
             if not (0 <= one.fixed < math.inf and 0 < one.per_clip < math.inf):

@@ -15,7 +15,7 @@ from vidlab.data.storage.clip_row import INDEX_NAME, ClipRow, hashed, schema, to
 from vidlab.data.storage.parquet import PAGES, seal
 from vidlab.data.storage.row_store import BLOCK_ROWS, RowStoreWriter
 from vidlab.errors import DataError
-from vidlab.files import aside_of, remove_leftovers
+from vidlab.files import aside_of, named_in_errors, remove_leftovers
 
 # Rows of a Parquet row group, which are held while they are gathered.
 GROUP_ROWS = 1024 * BLOCK_ROWS
@@ -64,11 +64,15 @@ class IndexWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            header = self._header() if kind is None else None
-            self._store.close()
-            seal(self._table, self._parquet)
-            if header is not None:
-                self._publish(header["rows"])
+            with named_in_errors(self.folder / INDEX_NAME):
+                header = self._header() if kind is None else None
+                self._store.close()
+                seal(self._table, self._parquet)
+                if header is not None:
+                    self._publish(header["rows"])
+        except OSError:
+            if kind is None:  # otherwise the block that has failed says more
+                raise
         finally:
             self._table.unlink(missing_ok=True)
             self._rows.unlink(missing_ok=True)

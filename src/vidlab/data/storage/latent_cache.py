@@ -111,7 +111,7 @@ class CacheHeader:
         """
         path = Path(folder).expanduser() / HEADER_NAME
         try:
-            content = unsealed(json.loads(path.read_text()))
+            content = unsealed(json.loads(path.read_text("utf-8")))
             found = cls(dict(content["key"]), *(int(content[name]) for name in ("views", "clips", "clips_per_shard")))
         except DamagedError as error:
             raise UserError(

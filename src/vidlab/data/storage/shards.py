@@ -10,6 +10,7 @@ import os
 import stat
 import tarfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from vidlab.data.storage.index_writer import IndexWriter
 from vidlab.data.video import VideoInfo
 from vidlab.errors import CorruptClipError, DataError
 from vidlab.factors import Factors
+from vidlab.files import named_in_errors
 
 # A tar header, and the longest name in it.
 HEADER, LONGEST_NAME, LARGEST_SIZE = tarfile.BLOCKSIZE, 100, 8**11
@@ -77,8 +79,9 @@ class ShardWriter:
         if kind is None:
             self._close_shard()
         elif self._tar is not None:
-            self._tar.close()
-            self._stream.close()
+            for file in (self._tar, self._stream):
+                with suppress(OSError):  # a full disk has had its message already
+                    file.close()
         self._index.__exit__(kind, error, trace)
 
     def add(
@@ -101,7 +104,8 @@ class ShardWriter:
         record["factors"] = None if factors is None else asdict(factors)
         record |= {"scores": dict(scores)} if scores else {}
         text = json.dumps(record, sort_keys=True)
-        self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
+        with named_in_errors(self.folder / self._shard_name()):
+            self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
         self._keys.add(key)
         # The offset is read back from the tar file when the shard is closed.
         self._rows.append(
@@ -145,8 +149,9 @@ class ShardWriter:
     def _close_shard(self) -> None:
         if self._tar is None:
             return
-        self._tar.close()
-        self._stream.close()
+        with named_in_errors(self.folder / self._shard_name()):
+            self._tar.close()
+            self._stream.close()
         self._tar = self._stream = None
         with tarfile.open(self.folder / self._rows[-1].shard) as tar:
             offsets = {member.name: member.offset_data for member in tar.getmembers()}

@@ -31,14 +31,15 @@ def start(claim: Claim) -> str:
 def row(claim: Claim, found: float) -> str:
     """The whole row."""
     decimals = 0 if claim.decimals == 0 and found == round(found) else claim.decimals + 2
-    difference = round(found - claim.value, decimals) + 0.0  # no minus zero
+    # no minus zero
+    shown, difference = (round(number, decimals) + 0.0 for number in (found, found - claim.value))
     remark = ". ".join(
         part[:1].upper() + part[1:]
         for part in (claim.remark, claim.contradicts and f"**contradiction**: {claim.contradicts}")
         if part
     )
     verdict = SAME if claim.agrees(found) else DIFFERENT
-    return f"{start(claim)} {found:,.{decimals}f} | {difference:+,.{decimals}f} | {verdict} | {remark} |"
+    return f"{start(claim)} {shown:,.{decimals}f} | {difference:+,.{decimals}f} | {verdict} | {remark} |"
 
 
 def rows(old: Mapping[str, str] | None = None) -> Iterator[tuple[Paper, list[str]]]:
@@ -91,11 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.check:
         if not given.page.parent.is_dir():
             parser.error(f"{given.page}: no such folder; run this where docs/ is, or give --page FILE")
-        given.page.write_text(text())
+        given.page.write_text(text(), "utf-8")
         return 0
     if not given.page.is_file():
         parser.error(f"{given.page}: no such file; write it with python -m vidlab.lab.claims")
-    found = differences(given.page.read_text())
+    found = differences(given.page.read_text("utf-8"))
     if found:
         print(*found, f"{given.page} is out of date: python -m vidlab.lab.claims", sep="\n", file=sys.stderr)
     return int(bool(found))

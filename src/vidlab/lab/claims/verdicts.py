@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Literal
 
 import yaml  # type: ignore[import-untyped]
 
+from vidlab.command_line import exit_code
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.run_scores import SCORES, read_scores
 from vidlab.metrics.statistics.over_seeds import mean_over_seeds
@@ -132,7 +132,7 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Mapping[Settings, Scores]:
     tables: set[str] = set()
     for sweep in sweeps:
         for job in sorted(sweep.glob("*/.hydra/overrides.yaml")):
-            words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text()))
+            words = dict(str(word).lstrip("+").partition("=")[::2] for word in yaml.safe_load(job.read_text("utf-8")))
             rows = {key.removeprefix("row/"): value for key, value in words.items() if key.startswith("row/")}
             tables |= rows.keys()
             value = _value(job.parents[1], metric)
@@ -148,7 +148,7 @@ def scores_of(sweeps: Iterable[Path], metric: str) -> Mapping[Settings, Scores]:
 def _value(run: Path, metric: str) -> float | None:
     """A metric of a run: as logged last, or the mean over the clips of the last evaluation; None if it has none."""
     try:
-        last = json.loads((run / SUMMARY).read_text())["last"]
+        last = json.loads((run / SUMMARY).read_text("utf-8"))["last"]
     except (OSError, ValueError, KeyError):
         return None
     if metric in last:
@@ -254,26 +254,22 @@ def write_results(readme: Path, table: str) -> None:
     readme.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the verdicts of a table, and put them into its README on request."""
     parser = argparse.ArgumentParser(prog="python -m vidlab.lab.claims.verdicts", description=main.__doc__)
     parser.add_argument("table", type=Path, help="its folder, such as experiments/open_sora_plan/attention")
     parser.add_argument("sweeps", type=Path, nargs="*", help="folders of its sweeps, runs/NAME/DATE")
     parser.add_argument("--write", action="store_true", help="put them into README.md of the table")
     given = parser.parse_args(arguments)
-    try:
-        rows = read_published(given.table)
-        absent = [sweep for sweep in given.sweeps if not sweep.is_dir()]
-        if absent:
-            raise UserError(f"{absent[0]}: no such folder; give the folder of a sweep, runs/NAME/DATE.")
-        table = "\n".join(tables_of(rows, scores_of(given.sweeps, rows[0].ours)))
-        print(table)
-        if given.write:
-            write_results(given.table / "README.md", table)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    rows = read_published(given.table)
+    absent = [sweep for sweep in given.sweeps if not sweep.is_dir()]
+    if absent:
+        raise UserError(f"{absent[0]}: no such folder; give the folder of a sweep, runs/NAME/DATE.")
+    table = "\n".join(tables_of(rows, scores_of(given.sweeps, rows[0].ours)))
+    print(table)
+    if given.write:
+        write_results(given.table / "README.md", table)
 
 
 if __name__ == "__main__":

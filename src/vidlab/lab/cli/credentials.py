@@ -52,7 +52,7 @@ def complete(uri: str) -> str:
 def clean_records(folder: Path) -> None:
     """Take passwords that stood in a configuration file out of what Hydra wrote about a run."""
     for path in (*(folder / ".hydra").glob("*.yaml"), *folder.parent.glob("multirun.yaml")):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if redact(text) != text:
             write_text(path, redact(text))
 

@@ -84,7 +84,7 @@ def _groups(conf: Path, name: str) -> set[str]:
 
 
 def _defaults(file: Path) -> list[Any]:
-    content = yaml.safe_load(file.read_text()) if file.is_file() else None
+    content = yaml.safe_load(file.read_text("utf-8")) if file.is_file() else None
     return list(content.get("defaults") or []) if isinstance(content, dict) else []
 
 
@@ -108,7 +108,7 @@ def _comments_in(folder: Path, name: str, package: str) -> dict[str, str]:
     file = folder / f"{name}.yaml"
     if not file.is_file():  # from hydra.searchpath, or a package
         return {}
-    text = file.read_text()
+    text = file.read_text("utf-8")
     found: dict[str, str] = {}
     for entry in _defaults(file):
         if isinstance(entry, str) and entry != "_self_" and not entry.startswith("/"):

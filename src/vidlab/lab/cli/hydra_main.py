@@ -35,6 +35,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.arguments import quote_text
 from vidlab.lab.cli.credentials import clean_log, clean_records, withhold
 from vidlab.lab.cli.error_messages import did_you_mean, explain, explain_instantiation, root_cause
@@ -42,7 +43,7 @@ from vidlab.lab.cli.help_text import asks_for_help, help_text
 from vidlab.lab.cli.lean_imports import prepare_imports
 from vidlab.lab.cli.planning import nothing_left
 from vidlab.lab.cli.process_env import prepare_host
-from vidlab.lab.cli.safe_text import safe_records, terminal
+from vidlab.lab.cli.safe_text import safe_records
 from vidlab.lab.cli.unused_folder import no_trace_of_mistakes, remove_unused
 from vidlab.lab.sweeps.membership import recorded_job
 from vidlab.lab.sweeps.resume import continued, is_resumption

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from vidlab.lab.cli.safe_text import terminal
+from vidlab.files import terminal
 from vidlab.pipelines import progress
 
 

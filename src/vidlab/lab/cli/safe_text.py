@@ -1,16 +1,11 @@
-"""Untrusted text (captions, keys, names of files) as a terminal and Markdown may show it."""
+"""Untrusted text (captions, keys, names of files) as Markdown and logs may show it."""
 
 import logging
 import re
 from collections.abc import Callable
 from typing import Any
 
-from vidlab.files import escaped, is_control
-
-
-def terminal(text: str) -> str:
-    r"""Text without what a terminal obeys: control characters other than line end and tab appear as ``\x1b``."""
-    return "".join(char if char in "\n\t" or not is_control(char) else escaped(char) for char in text)
+from vidlab.files import escaped, is_control, terminal
 
 
 def markdown(text: str) -> str:

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vidlab.errors import UserError
-from vidlab.lab.cli.safe_text import terminal
+from vidlab.command_line import exit_code
+from vidlab.files import terminal
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,21 +32,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the comparison and print its verdict; returns the exit code."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the comparison and print its verdict."""
     found = _parser().parse_args(arguments)
     from vidlab.lab.compare.build import PAGE, TABLE, TEXT, build_comparison
     from vidlab.lab.compare.documents import REST
 
-    try:
-        folder = build_comparison(found.runs, found.out, found.uri, found.metric, found.name)
-    except UserError as error:
-        print(terminal(str(error)), file=sys.stderr)
-        return 2
-    text = (folder / TEXT).read_text().split(f"## {REST}")[0]
+    folder = build_comparison(found.runs, found.out, found.uri, found.metric, found.name)
+    text = (folder / TEXT).read_text("utf-8").split(f"## {REST}")[0]
     print(terminal(text))
     print(terminal(f"  page         {folder / PAGE}\n  as text      {folder / TEXT}\n  as a table   {folder / TABLE}"))
-    return 0
 
 
 if __name__ == "__main__":

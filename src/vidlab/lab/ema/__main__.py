@@ -3,11 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from vidlab.command_line import command, setting
-from vidlab.errors import UserError
-from vidlab.lab.cli.safe_text import terminal
+from vidlab.command_line import command, exit_code, setting
+from vidlab.files import terminal
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,8 +21,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write a checkpoint for each length; returns the exit code."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a checkpoint for each length."""
     asked = _parser().parse_args(arguments)
     import torch
 
@@ -34,19 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vidlab.lab.runs.resolve import resolve_run
     from vidlab.lab.runs.run_folder import RUNS
 
-    try:
-        run = resolve_run(asked.run, RUNS, asked.name, asked.uri, key="run")
-        state = load_stored(run.checkpoint)
-        for length in asked.lengths:
-            content = with_average(state, run.folder, length, "ema", run.checkpoint)
-            path = Path(run.checkpoint.parent) / f"ema-{length:g}.ckpt"
-            with written_aside(path) as aside:
-                torch.save(content, aside)
-            print(terminal(f"{path}\n  {command('generate.py', setting('checkpoint', path))} prompt=..."))
-    except UserError as error:
-        print(terminal(str(error)), file=sys.stderr)
-        return 2
-    return 0
+    run = resolve_run(asked.run, RUNS, asked.name, asked.uri, key="run")
+    state = load_stored(run.checkpoint)
+    for length in asked.lengths:
+        content = with_average(state, run.folder, length, "ema", run.checkpoint)
+        path = run.checkpoint.parent / f"ema-{length:g}.ckpt"
+        with written_aside(path) as aside:
+            torch.save(content, aside)
+        print(terminal(f"{path}\n  {command('generate.py', setting('checkpoint', path))} prompt=..."))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _from_choice(name: str, settings: Mapping[str, Any], cfg: DictConfig) -> Ent
 
 def _from_published(folder: Path) -> Entry:
     try:
-        kind = str(json.loads((folder / CONFIG).read_text())["_class_name"])
+        kind = str(json.loads((folder / CONFIG).read_text("utf-8"))["_class_name"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"autoencoders: {folder / CONFIG} names no _class_name, so its weights are unknown.") from error
     known = published_classes()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vidlab.command_line import command, setting
-from vidlab.files import write_text
-from vidlab.lab.cli.safe_text import markdown, terminal
+from vidlab.files import terminal, write_text
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.evaluation.comparison.over_clips import compare, comparison_table
 from vidlab.lab.evaluation.comparison.over_seeds import SeedComparison
 from vidlab.lab.evaluation.comparison.seed_tables import EXPLAINED, front, write_comparison_csv

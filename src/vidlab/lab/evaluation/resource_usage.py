@@ -88,5 +88,5 @@ def _most(device: str) -> float | None:
 
 
 def _resident(name: str) -> float:
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
+    (line,) = (line for line in STATUS.read_text("utf-8").splitlines() if line.startswith(f"{name}:"))
     return int(line.split()[1]) / 1024

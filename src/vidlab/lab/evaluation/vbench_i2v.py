@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidlab.command_line import exit_code
 from vidlab.errors import DataError, UserError
-from vidlab.lab.cli.safe_text import terminal
+from vidlab.files import terminal
 from vidlab.metrics.vbench.presets import DIMENSIONS
 
 SAMPLES = 5  # of each prompt, as VBench wants
@@ -91,17 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make what is missing; returns the exit code."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the videos that are missing."""
     asked = _parser().parse_args(arguments)
-    try:
-        suite = read_suite(asked.info, asked.pictures, asked.dimensions)
-        make_videos(suite, asked)
-    except UserError as error:
-        print(terminal(str(error)), file=sys.stderr)
-        return 2
+    suite = read_suite(asked.info, asked.pictures, asked.dimensions)
+    make_videos(suite, asked)
     print(terminal(f"{len(suite) * asked.samples} videos in {asked.out}"))
-    return 0
 
 
 def make_videos(suite: Sequence[Prompt], asked: argparse.Namespace) -> None:

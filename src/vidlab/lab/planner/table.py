@@ -17,7 +17,7 @@ def write_row(folder: Path, cells: Mapping[str, str]) -> None:
 def table(folder: Path) -> str:
     """The plans of a sweep: the settings in which its jobs differ and all columns; empty for none."""
     files = sorted(folder.glob(f"*/{FILE}"), key=lambda file: (len(file.parent.name), file.parent.name))
-    rows = [json.loads(file.read_text()) for file in files]
+    rows = [json.loads(file.read_text("utf-8")) for file in files]
     if not rows:
         return ""
     keys = [key for key in dict.fromkeys(key for one in rows for key in one) if key not in COLUMNS]

@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from omegaconf import open_dict
 
+from vidlab.command_line import exit_code
 from vidlab.data.module import ClipDataModule
 from vidlab.data.samplers.assignment import Bucket
 from vidlab.data.samplers.step_times import KEY, StepTime, StepTimes, write_step_times
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.composed import compose
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.planner.step import made_up_batch, without_trainer
@@ -39,19 +40,15 @@ equal time instead of having equal tokens.
 OWN = {"steps": "5", "file": "step_times.json"}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, write and show; returns the exit code."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write the table and show it."""
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(typed):
         print(USAGE)
-        return 0
+        return
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    try:
-        print(terminal(measured(typed)))
-    except UserError as error:
-        print(terminal(str(error)), file=sys.stderr)
-        return 2
-    return 0
+    print(terminal(measured(typed)))
 
 
 def measured(words: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def store_config(client: Any, run_id: str, text: str) -> None:
     stem = f"config/config-resume-{1 + sum(name.endswith('.yaml') for name in names)}"
     client.log_text(run_id, text, f"{stem}.yaml")
     with tempfile.TemporaryDirectory() as folder:
-        first = Path(client.download_artifacts(run_id, "config/config.yaml", folder)).read_text()
+        first = Path(client.download_artifacts(run_id, "config/config.yaml", folder)).read_text("utf-8")
     diff = "\n".join(unified_diff(first.splitlines(), text.splitlines(), "first", "resumed", lineterm=""))
     if diff:
         client.log_text(run_id, diff, f"{stem}.diff")

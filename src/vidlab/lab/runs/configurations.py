@@ -143,7 +143,7 @@ def read_settings(folder: Path) -> RunSettings | None:
         return None
     try:
         names = ("overrides.yaml", "config.yaml", "hydra.yaml")  # as text: nothing in them is resolved
-        overrides, config, hydra = (_loaded((record / name).read_text()) for name in names)
+        overrides, config, hydra = (_loaded((record / name).read_text("utf-8")) for name in names)
         chosen = {str(group): _written(choice) for group, choice in hydra["hydra"]["runtime"]["choices"].items()}
         return RunSettings(tuple(map(str, overrides)), {**_flat(config), **chosen})
     except Exception as error:  # whatever a damaged file makes a reader raise

@@ -229,7 +229,7 @@ def read_run_record(folder: Path) -> RunRecord | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         written = content.get("written")
         run_id, experiment = content["mlflow_run_id"], content["experiment"]
         if not isinstance(run_id, str | None) or not isinstance(experiment, str):

@@ -86,7 +86,7 @@ def check_changes(cfg: DictConfig, state: Mapping[str, Any], checkpoint: Path, t
 def _as_before(cfg: DictConfig, checkpoint: Path, typed: Sequence[str]) -> str:
     """The whole command that continues a run with its own settings, and with those of this command that are free."""
     try:
-        record = json.loads((checkpoint.parents[1] / "provenance.json").read_text())
+        record = json.loads((checkpoint.parents[1] / "provenance.json").read_text("utf-8"))
         recorded = [str(word) for word in record["overrides"]]
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # a checkpoint that was copied out of its folder
         return ""

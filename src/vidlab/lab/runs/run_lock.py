@@ -101,7 +101,7 @@ def _now() -> str:
 
 def _holder(path: Path) -> str:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text("utf-8"))
         return f" by process {int(found['pid'])} on {str(found['host'])[:100]} since {str(found['since'])[:40]}"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
         return " by another process"

@@ -159,7 +159,7 @@ class Course:
 def summary_of(folder: Path, steps: int) -> Mapping[str, Any] | None:
     """The summary that a run has left of so many steps; None without one, or of others, or a damaged one."""
     try:
-        found = json.loads((folder / "summary.json").read_text())
+        found = json.loads((folder / "summary.json").read_text("utf-8"))
         return found if found["steps"] == steps and found["last"] else None
     except (OSError, ValueError, KeyError, TypeError):  # it is written anew
         return None

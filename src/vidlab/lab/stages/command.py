@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 
 from vidlab.command_line import command
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.composed import compose
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.runs.run_folder import RUNS
 from vidlab.lab.runs.run_lock import held_lock
 from vidlab.lab.stages.graph import Graph, read_graph
@@ -38,7 +38,7 @@ OWN = ("from", "until", "plan")  # the others are settings of every stage
 
 
 @dataclass(frozen=True)
-class Request:
+class StagesRequest:
     """A command: the graph, the stages to train, and whether to say so only."""
 
     graph: Graph
@@ -47,7 +47,7 @@ class Request:
     arguments: tuple[str, ...]
 
 
-def read_request(arguments: Sequence[str]) -> Request:
+def read_request(arguments: Sequence[str]) -> StagesRequest:
     """What was typed.
 
     Raises:
@@ -62,7 +62,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     extra = [word for word in arguments if "=" in word and word.partition("=")[0] not in OWN]
     graph = read_graph(Path(files[0]), extra)
     selected = graph.selected(own.get("from"), own.get("until"))
-    return Request(graph, selected, own.get("plan") == "true", tuple(arguments))
+    return StagesRequest(graph, selected, own.get("plan") == "true", tuple(arguments))
 
 
 def run_stages(arguments: Sequence[str], launch: Launch = run_as_command) -> StageRunner:
@@ -82,7 +82,7 @@ def run_stages(arguments: Sequence[str], launch: Launch = run_as_command) -> Sta
     return runners[seeds[-1]]
 
 
-def run_once(asked: Request, launch: Launch = run_as_command) -> StageRunner:
+def run_once(asked: StagesRequest, launch: Launch = run_as_command) -> StageRunner:
     """Run a graph once; as ``run_stages``."""
     configs = {name: _checked(asked.graph, name) for name in asked.selected}
     folder = RUNS / asked.graph.name / "stages"
@@ -103,7 +103,7 @@ def _checked(graph: Graph, name: str) -> DictConfig:
         raise UserError(f"stage {name}: {error}") from error
 
 
-def _run(asked: Request, config: DictConfig, folder: Path, launch: Launch) -> StageRunner:
+def _run(asked: StagesRequest, config: DictConfig, folder: Path, launch: Launch) -> StageRunner:
     resumed = (folder / RECORD).is_file()
     record = read_sweep(folder) if resumed else new_record(asked.graph, folder, asked.arguments)
     record = replace(record, arguments=asked.arguments)
@@ -137,7 +137,7 @@ def _show(runner: StageRunner) -> None:
         runner.parent.tell({f"vidlab.stage.{name}": state for name, state in states.items()})
 
 
-def _end(runner: StageRunner, parent: ParentRun | None, state: str, asked: Request) -> None:
+def _end(runner: StageRunner, parent: ParentRun | None, state: str, asked: StagesRequest) -> None:
     write_report(runner)
     table = table_of(runner)
     print(terminal("\n".join(["", *(f"  {line}" for line in table.text().splitlines()), ""])), flush=True)

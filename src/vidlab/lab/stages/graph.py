@@ -130,7 +130,7 @@ def _load(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: larger than {LARGEST} bytes: this is no file of stages.")
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if re.search(r"(?m)(^|[\s\[{,:-])[&*][A-Za-z0-9_]", text):
             raise UserError(f"{path}: anchors and aliases (& and *) are not read here; write the words out.")
         return yaml.safe_load(text)

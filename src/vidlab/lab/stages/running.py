@@ -152,7 +152,7 @@ class StageRunner:
 def summary_of_stage(folder: Path) -> Mapping[str, Any]:
     """The summary that the run of a stage has left; empty where it has none."""
     try:
-        found = json.loads((folder / "summary.json").read_text())
+        found = json.loads((folder / "summary.json").read_text("utf-8"))
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}

@@ -79,7 +79,11 @@ def weights_digest(checkpoint: Path) -> str:
 
 
 def record_trained(stage: Stage, key: str, parents: Mapping[str, str], folder: Path) -> TrainedStage:
-    """Write ``stage.json`` of a stage that has ended in its folder; ``parents`` are digests of weights."""
+    """Write ``stage.json`` of a stage that has ended in its folder; ``parents`` are digests of weights.
+
+    Raises:
+        UserError: it left no checkpoint, or a damaged one.
+    """
     checkpoint = folder / WEIGHTS
     if not checkpoint.is_file():
         raise UserError(f"stage {stage.name} ended without {checkpoint}: it needs callbacks.checkpoint.")
@@ -99,7 +103,7 @@ def read_trained(folder: Path, key: str) -> TrainedStage | None:
     """
     path, checkpoint = folder / RECORD, folder / WEIGHTS
     try:
-        found = _read(json.loads(path.read_text()))
+        found = _read(json.loads(path.read_text("utf-8")))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

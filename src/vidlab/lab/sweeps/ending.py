@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from vidlab.command_line import command
 from vidlab.errors import UserError
-from vidlab.files import write_json, write_text
-from vidlab.lab.cli.safe_text import markdown, terminal
+from vidlab.files import terminal, write_json, write_text
+from vidlab.lab.cli.safe_text import markdown
 from vidlab.lab.sweeps.record import SweepRecord, counted
 from vidlab.lab.sweeps.table import Row, as_data, rows_of, table
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from vidlab.command_line import setting
 from vidlab.errors import UserError
+from vidlab.files import terminal
 from vidlab.lab.cli.error_messages import explain
-from vidlab.lab.cli.safe_text import terminal
 from vidlab.lab.sweeps.record import RECORD, JobRecord, State, SweepRecord, read_sweep, run_id_of, write_job
 from vidlab.lab.tracking.process_identity import this_process
 from vidlab.redaction import redact
@@ -113,7 +113,7 @@ def _rank() -> int:
 def last_value(run_folder: Path, metric: str = "val/loss") -> float | None:
     """The last value of a metric of a finished run; None where it has none, or none that is finite."""
     try:
-        value = float(json.loads((run_folder / "summary.json").read_text())["last"][metric])
+        value = float(json.loads((run_folder / "summary.json").read_text("utf-8"))["last"][metric])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return value if math.isfinite(value) else None

@@ -106,7 +106,7 @@ class SweepRecord:
 def run_id_of(folder: Path) -> str | None:
     """The MLflow run that a run folder names; None where it names none, or cannot be read."""
     try:
-        found = json.loads((folder / "run.json").read_text())["mlflow_run_id"]
+        found = json.loads((folder / "run.json").read_text("utf-8"))["mlflow_run_id"]
         return found if isinstance(found, str) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not begun, or said when it is resumed
         return None
@@ -136,7 +136,7 @@ def read_sweep(folder: Path) -> SweepRecord:
     """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
         sweep = SweepRecord(
             **{name: str(record[name]) for name in ("id", "experiment", "program")},
             parent_run_id=None if record["parent_run_id"] is None else str(record["parent_run_id"]),
@@ -156,7 +156,7 @@ def read_sweep(folder: Path) -> SweepRecord:
 def _written(folder: Path) -> Iterator[JobRecord]:
     for path in (folder / JOBS).glob("*.json"):
         try:
-            yield _job(json.loads(path.read_text()))
+            yield _job(json.loads(path.read_text("utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged ({type(error).__name__}: {error}); delete it: the job is then run again."

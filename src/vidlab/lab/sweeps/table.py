@@ -57,7 +57,7 @@ def rows_of(folder: Path, sweep: SweepRecord) -> list[Row]:
 def last_metrics(folder: Path) -> dict[str, float]:
     """What a finished run shows of its last metrics; none without a summary, or a damaged one."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         return {name: float(summary["last"][name]) for name in summary["shown"] if name in summary["last"]}
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}

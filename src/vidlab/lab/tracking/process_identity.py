@@ -66,7 +66,7 @@ def this_process() -> ProcessIdentity:
 def _place() -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     try:
-        return f"{boot.read_text().strip()}/{Path('/proc/self/ns/pid').stat().st_ino}"
+        return f"{boot.read_text('utf-8').strip()}/{Path('/proc/self/ns/pid').stat().st_ino}"
     except OSError:  # not Linux
         return socket.gethostname()
 
@@ -79,7 +79,7 @@ def _started(pid: int) -> float | None:
         return psutil.Process(pid).create_time() if psutil.pid_exists(pid) else None
     try:
         # pid (name) state ppid ...: a name may hold brackets and spaces; the start is field 22 of proc(5)
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if state in "ZX" else float(fields[18])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidlab.command_line import exit_code
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.vbench.presets import DIMENSIONS, PRESETS, Group, Preset
 
@@ -182,6 +183,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
+@exit_code
 def main() -> None:
     """Print the headline scores of VBench result files."""
     import argparse
@@ -190,9 +192,5 @@ def main() -> None:
     parser.add_argument("results", nargs="+", help="the *_eval_results.json files that VBench wrote")
     parser.add_argument("--preset", default="vbench_t2v", help=f"one of {', '.join(PRESETS)}")
     arguments = parser.parse_args()
-    try:
-        found = read_results(arguments.results)
-        print(report(aggregate({name: item.score for name, item in found.items()}, arguments.preset)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    found = read_results(arguments.results)
+    print(report(aggregate({name: item.score for name, item in found.items()}, arguments.preset)))

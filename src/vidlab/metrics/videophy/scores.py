@@ -11,11 +11,11 @@ percentages of SA and of PC and their mean; the human one also the percentage th
 
 import csv
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from vidlab.command_line import exit_code
 from vidlab.errors import DataError, UserError
 from vidlab.metrics.intervals import Interval, bootstrap_mean
 
@@ -149,6 +149,7 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+@exit_code
 def main() -> None:
     """Print VideoPhy's scores from the two files that its evaluator wrote."""
     import argparse
@@ -157,9 +158,5 @@ def main() -> None:
     parser.add_argument("results", nargs=2, help="the csv of semantic adherence and that of physical commonsense")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="from which probability on a video adheres")
     arguments = parser.parse_args()
-    try:
-        found = read_files(arguments.results)
-        print(report(videophy_scores(found["SA"], found["PC"], arguments.threshold)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    found = read_files(arguments.results)
+    print(report(videophy_scores(found["SA"], found["PC"], arguments.threshold)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from vidlab.errors import MissingPackageError, UserError
+from vidlab.errors import MissingPackageError, UserError, first_line
 from vidlab.files import write_json
 from vidlab.hub import ADAPTER, model_or_asset_folder, read_json, refuse_code, without_bars
 
@@ -126,7 +126,7 @@ def _load(folder: Path, key: str) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **local, **safe)
     except Exception as error:  # a strange configuration raises wherever the library first stumbles over it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{key}: {folder} is not a readable causal language model: {reason}") from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"{key}: the tokenizer of {folder} has no end token, so that no answer would end.")
@@ -156,7 +156,7 @@ def _with_adapter(model: Any, folder: Path, settings: dict[str, Any], key: str) 
         adapted = with_lora(model, **chosen)
         result = set_peft_model_state_dict(adapted, load_file(folder / ADAPTER_WEIGHTS))
     except Exception as error:  # shapes and names that do not fit are told in many ways
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{key}: the adapter in {folder} does not fit its model: {reason}") from error
     lacking = [name for name in result.missing_keys if "lora_" in name]
     if lacking or result.unexpected_keys:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from vidlab.errors import UserError
 from vidlab.tensors import refuse_other_shapes
 from vidlab.training.checkpoint_io import BESIDE
-from vidlab.training.optimization.clipping import AdaptiveClipper, NormStatistics, global_norm
+from vidlab.training.optimization.clipping import AdaptiveClipper, ClipDecision, NormStatistics, global_norm
 
 log = logging.getLogger(__name__)
 
@@ -60,25 +60,25 @@ class GANOptimizerStep:
         """
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = global_norm(gradients).item()
+        decision = self._decide(norm)
         found = {"grad_norm": norm}
-        threshold = math.inf if self.clipper is None else self.clipper.threshold(self.statistics)
-        if math.isfinite(threshold):
-            found["clip_threshold"] = threshold
-        if self._keeps(norm):
+        if decision is not None and math.isfinite(decision.threshold):
+            found["clip_threshold"] = decision.threshold
+        if decision is None or not decision.skip:
             self._limit(gradients, norm)
             take(optimizer)
             self.steps += 1
         else:
             log.warning(
                 "%s: gradient norm %.4g, threshold %.4g: discarded clips %s",
-                self.name, norm, threshold, ", ".join(keys),
+                self.name, norm, decision.threshold, ", ".join(keys),
             )  # fmt: skip
         optimizer.zero_grad(set_to_none=True)
         return found
 
-    def _keeps(self, norm: float) -> bool:
+    def _decide(self, norm: float) -> ClipDecision | None:
         if self.clipper is None:
-            return True
+            return None
         decision = self.clipper.decide(self.statistics, [norm])
         self.statistics = decision.statistics
         self.discarded += decision.skip
@@ -89,7 +89,7 @@ class GANOptimizerStep:
                 f"gradient norm {norm:.4g}. If it is not finite the training has diverged: lower optimizer.lr. If it "
                 "has grown for good, raise task.adaptive_clipping.sigmas or use its variant=paper."
             )
-        return not decision.skip
+        return decision
 
     def _limit(self, gradients: list[Tensor], norm: float) -> None:
         if self.clip_norm is not None and norm > self.clip_norm:

@@ -1,17 +1,19 @@
-"""Which gradients of a step are outliers, by the running statistics of gradient norms."""
+"""Adaptive gradient clipping: which gradients of a step are outliers, by the running statistics of gradient norms."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vidlab.errors import UserError
 from vidlab.parallel.shards import is_shard, total_norm
 
 VARIANTS = ("released", "paper")
+
+Number = Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,35 @@ class NormStatistics:
     ema: float | None = None
     variance: float | None = None
     updates: int = 0
+
+
+@dataclass(frozen=True)
+class DeviceStatistics:
+    """``NormStatistics`` in float64 on the device of the gradients.
+
+    Args:
+        ema: moving mean; not a number before the first finite norm.
+        variance: moving variance; likewise.
+        updates: how often they have been updated.
+    """
+
+    ema: Number
+    variance: Number
+    updates: Int[Tensor, ""]
+
+    @classmethod
+    def of(cls, known: NormStatistics, device: torch.device | str) -> "DeviceStatistics":
+        """The statistics, on a device."""
+        ema, variance = (math.nan if one is None else one for one in (known.ema, known.variance))
+        numbers = [torch.tensor(one, dtype=torch.float64, device=device) for one in (ema, variance)]
+        return cls(numbers[0], numbers[1], torch.tensor(known.updates, device=device))
+
+    def read(self) -> NormStatistics:
+        """The statistics for the host, which waits for the device."""
+        ema, variance, updates = torch.stack([self.ema, self.variance, self.updates.double()]).tolist()
+        if math.isnan(ema):
+            return NormStatistics(updates=int(updates))
+        return NormStatistics(ema, variance, int(updates))
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,49 @@ class ClipDecision:
     def skip(self) -> bool:
         """Whether no rank is left, so that the step must not be taken at all."""
         return len(self.abnormal) == len(self.norms)
+
+
+@dataclass(frozen=True)
+class DeviceDecision:
+    """``ClipDecision`` on the device of the gradients.
+
+    Args:
+        kept: which ranks' gradients are not abnormal.
+        multipliers: factor of each rank's gradient before ranks are averaged; 0 for an abnormal one.
+        norms: the gradient norm of each rank.
+        threshold: finite norms above it are abnormal; infinite where only non-finite ones are.
+        max_norm: the largest finite norm; 0 without one.
+        processed_max: the largest norm of a rank that is not abnormal, before rescaling; 0 without one.
+        deviation: (max_norm - ema)^2, with the updated ema; 0 before the first finite norm.
+        statistics: the statistics after this step.
+    """
+
+    kept: Bool[Tensor, "N"]
+    multipliers: Float[Tensor, "N"]
+    norms: Float[Tensor, "N"]
+    threshold: Number
+    max_norm: Number
+    processed_max: Number
+    deviation: Number
+    statistics: DeviceStatistics
+
+    @property
+    def skip(self) -> Bool[Tensor, ""]:
+        """Whether no rank is left, so that the step must not be taken at all."""
+        return ~self.kept.any()
+
+    def read(self) -> ClipDecision:
+        """The decision for the host, which waits for the device."""
+        return ClipDecision(
+            multipliers=tuple(self.multipliers.tolist()),
+            abnormal=tuple(rank for rank, kept in enumerate(self.kept.tolist()) if not kept),
+            norms=tuple(self.norms.tolist()),
+            threshold=self.threshold.item(),
+            max_norm=self.max_norm.item(),
+            processed_max=self.processed_max.item(),
+            deviation=self.deviation.item(),
+            statistics=self.statistics.read(),
+        )
 
 
 @dataclass(frozen=True)
@@ -106,49 +180,54 @@ class AdaptiveClipper:
             raise UserError(f"{at}.warmup_steps={self.warmup_steps} must not be negative.")
 
     def decide(self, before: NormStatistics, norms: Sequence[float]) -> ClipDecision:
-        """Judge one step by the gradient norms of all ranks, in their order."""
-        threshold = self.threshold(before)
-        kept = [math.isfinite(norm) and norm <= threshold for norm in norms]  # eq. 24
-        finite = [norm for norm in norms if math.isfinite(norm)]
-        normal = [norm for norm, keep in zip(norms, kept, strict=True) if keep]
-        after = self._updated(before, finite, normal, len(norms) - len(normal))
-        max_norm = max(finite, default=0.0)
-        return ClipDecision(
-            multipliers=tuple(len(norms) / len(normal) if keep else 0.0 for keep in kept),  # eq. 26, with M of eq. 25
-            abnormal=tuple(rank for rank, keep in enumerate(kept) if not keep),
-            norms=tuple(norms),
+        """Judge one step by the gradient norms of all ranks, in their order, for the host."""
+        known = torch.tensor(norms, dtype=torch.float64)
+        return self.decide_on_device(DeviceStatistics.of(before, "cpu"), known).read()
+
+    def decide_on_device(self, before: DeviceStatistics, norms: Float[Tensor, "N"]) -> DeviceDecision:
+        """Judge one step where its gradients are; the host reads nothing and waits for nobody.
+
+        Args:
+            before: the statistics before this step.
+            norms: (N,) of the gradients of all ranks, in their order, on the device of the statistics.
+        """
+        norms = norms.double()
+        warm = before.ema.isfinite() & (before.updates >= self.warmup_steps)
+        threshold = torch.where(warm, before.ema + self.sigmas * before.variance.sqrt(), math.inf)
+        finite = norms.isfinite()
+        kept = finite & (norms <= threshold)  # eq. 24
+        after = self._updated(before, norms, finite, kept)
+        max_norm, normal = _largest(norms, finite), kept.sum(dtype=torch.float64)
+        return DeviceDecision(
+            kept=kept,
+            multipliers=torch.where(kept, torch.full_like(normal, len(norms)) / normal, 0.0),  # eq. 26, M of eq. 25
+            norms=norms,
             threshold=threshold,
             max_norm=max_norm,
-            processed_max=max(normal, default=0.0),
-            deviation=0.0 if after.ema is None else _square(max_norm - after.ema),
+            processed_max=_largest(norms, kept),
+            deviation=torch.where(after.ema.isnan(), 0.0, (max_norm - after.ema).square()),
             statistics=after,
         )
 
-    def threshold(self, statistics: NormStatistics) -> float:
-        """The largest norm that is not abnormal."""
-        ema, variance = statistics.ema, statistics.variance
-        if ema is None or variance is None or statistics.updates < self.warmup_steps:
-            return math.inf
-        return ema + self.sigmas * math.sqrt(variance)
-
     def _updated(
-        self, before: NormStatistics, finite: list[float], normal: list[float], abnormal: int
-    ) -> NormStatistics:
-        counted = finite if self.variant == "paper" else normal
-        if not counted:
-            return before
-        largest = max(counted)  # eq. 21
-        if before.ema is None or before.variance is None:
-            return NormStatistics(largest, largest, 1)
-        if self.variant == "released" and abnormal > 1:
-            return before
+        self, before: DeviceStatistics, norms: Float[Tensor, "N"], finite: Bool[Tensor, "N"], kept: Bool[Tensor, "N"]
+    ) -> DeviceStatistics:
+        counted = finite if self.variant == "paper" else kept
+        largest = _largest(norms, counted)  # eq. 21
+        fresh, still = before.ema.isnan(), ~counted.any()
+        if self.variant == "released":
+            still = still | (~fresh & ((~kept).sum() > 1))
         ema = self.alpha * before.ema + (1 - self.alpha) * largest  # eq. 22
-        variance = self.alpha * before.variance + (1 - self.alpha) * _square(largest - ema)  # eq. 23
-        return NormStatistics(ema, variance, before.updates + 1)
+        variance = self.alpha * before.variance + (1 - self.alpha) * (largest - ema).square()  # eq. 23
+        return DeviceStatistics(
+            torch.where(still, before.ema, torch.where(fresh, largest, ema)),
+            torch.where(still, before.variance, torch.where(fresh, largest, variance)),
+            before.updates + ~still,
+        )
 
 
-def _square(x: float) -> float:
-    return x * x  # rounded once, as on every device; x**2 is not always
+def _largest(norms: Float[Tensor, "N"], among: Bool[Tensor, "N"]) -> Number:
+    return torch.where(among, norms, 0.0).amax()
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:

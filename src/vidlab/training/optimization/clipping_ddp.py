@@ -11,8 +11,7 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from vidlab.parallel.exchange import Team
-from vidlab.training.optimization.clipping import global_norm
-from vidlab.training.optimization.clipping_on_device import DeviceDecision
+from vidlab.training.optimization.clipping import DeviceDecision, global_norm
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def write_page(path: Path, comparison: Comparison, plots: Sequence[Plot], galler
         gallery: the videos.
         sheet: the contact sheet, where there is one.
     """
-    script = (HERE / "behavior.js").read_text()
+    script = (HERE / "behavior.js").read_text("utf-8")
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
         f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src 'sha256-{allowed}'"
@@ -54,7 +54,7 @@ def write_page(path: Path, comparison: Comparison, plots: Sequence[Plot], galler
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}: comparison</title>\n'
-        f"<style>\n{(HERE / 'style.css').read_text()}</style>\n</head>\n<body>\n<main>\n"
+        f"<style>\n{(HERE / 'style.css').read_text('utf-8')}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
         + f"\n</main>\n<script>{script}</script>\n</body>\n</html>\n",
     )

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vidlab.command_line import exit_code
 from vidlab.errors import UserError
-from vidlab.lab.cli.safe_text import terminal
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,27 +31,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; returns the exit code."""
+@exit_code
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
     given = _parser().parse_args(arguments)
-    from vidlab.lab.evaluation.against_truth.measure import Asked, measure
+    from vidlab.lab.evaluation.against_truth.measure import AgainstTruthSettings, measure
 
-    try:
-        pairs = [pair.partition("=") for pair in given.against]
-        if any(not run for _, _, run in pairs):
-            raise UserError(f"--against {given.against}: give a name and a run, such as --against t2v=runs/...")
-        print(
-            measure(
-                Asked(
-                    given.run, {name: run for name, _, run in pairs}, given.name, given.clips, given.frames,
-                    given.metrics, given.steps, given.guidance, sheet=given.sheet,
-                )
-            )
-        )  # fmt: skip
-    except UserError as error:
-        print(terminal(str(error)), file=sys.stderr)
-        return 2
-    return 0
+    pairs = [pair.partition("=") for pair in given.against]
+    if any(not run for _, _, run in pairs):
+        raise UserError(f"--against {given.against}: give a name and a run, such as --against t2v=runs/...")
+    asked = AgainstTruthSettings(
+        given.run, {name: run for name, _, run in pairs}, given.name, given.clips, given.frames,
+        given.metrics, given.steps, given.guidance, sheet=given.sheet,
+    )  # fmt: skip
+    print(measure(asked))
 
 
 if __name__ == "__main__":

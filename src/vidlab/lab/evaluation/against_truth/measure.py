@@ -26,11 +26,7 @@ from vidlab.lab.evaluation.against_truth.made import (
 from vidlab.lab.evaluation.against_truth.scores import METRICS, TRUTH, Scores, check_metrics
 from vidlab.lab.evaluation.against_truth.table import table_of
 from vidlab.lab.evaluation.run import set_size
-from vidlab.lab.exported import load_stored
-from vidlab.lab.loading import TRACKING, load_pipeline
-from vidlab.lab.runs.resolve import resolve_run
-from vidlab.lab.runs.run_folder import RUNS
-from vidlab.lab.trusted_config import Allowed, trained_config
+from vidlab.lab.loading import load_pipeline, load_with_config
 from vidlab.pipelines.video_pipeline import VideoPipeline
 
 MODEL = "the model"
@@ -38,7 +34,7 @@ SHOWN = 4  # clips on a sheet
 
 
 @dataclass(frozen=True)
-class Asked:
+class AgainstTruthSettings:
     """What is measured.
 
     Args:
@@ -65,13 +61,13 @@ class Asked:
     sheet: Path | None = None
 
 
-def measure(asked: Asked) -> str:
+def measure(asked: AgainstTruthSettings) -> str:
     """The table of a run against the truth, on held-out clips of its own data.
 
     Raises:
         UserError: no such run, one that is given no frames, or metrics that do not fit.
     """
-    pipeline = load_pipeline(asked.run, name=asked.name, key="run")
+    pipeline, trained = load_with_config(asked.run, name=asked.name, key="run")
     pipeline = pipeline.using(guidance=asked.guidance, steps=asked.steps)
     frames, *size = pipeline.clip_shape
     frames = asked.frames or frames
@@ -86,7 +82,7 @@ def measure(asked: Asked) -> str:
         title: load_pipeline(run, name=asked.name, key="against").using(steps=asked.steps)
         for title, run in asked.against.items()
     }
-    data = held_out(_config(asked.run, asked.name), (frames, *size), asked)
+    data = held_out(trained, (frames, *size), asked)
     scores, shown, clips = Scores(metrics, counted_frames(given)), list[dict[str, Clips]](), 0
     with bar("clips", min(asked.clips, len(data.data.val))) as advance:
         for batch in data.val_dataloader():
@@ -109,12 +105,7 @@ def _made(models: dict[str, VideoPipeline], batch: ClipBatch, frames: int) -> di
     }
 
 
-def _config(reference: str, name: str) -> DictConfig:
-    run = resolve_run(reference, RUNS, name, TRACKING, key="run", exports=True)
-    return trained_config(load_stored(run.checkpoint), run.checkpoint, Allowed.of(()))
-
-
-def held_out(trained: DictConfig, shape: tuple[int, ...], asked: Asked) -> ClipDataModule:
+def held_out(trained: DictConfig, shape: tuple[int, ...], asked: AgainstTruthSettings) -> ClipDataModule:
     """The first held-out clips of a run's data, at a size."""
     set_size(trained.data, (shape[0], shape[1], shape[2]))
     trained.data.val_clips, trained.data.batch_size, trained.data.num_workers = asked.clips, asked.batch_size, 0
