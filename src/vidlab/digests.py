@@ -5,6 +5,7 @@ against intent. It is the one that the zip archives of ``torch.save`` and the pa
 so that checkpoints of any age are verified. Files without one are read as they are.
 """
 
+import io
 import json
 import mmap
 import os
@@ -78,19 +79,38 @@ def check_archive(file: Path, suffix: str = "") -> None:
     with file.open("rb") as stream:
         if stream.read(len(ARCHIVE)) != ARCHIVE:
             return
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                records = [record for record in archive.infolist() if record.filename.endswith(suffix)]
-        # damaged names, sizes and fields raise whatever the module stumbles over
-        except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError) as error:
-            raise DamagedError(f"its table of records is cut off or damaged ({error})") from None
+        records = [one for one in _records(stream) if one.filename.endswith(suffix)]
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content, ThreadPoolExecutor(THREADS) as pool:
-            for record, intact in zip(records, pool.map(partial(_intact, content), records), strict=True):
-                if not intact:
-                    raise DamagedError(f"its record {record.filename!r} is not the one that was written")
+            _compare(records, pool.map(partial(_intact, content), records))
 
 
-def _intact(content: mmap.mmap, record: zipfile.ZipInfo) -> bool:
+def check_archive_bytes(content: bytes) -> None:
+    """As ``check_archive``, of a file's bytes.
+
+    Raises:
+        DamagedError: naming the record.
+    """
+    if content.startswith(ARCHIVE):
+        records = _records(io.BytesIO(content))
+        _compare(records, map(partial(_intact, content), records))
+
+
+def _records(stream: io.BufferedReader | io.BytesIO) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            return archive.infolist()
+    # damaged names, sizes and fields raise whatever the module stumbles over
+    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError) as error:
+        raise DamagedError(f"its table of records is cut off or damaged ({error})") from None
+
+
+def _compare(records: Iterable[zipfile.ZipInfo], intact: Iterable[bool]) -> None:
+    for record, whole in zip(records, intact, strict=True):
+        if not whole:
+            raise DamagedError(f"its record {record.filename!r} is not the one that was written")
+
+
+def _intact(content: mmap.mmap | bytes, record: zipfile.ZipInfo) -> bool:
     """Whether the bytes that torch takes for a record are those that were written."""
     start = record.header_offset
     if record.compress_type != zipfile.ZIP_STORED or not 0 <= start <= len(content) - LOCAL_HEADER.size:

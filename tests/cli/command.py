@@ -65,7 +65,11 @@ class Running:
 
     def wait(self) -> Done:
         code = self._commands.ask({"wait": self.pid})
-        return Done(code, self._out.read_text(), self._err.read_text())
+        return Done(code, self._out.read_text(), self.messages())
+
+    def messages(self) -> str:
+        """What it and the processes that it has started have written to stderr by now."""
+        return self._err.read_text()
 
 
 class Commands:

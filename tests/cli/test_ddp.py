@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import time
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +107,9 @@ class Killed(Callback):
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
+    def on_train_start(self, trainer, pl_module):
+        open(f"process-{trainer.global_rank}", "w").write(str(os.getpid()))
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_rank == self.rank and trainer.global_step == 2:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -114,11 +121,30 @@ class Killed(Callback):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_where_a_process_is_killed_the_other_ends_with_one_message(lab, trainer, rank):
     (lab.folder / "killed.py").write_text(KILLED)
-    done = lab.train(
+    running = lab.start_train(
         f"trainer={trainer}", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_steps=200", "model=2p1d",
         "+callbacks.killed._target_=killed.Killed", f"+callbacks.killed.rank={rank}",
         env={"PYTHONPATH": f"{lab.folder}:{lab.source}"},
     )  # fmt: skip
-    assert done.code in ((-9,) if rank == 0 else (2, -9)), done.err  # Lightning kills what it has started
-    assert done.err.count("Another process of this training ended") == 1, done.err
-    assert "Traceback" not in done.err
+    code = running.wait().code
+    for place in (0, 1):  # the second process may outlive the first, which was waited for
+        wait_for_end(int((lab.folder / f"process-{place}").read_text()))
+    messages = running.messages()
+    assert code in ((-9,) if rank == 0 else (2, -9)), messages  # Lightning kills what it has started
+    assert messages.count("Another process of this training ended") == 1, messages
+    assert "Traceback" not in messages
+
+
+def wait_for_end(pid: int, seconds: float = 60) -> None:
+    """Until a process, which need not be a child of this one, is gone or only its exit code is left."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            status = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        if status.rpartition(")")[2].split()[0] in "ZX":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    raise TimeoutError(f"process {pid} goes on")

@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,22 +14,26 @@ from parallel.shared_cases import CASES, Case, errors_of
 from parallel.trained import MUON, Training, launched, train
 from processes import run_ranks
 from vidlab.parallel.exchange import make_team
+from vidlab.parallel.stored_shards import StoredTensor
+from vidlab.training.checkpoint_io import load_checkpoint
 from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 
 Errors = dict[str, list[float]]
 ONE, ONE_MUON = Training("one"), Training("one muon", optimizer=MUON)
+SHARDED = Training("fsdp2", FullyShardedStrategy, 2)
 
 
 def trainings() -> tuple[Training, ...]:
     return (
         Training("ddp, shared clips", "ddp", 2, share=2),
-        Training("fsdp2", FullyShardedStrategy, 2),
+        SHARDED,
         Training("fsdp2, shared clips", FullyShardedStrategy, 2, share=2),
         Training("fsdp2, muon", FullyShardedStrategy, 2, optimizer=MUON),
     )
 
 
 NAMES = [training.name for training in trainings()]
+SHARDED_NAMES = [name for name in NAMES if name.startswith("fsdp2")]
 
 
 def meet(rank: int, ranks: int, folder: Path) -> None:
@@ -58,6 +63,21 @@ def worker(rank: int, ranks: int, folder: str, trained: bool) -> None:
         weights = train(training, keys, 4, place, resume=place / before)
         if rank == 0:
             torch.save(weights, place / f"{training.name}.pt")
+    for way in ("", "gathered ") if trained else ():
+        weights = train(SHARDED, "ab"[rank], 4, place, resume=place / f"{way}{SHARDED.name}.ckpt")
+        if rank == 0:
+            torch.save(weights, place / f"resumed {way}.pt")
+    part()
+
+
+def of_two_by_four(rank: int, folder: str, begun: str) -> None:
+    """Step 2 of two processes to step 4, by four of which two share a clip."""
+    place = Path(folder)
+    meet(rank, 4, place)
+    launched(rank, 4)
+    weights = train(Training("four", FullyShardedStrategy, 4, share=2), "ab"[rank // 2], 4, place, resume=Path(begun))
+    if rank == 0:
+        torch.save(weights, place / "four.pt")
     part()
 
 
@@ -124,3 +144,46 @@ def test_one_process_resumes_what_two_have_begun(of_two: Path, name: str) -> Non
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_four_processes_are_as_one(of_four: Path, case: Case) -> None:
     check(of_four, case)
+
+
+@pytest.mark.parametrize("name", SHARDED_NAMES)
+def test_shards_are_what_would_have_been_gathered(of_two: Path, name: str) -> None:
+    """All of a checkpoint: weights, their average, optimizer state, and what is no tensor; to the last bit."""
+    path = of_two / f"{name}.ckpt"
+    sharded, gathered = load_checkpoint(path), load_checkpoint(of_two / f"gathered {name}.ckpt")
+    expected, found = leaves(gathered), leaves(sharded)
+    assert list(found) == list(expected)
+    assert [place for place, value in expected.items() if not same(value, found[place])] == []
+    stored = leaves(load_checkpoint(path, on_disk=True))
+    for part in ("state_dict", "ema", "optimizer_states"):  # a part of each process
+        parts = [value.parts for place, value in stored.items() if place[0] == part and isinstance(value, StoredTensor)]
+        assert parts and {len(one) for one in parts} == {2}
+    files = {one.name: one.stat().st_size for one in (of_two / f"{name}.shards-1").iterdir()}
+    assert set(files) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
+    assert files["__0_0.distcp"] == pytest.approx(files["__1_0.distcp"], rel=0.1)
+
+
+def test_training_goes_on_from_shards_as_from_one_file(of_two: Path) -> None:
+    sharded, gathered = (torch.load(of_two / f"resumed {way}.pt") for way in ("", "gathered "))
+    assert sharded.keys() == gathered.keys() and all(torch.equal(sharded[name], gathered[name]) for name in sharded)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["", "gathered "])
+def test_four_processes_resume_what_two_have_begun(of_two: Path, commands: Commands, tmp_path: Path, way: str) -> None:
+    run_ranks(commands, tmp_path, of_two_by_four, (str(tmp_path), str(of_two / f"{way}fsdp2.ckpt")), 4)
+    check_weights(of_two, "fsdp2", torch.load(tmp_path / "four.pt"))
+
+
+def leaves(tree: Any, place: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    """What is no dictionary or list, by the keys that lead to it."""
+    if not isinstance(tree, dict | list):
+        return {place: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {inner: leaf for key, value in items for inner, leaf in leaves(value, (*place, key)).items()}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -30,6 +31,7 @@ from vidlab.sampling.guidance import ClassifierFreeGuidance
 from vidlab.sampling.solvers import Euler
 from vidlab.text.words import WordsEncoder
 from vidlab.training.checkpoint_io import AtomicCheckpointIO
+from vidlab.training.optimization.fully_sharded import FullyShardedStrategy
 from vidlab.training.optimization.muon import MuonWithAdamW
 from vidlab.training.optimization.optimizers import Constant, OptimizerFactory
 from vidlab.training.video_diffusion import VideoDiffusion
@@ -95,9 +97,20 @@ def train(
     batches = [batch_of(keys, number) for number in range(steps)]
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None), ckpt_path=resume, weights_only=True)
     if save is not None:
-        trainer.save_checkpoint(folder / save)
+        save_each_way(trainer, folder, save)
     weights = {name: whole(value.detach()).clone() for name, value in module.named_parameters()}
     return weights | {f"ema.{name}": whole(value) for name, value in average.average.items()}
+
+
+def save_each_way(trainer: Trainer, folder: Path, name: str) -> None:
+    """A checkpoint; where it is sharded one that is gathered too, of which nothing was needed for the first."""
+    if not isinstance(trainer.strategy, FullyShardedStrategy):
+        trainer.save_checkpoint(folder / name)
+        return
+    with patch("torch.distributed.tensor.DTensor.full_tensor", side_effect=AssertionError("a tensor was gathered")):
+        trainer.save_checkpoint(folder / name)
+    trainer.strategy._save_distributed_checkpoint = False
+    trainer.save_checkpoint(folder / f"gathered {name}")
 
 
 def launched(rank: int, ranks: int) -> None:

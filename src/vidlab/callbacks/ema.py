@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vidlab.errors import UserError
-from vidlab.parallel.shards import local, sharded_like, whole
+from vidlab.parallel.shards import local, sharded_like
 from vidlab.training.module import SelfAveraged
 from vidlab.training.step_interval import steps_taken
 
@@ -94,7 +94,7 @@ class EMA(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average under ``ema``."""
-        checkpoint["ema"] = {name: whole(value).clone() for name, value in self.average.items()}
+        checkpoint["ema"] = {name: value.clone() for name, value in self.average.items()}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Continue a stored average; a checkpoint without one starts from its weights."""

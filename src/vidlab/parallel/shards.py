@@ -3,7 +3,7 @@
 A shard is told by its methods: importing its class takes time that runs without one need not spend.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,31 @@ def sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
 
     shard: Any = like
     found: Tensor = distribute_tensor(tensor, shard.device_mesh, shard.placements, src_data_rank=None)
+    return found
+
+
+def is_row_shard(tensor: Tensor) -> bool:
+    """Whether it is dealt out in rows, along dimension 0, over one dimension of processes."""
+    placements: Any = getattr(tensor, "placements", ())
+    return len(placements) == 1 and bool(placements[0].is_shard(0))
+
+
+def from_rows(rows: Callable[[int, int], Tensor], shape: Sequence[int], mesh: Any) -> Tensor:
+    """A tensor of which every process has its rows, dealt out as FSDP2 does: evenly, but for the last that has any.
+
+    Args:
+        rows: gives those from a first up to a last, without it, on the device of the processes.
+        shape: of the whole tensor.
+        mesh: the processes, in one dimension.
+    """
+    from torch.distributed.tensor import DTensor, Shard
+
+    each = -(-shape[0] // mesh.size())
+    first = min(each * mesh.get_local_rank(), shape[0])
+    own = rows(first, min(first + each, shape[0]))
+    size = torch.Size(shape)
+    strides = torch.empty(size, device="meta").stride()
+    found: Tensor = DTensor.from_local(own, mesh, (Shard(0),), run_check=False, shape=size, stride=strides)
     return found
 
 

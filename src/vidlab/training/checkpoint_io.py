@@ -1,6 +1,7 @@
 """Reading and writing checkpoint files without losing one and without running code from one."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +11,48 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from vidlab.digests import DamagedError, check_archive
 from vidlab.errors import UserError
 from vidlab.files import remove_leftovers, written_aside
+from vidlab.parallel.shard_files import remove_shards
+from vidlab.parallel.stored_shards import SHARDS, StoredTensor, folder_of, put_together
 
 PLAIN_DATA = "/data.pkl"  # what torch calls the record of everything but the tensors' numbers
 BESIDE = "Try best.ckpt or last.ckpt beside it."
 
 
-def load_checkpoint(path: Path | str, map_location: Any = "cpu", on_disk: bool = False) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path | str,
+    map_location: Any = "cpu",
+    on_disk: bool = False,
+    read: Callable[[StoredTensor], Any] = StoredTensor.whole,
+) -> dict[str, Any]:
     """Read a checkpoint as data only (``weights_only=True``), compared with its checksums.
 
     Args:
-        path: the file.
+        path: the file; a sharded checkpoint is read whole.
         map_location: as of ``torch.load``.
         on_disk: leave tensors on the disk until they are used, and verify only what is not tensors: for those who want
-            no more than that.
+            no more than that. Sharded ones are then ``StoredTensor``.
+        read: what to read of a sharded tensor.
 
     Raises:
         UserError: no such file, not a checkpoint, damaged, or holding anything but tensors and plain data.
     """
     path = Path(path)
     try:
+        checkpoint = _read_file(path, map_location, on_disk)
+        put_together(checkpoint, path, (lambda stored: stored) if on_disk else read)
+    except DamagedError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint, it is damaged: {error}. {BESIDE}") from None
+    return checkpoint
+
+
+def _read_file(path: Path, map_location: Any, on_disk: bool) -> dict[str, Any]:
+    try:
         check_archive(path, PLAIN_DATA if on_disk else "")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True, mmap=on_disk)
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except DamagedError as error:
-        raise UserError(f"{path} cannot be read as a checkpoint, it is damaged: {error}. {BESIDE}") from None
+    except DamagedError:
+        raise
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
         reason = str(error).split("\n", 1)[0]
         raise UserError(
@@ -46,8 +64,31 @@ def load_checkpoint(path: Path | str, map_location: Any = "cpu", on_disk: bool =
     return checkpoint
 
 
+def shards_in_use(path: Path) -> str | None:
+    """The folder of shards that a checkpoint's file names; None without such a file, or of one that is not sharded.
+
+    Raises:
+        UserError: the file is damaged.
+        DamagedError: so are its checksums, or its entry of shards.
+    """
+    record = _read_file(path, "cpu", on_disk=True).get(SHARDS) if path.exists() else None
+    return None if record is None else folder_of(record)
+
+
+def not_written(path: Path, error: object) -> UserError:
+    """The message for a checkpoint that could not be written."""
+    return UserError(
+        f"The checkpoint {path} could not be written ({error}). Earlier checkpoints are intact. Free disk "
+        f"space or make the folder writable, then resume with ckpt_path=last."
+    )
+
+
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes to a temporary file in the same folder, then renames: a full disk or a kill leaves the old file whole."""
+    """Writes to a temporary file in the same folder, then renames: a full disk or a kill leaves the old file whole.
+
+    The shards of a checkpoint lie beside its file, which names them: they are written before it, and those that it
+    named before are removed after it.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
@@ -64,10 +105,8 @@ class AtomicCheckpointIO(CheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"The checkpoint {path} could not be written ({error}). Earlier checkpoints are intact. Free disk "
-                f"space or make the folder writable, then resume with ckpt_path=last."
-            ) from error
+            raise not_written(path, error) from error
+        remove_shards(path, folder_of(checkpoint[SHARDS]) if SHARDS in checkpoint else None)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
@@ -76,5 +115,6 @@ class AtomicCheckpointIO(CheckpointIO):
         return load_checkpoint(path, map_location or "cpu")
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint file."""
+        """Delete a checkpoint file, and its shards."""
         Path(path).unlink(missing_ok=True)
+        remove_shards(Path(path))

@@ -1,6 +1,7 @@
 """The temporal module: attention along frames at every place, after each spatial pair of the UNet."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidlab.layers.attention import zero_init
+from vidlab.layers.compilation.fused import fused
 
 NORMS = ("frame", "clip")
 # Groups of a GroupNorm, as in Stable Diffusion; and of narrow ones, whose groups would be single channels, of which the
@@ -25,6 +27,38 @@ def frame_positions(frames: int, width: int, like: Tensor) -> Float[Tensor, "T D
     rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10000.0) / width))
     angles = torch.arange(frames, device=like.device)[:, None] * rates  # (T, D / 2)
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :width].to(like.dtype)
+
+
+def affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+    """Gain, offset and epsilon."""
+    return norm.weight, norm.bias, norm.eps
+
+
+@fused
+def normed(
+    x: Float[Tensor, "P T D"], gain: Float[Tensor, "D"], offset: Float[Tensor, "D"], eps: float,
+    added: Float[Tensor, "T D"] | None = None,
+) -> Float[Tensor, "P T D"]:  # fmt: skip
+    """LayerNorm, and what is added to it; in the dtype of x."""
+    found = F.layer_norm(x, x.shape[-1:], gain, offset, eps)  # float32 under autocast on a GPU
+    return (found if added is None else found + added.to(found.dtype)).to(x.dtype)
+
+
+@fused
+def add_then_norm(
+    x: Float[Tensor, "P T D"], branch: Float[Tensor, "P T D"], gain: Float[Tensor, "D"], offset: Float[Tensor, "D"],
+    eps: float, added: Float[Tensor, "T D"] | None = None,
+) -> tuple[Float[Tensor, "P T D"], Float[Tensor, "P T D"]]:  # fmt: skip
+    """x + branch, and ``normed`` of it: what one sublayer leaves and the next one reads."""
+    x = x + branch
+    return x, normed.function(x, gain, offset, eps, added)
+
+
+@fused
+def gated(x: Float[Tensor, "P T two_H"]) -> Float[Tensor, "P T H"]:
+    """One half times GELU of the other."""
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
 
 
 class TemporalAttention(nn.Module):
@@ -47,9 +81,17 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
         """What the attention adds, without the residual."""
-        x = self.norm(x)
-        if self.positions:
-            x = x + frame_positions(x.shape[1], x.shape[2], x)
+        return self.mixed(normed(x, *affine(self.norm), self.added(x)))
+
+    def added(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "T D"] | None:
+        """What is added to normalized tokens: positions, if any, in float32 at least."""
+        if not self.positions:
+            return None
+        precise = x.new_empty(0, dtype=torch.promote_types(x.dtype, torch.float32))
+        return frame_positions(x.shape[1], x.shape[2], precise)
+
+    def mixed(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
+        """The attention of normalized tokens at their positions."""
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (P, T, D)
 
@@ -63,8 +105,11 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
         """What it adds, without the residual."""
-        value, gate = self.up(self.norm(x)).chunk(2, dim=-1)  # (P, T, 4 D) each
-        return self.down(value * F.gelu(gate))
+        return self.transformed(self.norm(x))
+
+    def transformed(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
+        """The same of normalized tokens."""
+        return self.down(gated(self.up(x)))
 
 
 class TemporalModule(nn.Module):
@@ -103,9 +148,12 @@ class TemporalModule(nn.Module):
         else:
             y = self.norm(clips.transpose(1, 2)).transpose(1, 2)  # statistics over T, H and W
         y = self.into(y.permute(0, 3, 4, 1, 2).flatten(0, 2))  # (B H W, T, C)
-        for attention in self.attentions:
-            y = y + attention(y)
-        y = self.out(y + self.feed_forward(y))
+        attentions: Any = self.attentions
+        first, second = attentions
+        h = normed(y, *affine(first.norm), first.added(y))
+        y, h = add_then_norm(y, first.mixed(h), *affine(second.norm), second.added(y))
+        y, h = add_then_norm(y, second.mixed(h), *affine(self.feed_forward.norm))
+        y = self.out(y + self.feed_forward.transformed(h))
         batch, _, channels, height, width = clips.shape
         y = y.view(batch, height, width, frames, channels).permute(0, 3, 4, 1, 2)  # (B, T, C, H, W)
         return x + y.flatten(0, 1)  # (B T, C, H, W)

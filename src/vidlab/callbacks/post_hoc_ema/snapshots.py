@@ -91,7 +91,7 @@ class PostHocEMA(Callback):
     def state_dict(self) -> dict[str, Any]:
         """The averages, by their lengths as text."""
         return {
-            str(length): {name: whole(value).clone() for name, value in average.items()}
+            str(length): {name: value.clone() for name, value in average.items()}
             for length, average in self.averages.items()
         }
 

@@ -19,6 +19,7 @@ from vidlab.data.module import ClipDataModule
 from vidlab.files import write_json
 from vidlab.lab.runs.job import Job
 from vidlab.lab.runs.next_commands import CliSelection, next_commands
+from vidlab.parallel.shard_files import folders_beside, size_of
 from vidlab.training.module import ClipModule
 
 # The numbers of matrix products, by the beginning of a precision's name.
@@ -35,8 +36,8 @@ class Summary:
     the training precision. They are the yardsticks of ``throughput.flops_per_second``, and None for runs of fewer than
     ``FEWEST_TIMED`` steps, whose speed says nothing.
     ``steps`` are those that the run has taken in all, ``own_steps`` those since it was started or resumed.
-    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there,
-    ``page`` where a browser shows the curves.
+    ``shown`` are metrics worth a line, ``commands`` what to type next, ``checkpoints`` the files that are there, and
+    ``shards`` the bytes of each folder of shards beside them, ``page`` where a browser shows the curves.
     ``cost`` is what the run has cost since it began, all processes together, and ``cost_beside`` are the FLOPs of what
     is not the denoiser: encoding clips and captions, and the training of an image model that it stands on.
     """
@@ -54,6 +55,7 @@ class Summary:
     shown: Sequence[str] = ("val/loss",)
     commands: Sequence[str] = ()
     checkpoints: Sequence[str] = ()
+    shards: Mapping[str, int] = field(default_factory=dict)
     own_steps: int = 0
     page: str | None = None
     cost: Work | None = None
@@ -117,6 +119,9 @@ class Summary:
         lines = [
             f"  checkpoints  {self.folder / 'checkpoints'}/{names}" if names else "  checkpoints  none was written"
         ]
+        if self.shards:
+            sizes = (f"{name} ({size / 1e6:,.1f} MB)" for name, size in self.shards.items())
+            lines.append(f"  shards       {', '.join(sizes)}, beside them")
         if self.previews:
             lines.append(f"  previews     {self.previews} and .mp4")
         return lines
@@ -170,7 +175,8 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
     dtype = next((kind for name, kind in DTYPES.items() if str(trainer.precision).startswith(name)), torch.float32)
     device = trainer.strategy.root_device  # the module itself has left it by now
     folder = shortened(job.folder)
-    checkpoints = [name for name in ("last.ckpt", "best.ckpt") if (job.folder / "checkpoints" / name).is_file()]
+    places = [job.folder / "checkpoints" / name for name in ("last.ckpt", "best.ckpt")]
+    checkpoints = [place.name for place in places if place.is_file()]
     named = replace(job.named, prompt=_prompt(trainer))
 
     def rates() -> DeviceRates:
@@ -190,6 +196,7 @@ def summarize(job: Job, trainer: Trainer, module: ClipModule, logger: Any, cours
         shown=module.results,
         commands=next_commands(module, folder, named) if checkpoints else (),
         checkpoints=checkpoints,
+        shards={one.name: size_of(one) for place in places for one in folders_beside(place)},
         own_steps=trainer.global_step - course.first_step,
         page=getattr(logger, "page", None) if trainer.is_global_zero else None,
         cost=None if meter is None else meter.work,

@@ -12,6 +12,7 @@ import torch
 from vidlab.errors import UserError
 from vidlab.files import write_json
 from vidlab.lab.stages.graph import Stage
+from vidlab.parallel.stored_shards import StoredTensor
 from vidlab.training.checkpoint_io import load_checkpoint
 
 RECORD, WEIGHTS = "stage.json", "checkpoints/last.ckpt"
@@ -70,7 +71,8 @@ def weights_digest(checkpoint: Path) -> str:
     weights = {**state["state_dict"], **state.get("ema", {})}
     found = hashlib.sha256()
     for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
+        stored = weights[name]
+        value = (stored.whole() if isinstance(stored, StoredTensor) else stored.detach().cpu()).contiguous()
         found.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -1,8 +1,11 @@
 """Weights, gradients and optimizer state dealt out to all devices: PyTorch's FSDP2 through Lightning."""
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +16,13 @@ from torch.utils._pytree import tree_map_only
 from typing_extensions import override
 
 from vidlab.backbones.base import VideoDenoiser
+from vidlab.digests import DamagedError
 from vidlab.errors import UserError
 from vidlab.parallel.ranks import sequence_parallel_of
-from vidlab.parallel.shards import is_shard, local, sharded_like, whole
+from vidlab.parallel.shard_files import new_folder, remove_shards, write_shards
+from vidlab.parallel.shards import from_rows, is_shard, local, sharded_like, whole
+from vidlab.parallel.stored_shards import StoredTensor
+from vidlab.training.checkpoint_io import load_checkpoint, not_written, shards_in_use
 from vidlab.training.module import ClipModule
 from vidlab.training.optimization.muon import MuonWithAdamW
 
@@ -27,12 +34,17 @@ class FullyShardedStrategy(ModelParallelStrategy):
     """Every device keeps a shard of each trained weight, of its gradient and of its optimizer state (Zhao et al. 2023).
 
     A block's weights are gathered before it runs and dropped after it. The module shards itself in ``configure_model``,
-    see ``shard``. A checkpoint is one file, gathered on the first process, the same as that of one device: a run goes
-    on with any number of processes and any strategy, and is exported as ever.
+    see ``shard``. Whichever way a checkpoint is written, a run goes on from it with any number of processes and any
+    strategy, and is exported as ever.
+
+    Args:
+        save_distributed_checkpoint: each process writes what it keeps of weights, their average and optimizer state, so
+            that none ever holds all of it: a file with the rest, and a folder of shards beside it. It needs a folder
+            that all machines share. Otherwise all is gathered on the first process, into one file as of one device.
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, save_distributed_checkpoint: bool = True) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
 
     @property
     @override
@@ -52,7 +64,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.lightning_module is not None
-        return self._on_first(self.lightning_module.state_dict())
+        return self.lightning_module.state_dict()
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
@@ -64,7 +76,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        return self._on_first(getattr(optimizer, "_optimizer", optimizer).state_dict())
+        found: dict[str, Any] = getattr(optimizer, "_optimizer", optimizer).state_dict()
+        return found
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -75,9 +88,50 @@ class FullyShardedStrategy(ModelParallelStrategy):
                     entries.update(dict(_sharded_entries(parameter, entries)))
 
     @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        path = Path(self.broadcast(str(filepath)))
+        sharded = self._save_distributed_checkpoint
+        written = self._with_shards_written(checkpoint, path) if sharded else self._on_first(checkpoint)
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(written, path)
+
+    @override
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        found, problem = {}, None
+        try:
+            found = load_checkpoint(checkpoint_path, read=self._own_rows)
+        except UserError as error:
+            problem = str(error)
+        problems: list[str | None] = [None] * self.world_size
+        torch.distributed.all_gather_object(problems, problem)  # shards that others read may be damaged
+        for problem in filter(None, problems):
+            raise UserError(problem)
         return found
+
+    def _own_rows(self, stored: StoredTensor) -> Tensor:
+        """The rows of a stored tensor that this process keeps of a weight of its shape."""
+        device = self.root_device
+        return from_rows(
+            lambda first, last: stored.rows(first, last).to(device), stored.shape, self.device_mesh["data_parallel"]
+        )
+
+    def _with_shards_written(self, checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+        """What is to be the checkpoint's file, once each process has written its shards beside it."""
+        from torch.distributed.checkpoint.api import CheckpointException
+
+        folder = path
+        if self.is_global_zero:
+            with suppress(UserError, DamagedError):  # which shards a damaged file names is not known
+                remove_shards(path, shards_in_use(path))
+            folder = new_folder(path)
+        folder = Path(self.broadcast(str(folder)))
+        try:
+            return write_shards(checkpoint, folder)
+        except (CheckpointException, OSError) as error:
+            if self.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)
+            failed = getattr(error, "failures", {0: (error, None)})
+            raise not_written(path, next(iter(failed.values()))[0]) from None
 
     def _on_first(self, state: dict[str, Any]) -> dict[str, Any]:
         """The state with whole tensors on the first process; nothing to speak of on the others, which help gather."""
