@@ -38,13 +38,22 @@ class SplitIndex:
         return self.val if len(self.val) else self.train
 
 
-def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketing, val_clips: int) -> SplitIndex:
+def split_index(
+    index: ClipIndex,
+    name: str,
+    view: ClipTransform,
+    rule: Bucketing,
+    val_clips: int,
+    stride_key: str = "frame_stride",
+) -> SplitIndex:
     """The usable clips of an index: those held out are cut as ``view`` says, those of training as ``rule`` says.
+
+    ``stride_key`` is the setting that the view's stride comes from.
 
     Raises:
         DataError: none is long enough, or a split that is needed is empty.
     """
-    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule)
+    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule, stride_key)
     train, val = (index if rule.trains_short else long).select("train"), long.select("val")
     if len(train) + len(val) < len(index) and (odd := odd_splits(index.splits())):
         rank_zero_warn(f"data={name}: {odd}")
@@ -64,16 +73,17 @@ def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketin
     return SplitIndex(train, val, f"{index.hash}:{len(train)}", len(index) + rejected)
 
 
-def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing) -> ClipIndex:
+def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing, stride_key: str) -> ClipIndex:
     """The clips with as many frames as the view spans."""
     usable = index.select(min_frames=view.span)
-    asked = f"data.frames={view.frames}, data.frame_stride={view.frame_stride}: {view.span} frames needed"
+    asked = f"data.frames={view.frames}, data.{stride_key}={view.frame_stride}: {view.span} frames needed"
     if len(usable) == 0:
         longest = int(index.numbers("frames").max(initial=0))
         possible = (longest - 1) // view.frame_stride + 1
         raise DataError(
             f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
-            f"Set data.frames={possible} or lower" + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
+            f"Set data.frames={possible} or lower"
+            + (f", or a lower data.{stride_key}" if view.frame_stride > 1 else "")
         )
     if len(usable) < len(index):
         where = "left out of validation" if rule.trains_short else "left out"
