@@ -44,8 +44,7 @@ class ClipDataModule(L.LightningDataModule):
         frames: frames of a clip.
         height, width: pixels.
         frame_stride: distance of sampled frames in source frames; 2 halves the frame rate.
-        key_frame_stride: shows every second training batch at this longer stride, for one model of long videos that
-            makes key frames and what is between; None shows all alike. Not with ``bucketing`` or ``cache``.
+        key_frame_stride: a longer stride of every second training batch; None shows all alike. See ``PlannedBatches``.
         batch_size: clips per batch and rank.
         num_workers: decoding processes; 0 decodes in the main process. Batches do not depend on it.
         val_clips: held-out clips used for validation; 0 turns it off.
@@ -102,9 +101,7 @@ class ClipDataModule(L.LightningDataModule):
         frames = 1 if images else frames
         if seed < 0:
             raise UserError(f"seed={seed}: it must be 0 or more")
-        if key_frame_stride is not None:
-            _require(frame_stride + 1, key_frame_stride=key_frame_stride)
-            _refuse_with_key_frames(**{"cache": cache, "bucketing.max_tokens": bucketing and bucketing.max_tokens})
+        _check_key_frames(key_frame_stride, frame_stride, cache, bucketing)
         self.source = source
         self.name: str = name
         self.cache_folder = cache
@@ -164,10 +161,7 @@ class ClipDataModule(L.LightningDataModule):
             index = ClipIndex.open(self.source.prepare())
             self.corrupt.update(index.metadata.get("rejected", {}))
             refuse_too_many_corrupt(self.corrupt, len(index) + len(self.corrupt), self.max_corrupt, self.name)
-            far = self.key_frame_stride
-            longest = self.view if far is None else replace(self.view, frame_stride=far)
-            key = "frame_stride" if far is None else "key_frame_stride"
-            self._data = split_index(index, self.name, longest, self.bucketing, self.val_clips, key)
+            self._data = split_index(index, self.name, self.view, self.bucketing, self.val_clips, self.key_frame_stride)
         return self._data
 
     @property
@@ -175,8 +169,7 @@ class ClipDataModule(L.LightningDataModule):
         """32 hex digits that two runs share when they see the same clips, in the same order and view."""
         clips_per_step = self.batch_size * self.world_size
         what = [self.data.hash, asdict(self.view), self.seed, clips_per_step, self.val_clips]
-        far = self.key_frame_stride and {"key_frame_stride": self.key_frame_stride}
-        what += filter(None, [self.bucketing.recorded, far])
+        what += filter(None, [self.bucketing.recorded, self.key_frame_stride])
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
@@ -231,12 +224,7 @@ class ClipDataModule(L.LightningDataModule):
             return []
         val = self.data.val
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        clips = min(self.val_clips, len(val)) // ranks * ranks
-        if clips == 0:
-            raise DataError(
-                f"{ranks} processes share {len(val)} validation clips; each needs one: "
-                "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
-            )
+        clips = _dealt(self.val_clips, len(val), ranks)
         view = replace(self.view, random=False, views=None)
         batches = FixedBatches(clips, self.batch_size, rank, ranks, total=len(val), view=view)
         workers = min(self.num_workers, len(batches))
@@ -299,8 +287,23 @@ def _require(least: int, **settings: float | int) -> None:
             raise UserError(f"data.{key}={value}: it must be {least} or more")
 
 
-def _refuse_with_key_frames(**settings: object) -> None:
-    for key, value in settings.items():
+def _dealt(asked: int, held_out: int, ranks: int) -> int:
+    """Validation clips of which each of ``ranks`` processes has as many."""
+    clips = min(asked, held_out) // ranks * ranks
+    if clips == 0:
+        raise DataError(
+            f"{ranks} processes share {held_out} validation clips; each needs one: "
+            "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
+        )
+    return clips
+
+
+def _check_key_frames(far: int | None, near: int, cache: str | None, bucketing: Bucketing | None) -> None:
+    if far is None:
+        return
+    _require(near + 1, key_frame_stride=far)
+    one_stride = {"cache": cache, "bucketing.max_tokens": bucketing and bucketing.max_tokens}
+    for key, value in one_stride.items():
         if value is not None:
             raise UserError(
                 f"data.key_frame_stride shows clips at two strides, and data.{key} knows one: leave one of them out."

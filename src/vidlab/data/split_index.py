@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -44,16 +44,16 @@ def split_index(
     view: ClipTransform,
     rule: Bucketing,
     val_clips: int,
-    stride_key: str = "frame_stride",
+    key_frame_stride: int | None = None,
 ) -> SplitIndex:
     """The usable clips of an index: those held out are cut as ``view`` says, those of training as ``rule`` says.
 
-    ``stride_key`` is the setting that the view's stride comes from.
+    With a ``key_frame_stride`` all are long enough for frames that far apart.
 
     Raises:
         DataError: none is long enough, or a split that is needed is empty.
     """
-    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule, stride_key)
+    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule, key_frame_stride)
     train, val = (index if rule.trains_short else long).select("train"), long.select("val")
     if len(train) + len(val) < len(index) and (odd := odd_splits(index.splits())):
         rank_zero_warn(f"data={name}: {odd}")
@@ -73,8 +73,10 @@ def split_index(
     return SplitIndex(train, val, f"{index.hash}:{len(train)}", len(index) + rejected)
 
 
-def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing, stride_key: str) -> ClipIndex:
-    """The clips with as many frames as the view spans."""
+def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing, far: int | None) -> ClipIndex:
+    """The clips with as many frames as the view spans, at the stride ``far`` where there is one."""
+    stride_key = "frame_stride" if far is None else "key_frame_stride"
+    view = replace(view, frame_stride=far or view.frame_stride)
     usable = index.select(min_frames=view.span)
     asked = f"data.frames={view.frames}, data.{stride_key}={view.frame_stride}: {view.span} frames needed"
     if len(usable) == 0:
