@@ -151,6 +151,12 @@ class ClipBatch:
         return frames, height, width
 
     @property
+    def strides(self) -> Float[Tensor, "B"] | None:
+        """Source frames from one frame of each clip to the next; None where nobody has told."""
+        told = self.micro.get("sampling_stride")
+        return None if told is None else told.flatten()
+
+    @property
     def device(self) -> torch.device:
         """Where its clips are."""
         return self.content.device

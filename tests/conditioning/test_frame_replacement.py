@@ -120,3 +120,12 @@ def test_a_clip_that_would_be_given_away_is_trained_without(pattern, length, mak
     corrupted = OBJECTIVE.prepare(x0, Conditions(known=known), make_draw())
     plain = OBJECTIVE.prepare(x0, Conditions(), make_draw())
     assert torch.equal(corrupted.input.latents, plain.input.latents) and corrupted.loss_mask.all()
+
+
+def test_key_frames_are_told_by_their_stride(x0, make_draw):
+    conditioning = FrameReplacement(Ends(), image_dropout=0.0, key_frames=First(1), stride=2)
+    clips = TrainingClips(x0, x0, make_draw(), 0, strides=torch.tensor([2.0, 3.0]))
+    known = conditioning.for_training(clips, same).known
+    assert known.mask.flatten(1).tolist() == [[1, 0, 0, 1], [1, 0, 0, 0]]
+    with pytest.raises(ValueError, match="strides"):
+        conditioning.for_training(TrainingClips(x0, x0, make_draw(), 0), same)

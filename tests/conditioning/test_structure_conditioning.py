@@ -17,6 +17,7 @@ from vidlab.conditioning.structure.signals import GivenSignal, SourceClips
 from vidlab.data.moving_shapes import MovingShapes
 from vidlab.data.moving_shapes.signals import ShapeEdges, ShapeMasks, outlines, owners
 from vidlab.errors import UserError
+from vidlab.metrics.structure.depth_error import DepthError, depth_error
 from vidlab.metrics.structure.edge_f1 import EdgeF1, edge_f1, near
 from vidlab.pipelines.structure_input import StructureInput
 from vidlab.randomness import KeyedRNG
@@ -182,3 +183,23 @@ def test_edge_f1_by_hand():
     metric.update(square(low=0, high=4), reference=square(low=8, high=15), keys=["b"])
     found = metric.result()
     assert sorted(found.scores) == [0.0, 1.0] and found.value == 0.5 and "tolerance" in found.settings
+
+
+def test_depth_error_by_hand():
+    def nearness(*values):
+        return torch.tensor(values).view(1, 1, 1, 2, 2)
+
+    told = nearness(0.0, 1.0, 0.0, 1.0)
+    assert depth_error(nearness(0.2, 0.6, 0.2, 0.6), told).item() == pytest.approx(0, abs=1e-7)  # scale and shift alone
+    # uncorrelated, upside down and flat: what is left is the standard deviation of what was told
+    for found in (nearness(0.0, 1.0, 1.0, 0.0), nearness(1.0, 0.0, 1.0, 0.0), nearness(0.3, 0.3, 0.3, 0.3)):
+        assert depth_error(found, told).item() == pytest.approx(0.5)
+    # covariance 1/8 and variance 3/16: scale 2/3, left of the variance 1/4 - (1/8)^2 / (3/16) = 1/6
+    assert depth_error(nearness(0.0, 0.0, 0.0, 1.0), told).item() == pytest.approx(6**-0.5)
+    metric = DepthError(extractor=GivenSignal())
+    metric.update(square(), reference=square(), keys=["a"])
+    assert (
+        metric.result().value == pytest.approx(0, abs=1e-6) and "GivenSignal" in metric.result().settings["extractor"]
+    )
+    with pytest.raises(UserError, match=r"metrics\.depth_error\.path is not set"):
+        DepthError()

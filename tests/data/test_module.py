@@ -315,6 +315,39 @@ def test_short_clips_are_left_out_and_named(tmp_path):
         module_of(source, frames=5, frame_stride=3).setup()
 
 
+def test_every_second_batch_shows_key_frames(source):
+    plain, both = (
+        first(module_of(source, frames=3, seed=9), 4),
+        first(module_of(source, frames=3, seed=9, key_frame_stride=4), 4),
+    )
+    assert [batch.strides.tolist() for batch in both] == [[1.0] * 6, [4.0] * 6, [1.0] * 6, [4.0] * 6]
+    assert [batch.keys for batch in both] == [batch.keys for batch in plain]
+    assert torch.equal(both[2].pixels, plain[2].pixels)
+    far = both[1]
+    for pixels, key, epoch in zip(far.pixels, far.keys, far.epochs, strict=True):
+        begin, left = seed_of(9, key, epoch, "frame_offset") % 2, seed_of(9, key, epoch, "crop_x") % 9  # 9 of 10 frames
+        expected = frames_of(int(key.removeprefix("clip_")))[begin : begin + 9 : 4, :, left : left + 12]
+        assert torch.equal(pixels, to_pixels(expected))
+    held_out = list(module_of(source, frames=3, key_frame_stride=4).val_dataloader())
+    assert {stride for batch in held_out for stride in batch.strides.tolist()} == {1.0}
+
+
+def test_key_frames_that_cannot_be_shown_are_refused(source):
+    for settings, message in (
+        ({"key_frame_stride": 2, "frame_stride": 2}, r"data\.key_frame_stride=2: it must be 3 or more"),
+        (
+            {"key_frame_stride": 2, "bucketing": Bucketing(max_tokens=144, stride=4)},
+            r"data\.bucketing\.max_tokens knows one",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            module_of(source, **settings)
+    with pytest.raises(
+        DataError, match=r"data\.key_frame_stride=4: 13 frames needed.*or a lower data\.key_frame_stride"
+    ):
+        module_of(source, key_frame_stride=4).setup()
+
+
 def test_enlarging_is_said_once(source):
     with pytest.warns(UserWarning, match=r"25 of 25 clips are smaller than data.height=24.*12 x 20") as caught:
         batch = first(module_of(source, height=24, width=24), 2)[0]
@@ -339,6 +372,7 @@ def test_fingerprint_tells_what_the_run_sees(source):
         {"height": 10},
         {"frame_stride": 2},
         {"val_clips": 3},
+        {"key_frame_stride": 2},
     )
     assert len({module_of(source, **changes).fingerprint for changes in others} | same_view) == len(others) + 1
 

@@ -42,6 +42,7 @@ class TrainingClips:
         draw: their random numbers.
         step: the training step.
         factors: the true factors of rendered clips, one for each; empty where nobody knows them.
+        strides: source frames from one frame of each clip to the next; None where nobody knows them.
     """
 
     pixels: Pixels | None
@@ -49,6 +50,7 @@ class TrainingClips:
     draw: KeyedRNG
     step: int
     factors: Sequence[Factors | None] = ()
+    strides: Float[Tensor, "B"] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 from typing_extensions import override
 
 from vidlab.clip import KnownLatents, LatentShape, Stride
@@ -34,6 +36,10 @@ class FrameReplacement(Conditioning):
     Args:
         pattern: which latent frames are known in training.
         image_dropout: share of clips of which nothing is known; 0.08 in STIV.
+        key_frames: which latent frames are known, in place of ``pattern``, of training clips whose frames are more than
+            ``stride`` source frames apart: one model makes key frames and what is between them (STIV, long videos).
+            None treats all clips alike.
+        stride: source frames from one frame to the next of clips that are no key frames.
         unconditional: what stands at known frames when guidance asks for a prediction without the image. STIV does
             not say. ``own``: the frames are denoised from noise like all others and thrown away at the end;
             ``noised``: they follow the image, noised to the current level.
@@ -45,6 +51,8 @@ class FrameReplacement(Conditioning):
     pattern: FramePattern = field(default_factory=First)
     image_dropout: float = 0.08
     unconditional: str = "own"
+    key_frames: FramePattern | None = None
+    stride: int = 1
     takes_frames: bool = field(default=True, init=False)
     reads_pixels: bool = field(default=False, init=False)
 
@@ -70,13 +78,20 @@ class FrameReplacement(Conditioning):
 
     @override
     def for_training(self, clips: TrainingClips, encoder: FrameEncoder) -> FrameConditions:
-        """The pattern's frames of each clip that keeps its image; none where they are all there are."""
+        """The pattern's frames of each clip that keeps its image; none where they are all there are.
+
+        Raises:
+            ValueError: there are ``key_frames``, and the clips do not tell their strides.
+        """
         x0 = clips.x0
         kept = clips.draw.uniform("image_dropout").to(x0.device) >= self.image_dropout  # (B,)
-        frames = self.pattern.frames(x0.shape[2])
-        if self.gives_all(x0.shape[2]):
-            frames = torch.zeros_like(frames)
-        return FrameConditions(known=self._known(x0, kept[:, None] & frames.to(x0.device)))
+        frames = _not_all(self.pattern, x0.shape[2]).to(x0.device)
+        if self.key_frames is not None:
+            if clips.strides is None:
+                raise ValueError("key frames are told by TrainingClips.strides, which is None")
+            far = (clips.strides > self.stride).to(x0.device)  # (B,)
+            frames = torch.where(far[:, None], _not_all(self.key_frames, x0.shape[2]).to(x0.device), frames)
+        return FrameConditions(known=self._known(x0, kept[:, None] & frames))
 
     @override
     def gives_all(self, latent_frames: int) -> bool:
@@ -104,3 +119,8 @@ class FrameReplacement(Conditioning):
         return KnownLatents(
             latents, frames[:, None, :, None, None].to(latents.dtype), follows_image=self.unconditional == "noised"
         )
+
+
+def _not_all(pattern: FramePattern, count: int) -> Bool[Tensor, "count"]:
+    frames = pattern.frames(count)
+    return torch.zeros_like(frames) if frames.all() else frames

@@ -5,7 +5,7 @@ so a batch is the same whoever makes it: any worker, any rank, before or after a
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -158,11 +158,15 @@ def stack_text(texts: Sequence[Mapping[str, Tensor]]) -> TextEmbedding:
 
 @dataclass(frozen=True)
 class PlannedBatches(RankBatches):
-    """The batches of one rank of a plan; ``view`` says what is drawn of a clip at random."""
+    """The batches of one rank of a plan; ``view`` says what is drawn of a clip at random.
+
+    With a ``key_frame_stride`` every second batch, the second first, shows frames that far apart, in source frames.
+    """
 
     planned: BucketedPlan
     rank: int
     view: ClipTransform
+    key_frame_stride: int | None = None
 
     @override
     def clips(self, number: int) -> Sequence[ClipRef]:
@@ -170,7 +174,10 @@ class PlannedBatches(RankBatches):
 
     @override
     def transform(self, number: int, fps: float) -> ClipTransform:
-        return self.planned.transform(self.view, number, fps)
+        view = self.planned.transform(self.view, number, fps)
+        if self.key_frame_stride is None or number % 2 == 0:
+            return view
+        return replace(view, frame_stride=self.key_frame_stride)
 
     @override
     def same_bucket(self, number: int) -> np.ndarray:

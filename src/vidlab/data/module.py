@@ -44,6 +44,7 @@ class ClipDataModule(L.LightningDataModule):
         frames: frames of a clip.
         height, width: pixels.
         frame_stride: distance of sampled frames in source frames; 2 halves the frame rate.
+        key_frame_stride: a longer stride of every second training batch; None shows all alike. See ``PlannedBatches``.
         batch_size: clips per batch and rank.
         num_workers: decoding processes; 0 decodes in the main process. Batches do not depend on it.
         val_clips: held-out clips used for validation; 0 turns it off.
@@ -77,6 +78,7 @@ class ClipDataModule(L.LightningDataModule):
         height: int,
         width: int,
         frame_stride: int = 1,
+        key_frame_stride: int | None = None,
         batch_size: int = 16,
         num_workers: int = 1,
         val_clips: int = 64,
@@ -99,12 +101,14 @@ class ClipDataModule(L.LightningDataModule):
         frames = 1 if images else frames
         if seed < 0:
             raise UserError(f"seed={seed}: it must be 0 or more")
+        _check_key_frames(key_frame_stride, frame_stride, cache, bucketing)
         self.source = source
         self.name: str = name
         self.cache_folder = cache
         if cache is not None and views is None:
             views = CacheHeader.read(cache).views
         self.view = ClipTransform(frames, height, width, frame_stride, random=views != 0, views=views or None)
+        self.key_frame_stride = key_frame_stride
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.val_clips = val_clips
@@ -157,7 +161,7 @@ class ClipDataModule(L.LightningDataModule):
             index = ClipIndex.open(self.source.prepare())
             self.corrupt.update(index.metadata.get("rejected", {}))
             refuse_too_many_corrupt(self.corrupt, len(index) + len(self.corrupt), self.max_corrupt, self.name)
-            self._data = split_index(index, self.name, self.view, self.bucketing, self.val_clips)
+            self._data = split_index(index, self.name, self.view, self.bucketing, self.val_clips, self.key_frame_stride)
         return self._data
 
     @property
@@ -165,7 +169,7 @@ class ClipDataModule(L.LightningDataModule):
         """32 hex digits that two runs share when they see the same clips, in the same order and view."""
         clips_per_step = self.batch_size * self.world_size
         what = [self.data.hash, asdict(self.view), self.seed, clips_per_step, self.val_clips]
-        what += filter(None, [self.bucketing.recorded])
+        what += filter(None, [self.bucketing.recorded, self.key_frame_stride])
         return blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     @property
@@ -203,7 +207,8 @@ class ClipDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Endless training batches of this rank, from ``batches_consumed``."""
-        batches = PlannedBatches(self.planned(self.world_size), data_ranks(self.trainer).rank, self.view)
+        planned, rank = self.planned(self.world_size), data_ranks(self.trainer).rank
+        batches = PlannedBatches(planned, rank, self.view, self.key_frame_stride)
         kept_mb = self.cache_decoded_mb / max(1, self.num_workers)
         reader = ClipReader(self.data.train, self.view, self.seed, kept_mb, self.cache, self.limits)
         numbers = BatchNumbers(lambda: self.batches_consumed)
@@ -219,12 +224,7 @@ class ClipDataModule(L.LightningDataModule):
             return []
         val = self.data.val
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        clips = min(self.val_clips, len(val)) // ranks * ranks
-        if clips == 0:
-            raise DataError(
-                f"{ranks} processes share {len(val)} validation clips; each needs one: "
-                "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
-            )
+        clips = _dealt(self.val_clips, len(val), ranks)
         view = replace(self.view, random=False, views=None)
         batches = FixedBatches(clips, self.batch_size, rank, ranks, total=len(val), view=view)
         workers = min(self.num_workers, len(batches))
@@ -285,3 +285,26 @@ def _require(least: int, **settings: float | int) -> None:
     for key, value in settings.items():
         if value < least:
             raise UserError(f"data.{key}={value}: it must be {least} or more")
+
+
+def _dealt(asked: int, held_out: int, ranks: int) -> int:
+    """Validation clips of which each of ``ranks`` processes has as many."""
+    clips = min(asked, held_out) // ranks * ranks
+    if clips == 0:
+        raise DataError(
+            f"{ranks} processes share {held_out} validation clips; each needs one: "
+            "raise data.val_clips or the number of held-out clips, or set data.val_clips=0"
+        )
+    return clips
+
+
+def _check_key_frames(far: int | None, near: int, cache: str | None, bucketing: Bucketing | None) -> None:
+    if far is None:
+        return
+    _require(near + 1, key_frame_stride=far)
+    one_stride = {"cache": cache, "bucketing.max_tokens": bucketing and bucketing.max_tokens}
+    for key, value in one_stride.items():
+        if value is not None:
+            raise UserError(
+                f"data.key_frame_stride shows clips at two strides, and data.{key} knows one: leave one of them out."
+            )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -38,13 +38,22 @@ class SplitIndex:
         return self.val if len(self.val) else self.train
 
 
-def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketing, val_clips: int) -> SplitIndex:
+def split_index(
+    index: ClipIndex,
+    name: str,
+    view: ClipTransform,
+    rule: Bucketing,
+    val_clips: int,
+    key_frame_stride: int | None = None,
+) -> SplitIndex:
     """The usable clips of an index: those held out are cut as ``view`` says, those of training as ``rule`` says.
+
+    With a ``key_frame_stride`` all are long enough for frames that far apart.
 
     Raises:
         DataError: none is long enough, or a split that is needed is empty.
     """
-    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule)
+    long = index if rule.trains_short and val_clips == 0 else _long_enough(index, view, rule, key_frame_stride)
     train, val = (index if rule.trains_short else long).select("train"), long.select("val")
     if len(train) + len(val) < len(index) and (odd := odd_splits(index.splits())):
         rank_zero_warn(f"data={name}: {odd}")
@@ -64,16 +73,19 @@ def split_index(index: ClipIndex, name: str, view: ClipTransform, rule: Bucketin
     return SplitIndex(train, val, f"{index.hash}:{len(train)}", len(index) + rejected)
 
 
-def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing) -> ClipIndex:
-    """The clips with as many frames as the view spans."""
+def _long_enough(index: ClipIndex, view: ClipTransform, rule: Bucketing, far: int | None) -> ClipIndex:
+    """The clips with as many frames as the view spans, at the stride ``far`` where there is one."""
+    stride_key = "frame_stride" if far is None else "key_frame_stride"
+    view = replace(view, frame_stride=far or view.frame_stride)
     usable = index.select(min_frames=view.span)
-    asked = f"data.frames={view.frames}, data.frame_stride={view.frame_stride}: {view.span} frames needed"
+    asked = f"data.frames={view.frames}, data.{stride_key}={view.frame_stride}: {view.span} frames needed"
     if len(usable) == 0:
         longest = int(index.numbers("frames").max(initial=0))
         possible = (longest - 1) // view.frame_stride + 1
         raise DataError(
             f"{asked} per clip, but the longest of {len(index)} clips has {longest}. "
-            f"Set data.frames={possible} or lower" + (", or data.frame_stride=1" if view.frame_stride > 1 else "")
+            f"Set data.frames={possible} or lower"
+            + (f", or a lower data.{stride_key}" if view.frame_stride > 1 else "")
         )
     if len(usable) < len(index):
         where = "left out of validation" if rule.trains_short else "left out"

@@ -53,7 +53,7 @@ class HeldOutMeasures:
         pipeline, draw = self.pipeline, batch.draw(VALIDATION_SEED)
         with torch.no_grad():
             x0 = pipeline.autoencoder.encode(batch.pixels)
-        clips = TrainingClips(batch.pixels, x0, draw, END_OF_TRAINING, batch.factors)
+        clips = TrainingClips(batch.pixels, x0, draw, END_OF_TRAINING, batch.factors, batch.strides)
         given = pipeline.conditioning.for_training(clips, pipeline.autoencoder)
         text = pipeline.text_encoder(batch.captions)
         conditions = pipeline.condition_builder.build(text, given, x0, batch.size, micro=batch.micro)

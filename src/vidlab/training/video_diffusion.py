@@ -208,7 +208,7 @@ class VideoDiffusion(SingleOptimizerModule):
         x0 = self.encoders.latents_of(batch, draw)  # (B, C, t, h, w)
         self._given_away.check(x0.shape[2])
         pixels = None if batch.encoded else batch.pixels
-        clips = TrainingClips(pixels, x0, draw, batch.number, batch.factors)
+        clips = TrainingClips(pixels, x0, draw, batch.number, batch.factors, batch.strides)
         given = self.conditioning.for_training(clips, self.autoencoder)
         text = self.encoders.text_of(batch, draw)
         conditions = self.pipeline.condition_builder.build(text, given, x0, batch.size, draw, batch.micro)
