@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidlab.digests import DamagedError, check_archive
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.files import written_aside
 from vidlab.parallel.shards import local
 
@@ -49,7 +49,7 @@ def read_plain_data(file: Path, remedy: str) -> Any:
         check_archive(file)
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-        reason = str(error).split("\n", 1)[0]
+        reason = first_line(error)
         raise UserError(
             f"{file} cannot be read as weights: it is damaged, of another kind, or holds more than tensors and plain "
             f"data, which vidlab never loads ({reason}). {remedy}"

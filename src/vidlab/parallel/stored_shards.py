@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vidlab.digests import DamagedError, check_archive_bytes
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 
 SHARDS = "shards"
 """The entry of a checkpoint that says where its shards lie."""
@@ -108,7 +108,7 @@ class StoredTensor:
                 "replaced them by now, try again."
             ) from None
         except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-            reason = str(error).split("\n", 1)[0]
+            reason = first_line(error)
             raise UserError(
                 f"{path} cannot be read as shards of a checkpoint, it is damaged: {reason}. Try best.ckpt or last.ckpt "
                 f"beside {self.folder.name}."

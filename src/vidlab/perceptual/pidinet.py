@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.tensors import misfits, read_tensors, refuse_non_finite, shape_text
 
 WIDTH, DILATED = 60, 24
@@ -208,7 +208,7 @@ def _read(file: Path, path: str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):  # its settings, which lie beside the weights
             content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-        reason = str(error).split("\n", 1)[0]
+        reason = first_line(error)
         raise UserError(f"structure.sketch.path={path} cannot be read: {reason}. Fetch it again.") from None
     found = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {name: value.float() for name, value in found.items() if isinstance(value, Tensor)}

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 
 from vidlab.digests import DamagedError, check_archive
-from vidlab.errors import UserError
+from vidlab.errors import UserError, first_line
 from vidlab.files import remove_leftovers, written_aside
 from vidlab.parallel.shard_files import remove_shards
 from vidlab.parallel.stored_shards import SHARDS, StoredTensor, folder_of, put_together
@@ -54,7 +54,7 @@ def _read_file(path: Path, map_location: Any, on_disk: bool) -> dict[str, Any]:
     except DamagedError:
         raise
     except Exception as error:  # bytes of another kind raise whatever the unpickler stumbles over
-        reason = str(error).split("\n", 1)[0]
+        reason = first_line(error)
         raise UserError(
             f"{path} cannot be read as a checkpoint: it is truncated, of another kind, or holds more than tensors and "
             f"plain data, which vidlab never loads ({reason}). {BESIDE}"

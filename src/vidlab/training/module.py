@@ -24,7 +24,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def ends_with_the_data(step: Callable[P, R]) -> Callable[P, R]:
+def stop_iteration_is_an_error(step: Callable[P, R]) -> Callable[P, R]:
     """A step in which ``StopIteration`` is an error; Lightning takes one for the end of the data, and says nothing.
 
     Raises:

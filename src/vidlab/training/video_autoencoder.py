@@ -28,7 +28,7 @@ from vidlab.training.autoencoder.perceptual import check_size
 from vidlab.training.autoencoder.reconstruction import LossWeights, Reconstruction, reconstruct
 from vidlab.training.autoencoder.trainer_checks import check_data, check_precision_and_strategy
 from vidlab.training.autoencoder.turns import Turns
-from vidlab.training.module import ends_with_the_data
+from vidlab.training.module import stop_iteration_is_an_error
 from vidlab.training.optimization.clipping import AdaptiveClipper
 from vidlab.training.optimization.optimizers import OptimizerFactory
 
@@ -141,7 +141,7 @@ class VideoAutoencoder(AlternatingModule):
         check_data(data, self.perceptual, measures_latents=self.latent_scale != "keep")
         check_precision_and_strategy(self.trainer)
 
-    @ends_with_the_data
+    @stop_iteration_is_an_error
     def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
         """One batch, for the network whose turn it is.
 
@@ -178,7 +178,7 @@ class VideoAutoencoder(AlternatingModule):
         self.log_terms(found, self.trainer.global_step)
         return loss, shown
 
-    @ends_with_the_data
+    @stop_iteration_is_an_error
     def validation_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor]:
         """Reconstruct held-out clips from the posterior's mean.
 

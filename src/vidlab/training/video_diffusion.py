@@ -29,7 +29,7 @@ from vidlab.training.encoding import TrainingEncoders
 from vidlab.training.given_away import GivenAwayWarning
 from vidlab.training.held_out import HeldOutMeasures
 from vidlab.training.input_checks import check_inputs, check_structure
-from vidlab.training.module import ends_with_the_data
+from vidlab.training.module import stop_iteration_is_an_error
 from vidlab.training.optimization.fully_sharded import gathered_dtype, shard
 from vidlab.training.optimization.optimizers import OptimizerFactory
 from vidlab.training.optimization.single_optimizer import SingleOptimizerModule
@@ -196,7 +196,7 @@ class VideoDiffusion(SingleOptimizerModule):
             raise RuntimeError("call configure_model() first")
         return self.backbone
 
-    @ends_with_the_data
+    @stop_iteration_is_an_error
     def training_step(self, batch: ClipBatch, batch_index: int) -> dict[str, Tensor | str]:
         """One batch: corrupt, predict, compare.
 
@@ -230,7 +230,7 @@ class VideoDiffusion(SingleOptimizerModule):
         shown = {"t": corrupted.input.t.detach(), "per_clip": objective.per_clip.detach()}
         return {"loss": loss, **shown, "part": corrupted.part}
 
-    @ends_with_the_data
+    @stop_iteration_is_an_error
     def validation_step(self, batch: ClipBatch, batch_index: int) -> None:
         """The same held-out clips, noise, noise levels and known frames each time; val/x0_mse knows the text alone."""
         measures = self.measures

@@ -97,18 +97,14 @@ class TemporalAttention(nn.Module):
 
 
 class GatedFeedForward(nn.Module):
-    """LayerNorm and GEGLU (Shazeer 2020) of four times the width."""
+    """GEGLU (Shazeer 2020) of four times the width, and the LayerNorm before it, which ``TemporalModule`` applies."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 8 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
-        """What it adds, without the residual."""
-        return self.transformed(self.norm(x))
-
-    def transformed(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
-        """The same of normalized tokens."""
+        """What it adds to the residual stream, of normalized tokens."""
         return self.down(gated(self.up(x)))
 
 
@@ -153,7 +149,7 @@ class TemporalModule(nn.Module):
         h = normed(y, *affine(first.norm), first.added(y))
         y, h = add_then_norm(y, first.mixed(h), *affine(second.norm), second.added(y))
         y, h = add_then_norm(y, second.mixed(h), *affine(self.feed_forward.norm))
-        y = self.out(y + self.feed_forward.transformed(h))
+        y = self.out(y + self.feed_forward(h))
         batch, _, channels, height, width = clips.shape
         y = y.view(batch, height, width, frames, channels).permute(0, 3, 4, 1, 2)  # (B, T, C, H, W)
         return x + y.flatten(0, 1)  # (B T, C, H, W)
