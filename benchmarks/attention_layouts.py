@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is imported; the rest is in prepare_host()
+os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from torch import Tensor, nn

@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # read when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported
 
 import torch
 from torch import Tensor, nn

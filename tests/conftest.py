@@ -108,6 +108,12 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.fixture(autouse=True)
+def checked_from_the_first_call() -> None:
+    """Each test has its functions checked anew."""
+    shape_checks.begin_test()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """VIDLAB_CACHE of the whole session, unless the caller has set one."""

@@ -130,7 +130,7 @@ def name_of(row: Row) -> str:
 
 
 RUN = [row for row in ROWS if name_of(row) not in REFUSED]
-ALONE = ("train compile=max",)  # searches for kernels half a minute: among the slow tests only
+ALONE = ("train compile=true", "train compile=max")  # a minute of a C++ compiler: among the slow tests only
 
 
 def runs(rows: list[Row], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ CODE = """
 import os, resource
 from vidlab.lab.cli.process_env import prepare_host
 prepare_host()
-assert os.environ["GOMP_SPINCOUNT"] == "2000"
+assert os.environ["GOMP_SPINCOUNT"] == "6000"
 import torch
 start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(40):
