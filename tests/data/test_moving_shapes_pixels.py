@@ -21,7 +21,7 @@ from vidlab.data.moving_shapes.scene import (
     ZOOM,
 )
 
-CLIPS = (600, 3000)  # in every run of the tests, and in those of ``-m slow``
+CLIPS = (300, 3000)  # in every run of the tests, and in those of ``-m slow``
 PALETTE = COLORS | BACKGROUND_COLORS
 NAMES = tuple(PALETTE)
 VALUES = np.array(list(PALETTE.values()), np.float32)

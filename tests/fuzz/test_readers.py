@@ -8,7 +8,7 @@ import pytest
 from .campaign import PATIENCE, Tally, Watched, run_cases
 from .targets import TARGETS
 
-CASES = 12  # of a reader in ``pytest -m slow``, and half of them in every run of the tests
+CASES = 12  # of a reader in ``pytest -m slow``, and a quarter of them in every run of the tests
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def worker(tmp_path_factory):
     watched.close()
 
 
-@pytest.mark.parametrize("cases", [CASES // 2, pytest.param(CASES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [CASES // 4, pytest.param(CASES, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("target", [name for name, target in TARGETS.items() if not target.slow])
 def test_damaged_files_are_read_or_named_or_refused(worker, target, cases):
     tally = Tally()

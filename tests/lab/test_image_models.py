@@ -94,6 +94,7 @@ def exchanged_weights(folder: Path, made: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_a_run_of_single_frames_is_frozen_moved_and_exchanged(tmp_path, caplog, monkeypatch):
     run_training(composed(tmp_path / "image", "model=harivo_image", "data.images=true"))
     cfg = composed(tmp_path / "video", "model=harivo", f"model.image_model={tmp_path / 'image'}")
