@@ -1,3 +1,4 @@
+import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -302,6 +303,7 @@ def test_a_wholly_unreadable_set_is_one_short_error(tmp_path, workers):
     with pytest.raises(DataError, match="in a row cannot be read, first clip_") as caught:
         first(module_of(source, max_corrupt=99, num_workers=workers), 1)
     assert "Traceback" not in str(caught.value)
+    assert not multiprocessing.active_children()  # though the error, and with it the loader, is still there
 
 
 def test_short_clips_are_left_out_and_named(tmp_path):

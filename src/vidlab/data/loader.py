@@ -60,6 +60,14 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
         return self.sampler.stop
 
     def __iter__(self) -> Iterator[ClipBatch]:  # type: ignore[override]
+        try:
+            for batch in self._loaded():
+                yield self.inspect(batch)
+        except Exception:
+            self._end_workers()
+            raise
+
+    def _loaded(self) -> Iterator[ClipBatch | LoadFailure]:
         batches = super().__iter__()
         while True:
             try:
@@ -71,4 +79,12 @@ class ClipLoader(DataLoader[ClipBatch | LoadFailure]):
                 if message is None:
                     raise
                 raise DataError(message) from error
-            yield self.inspect(batch)
+            yield batch
+
+    def _end_workers(self) -> None:
+        """Nobody asks for more after an error. Left to the garbage collector, which closes their queues first, workers
+        would not hear of their end, and the process would wait ten seconds for them."""
+        end = getattr(self._iterator, "_shutdown_workers", None)
+        self._iterator = None
+        if end is not None:
+            end()

@@ -24,9 +24,9 @@ def orthogonalize(matrices: Float[Tensor, "N rows columns"], dtype: torch.dtype)
     Returns:
         In ``dtype``. Singular values lie in about [0.7, 1.2], those far below the largest remain small.
     """
-    x = matrices.to(dtype)
-    if x.shape[1] > x.shape[2]:
+    if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT, dtype).mT
+    x = matrices.to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=LEAST_NORM)
     if dtype == torch.float32 and x.shape[2] >= WIDE * x.shape[1]:
         return _by_gram_matrix(x)
