@@ -4,6 +4,7 @@ import jaxtyping
 import pytest
 import torch
 
+import shape_checks
 from vidlab.clip import ClipBatch, DenoiserInput
 from vidlab.diffusion.time_samplers import LogitNormal
 from vidlab.layers.kernels import auto
@@ -36,3 +37,12 @@ def test_an_int_is_a_float_and_a_string_is_not():
     assert LogitNormal(mean=0, std=1) == LogitNormal(0.0, 1.0)
     with pytest.raises(jaxtyping.TypeCheckError):
         LogitNormal(mean="0")
+
+
+def test_the_first_calls_of_each_test_are_checked():
+    for _ in range(2):  # as two tests
+        for _ in range(shape_checks.MOST):
+            with pytest.raises(jaxtyping.TypeCheckError):
+                LogitNormal(mean="0")
+        LogitNormal(mean="0")  # one more is taken for a repetition
+        shape_checks.begin_test()
