@@ -75,6 +75,7 @@ def test_a_resumed_run_continues(lab):
     assert {step for name, step in only(lab).curve if name.startswith("train/")} >= {0, 1, 2, 3}
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_buckets(lab):
     done = train(
         lab, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.bucketing.max_tokens=512", QUIET,

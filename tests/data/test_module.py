@@ -300,10 +300,13 @@ def test_max_corrupt_is_a_share_or_a_number(tmp_path, limit, allowed, workers):
 def test_a_wholly_unreadable_set_is_one_short_error(tmp_path, workers):
     source = NoiseSource(tmp_path)
     source.damage(*range(25))
+    others = multiprocessing.active_children()
     with pytest.raises(DataError, match="in a row cannot be read, first clip_") as caught:
         first(module_of(source, max_corrupt=99, num_workers=workers), 1)
     assert "Traceback" not in str(caught.value)
-    assert not multiprocessing.active_children()  # though the error, and with it the loader, is still there
+    assert set(multiprocessing.active_children()) <= set(
+        others
+    )  # though the error, and with it the loader, is still there
 
 
 def test_short_clips_are_left_out_and_named(tmp_path):

@@ -84,6 +84,13 @@ def of_two_by_four(rank: int, folder: str, begun: str) -> None:
 @pytest.fixture(scope="module")
 def of_two(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
+    run_ranks(commands, folder, worker, (2, str(folder), False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained_by_two(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
     for training, name in ((ONE, "one"), (ONE_MUON, "muon")):
         train(training, "ab", 2, folder, save=f"{name}.ckpt")
         torch.save(train(training, "ab", 4, folder, resume=folder / f"{name}.ckpt"), folder / f"{name}.pt")
@@ -129,15 +136,19 @@ def test_what_is_sent_is_what_is_planned(of_two: Path, case: Case) -> None:
     assert sent == planned > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_two_processes_resume_what_one_has_begun(of_two: Path, name: str) -> None:
-    check_weights(of_two, name, torch.load(of_two / f"{name}.pt"))
+def test_two_processes_resume_what_one_has_begun(trained_by_two: Path, name: str) -> None:
+    check_weights(trained_by_two, name, torch.load(trained_by_two / f"{name}.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_one_process_resumes_what_two_have_begun(of_two: Path, name: str) -> None:
+def test_one_process_resumes_what_two_have_begun(trained_by_two: Path, name: str) -> None:
     training = ONE_MUON if "muon" in name else ONE
-    check_weights(of_two, name, train(training, "ab", 4, of_two, resume=of_two / f"{name}.ckpt"))
+    check_weights(
+        trained_by_two, name, train(training, "ab", 4, trained_by_two, resume=trained_by_two / f"{name}.ckpt")
+    )
 
 
 @pytest.mark.slow
@@ -146,11 +157,12 @@ def test_four_processes_are_as_one(of_four: Path, case: Case) -> None:
     check(of_four, case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED_NAMES)
-def test_shards_are_what_would_have_been_gathered(of_two: Path, name: str) -> None:
+def test_shards_are_what_would_have_been_gathered(trained_by_two: Path, name: str) -> None:
     """All of a checkpoint: weights, their average, optimizer state, and what is no tensor; to the last bit."""
-    path = of_two / f"{name}.ckpt"
-    sharded, gathered = load_checkpoint(path), load_checkpoint(of_two / f"gathered {name}.ckpt")
+    path = trained_by_two / f"{name}.ckpt"
+    sharded, gathered = load_checkpoint(path), load_checkpoint(trained_by_two / f"gathered {name}.ckpt")
     expected, found = leaves(gathered), leaves(sharded)
     assert list(found) == list(expected)
     assert [place for place, value in expected.items() if not same(value, found[place])] == []
@@ -158,21 +170,24 @@ def test_shards_are_what_would_have_been_gathered(of_two: Path, name: str) -> No
     for part in ("state_dict", "ema", "optimizer_states"):  # a part of each process
         parts = [value.parts for place, value in stored.items() if place[0] == part and isinstance(value, StoredTensor)]
         assert parts and {len(one) for one in parts} == {2}
-    files = {one.name: one.stat().st_size for one in (of_two / f"{name}.shards-1").iterdir()}
+    files = {one.name: one.stat().st_size for one in (trained_by_two / f"{name}.shards-1").iterdir()}
     assert set(files) == {".metadata", "__0_0.distcp", "__1_0.distcp"}
     assert files["__0_0.distcp"] == pytest.approx(files["__1_0.distcp"], rel=0.1)
 
 
-def test_training_goes_on_from_shards_as_from_one_file(of_two: Path) -> None:
-    sharded, gathered = (torch.load(of_two / f"resumed {way}.pt") for way in ("", "gathered "))
+@pytest.mark.slow
+def test_training_goes_on_from_shards_as_from_one_file(trained_by_two: Path) -> None:
+    sharded, gathered = (torch.load(trained_by_two / f"resumed {way}.pt") for way in ("", "gathered "))
     assert sharded.keys() == gathered.keys() and all(torch.equal(sharded[name], gathered[name]) for name in sharded)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["", "gathered "])
-def test_four_processes_resume_what_two_have_begun(of_two: Path, commands: Commands, tmp_path: Path, way: str) -> None:
-    run_ranks(commands, tmp_path, of_two_by_four, (str(tmp_path), str(of_two / f"{way}fsdp2.ckpt")), 4)
-    check_weights(of_two, "fsdp2", torch.load(tmp_path / "four.pt"))
+def test_four_processes_resume_what_two_have_begun(
+    trained_by_two: Path, commands: Commands, tmp_path: Path, way: str
+) -> None:
+    run_ranks(commands, tmp_path, of_two_by_four, (str(tmp_path), str(trained_by_two / f"{way}fsdp2.ckpt")), 4)
+    check_weights(trained_by_two, "fsdp2", torch.load(tmp_path / "four.pt"))
 
 
 def leaves(tree: Any, place: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:

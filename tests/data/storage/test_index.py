@@ -364,6 +364,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_do_not_grow_over_three_epochs(tmp_path):
     """Each worker's own memory from the end of the first epoch to that of the third."""
     clips = 9000

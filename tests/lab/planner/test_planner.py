@@ -70,6 +70,7 @@ def test_gradients_optimizer_average_and_checkpoint() -> None:
     assert plan.seconds == pytest.approx(7 * plan.flops_per_step / plan.rate)
 
 
+@pytest.mark.slow
 def test_recomputation_and_accumulation() -> None:
     words = [*TINY, "model.backbone.depth=4", "data.batch_size=16"]
     plain = planned(*words).memory

@@ -11,7 +11,7 @@ from vidlab.lab.sweeps.own_processes import STARTER, own_environment
 
 CHILD = (
     "import os, signal, sys, time; from vidlab.lab.sweeps.own_processes import end_with_starter; "
-    "signal.signal(signal.SIGTERM, lambda *_: (print('ended', flush=True), os._exit(3))); end_with_starter(); "
+    "signal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'ended\\n'), os._exit(3))); end_with_starter(); "
     "print('begun', flush=True); time.sleep(100)"
 )
 PARENT = (
