@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported; the rest is in prepare_host()
+from vidlab.lab.cli.process_env import SPINS, prepare_host
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from torch import Tensor, nn
 
 from record import record
-from vidlab.lab.cli.process_env import prepare_host
 from vidlab.layers.block import BlockContext, DiTBlock
 from vidlab.layers.kernels import auto
 from vidlab.layers.layouts import Full3D, Grid, GroupSkip, LayerPlan, SingleSkip, Spatial, Temporal, TokenLayout, Window

@@ -22,7 +22,9 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported
+from vidlab.lab.cli.process_env import SPINS
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported
 
 import torch
 from torch import Tensor, nn

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported; the rest is in prepare_host()
+from vidlab.lab.cli.process_env import SPINS, prepare_host
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 
@@ -24,7 +26,6 @@ from record import record
 from vidlab.callbacks.cost.meter import UNITS, CostMeter
 from vidlab.callbacks.throughput import Throughput
 from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.tracking import metric_queue, mlflow_logger
 

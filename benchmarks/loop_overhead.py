@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported; the rest is in prepare_host()
+from vidlab.lab.cli.process_env import SPINS, prepare_host
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -27,7 +29,6 @@ from omegaconf import DictConfig, open_dict
 from record import record
 from vidlab.callbacks.ema import warmed_up_decay
 from vidlab.lab.cli.hydra_main import instantiate
-from vidlab.lab.cli.process_env import prepare_host
 from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.runs import run_folder  # noqa: F401  registers a resolver
 from vidlab.precision import resolve_precision

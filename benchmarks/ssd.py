@@ -19,7 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "6000")  # read when torch is imported; the rest is in prepare_host()
+from vidlab.lab.cli.process_env import SPINS, prepare_host
+
+os.environ.setdefault("GOMP_SPINCOUNT", SPINS)  # read when torch is imported; the rest is in prepare_host()
 
 import torch
 from torch import Tensor
@@ -27,7 +29,6 @@ from torch.nn import functional as F
 
 from minimal_ssd import minimal_ssd
 from record import record
-from vidlab.lab.cli.process_env import prepare_host
 from vidlab.layers.mixers import mamba_ssm
 from vidlab.layers.mixers import ssd as ssd_module
 from vidlab.layers.mixers.mixer import MixerKernels

@@ -20,14 +20,12 @@ from beartype import BeartypeConf, beartype
 TYPES = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
 AS_JAXTYPING = jaxtyping.jaxtyped
 MOST = 50
-_counted: list[list[int]] = []  # checked calls in this test, of each function that had any
+_checked: dict[Callable[..., Any], int] = {}  # calls of each function in this test
 
 
 def begin_test() -> None:
     """Calls are counted from here."""
-    for count in _counted:
-        count[0] = 0
-    _counted.clear()
+    _checked.clear()
 
 
 def install(package: str) -> None:
@@ -55,21 +53,19 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any] | None = 
     if inspect.isgeneratorfunction(function) or any(isinstance(one, str) for one in annotations):
         return AS_JAXTYPING(function, typechecker=typechecker)
     checks: Callable[..., Any] | None = None
-    count = [0]
 
     @functools.wraps(function)
     def wrapper(*args: Any, **settings: Any) -> Any:
         __tracebackhide__ = True
         nonlocal checks
-        if count[0] >= MOST:
-            return function(*args, **settings)
         if torch.compiler.is_compiling():  # what is traced has no shapes yet, and the checker cannot be traced
+            return function(*args, **settings)
+        calls = _checked.get(function, 0)
+        if calls >= MOST:
             return function(*args, **settings)
         if checks is None:  # of five thousand functions, most are never called in one process
             checks = checking(function, typechecker)
-        if not count[0]:
-            _counted.append(count)
-        count[0] += 1
+        _checked[function] = calls + 1
         return checks(*args, **settings)
 
     return wrapper

@@ -304,9 +304,8 @@ def test_a_wholly_unreadable_set_is_one_short_error(tmp_path, workers):
     with pytest.raises(DataError, match="in a row cannot be read, first clip_") as caught:
         first(module_of(source, max_corrupt=99, num_workers=workers), 1)
     assert "Traceback" not in str(caught.value)
-    assert set(multiprocessing.active_children()) <= set(
-        others
-    )  # though the error, and with it the loader, is still there
+    # though the error, and with it the loader, is still there
+    assert set(multiprocessing.active_children()) <= set(others)
 
 
 def test_short_clips_are_left_out_and_named(tmp_path):

@@ -4,6 +4,8 @@ import ctypes
 import os
 import sys
 
+# Of an idle OpenMP thread before it sleeps.
+SPINS = "6000"
 # of malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -20,7 +22,7 @@ def prepare_host() -> None:
     was nearly half of the time of a transformer block (benchmarks/attention_layouts.py: 2.6 s against 1.5 s); keeping
     blocks costs a fifth more memory.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "6000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # absent from other C libraries, such as musl
