@@ -46,6 +46,7 @@ data:
   _target_: things.Data
   path: ???
   size: 3
+rates: {}
 hydra:
   run: {dir: out}
   sweep: {dir: sweep}
@@ -81,6 +82,12 @@ def run(app: Path, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["model=ful3d"],
             "model=ful3d: no such choice. Did you mean 'full3d'? Choices: 2p1d, full3d. Your own need hydra.",
         ),
+        (
+            ["rates={text.*:0.5}"],
+            "rates takes keys of your own choice, and + adds one: +rates='{text.*:...}'",
+        ),
+        (["rates.text=0.5"], "rates takes keys of your own choice, and + adds one: +rates='{text:...}'"),
+        (['+rates={"text.*":0.5}'], """'+rates={"text.*":0.5}': keys within {} have no quotes"""),
         (["trainer.max_steps=="], "'trainer.max_steps==' is not of the form key=value"),
         ([], "data.path is required: add data.path=... to the command line."),
         (["data.path=a", "+data.siz=4"], "data.siz=4: Data has no setting 'siz'. Did you mean 'size'?"),

@@ -89,6 +89,8 @@ def explain_instantiation(error: InstantiationException, key: str) -> str | None
 
 def _explain_composition(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
+        if re.search(r"""=\{.*["'][^"']*["']\s*:""", error.override):
+            return f"{error.override!r}: keys within {{}} have no quotes; a shell reads all as one word in quotes."
         typed = f" If all of it is one text, type {as_typed(error.override)}" if "=" in error.override else ""
         return f"{error.override!r} is not of the form key=value, in which lists and quotes must be closed.{typed}"
     if isinstance(error, MissingConfigException):
@@ -134,10 +136,11 @@ def _explain_config(error: OmegaConfBaseException) -> str:
 
 
 def _unknown_key(full_key: str, parent: DictConfig) -> str:
-    *above, name = full_key.split(".")
+    above = parent._get_full_key("") or ""
+    name = full_key.removeprefix(f"{above}.")  # which may have dots of its own, as patterns do
     known = [str(key) for key in parent if not (key == "hydra" and not above)]
     elsewhere = [path for path in _paths(parent._get_root()) if path.split(".")[-1] == name]
-    place = f"Keys of {'.'.join(above)}" if above else "Top-level keys"
+    place = f"Keys of {above}" if above else "Top-level keys"
     if full_key == "data.path":
         chosen = f"data={parent.name}" if parent.get("name") else "the chosen data"
         return (
@@ -146,6 +149,8 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
         )
     if full_key in RENAMED:
         return f"{full_key}: no such key, it is {RENAMED[full_key]} now."
+    if above and not known:
+        return f"{above} takes keys of your own choice, and + adds one: {shell_word(f'+{above}={{{name}:...}}')}"
     if elsewhere and name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         return f"{full_key}: no such key. Did you mean {' or '.join([*close, *elsewhere[:3]])}?"
