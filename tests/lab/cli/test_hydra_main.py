@@ -42,11 +42,12 @@ CONFIG = """
 defaults: [_self_, {model: 2p1d}]
 trainer:
   max_steps: 10
+  rates: {}
 data:
   _target_: things.Data
   path: ???
   size: 3
-rates: {}
+losses: {}
 hydra:
   run: {dir: out}
   sweep: {dir: sweep}
@@ -83,11 +84,15 @@ def run(app: Path, *arguments: str, **environment: str) -> subprocess.CompletedP
             "model=ful3d: no such choice. Did you mean 'full3d'? Choices: 2p1d, full3d. Your own need hydra.",
         ),
         (
-            ["rates={text.*:0.5}"],
-            "rates takes keys of your own choice, and + adds one: +rates='{text.*:...}'",
+            ["trainer.rates={text.*:0.5}"],
+            "trainer.rates takes keys of your own choice, and + adds one: +trainer.rates='{text.*:...}'",
         ),
-        (["rates.text=0.5"], "rates takes keys of your own choice, and + adds one: +rates='{text:...}'"),
-        (['+rates={"text.*":0.5}'], """'+rates={"text.*":0.5}': keys within {} have no quotes"""),
+        (
+            ["trainer.rates.text=0.5"],
+            "trainer.rates takes keys of your own choice, and + adds one: +trainer.rates='{text:...}'",
+        ),
+        (["losses.trs.weight=1"], "losses.trs: losses= is a choice without settings. Choose another beside it; --help"),
+        (['+trainer.rates={"text.*":0.5}'], """'+trainer.rates={"text.*":0.5}': keys within {} have no quotes"""),
         (["trainer.max_steps=="], "'trainer.max_steps==' is not of the form key=value"),
         ([], "data.path is required: add data.path=... to the command line."),
         (["data.path=a", "+data.siz=4"], "data.siz=4: Data has no setting 'siz'. Did you mean 'size'?"),

@@ -149,6 +149,8 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
         )
     if full_key in RENAMED:
         return f"{full_key}: no such key, it is {RENAMED[full_key]} now."
+    if above and not known and "." not in above:
+        return f"{full_key}: {above}= is a choice without settings. Choose another beside it; --help lists them."
     if above and not known:
         return f"{above} takes keys of your own choice, and + adds one: {shell_word(f'+{above}={{{name}:...}}')}"
     if elsewhere and name not in known:
