@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from vidlab.errors import DataError, UserError
 from vidlab.lab.cli import error_messages as messages
 from vidlab.lab.cli import hydra_main as entry
+from vidlab.lab.cli.error_messages import OWN_NAMES
 
 APP = """
 import atexit, os, signal
@@ -42,16 +44,22 @@ CONFIG = """
 defaults: [_self_, {model: 2p1d}]
 trainer:
   max_steps: 10
-  rates: {}
 data:
   _target_: things.Data
   path: ???
   size: 3
-losses: {}
+optimizer:
+  lr_multipliers: {}
 hydra:
   run: {dir: out}
   sweep: {dir: sweep}
 """
+
+
+OWN = (
+    "optimizer.lr_multipliers takes names of your own, which + adds, without quotes inside: "
+    "'+optimizer.lr_multipliers={text_encoder.*:0.5}'"
+)
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +91,10 @@ def run(app: Path, *arguments: str, **environment: str) -> subprocess.CompletedP
             ["model=ful3d"],
             "model=ful3d: no such choice. Did you mean 'full3d'? Choices: 2p1d, full3d. Your own need hydra.",
         ),
-        (
-            ["trainer.rates={text.*:0.5}"],
-            "trainer.rates takes keys of your own choice, and + adds one: +trainer.rates='{text.*:...}'",
-        ),
-        (
-            ["trainer.rates.text=0.5"],
-            "trainer.rates takes keys of your own choice, and + adds one: +trainer.rates='{text:...}'",
-        ),
-        (["losses.trs.weight=1"], "losses.trs: losses= is a choice without settings. Choose another beside it; --help"),
-        (['+trainer.rates={"text.*":0.5}'], """'+trainer.rates={"text.*":0.5}': keys within {} have no quotes"""),
+        (["optimizer.lr_multipliers={text.*:0.5}"], OWN),
+        (["optimizer.lr_multipliers.text=0.5"], OWN),
+        (["optimizer.lr_multipliers.text.*=0.5"], OWN),
+        (['+optimizer.lr_multipliers={"text.*":0.5}'], OWN),
         (["trainer.max_steps=="], "'trainer.max_steps==' is not of the form key=value"),
         ([], "data.path is required: add data.path=... to the command line."),
         (["data.path=a", "+data.siz=4"], "data.siz=4: Data has no setting 'siz'. Did you mean 'size'?"),
@@ -107,6 +109,16 @@ def test_one_message_without_a_traceback(app, arguments, message):
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 2
     assert "VIDLAB_DEBUG=1" in done.stderr
+
+
+def test_every_mapping_shipped_empty_says_how_a_name_is_added():
+    conf = Path(__file__).parents[3] / "conf"
+    found = {
+        f"{path.parent.name}.{name}"
+        for path in conf.rglob("*.yaml")
+        for name in re.findall(r"^(\w+): \{\}", path.read_text(), re.MULTILINE)
+    }
+    assert found == set(OWN_NAMES)
 
 
 def test_exit_codes(app):

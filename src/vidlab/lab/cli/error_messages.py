@@ -89,8 +89,9 @@ def explain_instantiation(error: InstantiationException, key: str) -> str | None
 
 def _explain_composition(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
-        if re.search(r"""=\{.*["'][^"']*["']\s*:""", error.override):
-            return f"{error.override!r}: keys within {{}} have no quotes; a shell reads all as one word in quotes."
+        own = _own_names(error.override.partition("=")[0].lstrip("+"))
+        if own:
+            return own
         typed = f" If all of it is one text, type {as_typed(error.override)}" if "=" in error.override else ""
         return f"{error.override!r} is not of the form key=value, in which lists and quotes must be closed.{typed}"
     if isinstance(error, MissingConfigException):
@@ -147,17 +148,30 @@ def _unknown_key(full_key: str, parent: DictConfig) -> str:
             f"data.path: {chosen} reads no folder. Videos with captions are data=folder data.path=<their folder>, with "
             "data.source.captions=<table> where one names them; shards are data=shards, and --help lists the rest."
         )
+    if own := _own_names(full_key):
+        return own
     if full_key in RENAMED:
         return f"{full_key}: no such key, it is {RENAMED[full_key]} now."
-    if above and not known and "." not in above:
-        return f"{full_key}: {above}= is a choice without settings. Choose another beside it; --help lists them."
-    if above and not known:
-        return f"{above} takes keys of your own choice, and + adds one: {shell_word(f'+{above}={{{name}:...}}')}"
     if elsewhere and name not in known:
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
         return f"{full_key}: no such key. Did you mean {' or '.join([*close, *elsewhere[:3]])}?"
     return f"{full_key}: no such key.{did_you_mean(name, known, place)}"
 
+
+def _own_names(key: str) -> str | None:
+    """How a name is added to a mapping whose names are the user's, if ``key`` is in one."""
+    for known, example in OWN_NAMES.items():
+        if key == known or key.startswith(f"{known}."):
+            return f"{known} takes names of your own, which + adds, without quotes inside: '+{known}={{{example}}}'"
+    return None
+
+
+# Mappings that are empty as shipped, each with an example.
+OWN_NAMES = {
+    "optimizer.lr_multipliers": "text_encoder.*:0.5",
+    "init.copies": "backbone.temporal:backbone.spatial",
+    "logger.tags": "purpose:pilot",
+}
 
 # Keys of earlier versions.
 RENAMED = {"fill_in": "interpolate", "given_frames": "conditioning_frames"}

@@ -15,7 +15,7 @@ def prepare_host() -> None:
 
     How long an idle OpenMP thread spins is read once, when torch is imported. With the default, a step takes up to ten
     times as long once another process (a decoding worker, a second job) wants a core. To wake a thread that sleeps
-    takes long, too. On two cores of a virtual Intel Xeon a step of the default run took 246, 217 and 205 ms with 2000,
+    takes long, too. On two cores of a virtual Intel Xeon a step of 16 clips took 246, 217 and 205 ms with 2000,
     6000 and 20,000 spins, and 397, 509 and 853 ms beside one busy process.
 
     glibc returns every large freed block to the kernel and gets the next one page by page. At 4096 tokens in bf16 that
