@@ -282,7 +282,7 @@ def test_the_config_makes_a_working_module(tmp_path):
     config.data.height = config.data.width = 16
     module = instantiate(config.data, _convert_="all")
     batch = next(iter(module.train_dataloader()))
-    assert batch.pixels.shape == (16, 3, 8, 16, 16) and set(batch.captions) <= {
+    assert batch.pixels.shape == (32, 3, 8, 16, 16) and set(batch.captions) <= {
         "about a",
         "about b",
         "about c",
