@@ -89,8 +89,7 @@ def explain_instantiation(error: InstantiationException, key: str) -> str | None
 
 def _explain_composition(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
-        own = _own_names(error.override.partition("=")[0].lstrip("+"))
-        if own:
+        if own := _own_names(error.override.partition("=")[0].lstrip("+")):
             return own
         typed = f" If all of it is one text, type {as_typed(error.override)}" if "=" in error.override else ""
         return f"{error.override!r} is not of the form key=value, in which lists and quotes must be closed.{typed}"
@@ -137,11 +136,10 @@ def _explain_config(error: OmegaConfBaseException) -> str:
 
 
 def _unknown_key(full_key: str, parent: DictConfig) -> str:
-    above = parent._get_full_key("") or ""
-    name = full_key.removeprefix(f"{above}.")  # which may have dots of its own, as patterns do
+    *above, name = full_key.split(".")
     known = [str(key) for key in parent if not (key == "hydra" and not above)]
     elsewhere = [path for path in _paths(parent._get_root()) if path.split(".")[-1] == name]
-    place = f"Keys of {above}" if above else "Top-level keys"
+    place = f"Keys of {'.'.join(above)}" if above else "Top-level keys"
     if full_key == "data.path":
         chosen = f"data={parent.name}" if parent.get("name") else "the chosen data"
         return (
