@@ -9,7 +9,15 @@ import torch
 
 from vidlab.errors import UserError
 from vidlab.layers import kernels as module
-from vidlab.layers.kernels import AttentionKernel, attention_kernel, auto, check_trainable, sdpa, written_out
+from vidlab.layers.kernels import (
+    PADDED_FROM,
+    AttentionKernel,
+    attention_kernel,
+    auto,
+    check_trainable,
+    sdpa,
+    written_out,
+)
 
 
 def rows(mask):
@@ -46,9 +54,13 @@ def test_both_paths_are_the_definition(by_definition, dtype, atol, limit, masked
     torch.testing.assert_close(out.double(), by_definition(q, k, v, mask), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("queries", [1, 4], ids=["as_they_are", "padded"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_written_out_equals_the_kernel_in_value_and_gradient(masked):
+def test_written_out_equals_the_kernel_in_value_and_gradient(masked, queries):
     q, k, v, mask = heads()
+    q = torch.cat([(n + 1) * q for n in range(queries)], dim=1)
+    k, v, mask = torch.cat([k, 2 * k], dim=1), torch.cat([v, -v], dim=1), torch.cat([mask, ~mask], dim=1)  # 10 keys
+    assert (PADDED_FROM <= k.shape[1] <= q.shape[1] // 2) == (queries > 1)
     parts = [x.double().requires_grad_() for x in (q, k, v)]
     allowed = rows(mask) if masked else None
     written, kernel = written_out(*parts, allowed), sdpa(*parts, allowed)

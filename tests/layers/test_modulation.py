@@ -13,8 +13,6 @@ from vidlab.layers.modulation import (
     add_gated,
     add_then_modulate,
     modulate,
-    residual_dtype,
-    residual_stream,
 )
 from vidlab.layers.rope import rotation
 
@@ -95,16 +93,6 @@ def test_closed_gates_make_a_block_the_identity():
     shared = torch.randn(2, 1, 6, 12)
     shared[:, :, [2, 5]] = 0
     assert torch.equal(block(x, context(shared.flatten(2))), x)
-
-
-def test_the_residual_stream_is_float32_on_a_cpu_and_as_computed_on_a_gpu():
-    tokens = torch.randn(1, 2, 4)
-    assert residual_stream(tokens.bfloat16()).dtype == torch.bfloat16, "weights in bfloat16"
-    with torch.autocast("cpu", torch.bfloat16):
-        assert residual_stream(tokens.bfloat16()).dtype == torch.float32
-    assert residual_stream(tokens.double()).dtype == torch.float64
-    assert residual_stream(tokens.to("meta", torch.bfloat16)).dtype == torch.bfloat16
-    assert residual_dtype("cuda", torch.bfloat16) == torch.bfloat16
 
 
 def test_what_is_added_takes_on_the_dtype_of_the_residual_stream():

@@ -19,11 +19,11 @@ from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import CrossAttention, xavier_linears, zero_init
 from vidlab.layers.block import BlockContext, DiTBlock
-from vidlab.layers.compilation.blocks import any_length
+from vidlab.layers.compilation.blocks import any_length, no_view
 from vidlab.layers.embeddings import TimestepEmbedder
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Full3D, Grid, LayerPlan
-from vidlab.layers.modulation import ModulationTable, modulate, residual_stream
+from vidlab.layers.modulation import ModulationTable, modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token, unpatchify
 from vidlab.layers.positions import fourier_at, fourier_positions
 from vidlab.layers.rope import axis_split, rope_scales, rotation, rotation_at
@@ -147,7 +147,7 @@ class DiT(PatchedDenoiser):
     def forward(self, input: DenoiserInput) -> DenoiserOutput:
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = residual_stream(self.embed_patches(input))  # (B, L, D)
+        tokens = no_view(self.embed_patches(input))  # (B, L, D)
         context, condition = self._context(input, grid)
         if input.history:
             tokens, context = self._after_history(input.history, tokens, context)
@@ -179,7 +179,7 @@ class DiT(PatchedDenoiser):
         pairs = zip(grids, indices, strict=True)
         places = torch.cat([token_places(one, index, grid) for one, index in pairs])  # (tokens of the history + L, 3)
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
-        sequence = torch.cat([*map(residual_stream, earlier), tokens], dim=1)  # (B, tokens of the history + L, D)
+        sequence = torch.cat([*map(no_view, earlier), tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
             positions = fourier_at(places, self.width, self.rope_scale)  # (tokens of the history + L, D)
             sequence = sequence + (POSITION_SCALE * positions).to(sequence.dtype)

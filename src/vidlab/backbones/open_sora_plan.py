@@ -29,11 +29,11 @@ from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.features import SELF_ATTENTION
 from vidlab.layers.attention import xavier_linears
 from vidlab.layers.block import BlockContext
-from vidlab.layers.compilation.blocks import any_length
+from vidlab.layers.compilation.blocks import any_length, no_view
 from vidlab.layers.embeddings import sinusoidal
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, LayerPlan
-from vidlab.layers.modulation import modulate, residual_stream
+from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, per_token
 from vidlab.layers.rope import rope_scales, rotation
 from vidlab.layers.sequence_parallel.shares import SequenceLayers
@@ -271,7 +271,7 @@ class OpenSoraPlan(ReleasedArchitecture):
         """Predict the objective's target for every latent position."""
         self.check_requested(input.requested)
         grid = patch_grid(input.latents, self.patch)
-        tokens = residual_stream(self.embed_patches(input))  # (B, L, D)
+        tokens = no_view(self.embed_patches(input))  # (B, L, D)
         embedded = per_token(self.adaln_single.embed(input.embedded_t), self.patch[0], grid)  # (B, 1 or L, D)
         context = self._context(input, grid, embedded)
         sequence, last = self.sequence_of(grid, None, tokens.device), len(self.transformer_blocks) - 1

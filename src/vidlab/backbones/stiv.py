@@ -21,10 +21,10 @@ from vidlab.clip import TOKEN_DROP, DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.errors import UserError
 from vidlab.features import SELF_ATTENTION, Feature, FrameAttention
 from vidlab.layers.attention import CrossAttention, SelfAttention, xavier_linears, zero_init
-from vidlab.layers.compilation.blocks import any_length
+from vidlab.layers.compilation.blocks import any_length, no_view
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid, Spatial, Temporal
-from vidlab.layers.modulation import modulate, residual_stream
+from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, per_token, unpatchify
 from vidlab.layers.rope import rope_scales, rotation_along
 from vidlab.layers.sequence_parallel.frames import FrameSharing, OverTime
@@ -170,7 +170,7 @@ class STIV(PatchedDenoiser):
         sharing = self._sharing_of(clip)
         input = input if sharing is None else sharing.own_input(input, clip.frames)
         grid = patch_grid(input.latents, self.patch)  # of the frames that are here
-        tokens = residual_stream(self.embed_patches(input))  # (B, L, D)
+        tokens = no_view(self.embed_patches(input))  # (B, L, D)
         condition = per_token(self.condition(input), self.patch[0], grid)  # (B, 1 or L, D)
         step = self._step(input, grid, clip, condition)
         found = _Found(SELF_ATTENTION in input.requested, input.additions)

@@ -21,9 +21,9 @@ class LayerExchange:
     moved: int
     shared: int
 
-    def bytes_sent(self, residual_bytes: int, attention_bytes: int) -> int:
-        """Bytes, given those of a number of the residual stream and of a number that attention reads."""
-        return self.moved * residual_bytes + self.shared * attention_bytes
+    def bytes_sent(self, itemsize: int) -> int:
+        """Bytes, given those of a number of the type that is computed in."""
+        return (self.moved + self.shared) * itemsize
 
 
 def exchange_by_layer(layers: SequenceLayers, grid: Grid, ranks: int, recomputed: bool = False) -> list[LayerExchange]:

@@ -5,29 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidlab.layers.compilation.blocks import no_view
 from vidlab.layers.compilation.fused import fused
 
 EPS = 1e-6
-
-
-def residual_dtype(device: str, computing: torch.dtype) -> torch.dtype:
-    """Of the residual stream, which every block adds to, on a ``cpu`` or ``cuda``.
-
-    On a GPU it has the dtype of the matrix products, in which the released Open-Sora Plan was trained: its bytes are
-    what a block waits for. On a CPU, where products take nearly all the time, it is float32 at least.
-    """
-    return torch.promote_types(computing, torch.float32) if device == "cpu" else computing
-
-
-def residual_stream(tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-    """Embedded tokens in ``residual_dtype``: what the first block reads. All that blocks add takes on this dtype.
-
-    Without autocast they have the dtype of the weights, and keep it.
-    """
-    if tokens.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        tokens = tokens.to(residual_dtype("cpu", tokens.dtype))
-    return no_view(tokens)
 
 
 class ModulationTable(nn.Module):

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from vidlab.clip import TextEmbedding
 from vidlab.errors import UserError
+from vidlab.layers.kernels import auto
 from vidlab.tensors import read_tensors, refuse_other_shapes
 from vidlab.text.base import TextEncoder, masked_mean, token_mask
 
@@ -203,9 +203,8 @@ class TextLayer(nn.Module):
     def forward(self, tokens: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]) -> Float[Tensor, "B S D"]:
         """One layer; padded positions are never attended to."""
         q, k, v = self.qkv(self.attention_norm(tokens)).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, N, S, D / N)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
-        tokens = tokens + self.attention_gain * self.out(mixed.transpose(1, 2).flatten(2))
+        mixed = auto(q, k, v, mask[:, None, None, :])  # (B, S, N, D / N)
+        tokens = tokens + self.attention_gain * self.out(mixed.flatten(2))
         return tokens + self.mlp_gain * self.mlp(tokens)
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vidlab.layers.attention import zero_init
 from vidlab.layers.compilation.fused import fused
+from vidlab.layers.kernels import auto
 
 NORMS = ("frame", "clip")
 # Groups of a GroupNorm, as in Stable Diffusion; and of narrow ones, whose groups would be single channels, of which the
@@ -92,8 +93,8 @@ class TemporalAttention(nn.Module):
 
     def mixed(self, x: Float[Tensor, "P T D"]) -> Float[Tensor, "P T D"]:
         """The attention of normalized tokens at their positions."""
-        q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))  # (P, T, D)
+        q, k, v = (part(x).unflatten(-1, (self.heads, -1)) for part in (self.q, self.k, self.v))  # (P, T, N, d) each
+        return self.out(auto(q, k, v).flatten(2))  # (P, T, D)
 
 
 class GatedFeedForward(nn.Module):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vidlab.backbones.harivo.temporal import group_count
 from vidlab.clip import DenoiserInput
 from vidlab.errors import UserError
+from vidlab.layers.kernels import auto
 
 # Widths of the four levels over that of the first.
 LEVELS = (1, 2, 4, 4)
@@ -96,10 +96,10 @@ class RecordedAttention:
         """Attention among the places of each frame."""
         heads = attention.heads
         parts = (attention.to_q, attention.to_k, attention.to_v)
-        q, k, v = (part(hidden_states).unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts)  # (BT, N, L, d)
+        q, k, v = (part(hidden_states).unflatten(-1, (heads, -1)) for part in parts)  # (BT, L, N, d) each
         if self.found is not None:
-            self.found.append(torch.stack([q, k], dim=1))  # (BT, 2, N, L, d)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (BT, L, N d)
+            self.found.append(torch.stack([q, k], dim=1).transpose(2, 3))  # (BT, 2, N, L, d)
+        mixed = auto(q, k, v).flatten(2)  # (BT, L, N d)
         out: Tensor = attention.to_out[1](attention.to_out[0](mixed))
         return out
 

@@ -22,13 +22,14 @@ from vidlab.clip import DenoiserInput, DenoiserOutput, LatentShape
 from vidlab.features import SELF_ATTENTION, Feature
 from vidlab.features.memory import Memory
 from vidlab.layers.attention import xavier_linears, zero_init
+from vidlab.layers.compilation.blocks import no_view
 from vidlab.layers.kernels import attention_kernel
 from vidlab.layers.layouts import Grid
 from vidlab.layers.mixers.mixer import MixerKernels, can_resume
 from vidlab.layers.mixers.recomposition import FrameGrids
 from vidlab.layers.mixers.scan_orders import ScanOrders
 from vidlab.layers.mixers.ssm_kernels import ssm_kernel
-from vidlab.layers.modulation import modulate, residual_stream
+from vidlab.layers.modulation import modulate
 from vidlab.layers.patches import patch_grid, patchify, unpatchify
 from vidlab.layers.rope import rope_scales
 from vidlab.layers.tables import Tables
@@ -208,7 +209,7 @@ class MMDiM(PatchedDenoiser):
         frames = _frame_grids(input, grid, self.patch)
         conditions = self._conditions(input, grid, frames)
         known = FrameGrids(frames.sizes[: frames.history], 0)
-        text = None if input.text is None else residual_stream(self.text_tokens(input.text.tokens))
+        text = None if input.text is None else no_view(self.text_tokens(input.text.tokens))
         video = self._embedded(input, frames)[:, : known.tokens]  # (B, H, D)
         dual = self.contexts.dual(input, frames, conditions, known)
         memories = []
@@ -227,7 +228,7 @@ class MMDiM(PatchedDenoiser):
     ) -> tuple[Float[Tensor, "B L D"], list[tuple[Tensor, Tensor]]]:
         """[text, frames] after all blocks; and where it was requested what attention compares."""
         video = self._embedded(input, frames)
-        text = None if input.text is None else residual_stream(self.text_tokens(input.text.tokens))
+        text = None if input.text is None else no_view(self.text_tokens(input.text.tokens))
         found: list[tuple[Tensor, Tensor]] = []
         if len(self.dual_blocks):
             context = self.contexts.dual(input, frames, conditions)
@@ -246,7 +247,7 @@ class MMDiM(PatchedDenoiser):
         if input.requested or not self.spec.remembers_history:
             raise ValueError("features, and models that read their history anew, need input.remembered=None")
         new = FrameGrids(frames.sizes[frames.history :], frames.predicted)
-        x = self.contexts.positioned(residual_stream(self.embed_patches(input)), input, new)  # (B, P, D)
+        x = self.contexts.positioned(no_view(self.embed_patches(input)), input, new)  # (B, P, D)
         memories, dual = iter(memory.parts), self.contexts.dual(input, frames, conditions, new)
         for number, block in enumerate(self.dual_blocks):
             x = with_addition(cast(DualStreamBlock, block).resume(x, dual, next(memories)), input.additions, number)
@@ -265,7 +266,7 @@ class MMDiM(PatchedDenoiser):
 
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
         history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]  # (B, tokens, D) each
-        video = residual_stream(torch.cat([*history, self.embed_patches(input)], dim=1))
+        video = no_view(torch.cat([*history, self.embed_patches(input)], dim=1))
         return self.contexts.positioned(video, input, frames)
 
     def _dual(

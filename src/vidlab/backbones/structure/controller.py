@@ -10,9 +10,10 @@ from vidlab.backbones.base import BlockSpec
 from vidlab.backbones.structure.downsampler import SignalDownsampler
 from vidlab.clip import Stride
 from vidlab.layers.attention import SelfAttention, xavier_linears, zero_init
+from vidlab.layers.compilation.blocks import no_view
 from vidlab.layers.kernels import AttentionKernel, auto
 from vidlab.layers.layouts import Grid, LayerPlan, TokenLayout
-from vidlab.layers.modulation import normalize, residual_stream
+from vidlab.layers.modulation import normalize
 from vidlab.layers.patches import patch_grid, patchify
 from vidlab.layers.rope import Rotation, axis_split, rotation
 from vidlab.layers.tables import Tables
@@ -104,7 +105,7 @@ class StructureController(nn.Module):
         """R, normalized."""
         grid = patch_grid(latents, self.patch)
         features = self.downsample(maps, latents.shape[2:]).to(self.embed.weight.dtype)  # (B, C, t, h, w)
-        tokens = residual_stream(self.embed(patchify(features, self.patch)))  # (B, L, D)
+        tokens = no_view(self.embed(patchify(features, self.patch)))  # (B, L, D)
         turned = self.tables.get(rotation, grid, self.head_dim, self.rope_base, (1.0, 1.0, 1.0), device=tokens.device)
         for block in self.blocks:
             tokens = block(tokens, grid, turned)

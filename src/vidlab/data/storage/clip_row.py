@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -195,7 +195,7 @@ def leaves_folder(path: str) -> bool:
 
 def factors_to_json(factors: Factors | None) -> str | None:
     """Factors as the JSON text an index stores."""
-    return None if factors is None else json.dumps(asdict(factors), sort_keys=True, separators=(",", ":"))
+    return None if factors is None else json.dumps(factors, sort_keys=True, separators=(",", ":"), default=vars)
 
 
 def factors_from_json(text: str | None) -> Factors | None:

@@ -11,7 +11,7 @@ import stat
 import tarfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,10 +100,9 @@ class ShardWriter:
         if self._tar is None:
             self._open_shard()
         captions = tuple(captions)
-        record = {"captions": captions, "split": split, "source": source, **asdict(info)}
-        record["factors"] = None if factors is None else asdict(factors)
-        record |= {"scores": dict(scores)} if scores else {}
-        text = json.dumps(record, sort_keys=True)
+        record = {"captions": captions, "split": split, "source": source, **vars(info)}
+        record |= {"factors": factors, **({"scores": dict(scores)} if scores else {})}
+        text = json.dumps(record, sort_keys=True, default=vars)
         with named_in_errors(self.folder / self._shard_name()):
             self._tar.write({"__key__": key, "mp4": video, "txt": captions[0].encode(), "json": text.encode()})
         self._keys.add(key)
@@ -120,7 +119,7 @@ class ShardWriter:
                 factors=factors,
                 scores=dict(scores or {}),
                 crc=crc32(video),
-                **asdict(info),
+                **vars(info),
             )
         )
         if len(self._rows) >= self.clips_per_shard:

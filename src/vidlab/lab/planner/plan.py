@@ -21,7 +21,6 @@ from vidlab.lab.compose import build_data, build_module, build_trainer
 from vidlab.lab.image_models.provide import provide_image_model
 from vidlab.lab.planner.step import StepMemory, step_memory
 from vidlab.layers.layouts import Grid
-from vidlab.layers.modulation import residual_dtype
 from vidlab.parallel.ranks import data_ranks, sequence_parallel_of
 from vidlab.precision import uses_bf16
 from vidlab.training.optimization.fully_sharded import (
@@ -263,10 +262,7 @@ def _sharing(
     grid = Grid(latent[1] // frames, latent[2] // rows, latent[3] // columns)
     layers = exchange_by_layer(denoiser.sequence_layers(), grid, ranks, bool(denoiser.activation_checkpointing))
     batches = largest.clips * trainer.accumulate_grad_batches
-    residual = residual_dtype(trainer.strategy.root_device.type, dtype).itemsize
-    sent = Counter(
-        (type(one.layout).__name__, batches * one.bytes_sent(residual, dtype.itemsize) // ranks) for one in layers
-    )
+    sent = Counter((type(one.layout).__name__, batches * one.bytes_sent(dtype.itemsize) // ranks) for one in layers)
     return tuple(SharedLayer(name, count, size) for (name, size), count in sent.items())
 
 
