@@ -174,7 +174,7 @@ def test_the_projections_read_one_encoding_of_the_signal():
         block.register_forward_hook(lambda _, inputs, output: read.append((inputs[0].dtype, output.dtype)))
     with torch.autocast("cpu", torch.bfloat16):
         controller.encoded(maps, latents)
-    assert read == [(torch.float32, torch.float32)] * 2, "the residual stream of a CPU, as a denoiser's"
+    assert read == [(torch.bfloat16, torch.bfloat16)] * 2, "the type that is computed in, as a denoiser's"
 
 
 @pytest.mark.parametrize(

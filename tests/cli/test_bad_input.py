@@ -75,7 +75,7 @@ def refused(done: Done, *parts: str) -> bool:
         ("data.height=30", "data.height=30 does not fit Haar: it must be a multiple of 4. Use data.height=28"),
         ("data.frames=7", "data.frames=7 does not fit Haar: it must be a multiple of 4. Use data.frames=4"),
         ("data.batch_size=0", "data.batch_size=0: it must be 1 or more"),
-        ("trainer.max_steps=-1", "lr_schedule=cosine needs the length of the run: set trainer.max_steps"),
+        ("trainer.max_steps=-1", "lr_schedule=linear_decay needs the length of the run: set trainer.max_steps"),
         ("trainer.devices=99", "trainer.devices=99: one process per core at most, and this machine has"),
         ("trainer.devices=0", "trainer: `Trainer(devices=0)` value is not a valid input"),
         ("+trainer.overfit_batches=1", "trainer.overfit_batches=1: Lightning would put an order of its own in place"),
