@@ -100,7 +100,7 @@ def main() -> None:
     """Measure, print and record the shares."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--run", type=int, default=640, help="steps of a run, over which first counts are spread")
+    parser.add_argument("--run", type=int, default=680, help="steps of a run, over which first counts are spread")
     arguments, overrides = parser.parse_known_args()
     prepare_host()
     found = measure(arguments.steps, overrides)

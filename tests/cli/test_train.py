@@ -118,4 +118,4 @@ def test_help_names_the_groups_and_their_choices():
     done = subprocess.run(
         [sys.executable, REPOSITORY / "train.py", "--help"], capture_output=True, text=True, check=True
     )
-    assert re.search(r"  model: +2p1d, full3d", done.stdout) and "max_steps: 640" in done.stdout
+    assert re.search(r"  model: +2p1d, full3d", done.stdout) and "max_steps: 680" in done.stdout
