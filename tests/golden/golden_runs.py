@@ -49,13 +49,15 @@ BUCKETS = (
     "data.bucketing.first_frame_alone=true", "data.frames=9", "data.height=16", "data.width=16", "data.val_clips=3",
     "autoencoder=haar_frames", "model.token=[1,4,4]",
 )  # fmt: skip
+# what was the default when the runs below were recorded
+RECORDED_WITH = ("objective=flow_matching_x0_low_noise", "lr_schedule=cosine")
 # runs through the DataModule and the Trainer, each with both optimizers
 TRAINER_RUNS: dict[str, tuple[str, ...]] = {
-    "default": MODEL,
-    "bucketed": (*MODEL, *BUCKETS),
-    "joint_images": (*MODEL, *BUCKETS, "data.bucketing.image_every=3"),
-    "weighted": (*MODEL, *BUCKETS, "data.bucketing.weights={web: 2.0, film: 0.5}"),
-    "accumulated": (*MODEL, "trainer.accumulate_grad_batches=2", "trainer.max_steps=10"),
+    "default": (*MODEL, *RECORDED_WITH),
+    "bucketed": (*MODEL, *RECORDED_WITH, *BUCKETS),
+    "joint_images": (*MODEL, *RECORDED_WITH, *BUCKETS, "data.bucketing.image_every=3"),
+    "weighted": (*MODEL, *RECORDED_WITH, *BUCKETS, "data.bucketing.weights={web: 2.0, film: 0.5}"),
+    "accumulated": (*MODEL, *RECORDED_WITH, "trainer.accumulate_grad_batches=2", "trainer.max_steps=10"),
     "autoencoder": (
         "task=autoencoder", "task.perceptual=null", "task.discriminator_start=4", "task.discriminator.width=8",
         "data.height=32", "data.width=32", "autoencoder.width=8", "autoencoder.start=random",
@@ -72,7 +74,7 @@ UNETS = ("harivo", "harivo_image")  # slow at any size: with one objective and t
 MODELS, OBJECTIVES = choices("model"), choices("objective")
 CONDITIONINGS = [one for one in choices("conditioning") if one != "structure"]  # that one needs a trained parent
 # of which every combination is run; others differ from one of these in a small part, and are run once
-CROSSED_OBJECTIVES = ("epsilon", "flow_matching", "flow_matching_x0", "v_prediction")
+CROSSED_OBJECTIVES = ("epsilon", "flow_matching", "flow_matching_x0_low_noise", "v_prediction")
 CROSSED_CONDITIONINGS = (
     "frame_interpolation", "frame_replacement", "masked_video", "masked_video_curriculum", "none",
 )  # fmt: skip
@@ -110,7 +112,9 @@ def combinations() -> Iterator[tuple[str, str, str]]:
     yield from itertools.product(crossed, CROSSED_OBJECTIVES, CROSSED_CONDITIONINGS)
     yield from ((name, "epsilon", "none") for name in UNETS)
     yield from (("full3d", name, "none") for name in OBJECTIVES if name not in CROSSED_OBJECTIVES)
-    yield from (("full3d", "flow_matching_x0", name) for name in CONDITIONINGS if name not in CROSSED_CONDITIONINGS)
+    yield from (
+        ("full3d", "flow_matching_x0_low_noise", name) for name in CONDITIONINGS if name not in CROSSED_CONDITIONINGS
+    )
 
 
 def train_combination(model: str, objective: str, conditioning: str, optimizer: str, steps: int = STEPS) -> list[float]:
@@ -168,7 +172,7 @@ def cached_words(folder: Path) -> tuple[str, ...]:
     encoded = folder / "encoded"
     if not encoded.is_dir():
         run_curation(composed("curate", "stage=encode", f"folder={encoded}", *words, *MODEL, "data.views=2"))
-    return (*MODEL, f"data.cache={encoded}", "data.views=2")
+    return (*MODEL, *RECORDED_WITH, f"data.cache={encoded}", "data.views=2")
 
 
 def generated(model: str, sampler: str, *words: str) -> str:

@@ -108,7 +108,7 @@ class ExportedFormat:
 
 
 def _finite(pixels: Tensor) -> bool:
-    """Whether all are; a sum tells in a twentieth of the time, unless it overflows itself."""
+    """Whether all pixels are finite; a sum tells in a twentieth of the time, unless it overflows itself."""
     total = pixels.sum(dtype=promote_types(pixels.dtype, float32))
     return bool(total.isfinite()) or bool(pixels.isfinite().all())
 

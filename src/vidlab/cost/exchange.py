@@ -22,7 +22,7 @@ class LayerExchange:
     shared: int
 
     def bytes_sent(self, itemsize: int) -> int:
-        """Bytes, given those of a number of the type that is computed in."""
+        """Bytes, given those of one number of the type that is computed in."""
         return (self.moved + self.shared) * itemsize
 
 

@@ -52,8 +52,8 @@ def check_trainable(name: str, accelerator: str) -> None:
 WRITTEN_OUT_LIMIT_BYTES = 256 * 2**20
 
 # torch's softmax in bf16 takes what is left of a row of scores after whole vectors of 32 one by one: 128 queries a clip
-# that read 22 keys take 8.2 ms forward and backward, with ten keys more 5.9 (one core with AVX-512, B32 N3 d64). To pad
-# few keys, or those of short sequences, costs more than it saves.
+# that read 22 keys take 8.2 ms forward and backward, with ten keys more 5.9 (one core with AVX-512, B32 N3 d64). Below
+# 8 keys, or with fewer than two queries a key, padding costs more than it saves.
 VECTOR = 32
 PADDED_FROM = 8
 
@@ -63,7 +63,8 @@ LARGEST_GRID_AXIS = 65535
 
 def auto(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
     """torch's own kernel; written out on a CPU in bf16 where that is faster. See ``in_padded_groups`` too."""
-    probabilities_bytes = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[1] * q.element_size()
+    keys = -(-k.shape[1] // VECTOR) * VECTOR  # as many as padding may make of them
+    probabilities_bytes = q.shape[0] * q.shape[1] * q.shape[2] * keys * q.element_size()
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and probabilities_bytes <= WRITTEN_OUT_LIMIT_BYTES:
         return written_out(q, k, v, mask)
     return sdpa(q, k, v, mask)
@@ -71,11 +72,14 @@ def auto(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
 
 def written_out(q: Heads, k: Keys, v: Keys, mask: Mask | None = None) -> Heads:
     """Products and softmax one after the other."""
-    if PADDED_FROM <= k.shape[1] <= q.shape[1] // 2:
-        k, v, mask = _padded_keys(k, v, mask)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L or S, d)
     factor = q.shape[-1] ** -0.5
-    scores = (q * factor) @ k.mT if q.shape[2] <= k.shape[2] else q @ (k * factor).mT  # (B, N, L, S)
+    # a compiled block is for any number of keys, and its softmax leaves no such rest
+    if PADDED_FROM <= k.shape[1] <= q.shape[1] // 2 and not torch.compiler.is_compiling():
+        k, v, mask = _padded_keys(k * factor, v, mask)
+    else:
+        q = q * factor
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, L or S, d)
+    scores = q @ k.mT  # (B, N, L, S)
     if mask is not None:
         # adding is faster than filling, and needs nothing in the backward pass
         scores = scores + scores.new_zeros(mask.shape).masked_fill(~mask, float("-inf"))
