@@ -38,6 +38,17 @@ def test_a_new_model_predicts_exactly_zero_and_its_blocks_are_the_identity(make_
     assert tokens[0].abs().max() > 0.1
 
 
+@pytest.mark.parametrize("autocast", [True, False])
+@torch.no_grad()
+def test_the_residual_stream_has_the_type_that_is_computed_in(make_dit, make_text, autocast):
+    dit, seen = awaken(make_dit()), []
+    for block in dit.blocks:
+        block.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0].dtype, output.dtype)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        dit(example(make_text()))
+    assert seen == [torch.bfloat16 if autocast else torch.float32] * 4
+
+
 def silent(dit, input: DenoiserInput) -> set[str]:
     """Parameters that a squared error against random numbers gives no gradient, at the present weights."""
     dit.zero_grad()

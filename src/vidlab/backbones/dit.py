@@ -179,7 +179,7 @@ class DiT(PatchedDenoiser):
         pairs = zip(grids, indices, strict=True)
         places = torch.cat([token_places(one, index, grid) for one, index in pairs])  # (tokens of the history + L, 3)
         earlier = [self.embed(patchify(part.latents, self.patch)) for part in history]
-        sequence = torch.cat([*map(no_view, earlier), tokens], dim=1)  # (B, tokens of the history + L, D)
+        sequence = torch.cat([*earlier, tokens], dim=1)  # (B, tokens of the history + L, D)
         if self.absolute_positions:
             positions = fourier_at(places, self.width, self.rope_scale)  # (tokens of the history + L, D)
             sequence = sequence + (POSITION_SCALE * positions).to(sequence.dtype)

@@ -266,7 +266,7 @@ class MMDiM(PatchedDenoiser):
 
     def _embedded(self, input: DenoiserInput, frames: FrameGrids) -> Float[Tensor, "B V D"]:
         history = [self.embed(patchify(known.latents, self.patch)) for known in input.history]  # (B, tokens, D) each
-        video = no_view(torch.cat([*history, self.embed_patches(input)], dim=1))
+        video = torch.cat([*history, self.embed_patches(input)], dim=1)
         return self.contexts.positioned(video, input, frames)
 
     def _dual(
